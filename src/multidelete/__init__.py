@@ -1,0 +1,74 @@
+"""Multimodal machine unlearning: make a trained model forget chosen pairs, keep everything else, and prove it.
+
+Names are imported when they are first used, so that ``import multidelete`` and ``multidelete --help`` are immediate.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from multidelete.api import Outcome, unlearn
+    from multidelete.data.corpus import Corpus, Unit
+    from multidelete.data.readers import read
+    from multidelete.data.requests import Request, resolve
+    from multidelete.data.scenes import scenes
+    from multidelete.engine import Engine
+    from multidelete.errors import InputError
+    from multidelete.methods import FineTune, LossMethod, Method, MultiDelete, NegGrad, Retrain
+    from multidelete.models import Albef, Clip, Model
+    from multidelete.report.page import write_report
+    from multidelete.tasks import Retrieval
+    from multidelete.training import TrainSettings
+
+_HOMES = {
+    "multidelete.api": ("Outcome", "unlearn"),
+    "multidelete.data.corpus": ("Corpus", "Unit"),
+    "multidelete.data.readers": ("read",),
+    "multidelete.data.requests": ("Request", "resolve"),
+    "multidelete.data.scenes": ("scenes",),
+    "multidelete.engine": ("Engine",),
+    "multidelete.errors": ("InputError",),
+    "multidelete.methods": ("FineTune", "LossMethod", "Method", "MultiDelete", "NegGrad", "Retrain"),
+    "multidelete.models": ("Albef", "Clip", "Model"),
+    "multidelete.report.page": ("write_report",),
+    "multidelete.tasks": ("Retrieval",),
+    "multidelete.training": ("TrainSettings",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Albef",
+    "Clip",
+    "Corpus",
+    "Engine",
+    "FineTune",
+    "InputError",
+    "LossMethod",
+    "Method",
+    "Model",
+    "MultiDelete",
+    "NegGrad",
+    "Outcome",
+    "Request",
+    "Retrain",
+    "Retrieval",
+    "TrainSettings",
+    "Unit",
+    "read",
+    "resolve",
+    "scenes",
+    "unlearn",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'multidelete' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,375 @@
+"""The command line. Nothing slow is imported before a command needs it: ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from multidelete.errors import InputError
+
+if TYPE_CHECKING:
+    from multidelete.engine import Engine
+    from multidelete.recipe import Recipe
+
+app = typer.Typer(
+    name="multidelete",
+    help="Make a trained multimodal model forget chosen pairs, keep everything else, and prove it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the recipe's, as `method.scope=all`."),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for results, predictions, model and report.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped, where it stopped.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of weights, training, deletion set, unlearning.")]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder with the data: a corpus (manifest.jsonl) or a Karpathy split file."),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option("--precision", help="auto, fp32 or bf16 (auto: bf16 where the device is fast at it)."),
+]
+
+
+@app.command(
+    epilog="Examples:\n\n`multidelete demo`\n\n`multidelete demo --seed 1 --out runs/demo-1`\n\n"
+    "`multidelete demo method.alpha=0.5`"
+)
+def demo(
+    overrides: Overrides = None,
+    task: Annotated[str, typer.Option(help="Which task.")] = "retrieval",
+    seed: Seed = None,
+    out: Out = Path("runs/demo"),
+    resume: Resume = False,
+    precision: Precision = None,
+) -> None:
+    """Train a small model on generated scenes, delete some, and write a report: the idea at work in minutes."""
+    from multidelete.recipe import load, merged
+
+    base = _demo_values(task)
+    if seed is not None:
+        base = merged(base, {"seed": seed})
+    if precision is not None:
+        base = merged(base, {"precision": precision})
+    # The demo is asked for again and again: a finished one of the same settings makes room for the next.
+    _clear_finished_demo(out)
+    _run(load(None, overrides or [], base), out, resume)
+
+
+@app.command(
+    epilog="Examples:\n\n`multidelete train recipes/scenes-albef.toml --out models/scenes`\n\n"
+    "`multidelete train recipes/scenes-albef.toml train.epochs=2 --out models/quick`"
+)
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (TOML).")],
+    overrides: Overrides = None,
+    out: Out = Path("runs/original"),
+    seed: Seed = None,
+    precision: Precision = None,
+) -> None:
+    """Train the original model of a recipe and write it to a folder."""
+    from multidelete.recipe import load
+    from multidelete.run import find_or_train_original
+
+    loaded = load(recipe, [*(overrides or []), *_given(seed=seed, precision=precision)])
+    if loaded.original is not None:
+        raise InputError(f"{recipe} brings a trained model ('original'); there is nothing to train")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out '{out}' is not empty; choose a new folder for the model")
+    trained = find_or_train_original(loaded, loaded.corpus(), _engine(loaded, resume=True))
+    trained.model.save_pretrained(out)
+    typer.echo(f"model written to {out}")
+
+
+@app.command(
+    epilog="Examples:\n\n`multidelete unlearn recipes/flickr8k-albef-multidelete.toml --out runs/flickr8k`\n\n"
+    "`multidelete unlearn --model models/mine --data photos --forget ids.txt --method multidelete --scope fusion`\n\n"
+    "`multidelete unlearn recipes/scenes-albef.toml forget.fraction=0.05 method.scope=all`"
+)
+def unlearn(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="[RECIPE]", help="A recipe (TOML); or give --model, --data, --forget."),
+    ] = None,
+    overrides: Overrides = None,
+    model: Annotated[Path | None, typer.Option("--model", help="Folder of the trained model.")] = None,
+    data: Data = None,
+    reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; found by itself.")] = None,
+    forget: Annotated[
+        str | None,
+        typer.Option("--forget", help="Text file with one id in a line; or a number of units; or a share."),
+    ] = None,
+    method: Annotated[str | None, typer.Option("--method", help="See `multidelete list methods`.")] = None,
+    scope: Annotated[str | None, typer.Option("--scope", help="all, fusion, vision or text.")] = None,
+    retrain: Annotated[
+        bool | None,
+        typer.Option("--retrain/--no-retrain", help="Make Retrain, the reference of every comparison (slow)."),
+    ] = None,
+    seed: Seed = None,
+    precision: Precision = None,
+    out: Out = Path("runs/unlearn"),
+    resume: Resume = False,
+) -> None:
+    """Make a model forget units of its training data, and measure what was forgotten and kept."""
+    from multidelete.recipe import load, merged
+
+    words = list(overrides or [])
+    path = None
+    if recipe is not None and "=" in recipe:
+        words.insert(0, recipe)
+    elif recipe is not None:
+        path = Path(recipe)
+    given: dict[str, Any] = {}
+    if path is None:
+        missing = [
+            name for name, value in (("--model", model), ("--data", data), ("--forget", forget)) if value is None
+        ]
+        if missing and not (reader and missing == ["--data"]):
+            raise InputError(f"without a recipe, {', '.join(missing)} must be given (see 'multidelete unlearn --help')")
+    if model is not None:
+        given["original"] = str(model)
+    if data is not None or reader is not None:
+        given["data"] = _data_values(data, reader)
+    if forget is not None:
+        given["forget"] = _forget_values(forget)
+    if method is not None:
+        given["method"] = {"name": method}
+    if scope is not None:
+        given = merged(given, {"method": {"scope": scope}})
+    given |= {k: v for k, v in (("seed", seed), ("retrain", retrain), ("precision", precision)) if v is not None}
+    if path is None:
+        given = merged({"method": {"name": "multidelete"}}, given)
+    loaded = load(path, words, options=given)
+    _run(loaded, out, resume)
+
+
+@app.command(
+    epilog="Examples:\n\n`multidelete evaluate models/mine --data photos`\n\n"
+    "`multidelete evaluate runs/unlearn/model --data photos --forget ids.txt`"
+)
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Folder of a model.")],
+    data: Data = None,
+    reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; found by itself.")] = None,
+    forget: Annotated[str | None, typer.Option("--forget", help="Ids file, number or share: adds D_f metrics.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Task settings, as rerank=32.")] = None,
+    precision: Precision = None,
+    seed: Seed = None,
+) -> None:
+    """Print the metrics of one model; its folder is only read."""
+    from multidelete.data.readers import read
+    from multidelete.data.requests import resolve
+    from multidelete.data.streams import PairInputs
+    from multidelete.models.base import Model
+    from multidelete.recipe import load
+
+    if data is None and reader is None:
+        raise InputError("evaluate needs --data (a folder) or --reader scenes")
+    settings = {
+        "data": _data_values(data, reader),
+        "forget": _forget_values(forget or "1"),
+        "original": str(model),
+    }
+    settings |= {k: v for k, v in (("seed", seed), ("precision", precision)) if v is not None}
+    recipe = load(None, [f"task.{each}" for each in overrides or []], {"task": {"name": "retrieval"}, **settings})
+    loaded = Model.from_pretrained(model)
+    corpus = read(**settings["data"])
+    request = resolve(corpus, **recipe.forget.model_dump(exclude={"seed"}), seed=recipe.seed)
+    engine = _engine(recipe)
+    loaded.to(engine.device)
+    metrics = recipe.task.metrics(recipe.task.predict(loaded, PairInputs.of(corpus, loaded), request, engine))
+    _print_metrics(metrics, with_forget=forget is not None)
+
+
+@app.command(
+    epilog="Examples:\n\n`multidelete report runs/demo`\n\n"
+    "`multidelete report runs/demo-0 runs/demo-1 runs/demo-2 --out runs/seeds`"
+)
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; runs that differ by seed are averaged.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder or .html file; the first run's by default.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="Table on the terminal: text, markdown or csv.")] = "text",
+) -> None:
+    """Write the page of one or several runs, and print their table."""
+    from multidelete.report.page import write_report
+    from multidelete.report.tables import Run, summary, to_csv, to_markdown, to_text
+
+    printers: dict[str, Callable[..., str]] = {"text": to_text, "markdown": to_markdown, "csv": to_csv}
+    if format not in printers:
+        raise InputError(f"--format must be {', '.join(printers)}, not '{format}'")
+    page = write_report(runs, out or runs[0])
+    typer.echo(printers[format](summary([Run.load(folder) for folder in runs])))
+    typer.echo(f"report: {page}", err=True)
+
+
+@app.command(name="list", epilog="Examples:\n\n`multidelete list`\n\n`multidelete list methods`")
+def list_(
+    what: Annotated[str | None, typer.Argument(help="methods, models, tasks or readers; all by default.")] = None,
+) -> None:
+    """Say what there is: methods, models, tasks, readers, each with its settings."""
+    import inspect
+
+    from multidelete.data.readers import READERS
+    from multidelete.methods import METHODS
+    from multidelete.models import MODELS
+    from multidelete.registry import choose
+    from multidelete.tasks import TASKS
+
+    tables: dict[str, dict[str, Any]] = {
+        "methods": METHODS,
+        "models": MODELS,
+        "tasks": TASKS,
+        "readers": READERS,
+    }
+    chosen = tables if what is None else {what: choose(tables, what, "list")}
+    for title, table in chosen.items():
+        typer.secho(title, bold=True)
+        for name, entry in table.items():
+            fields = getattr(getattr(entry, "config_class", entry), "model_fields", None)
+            settings = list(fields) if fields is not None else list(inspect.signature(entry).parameters)
+            summary = (inspect.getdoc(entry) or "").splitlines()[0].split(" [1]_")[0].rstrip(".")
+            typer.echo(f"  {name:<14}{summary}")
+            typer.secho(f"  {'':<14}{', '.join(settings)}", dim=True)
+
+
+@app.command(
+    epilog="Examples:\n\n`multidelete check recipes/flickr8k-albef-multidelete.toml`\n\n"
+    "`multidelete check --data photos --forget ids.txt`"
+)
+def check(
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe (TOML).")] = None,
+    overrides: Overrides = None,
+    data: Data = None,
+    reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; found by itself.")] = None,
+    forget: Annotated[str | None, typer.Option("--forget", help="Ids file, number or share.")] = None,
+) -> None:
+    """Check a recipe, its data and its deletion request without running anything."""
+    from multidelete.data.readers import read
+    from multidelete.data.requests import resolve
+    from multidelete.recipe import load
+    from multidelete.run import check_splits
+
+    if recipe is not None:
+        given: dict[str, Any] = {}
+        if data is not None or reader is not None:
+            given["data"] = _data_values(data, reader)
+        if forget is not None:
+            given["forget"] = _forget_values(forget)
+        loaded = load(Path(recipe), overrides or [], options=given)
+        corpus = loaded.corpus()
+        request = loaded.request(corpus)
+        check_splits(request)
+        typer.echo(f"{recipe}: {loaded.task.name}, {', '.join(m.name for m in loaded.methods())}")
+    elif data is not None or reader is not None:
+        corpus = read(**_data_values(data, reader))
+        request = resolve(corpus, **_forget_values(forget)) if forget is not None else None
+    else:
+        raise InputError("check needs a recipe, or --data")
+    typer.echo(repr(corpus))
+    if request is not None:
+        typer.echo(f"forget {len(request.forget):,} units, retain {len(request.retain):,}")
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is one sentence, without a traceback."""
+    try:
+        app()
+    except InputError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.secho("stopped; what was done is kept: the same command with --resume continues", fg="yellow", err=True)
+        sys.exit(130)
+
+
+def _run(recipe: Recipe, out: Path, resume: bool) -> None:
+    from rich.console import Console
+
+    from multidelete.record import check_out
+    from multidelete.report.tables import Run, rows_table
+    from multidelete.run import run
+
+    check_out(out, resume=resume)  # before torch, models and data are waited for
+    run(recipe, out, _engine(recipe, resume=resume), resume=resume)
+    Console().print(rows_table(Run.load(out)))
+    typer.echo(f"results: {out / 'results.json'}\nreport:  {out / 'report.html'}")
+
+
+def _engine(recipe: Recipe, resume: bool = False) -> Engine:
+    from multidelete.engine import Engine
+    from multidelete.progress import Bars
+
+    return Engine(recipe.precision, Bars(), resume)
+
+
+def _demo_values(task: str) -> dict[str, Any]:
+    import tomllib
+    from importlib.resources import files
+
+    folder = files("multidelete") / "demos"
+    names = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    if task not in names:
+        from multidelete.registry import unknown
+
+        raise InputError(f"{unknown(task, names, 'task of the demo')}; there are {', '.join(names)}")
+    return tomllib.loads((folder / f"{task}.toml").read_text(encoding="utf-8"))
+
+
+def _clear_finished_demo(out: Path) -> None:
+    import shutil
+
+    from multidelete.record import IDENTITY_FILE, RESULTS_FILE
+
+    if (out / IDENTITY_FILE).is_file() and (out / RESULTS_FILE).is_file():
+        typer.echo(f"replacing the finished demo in {out}")
+        shutil.rmtree(out)
+
+
+def _data_values(data: Path | None, reader: str | None) -> dict[str, Any]:
+    from multidelete.data.readers import detect
+
+    if data is None:
+        return {"reader": reader}
+    return {"reader": reader or detect(data), "root": str(data)}
+
+
+def _forget_values(text: str) -> dict[str, Any]:
+    """``ids.txt``, ``300`` or ``0.05``."""
+    if Path(text).exists():
+        return {"ids": text}
+    try:
+        return {"count": int(text)}
+    except ValueError:
+        pass
+    try:
+        return {"fraction": float(text)}
+    except ValueError:
+        return {"ids": text}
+
+
+def _given(**values: Any) -> list[str]:
+    return [f"{key}={value}" for key, value in values.items() if value is not None]
+
+
+def _print_metrics(metrics: dict[str, float], *, with_forget: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("metric", "value")
+    for name, value in metrics.items():
+        if with_forget or not name.startswith(("forget", "retain")):
+            table.add_row(name, f"{value:.2f}")
+    Console().print(table)

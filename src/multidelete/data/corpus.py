@@ -1,0 +1,360 @@
+"""The corpus: every unit that a deletion can name, with its texts and its image, checked when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from multidelete.data.cache import (
+    ImageFile,
+    Pixels,
+    Progress,
+    decoded_images,
+    file_digests,
+    read_image,
+    squared,
+)
+from multidelete.data.files import write_atomically
+from multidelete.errors import InputError, did_you_mean
+
+SPLITS = ("train", "valid", "test")
+MANIFEST = "manifest.jsonl"
+
+Rows = NDArray[np.int64]
+
+_KEYS = ("id", "split", "image", "texts")
+_KINDS = {str: "a string", list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What one deletion names: an image with all its texts.
+
+    Args:
+        id: Its name, unique in the corpus.
+        split: One of ``SPLITS``.
+        texts: Captions or hypotheses of the image, at least one.
+        image: Path of the image file below the corpus's image root; empty where the pixels are generated.
+    """
+
+    id: str
+    split: str
+    texts: tuple[str, ...]
+    image: str = ""
+
+
+class Corpus:
+    """Units in a fixed order; N units with T texts.
+
+    Args:
+        name: What tables and reports call it.
+        units: The units; their position here is the *row* by which everything else refers to them.
+        root: Folder that the units' image paths start from.
+        pixels: The images themselves, ``(N, R, R, 3)``, in place of files.
+
+    Attributes:
+        texts: All texts in the order of the units, ``(T,)``.
+        text_units: Row of the unit that each text belongs to, ``(T,)``.
+    """
+
+    name: str
+    units: tuple[Unit, ...]
+    texts: tuple[str, ...]
+    text_units: Rows
+
+    def __init__(
+        self,
+        name: str,
+        units: Sequence[Unit],
+        *,
+        root: Path | None = None,
+        pixels: Pixels | None = None,
+    ) -> None:
+        self.name = name
+        self.units = tuple(units)
+        self.root = root
+        self.pixels = pixels
+        if (root is None) == (pixels is None):
+            raise InputError(f"corpus {name!r} expects either root= (image files) or pixels= (generated images)")
+        self._rows_by_id: dict[str, int] = {}
+        problems = []
+        for row, unit in enumerate(self.units):
+            problem = unit_problem(unit)
+            if problem is None and root is not None:
+                problem = path_problem(unit.image)
+            if problem is None and unit.id in self._rows_by_id:
+                problem = f"id {unit.id!r} was already used by unit {self._rows_by_id[unit.id]}"
+            self._rows_by_id.setdefault(unit.id, row)
+            if problem:
+                problems.append(f"corpus {name!r}, unit {row}: {problem}")
+        raise_first(problems, "units")
+        if not any(unit.split == "train" for unit in self.units):
+            raise InputError(f"corpus {name!r} has no unit in the split 'train': nothing could be learned")
+        if pixels is not None:
+            _check_pixels(name, pixels, len(self.units))
+
+        counts = np.array([len(unit.texts) for unit in self.units], dtype=np.int64)
+        self.texts = tuple(text for unit in self.units for text in unit.texts)
+        self.text_units = np.repeat(np.arange(len(self.units), dtype=np.int64), counts)
+        self._text_counts = counts
+        self._text_starts = np.cumsum(counts) - counts
+        self._splits = np.array([unit.split for unit in self.units])
+        self._images: dict[int, Pixels] = {}
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{split}={len(self.rows(split)):,}" for split in SPLITS)
+        return f"Corpus({self.name!r}, {counts}, texts={len(self.texts):,})"
+
+    def rows(self, split: str) -> Rows:
+        """Rows of the units of a split, in corpus order, ``(n,)``."""
+        if split not in SPLITS:
+            raise InputError(_split_problem(split))
+        return np.flatnonzero(self._splits == split).astype(np.int64)
+
+    def text_rows(self, unit_rows: Rows) -> Rows:
+        """Rows of the texts that belong to these units, unit after unit, in the order given."""
+        counts = self._text_counts[unit_rows]
+        ends = np.cumsum(counts)
+        within = np.arange(counts.sum(), dtype=np.int64) - np.repeat(ends - counts, counts)
+        rows: Rows = np.repeat(self._text_starts[unit_rows], counts) + within
+        return rows
+
+    def row_of(self, unit_id: str) -> int:
+        """Row of the unit with this id."""
+        if unit_id not in self._rows_by_id:
+            hint = did_you_mean(unit_id, self._rows_by_id)
+            raise InputError(f"corpus {self.name!r} has no unit {unit_id!r}{hint}")
+        return self._rows_by_id[unit_id]
+
+    def images(self, size: int, progress: Progress | None = None) -> Pixels:
+        """All images as squares, in the order of the units, ``(N, size, size, 3)``.
+
+        Image files are decoded once and memory-mapped from the cache from then on.
+
+        Args:
+            size: Side of the square in pixels.
+            progress: Called with (images done, images in all) while files are decoded.
+        """
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+            raise InputError(f"the image size is a whole number of pixels, at least 1; got {size!r}")
+        if self.pixels is not None and self.pixels.shape[1] == size:
+            return self.pixels
+        if size not in self._images:
+            if self.pixels is None:
+                self._images[size] = decoded_images(self._files(), int(size), progress)
+            else:
+                resized = [squared(Image.fromarray(image), int(size)) for image in self.pixels]
+                self._images[size] = np.stack(resized)
+        return self._images[size]
+
+    def image_digests(self) -> list[str]:
+        """SHA-256 of each unit's image file, or of its pixels where they are generated."""
+        return list(self._digests)
+
+    @cached_property
+    def _digests(self) -> list[str]:
+        if self.pixels is None:
+            return file_digests(self._files())
+        return [hashlib.sha256(image.tobytes()).hexdigest() for image in self.pixels]
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over ids, splits, texts and image digests in order: the same wherever the data lie."""
+        digest = hashlib.sha256()
+        for unit, image in zip(self.units, self.image_digests(), strict=True):
+            digest.update(json.dumps([unit.id, unit.split, unit.texts, image]).encode() + b"\n")
+        return digest.hexdigest()
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Corpus:
+        """Read ``manifest.jsonl`` and check every line of it, and that every image is there.
+
+        Args:
+            folder: Holds the manifest; image paths in it start from here.
+        """
+        folder = Path(folder)
+        manifest = folder / MANIFEST
+        if not folder.is_dir():
+            what = "is a file" if folder.exists() else "does not exist"
+            raise InputError(f"{folder} {what}; expected a folder with {MANIFEST} and images")
+        if not manifest.is_file():
+            raise InputError(f"{folder} has no {MANIFEST}; expected that file, with one line of JSON per unit")
+        units: list[Unit] = []
+        problems: list[str] = []
+        first_lines: dict[str, int] = {}
+        content = manifest.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        for number, line in enumerate(content.split(b"\n"), start=1):
+            if not line.strip():
+                continue
+            unit = _parse_line(line)
+            problem = unit if isinstance(unit, str) else image_problem(folder, unit.image)
+            if isinstance(unit, Unit):
+                if unit.id in first_lines:
+                    problem = f"id {unit.id!r} was already used in line {first_lines[unit.id]}"
+                first_lines.setdefault(unit.id, number)
+                units.append(unit)
+            if problem:
+                problems.append(f"{manifest}, line {number}: {problem}")
+        raise_first(problems, "lines")
+        if not units:
+            raise InputError(f"{manifest} is empty; expected one line of JSON per unit")
+        if not any(unit.split == "train" for unit in units):
+            raise InputError(f"{manifest} has no line with the split 'train': nothing could be learned")
+        return cls(folder.resolve().name, units, root=folder)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``manifest.jsonl`` and ``images/`` so that :meth:`load` reads them back; whole or not at all.
+
+        Generated pixels become PNG files, so the digests, and with them the hash, are other ones then.
+
+        Args:
+            folder: Must be missing or empty.
+        """
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file; expected a new or empty folder to write the corpus to")
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(f"{folder} is not empty; a corpus is written to a new or empty folder only")
+        try:
+            with write_atomically(folder.resolve()) as part:
+                self._write(part)
+        except OSError as error:
+            raise InputError(f"cannot write the corpus to {folder}: {error.strerror or error}") from error
+
+    def _write(self, folder: Path) -> None:
+        names = self._names_to_write()
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if self.pixels is None:
+            for file, name in zip(self._files(), names, strict=True):
+                (folder / name).write_bytes(read_image(file))
+        else:
+            for image, name in zip(self.pixels, names, strict=True):
+                Image.fromarray(image).save(folder / name)
+        with (folder / MANIFEST).open("w", encoding="utf-8", newline="\n") as lines:
+            for unit, name in zip(self.units, names, strict=True):
+                record = {"id": unit.id, "split": unit.split, "image": name, "texts": unit.texts}
+                lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def _names_to_write(self) -> list[str]:
+        if self.pixels is None:
+            below = all(unit.image.startswith("images/") for unit in self.units)
+            return [unit.image if below else f"images/{unit.image}" for unit in self.units]
+        # An id may hold what a file name may not, and two ids may differ in case alone.
+        plain = all(re.fullmatch(r"\w[\w.-]*", unit.id, re.ASCII) for unit in self.units)
+        if plain and len({unit.id.lower() for unit in self.units}) == len(self.units):
+            return [f"images/{unit.id}.png" for unit in self.units]
+        return [f"images/{row:08d}.png" for row in range(len(self.units))]
+
+    def _files(self) -> list[ImageFile]:
+        assert self.root is not None
+        return [ImageFile(unit.id, self.root / unit.image) for unit in self.units]
+
+
+def raise_first(problems: Sequence[str], what: str) -> None:
+    """Raise the first of these problems, if there is one, and say how many more ``what`` have one."""
+    if problems:
+        more = len(problems) - 1
+        raise InputError(problems[0] + (f" (more wrong {what}: {more:,})" if more else ""))
+
+
+def unit_problem(unit: Unit) -> str | None:
+    """What is wrong with the id, split or texts of a unit, if anything."""
+    if not unit.id.strip():
+        return "'id' is empty; expected a name that is unique in the corpus"
+    if unit.split not in SPLITS:
+        return _split_problem(unit.split)
+    if not unit.texts:
+        return f"unit {unit.id!r} has no texts; expected at least one"
+    for number, text in enumerate(unit.texts, start=1):
+        if not text.strip():
+            return f"text {number} of unit {unit.id!r} is blank; expected words"
+    try:
+        "".join((unit.id, unit.image, *unit.texts)).encode()
+    except UnicodeEncodeError:
+        return "holds half of a surrogate pair, which is not valid Unicode; was a text cut inside a character?"
+    return None
+
+
+def path_problem(image: str) -> str | None:
+    """What is wrong with the path of an image as such, if anything: it must stay below its folder."""
+    if not image:
+        return "the image path is empty; expected the path of the image file"
+    if "\0" in image:
+        return f"image path {image!r} holds a null character, which no path can"
+    if PurePosixPath(image).is_absolute() or PureWindowsPath(image).anchor:
+        return f"image path {image!r} is absolute; expected a path below the folder of the images"
+    if ".." in PurePosixPath(image).parts or ".." in PureWindowsPath(image).parts:
+        return f"image path {image!r} leaves the folder of the images; expected a path without '..'"
+    return None
+
+
+def image_problem(root: Path, image: str) -> str | None:
+    """What is wrong with an image of a corpus on disk before it is opened, if anything."""
+    problem = path_problem(image)
+    if problem is None and not (root / image).is_file():
+        problem = f"image {image!r} is not a file in {root}"
+    return problem
+
+
+def _split_problem(split: str) -> str:
+    hint = "; did you mean 'valid'?" if split.lower() in ("val", "dev") else did_you_mean(split, SPLITS)
+    return f"unknown split {split!r}, expected 'train', 'valid' or 'test'{hint}"
+
+
+def _parse_line(line: bytes) -> Unit | str:
+    """The unit that a line of the manifest stands for, or what is wrong with the line."""
+    try:
+        record = json.loads(line.decode())
+    except UnicodeDecodeError:
+        return "is not UTF-8; save the manifest as UTF-8"
+    except json.JSONDecodeError as error:
+        return f"is not valid JSON ({error.msg}, column {error.colno}); was the line cut off?"
+    except (ValueError, RecursionError) as error:
+        return f"is not valid JSON ({error})"
+    if not isinstance(record, dict):
+        return f"expected a JSON object with {', '.join(_KEYS)}, got {kind(record)}"
+    for key in record:
+        if key not in _KEYS:
+            return f"unknown key {key!r}, expected {', '.join(_KEYS)}{did_you_mean(key, _KEYS)}"
+    for key in _KEYS:
+        if key not in record:
+            return f"the key {key!r} is missing, expected {', '.join(_KEYS)}"
+    for key in ("id", "split", "image"):
+        if not isinstance(record[key], str):
+            return f"{key!r} must be a string, got {kind(record[key])}"
+    texts = record["texts"]
+    if not isinstance(texts, list):
+        return f"'texts' must be a list of strings, got {kind(texts)}"
+    for number, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            return f"'texts' must be a list of strings, but text {number} is {kind(text)}"
+    unit = Unit(record["id"], record["split"], tuple(texts), record["image"])
+    return unit_problem(unit) or unit
+
+
+def kind(value: object) -> str:
+    """What a JSON value is, in words."""
+    return _KINDS.get(type(value), "a number")
+
+
+def _check_pixels(name: str, pixels: NDArray[Any], count: int) -> None:
+    shape = pixels.shape
+    fits = len(shape) == 4 and shape[0] == count and shape[1] == shape[2] and shape[3] == 3
+    if not fits or pixels.dtype != np.uint8:
+        raise InputError(
+            f"corpus {name!r} expects uint8 pixels of shape ({count}, R, R, 3), got {pixels.dtype} of {shape}"
+        )

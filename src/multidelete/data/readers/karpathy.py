@@ -1,0 +1,144 @@
+"""The Karpathy split file, in which Flickr8K, Flickr30K and COCO captions are published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from multidelete.data.corpus import (
+    Corpus,
+    Unit,
+    image_problem,
+    kind,
+    path_problem,
+    raise_first,
+    unit_problem,
+)
+from multidelete.errors import InputError, did_you_mean
+
+_SPLITS = {"train": "train", "restval": "train", "val": "valid", "test": "test"}
+
+
+def karpathy(root: str | Path, file: str | None = None, images: str | None = None) -> Corpus:
+    """Images with their captions from a Karpathy split file; a unit's id is its file name.
+
+    The images lie in ``images/``, in ``<name>-images/`` (as Flickr30K comes) or beside the split file,
+    each below its ``filepath`` where the file gives one (as COCO does). COCO's ``restval`` is training data.
+
+    Args:
+        root: Folder with the split file and the images.
+        file: The split file, below ``root``; found by itself where ``root`` has one ``dataset_*.json``.
+        images: Folder with the images, below ``root``; found by itself in the usual layouts.
+    """
+    root = Path(root)
+    path = _split_file(root, file)
+    name = path.stem.removeprefix("dataset_")
+    entries = _entries(path)
+    units: list[Unit] = []
+    problems: list[str] = []
+    first_entries: dict[str, int] = {}
+    for number, entry in enumerate(entries):
+        unit = _parse_entry(entry)
+        problem = unit if isinstance(unit, str) else None
+        if isinstance(unit, Unit):
+            if unit.id in first_entries:
+                problem = f"filename {unit.id!r} was already used in images[{first_entries[unit.id]}]"
+            first_entries.setdefault(unit.id, number)
+            units.append(unit)
+        if problem:
+            problems.append(f"{path}, images[{number}]: {problem}")
+    raise_first(problems, "entries")
+    if not any(unit.split == "train" for unit in units):
+        raise InputError(f"{path} has no entry with the split 'train': nothing could be learned")
+
+    folder = _image_folder(root, name, images, units)
+    missing = [
+        f"{path}, images[{number}]: {problem}"
+        for number, unit in enumerate(units)
+        if (problem := image_problem(folder, unit.image))
+    ]
+    raise_first(missing, "entries")
+    return Corpus(name, units, root=folder)
+
+
+def find_split_files(root: Path) -> list[Path]:
+    """The split files in a folder."""
+    return sorted(path for path in root.glob("dataset_*.json") if path.is_file())
+
+
+def _split_file(root: Path, file: str | None) -> Path:
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise InputError(f"{root} {what}; expected a folder with a split file dataset_*.json and images")
+    found = find_split_files(root)
+    if file is not None:
+        if not (root / file).is_file():
+            hint = did_you_mean(file, [path.name for path in found])
+            raise InputError(f"{root} has no file {file!r}{hint}")
+        return root / file
+    if not found:
+        raise InputError(f"{root} has no split file; expected one dataset_*.json in it")
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise InputError(f"{root} has {len(found)} split files ({names}); name one of them with file=")
+    return found[0]
+
+
+def _entries(path: Path) -> list[object]:
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8; is it the split file?") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not valid JSON ({error.msg}, line {error.lineno}); was it cut off?") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error})") from error
+    entries = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise InputError(f"{path} is no Karpathy split file; expected an object with the list 'images'")
+    if not entries:
+        raise InputError(f"{path} lists no images; expected one entry per image in 'images'")
+    return entries
+
+
+def _parse_entry(entry: object) -> Unit | str:
+    """The unit that an entry of the split file stands for, or what is wrong with the entry."""
+    if not isinstance(entry, dict):
+        return f"expected an object with filename, split and sentences, got {kind(entry)}"
+    for key in ("filename", "split", "sentences"):
+        if key not in entry:
+            return f"the key {key!r} is missing{did_you_mean(key, [*entry])}"
+    for key in ("filename", "split", "filepath"):
+        if not isinstance(entry.get(key, ""), str):
+            return f"{key!r} must be a string, got {kind(entry[key])}"
+    if entry["split"] not in _SPLITS:
+        hint = did_you_mean(entry["split"], _SPLITS)
+        return f"unknown split {entry['split']!r}, expected {', '.join(_SPLITS)}{hint}"
+    if not isinstance(entry["sentences"], list):
+        return f"'sentences' must be a list, got {kind(entry['sentences'])}"
+    texts = []
+    for number, sentence in enumerate(entry["sentences"]):
+        raw = sentence.get("raw") if isinstance(sentence, dict) else None
+        if not isinstance(raw, str):
+            return f"sentences[{number}] has no text; expected an object with the string 'raw'"
+        texts.append(raw)
+    filename, filepath = entry["filename"], entry.get("filepath", "")
+    image = f"{filepath}/{filename}" if filepath else filename
+    if not filename.strip():
+        return "'filename' is empty; expected the name of the image file"
+    unit = Unit(filename, _SPLITS[entry["split"]], tuple(texts), image)
+    return path_problem(image) or unit_problem(unit) or unit
+
+
+def _image_folder(root: Path, name: str, images: str | None, units: Sequence[Unit]) -> Path:
+    if images is not None:
+        if not (root / images).is_dir():
+            raise InputError(f"{root} has no folder {images!r}; expected the folder with the images")
+        return root / images
+    folders = [root / "images", root / f"{name}-images", root]
+    for folder in folders:
+        if folder.is_dir() and any((folder / unit.image).is_file() for unit in units):
+            return folder
+    looked = ", ".join(str(folder) for folder in folders)
+    raise InputError(f"found none of the {len(units):,} images (looked in {looked}); name their folder with images=")

@@ -1,0 +1,202 @@
+"""The deletion request: which units to forget, which to retain, checked before anything slow starts."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from multidelete.data.corpus import Corpus, Rows, raise_first
+from multidelete.errors import InputError, did_you_mean
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """``D_f`` and ``D_r``, and the splits that judge them, as rows of units.
+
+    Args:
+        corpus: What the request was cut from.
+        forget: ``D_f``, in the order of the request.
+        retain: ``D_r``, the rest of the training split, in corpus order.
+        valid: The validation split.
+        test: The test split.
+    """
+
+    corpus: Corpus
+    forget: Rows
+    retain: Rows
+    valid: Rows
+    test: Rows
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the units to forget, in the order of the request."""
+        return tuple(self.corpus.units[row].id for row in self.forget)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over the sorted ids: the same for the same deletion in any order."""
+        digest = hashlib.sha256()
+        for unit_id in sorted(self.ids):
+            digest.update(unit_id.encode() + b"\n")
+        return digest.hexdigest()
+
+
+def resolve(
+    corpus: Corpus,
+    *,
+    ids: Sequence[str] | str | Path | None = None,
+    count: int | None = None,
+    fraction: float | None = None,
+    seed: int = 0,
+) -> Request:
+    """Cut a corpus into what to forget and what to retain, by ids or by a seeded sample.
+
+    Samples are nested: of one seed, the smaller sample is the beginning of the larger one. Training units
+    with the same image file are drawn together, so that no forgotten image stays in the retain set under
+    another id; a sample can therefore be larger than asked for by the copies of its last unit.
+
+    Args:
+        corpus: What to cut.
+        ids: The ids to forget, or the path of a text file with one id per line (``#`` starts a comment).
+        count: How many units of the training split to draw.
+        fraction: Which share of the training split to draw, between 0 and 1.
+        seed: Of the sample; another seed draws another set.
+    """
+    given = [name for name, value in (("ids", ids), ("count", count), ("fraction", fraction)) if value is not None]
+    if len(given) != 1:
+        got = " and ".join(given) or "none"
+        raise InputError(f"a deletion request is given by exactly one of ids, count and fraction; got {got}")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise InputError(f"the seed of a deletion request is a whole number of at least 0, got {seed!r}")
+    train = corpus.rows("train")
+    if ids is not None:
+        source, entries = _entries(ids)
+        forget = _named_rows(corpus, source, entries)
+        _check_retain(f"{source} names", forget, train)
+        _check_copies(corpus, source, forget, train)
+    else:
+        source, number = _sample_size(count, fraction, len(train))
+        forget = _sample(corpus, train, number, seed)
+        _check_retain(f"{source} takes", forget, train)
+    retain = np.setdiff1d(train, forget)
+    return Request(corpus, forget, retain, corpus.rows("valid"), corpus.rows("test"))
+
+
+def _entries(ids: Sequence[str] | str | Path) -> tuple[str, list[tuple[str, str]]]:
+    """What messages call the list of ids, and its entries with the place of each."""
+    if isinstance(ids, str | Path):
+        path = Path(ids)
+        lines = [(f"line {number}", line.strip()) for number, line in enumerate(_lines(path), start=1)]
+        return path.name, [(place, line) for place, line in lines if line and not line.startswith("#")]
+    for number, entry in enumerate(ids, start=1):
+        if not isinstance(entry, str):
+            raise InputError(f"ids, entry {number}: expected an id as a string, got {entry!r}")
+    return "ids", [(f"entry {number}", entry) for number, entry in enumerate(ids, start=1)]
+
+
+def _lines(path: Path) -> list[str]:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; expected a text file with one id per line")
+    try:
+        return path.read_bytes().decode("utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise InputError(
+            f"there is no file {path}; expected a text file with one id per line (ids as such go in a list)"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8; save it as a UTF-8 text file with one id per line") from error
+
+
+def _named_rows(corpus: Corpus, source: str, entries: Sequence[tuple[str, str]]) -> Rows:
+    if not entries:
+        raise InputError(f"{source} names no ids; expected at least one unit to forget")
+    known = {unit.id: row for row, unit in enumerate(corpus.units)}
+    trainable = [unit.id for unit in corpus.units if unit.split == "train"]
+    places: dict[str, str] = {}
+    rows: list[int] = []
+    problems: list[str] = []
+    for place, entry in entries:
+        unit_id = entry
+        if source != "ids" and entry not in known:
+            unit_id = re.split(r"\s#", entry)[0].strip()  # a comment behind the id, unless the id has that '#'
+        if unit_id in places:
+            problem = f"{unit_id!r} was already named in {places[unit_id]}"
+        elif unit_id not in known:
+            # Looking for what was meant takes long, and only the first problem is shown in full.
+            hint = "" if problems else did_you_mean(unit_id, trainable)
+            problem = f"{unit_id!r} is not in the training split{hint}"
+        elif (split := corpus.units[known[unit_id]].split) != "train":
+            problem = f"{unit_id!r} is in the {split} split; only units of the training split can be forgotten"
+        else:
+            problem = ""
+            rows.append(known[unit_id])
+        places.setdefault(unit_id, place)
+        if problem:
+            problems.append(f"{source}, {place}: {problem}")
+    raise_first(problems, "lines" if entries[0][0].startswith("line") else "entries")
+    return np.array(rows, dtype=np.int64)
+
+
+def _check_retain(takes: str, forget: Rows, train: Rows) -> None:
+    left = len(train) - len(forget)
+    if left < 2:
+        leaves = "nothing would be left to retain"
+        if left == 1:
+            leaves = "one would be left to retain, but mismatched pairs need at least two"
+        raise InputError(f"{takes} {len(forget):,} of {len(train):,} images: {leaves}")
+
+
+def _check_copies(corpus: Corpus, source: str, forget: Rows, train: Rows) -> None:
+    """An image that is forgotten under one id and retained under another would not be forgotten."""
+    digests = corpus.image_digests()
+    forgotten = {digests[row]: row for row in forget}
+    named = set(forget.tolist())
+    problems = [
+        f"{source} names {corpus.units[forgotten[digests[row]]].id!r} but not {corpus.units[row].id!r}, "
+        "which is the same image file; delete both"
+        for row in train
+        if row not in named and digests[row] in forgotten
+    ]
+    raise_first(problems, "copies")
+
+
+def _sample_size(count: int | None, fraction: float | None, total: int) -> tuple[str, int]:
+    """What messages call the sample, and its size."""
+    if count is not None:
+        if isinstance(count, bool) or not isinstance(count, int | np.integer):
+            raise InputError(f"count = {count!r} is not a whole number; expected how many units to forget")
+        if count < 1:
+            raise InputError(f"count = {count} is too small; expected at least one unit to forget")
+        if count > total:
+            raise InputError(f"count = {count} is too large; the training split has {total:,} units")
+        return f"count = {count}", int(count)
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
+        raise InputError(f"fraction = {fraction!r} is not between 0 and 1; 0.05 stands for one unit in twenty")
+    number = round(fraction * total)
+    if number == 0:
+        raise InputError(
+            f"fraction = {fraction} of {total:,} units rounds to none; use a larger fraction, or count = 1"
+        )
+    return f"fraction = {fraction}", number
+
+
+def _sample(corpus: Corpus, train: Rows, number: int, seed: int) -> Rows:
+    digests = corpus.image_digests()
+    copies: defaultdict[str, list[int]] = defaultdict(list)
+    for row in train.tolist():
+        copies[digests[row]].append(row)
+    drawn: dict[int, None] = {}
+    for row in np.random.default_rng(seed).permutation(train).tolist():
+        if len(drawn) >= number:
+            break
+        drawn.update(dict.fromkeys(copies[digests[row]]))
+    return np.array(list(drawn), dtype=np.int64)

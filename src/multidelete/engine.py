@@ -1,0 +1,586 @@
+"""The only loops: ``fit`` takes optimiser steps, ``encode_all`` and ``pair_logits`` compute without gradients."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from multidelete.data.cache import cache_dir
+from multidelete.data.files import write_atomically, write_file
+from multidelete.data.streams import Encodings, PairInputs, Ragged, Rows
+from multidelete.errors import InputError
+from multidelete.models.base import Encoding, Model, iterate_rows
+from multidelete.randomness import seeded
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+CHECKPOINT_SECONDS = 20.0
+
+Losses = Callable[[int], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How ``fit`` walks.
+
+    Args:
+        steps: Optimiser steps.
+        learning_rate: Peak of the schedule: linear warm-up, then cosine to zero, or constant.
+        weight_decay: AdamW's, on matrices only, never on norms and biases.
+        warmup: Share of the steps.
+        schedule: What follows the warm-up.
+        clip: Largest norm of the gradient.
+        evaluations: How many evenly spaced checkpoints are judged on valid; the best is kept. 0 keeps the last.
+        seed: Seed of dropout.
+    """
+
+    steps: int
+    learning_rate: float
+    weight_decay: float = 0.02
+    warmup: float = 0.1
+    schedule: Literal["cosine", "constant"] = "cosine"
+    clip: float = 1.0
+    evaluations: int = 0
+    seed: int = 0
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step."""
+        rising = max(1, round(self.warmup * self.steps))
+        if step < rising:
+            return self.learning_rate * (step + 1) / rising
+        if self.schedule == "constant":
+            return self.learning_rate
+        done = (step - rising) / max(1, self.steps - rising)
+        return self.learning_rate * 0.5 * (1 + float(np.cos(np.pi * done)))
+
+    def judged_after(self) -> set[int]:
+        """Numbers of steps after which a checkpoint is judged on valid."""
+        return {round((i + 1) * self.steps / self.evaluations) for i in range(self.evaluations)} - {0}
+
+
+@dataclass
+class History:
+    """What happened in one ``fit``: a line for each step, a line for each checkpoint judged."""
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    update_seconds: float = 0.0
+    selection_seconds: float = 0.0
+
+
+class Progress:
+    """Where long work reports to; this one is silent. The command line shows bars with the time left."""
+
+    def start(self, what: str, total: int) -> Callable[[int], None]:
+        """Begin a piece of work of ``total`` steps; the returned call advances it."""
+        return lambda done: None
+
+    def say(self, sentence: str) -> None:
+        """One sentence for the user."""
+
+    def finish(self) -> None:
+        """The last piece of work that was started is done."""
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Fused representations by text row.
+
+    Args:
+        values: ``(T, D)``, memory-mapped.
+        has: Which rows were computed, ``(T,)``.
+    """
+
+    values: np.ndarray[Any, np.dtype[np.float32]]
+    has: np.ndarray[Any, np.dtype[np.bool_]]
+
+
+class Engine:
+    """Device, precision, progress and the loops.
+
+    Args:
+        precision: ``auto`` is bf16 on a GPU, and on a CPU with bf16 instructions for wide models; ``fp32``; ``bf16``.
+        progress: Where progress is reported.
+        resume: Continue from checkpoints that are found.
+        cache_gigabytes: Encodings larger than this are computed again each time rather than kept on disk.
+    """
+
+    def __init__(
+        self,
+        precision: Literal["auto", "fp32", "bf16"] = "auto",
+        progress: Progress | None = None,
+        resume: bool = False,
+        cache_gigabytes: float = 16.0,
+    ) -> None:
+        self.accelerator = Accelerator(mixed_precision="no", cpu=None)
+        self.precision = precision
+        self.progress = progress or Progress()
+        self.resume = resume
+        self.cache_gigabytes = cache_gigabytes
+
+    @property
+    def device(self) -> torch.device:
+        """Where models run: CUDA, MPS or CPU, found by accelerate."""
+        return self.accelerator.device
+
+    def dtype(self) -> torch.dtype:
+        """Type of matrix products."""
+        if self.precision == "fp32":
+            return torch.float32
+        if self.precision == "bf16" or (self.device.type == "cuda" and torch.cuda.is_bf16_supported()):
+            return torch.bfloat16
+        return torch.bfloat16 if self.device.type == "cpu" and _cpu_has_bf16() else torch.float32
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Matrix products in the engine's precision."""
+        with contextlib.ExitStack() as stack:
+            if self.dtype() != torch.float32:
+                stack.enter_context(torch.autocast(self.device.type, self.dtype()))
+                if self.device.type == "cpu":
+                    # The fused attention's bf16 backward takes five times as long as plain products on a CPU.
+                    stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            yield
+
+    def synchronise(self) -> None:
+        """Wait for the device, so that a clock read after it tells the truth."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        model: Model,
+        parameters: Mapping[str, nn.Parameter],
+        losses: Losses,
+        plan: Plan,
+        *,
+        what: str,
+        training: bool,
+        judge: Callable[[], dict[str, float]] | None = None,
+        folder: Path | None = None,
+    ) -> History:
+        """Take ``plan.steps`` optimiser steps on the sum of the named losses.
+
+        Args:
+            model: Changed in place; its device must be the engine's.
+            parameters: What the optimiser holds. Everything else stands still.
+            losses: Named loss terms of a step, scalars, summed.
+            plan: Steps, rates, selection.
+            what: Name for progress and messages.
+            training: Training mode (dropout, running statistics); unlearning runs without.
+            judge: Scores on valid of the model as it is, with the key ``criterion``, higher is better.
+            folder: Where checkpoints are kept while this runs; without it a killed run starts again.
+
+        Returns:
+            The history; ``model`` holds the last step's weights, or the best judged ones.
+
+        Raises:
+            InputError: The loss is not finite, or a checkpoint belongs to another run.
+        """
+        model.train(training)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in parameters)
+        state = _FitState.fresh(model, parameters, plan)
+        checkpoint = folder / CHECKPOINT_FILE if folder else None
+        if checkpoint and self.resume and checkpoint.exists():
+            state.restore(checkpoint, self.device)
+            self.progress.say(f"{what}: continues at step {state.step} of {plan.steps}")
+        judged = plan.judged_after() if judge else set()
+        advance = self.progress.start(what, plan.steps)
+        advance(state.step)
+        saved = time.monotonic()
+        with _deferred_interrupt() as interrupted:
+            while state.step < plan.steps:
+                self._step(model, losses, plan, state, what)
+                advance(1)
+                if judge and state.step in judged:
+                    self._judge(judge, state)
+                    model.train(training)
+                if checkpoint and (time.monotonic() - saved > CHECKPOINT_SECONDS or interrupted()):
+                    state.save(checkpoint)
+                    saved = time.monotonic()
+                if interrupted():
+                    raise KeyboardInterrupt
+        self.progress.finish()
+        state.take_best()
+        model.eval()
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        return state.history
+
+    def _step(self, model: Model, losses: Losses, plan: Plan, state: _FitState, what: str) -> None:
+        self.synchronise()
+        began = time.perf_counter()
+        rate = plan.rate_at(state.step)
+        for group in state.optimiser.param_groups:
+            group["lr"] = rate
+        with seeded(plan.seed, "step", state.step), self.autocast():
+            terms = losses(state.step)
+        total = torch.stack([term.float() for term in terms.values()]).sum()
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        if not torch.isfinite(total):
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+            raise InputError(
+                f"{what}: the loss became {float(total.detach())} at step {state.step + 1} ({shown}); "
+                "a smaller learning rate or fewer epochs usually helps"
+            )
+        state.optimiser.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(list(state.parameters.values()), plan.clip)
+        state.optimiser.step()
+        self.synchronise()
+        state.step += 1
+        state.history.update_seconds += time.perf_counter() - began
+        values["total"] = float(total.detach())
+        state.history.lines.append({"step": state.step, "losses": values, "learning_rate": rate})
+
+    def _judge(self, judge: Callable[[], dict[str, float]], state: _FitState) -> None:
+        began = time.perf_counter()
+        state.model.eval()
+        scores = judge()
+        if scores["criterion"] > state.best_criterion:
+            state.keep_best(scores["criterion"])
+        state.history.lines.append({"step": state.step, "valid": scores})
+        state.history.selection_seconds += time.perf_counter() - began
+
+    # -- prediction ---------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_all(
+        self,
+        model: Model,
+        inputs: PairInputs,
+        modality: str,
+        rows: Rows | None = None,
+        *,
+        embedded: bool = False,
+        batch_size: int = 256,
+        what: str | None = None,
+    ) -> Encodings:
+        """Encodings of rows of one modality, in memory.
+
+        Args:
+            model: In eval mode.
+            inputs: What it reads.
+            modality: Which encoder.
+            rows: Which rows; all by default. The result has one entry for each, in this order.
+            embedded: Stop after the backbone.
+            batch_size: Rows at a time.
+            what: Name for progress; silent without.
+        """
+        chosen = np.arange(inputs.count(modality)) if rows is None else rows
+        source = inputs.sources[modality]
+        if isinstance(source, Encodings) and (source.stage == "encoded" or embedded):
+            return source.select(chosen)
+        # Texts of similar length share a batch, so that little is spent on padding.
+        order = _by_length(source, chosen)
+        tokens: list[Any] = [None] * len(chosen)
+        pooled: list[Any] = [None] * len(chosen)
+        advance = self.progress.start(what, len(chosen)) if what else None
+        stage = "embedded" if embedded else "encoded"
+        for part in iterate_rows(len(chosen), batch_size):
+            places = order[part]
+            given = source.take(chosen[places]).to(self.device)
+            with self.autocast():
+                done = model.embed(modality, given) if embedded else model.encode_one(modality, given)  # type: ignore[arg-type]
+            lengths = done.mask.sum(1).tolist()
+            states, vectors = done.tokens.float().cpu().numpy(), done.pooled.float().cpu().numpy()
+            for i, place in enumerate(places):
+                tokens[place], pooled[place] = states[i, : lengths[i]], vectors[i]
+            if advance:
+                advance(len(places))
+        if advance:
+            self.progress.finish()
+        offsets = np.concatenate([[0], np.cumsum([len(t) for t in tokens])]).astype(np.int64)
+        return Encodings(Ragged(np.concatenate(tokens), offsets), np.stack(pooled), stage)
+
+    def encode_once(
+        self,
+        model: Model,
+        inputs: PairInputs,
+        modality: str,
+        *,
+        embedded: bool = False,
+        what: str | None = None,
+    ) -> Encodings | None:
+        """:meth:`encode_all` over the whole corpus, kept on disk under a hash of weights and data, memory-mapped.
+
+        Returns:
+            None where they would be larger than ``cache_gigabytes``.
+        """
+        key = self._encoding_key(model, inputs, modality, embedded)
+        folder = cache_dir() / "encodings" / key
+        if not folder.is_dir():
+            if self._estimated_gigabytes(model, inputs, modality, embedded) > self.cache_gigabytes:
+                return None
+            done = self.encode_all(model, inputs, modality, embedded=embedded, what=what)
+            with write_atomically(folder) as part:
+                np.save(part / "tokens.npy", done.tokens.flat)
+                np.save(part / "offsets.npy", done.tokens.offsets)
+                np.save(part / "pooled.npy", done.pooled)
+        return Encodings(
+            Ragged(np.load(folder / "tokens.npy", mmap_mode="r"), np.load(folder / "offsets.npy")),
+            np.load(folder / "pooled.npy"),
+            "embedded" if embedded else "encoded",
+        )
+
+    def frozen_inputs(self, model: Model, inputs: PairInputs, scope: str) -> PairInputs:
+        """The inputs with everything computed beforehand that no step in this scope can change.
+
+        Where a modality's encoder does not move, its encodings; where its backbone is frozen, the backbone's outputs.
+        """
+        moving = model.parameters_of(scope)
+        sources = {}
+        for modality in model.modalities:
+            fixed = not any(name.startswith(f"{part}.") for name in moving for part in model.parts[modality])
+            if fixed or model.backbone_frozen(modality):
+                sources[modality] = self.encode_once(
+                    model, inputs, modality, embedded=not fixed, what=f"encoding {modality} once"
+                )
+        return inputs.with_sources({modality: source for modality, source in sources.items() if source is not None})
+
+    def encoded_inputs(self, model: Model, inputs: PairInputs) -> PairInputs:
+        """The inputs with the outputs of every encoder of a model that does not change."""
+        sources = {m: self.encode_once(model, inputs, m, what=f"encoding {m} once") for m in model.modalities}
+        return inputs.with_sources({modality: source for modality, source in sources.items() if source is not None})
+
+    @torch.no_grad()
+    def fused_once(self, model: Model, inputs: PairInputs, text_rows: Rows, batch_size: int = 512) -> Fused:
+        """Fused representations of true pairs, kept on disk under a hash of weights and data, memory-mapped.
+
+        Args:
+            model: In eval mode.
+            inputs: What it reads.
+            text_rows: The pairs, one text row each.
+            batch_size: Pairs at a time.
+        """
+        has = np.zeros(inputs.count("text"), dtype=bool)
+        has[text_rows] = True
+        key = digest(weights_hash(model.state_dict()), inputs.corpus.hash, text_rows.tobytes().hex(), self._place())
+        path = cache_dir() / "fused" / f"{key}.npy"
+        if not path.is_file():
+            order = text_rows[_by_length(inputs.sources["text"], text_rows)]
+            values = None
+            advance = self.progress.start("teacher's outputs once", len(order))
+            for part in iterate_rows(len(order), batch_size):
+                rows = order[part]
+                with self.autocast():
+                    fused = model.fused(inputs.batch(inputs.true_pairs(rows), self.device)).float().cpu().numpy()
+                if values is None:
+                    values = np.zeros((len(has), fused.shape[1]), dtype=np.float32)
+                values[rows] = fused
+                advance(len(rows))
+            self.progress.finish()
+            buffer = io.BytesIO()
+            np.save(buffer, values)
+            write_file(path, buffer.getvalue())
+        return Fused(np.load(path, mmap_mode="r"), has)
+
+    def _place(self) -> str:
+        return f"{self.device.type} {self.dtype()}"
+
+    def _encoding_key(self, model: Model, inputs: PairInputs, modality: str, embedded: bool) -> str:
+        parts = (modality,) if embedded else model.parts[modality]
+        weights = {
+            name: tensor
+            for name, tensor in model.state_dict().items()
+            if any(name == part or name.startswith(part + ".") for part in parts)
+        }
+        settings = model.config.model_dump_json(include={"image_size", "image_mean", "image_std", modality})
+        return digest(weights_hash(weights), inputs.corpus.hash, settings, modality, embedded, self._place())
+
+    @torch.no_grad()
+    def _estimated_gigabytes(self, model: Model, inputs: PairInputs, modality: str, embedded: bool) -> float:
+        sample = np.arange(min(8, inputs.count(modality)))
+        done = self.encode_all(model, inputs, modality, sample, embedded=embedded)
+        return done.tokens.flat.nbytes / len(sample) * inputs.count(modality) / 1e9
+
+    @torch.no_grad()
+    def pair_logits(
+        self,
+        model: Model,
+        vision: Encodings,
+        text: Encodings,
+        pairs: tuple[Rows, Rows],
+        *,
+        batch_size: int = 512,
+        what: str | None = None,
+    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Log-odds that each pair matches, ``(P,)``.
+
+        Args:
+            model: In eval mode.
+            vision: Encodings of images.
+            text: Encodings of texts.
+            pairs: Rows into the two, ``(P,)`` each.
+            batch_size: Pairs at a time.
+            what: Name for progress; silent without.
+        """
+        images, texts = pairs
+        order = np.argsort(text.tokens.offsets[texts + 1] - text.tokens.offsets[texts], kind="stable")
+        logits = np.empty(len(images), dtype=np.float32)
+        advance = self.progress.start(what, len(images)) if what else None
+        for part in iterate_rows(len(images), batch_size):
+            places = order[part]
+            encodings = {"vision": vision.take(images[places]), "text": text.take(texts[places])}
+            with self.autocast():
+                fused = model.fuse({m: e.to(self.device) for m, e in encodings.items()})
+                logits[places] = model.pair_scores(fused).float().cpu().numpy()
+            if advance:
+                advance(len(places))
+        if advance:
+            self.progress.finish()
+        return logits
+
+    @torch.no_grad()
+    def embeddings(self, model: Model, modality: str, encodings: Encodings) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Unit vectors whose inner products are the contrastive similarities, ``(N, P)``."""
+        pooled = torch.from_numpy(encodings.pooled).to(self.device)
+        nothing = pooled.new_zeros(len(pooled), 0)
+        with self.autocast():
+            return model.embedding(modality, Encoding(nothing, nothing, pooled)).float().cpu().numpy()
+
+
+def _by_length(source: Any, rows: Rows) -> Rows:
+    ragged = getattr(source, "ids", None) or getattr(source, "tokens", None)
+    if not isinstance(ragged, Ragged):
+        return np.arange(len(rows))
+    return np.argsort(ragged.offsets[rows + 1] - ragged.offsets[rows], kind="stable")
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether bf16 products are faster than fp32 ones here; without the instructions they are emulated."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and any(
+        getattr(torch.cpu, check)() for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+
+
+def digest(*parts: Any) -> str:
+    """A hash of values that have a stable text."""
+    return hashlib.sha256(json.dumps([str(p) for p in parts]).encode()).hexdigest()[:32]
+
+
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """sha256 over names and values of tensors."""
+    total = hashlib.sha256()
+    for name in sorted(weights):
+        total.update(name.encode())
+        total.update(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+@contextlib.contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C waits for the end of the step that is being taken, so that a checkpoint of it can be written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    seen = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: seen.set())
+    try:
+        yield seen.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _FitState:
+    """Everything that a step depends on: what is not here cannot change the outcome of a resumed run."""
+
+    def __init__(self, model: Model, parameters: dict[str, nn.Parameter], optimiser: torch.optim.AdamW, plan: Plan):
+        self.model, self.parameters, self.optimiser, self.plan = model, parameters, optimiser, plan
+        self.step = 0
+        self.history = History()
+        self.best: dict[str, Tensor] = {}
+        self.best_criterion = float("-inf")
+        self.best_step = 0
+
+    @classmethod
+    def fresh(cls, model: Model, parameters: Mapping[str, nn.Parameter], plan: Plan) -> _FitState:
+        decayed = [p for p in parameters.values() if p.dim() > 1]
+        others = [p for p in parameters.values() if p.dim() <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": plan.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=plan.learning_rate, betas=(0.9, 0.999))
+        return cls(model, dict(parameters), optimiser, plan)
+
+    def moving(self) -> dict[str, Tensor]:
+        """Trained parameters and buffers (running statistics)."""
+        return {**{n: p.detach() for n, p in self.parameters.items()}, **dict(self.model.named_buffers())}
+
+    def keep_best(self, criterion: float) -> None:
+        self.best_criterion, self.best_step = criterion, self.step
+        self.best = {name: tensor.clone() for name, tensor in self.moving().items()}
+
+    @torch.no_grad()
+    def take_best(self) -> None:
+        if not self.best:
+            return
+        for name, tensor in self.moving().items():
+            tensor.copy_(self.best[name])
+        for line in self.history.lines:
+            if "valid" in line and line["step"] == self.best_step:
+                line["selected"] = True
+
+    def save(self, path: Path) -> None:
+        """Write all of it, atomically."""
+        tensors = {f"model.{n}": t for n, t in self.moving().items()}
+        tensors |= {f"best.{n}": t for n, t in self.best.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimiser.state[parameter].items():
+                tensors[f"optimiser.{key}.{name}"] = value
+        facts = {
+            "plan": asdict(self.plan),
+            "step": self.step,
+            "best_criterion": self.best_criterion,
+            "best_step": self.best_step,
+            "history": asdict(self.history),
+        }
+        copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        write_file(path, save(copies, {"facts": json.dumps(facts)}))
+
+    @torch.no_grad()
+    def restore(self, path: Path, device: torch.device) -> None:
+        """Take over what :meth:`save` wrote.
+
+        Raises:
+            InputError: It was written under another plan or for other parameters.
+        """
+        content = path.read_bytes()
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        facts = json.loads(header["__metadata__"]["facts"])
+        tensors = load(content)
+        current = self.moving()
+        fits = all(f"model.{n}" in tensors and tensors[f"model.{n}"].shape == t.shape for n, t in current.items())
+        if facts["plan"] != json.loads(json.dumps(asdict(self.plan))) or not fits:
+            raise InputError(f"{path} is the checkpoint of a run with other settings; remove it or start elsewhere")
+        for name, tensor in current.items():
+            tensor.copy_(tensors[f"model.{name}"])
+        self.best = {n.removeprefix("best."): t.to(device) for n, t in tensors.items() if n.startswith("best.")}
+        for name, parameter in self.parameters.items():
+            keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"optimiser.{k}.{name}" in tensors]
+            if keys:
+                self.optimiser.state[parameter] = {
+                    k: tensors[f"optimiser.{k}.{name}"].to("cpu" if k == "step" else device) for k in keys
+                }
+        self.step, self.best_step = facts["step"], facts["best_step"]
+        self.best_criterion = facts["best_criterion"]
+        self.history = History(**facts["history"])

@@ -1,0 +1,253 @@
+"""The contract of a method: it is given the original and the data, and gives back an unlearned model."""
+
+from __future__ import annotations
+
+import copy
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal, final
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from multidelete.data.requests import Request
+from multidelete.data.streams import ForgetRetainStream, PairInputs, RetainBatch, Rows
+from multidelete.engine import Engine, History, Plan
+from multidelete.errors import InputError
+from multidelete.models.base import Batch, Encoding, Model
+from multidelete.tasks.base import Task
+from multidelete.training import TrainSettings
+
+
+@dataclass(frozen=True)
+class UnlearningData:
+    """What a method works with beside the original.
+
+    Args:
+        request: D_f, D_r, valid and test. Methods never read test.
+        inputs: The corpus as the model reads it.
+        task: What is asked, for the choice of a checkpoint on valid.
+        training: How the original was trained.
+        seed: Seed of every draw.
+        folder: Where checkpoints are kept while the method runs.
+        initial_seed: Seed of the original's initial weights.
+    """
+
+    request: Request
+    inputs: PairInputs
+    task: Task
+    training: TrainSettings = field(default_factory=TrainSettings)
+    seed: int = 0
+    folder: Path | None = None
+    initial_seed: int = 0
+
+    @property
+    def forget_pairs(self) -> Rows:
+        """Text rows of the pairs of D_f."""
+        return self.request.corpus.text_rows(self.request.forget)
+
+    @property
+    def retain_pairs(self) -> Rows:
+        """Text rows of the pairs of D_r."""
+        return self.request.corpus.text_rows(self.request.retain)
+
+
+@dataclass
+class Unlearned:
+    """What a method gives back.
+
+    Args:
+        model: The unlearned model, in eval mode.
+        history: Loss terms of each step, checkpoints judged, seconds of the updates.
+        prepare_seconds: Time spent before the first update (teacher's outputs, encodings).
+        inputs: What the model reads, with what is frozen in it computed beforehand: evaluation can go on from it.
+    """
+
+    model: Model
+    history: History
+    prepare_seconds: float
+    inputs: PairInputs
+
+
+class Teacher:
+    """The original model: frozen, in eval mode, and never asked twice for the same thing.
+
+    Its encodings of the corpus and its fused representation of every true training pair are computed once, kept on
+    disk and looked up; a mismatched pair, drawn afresh at every step, costs one pass of the fusion module.
+
+    Args:
+        model: The original.
+        inputs: The corpus as it reads it, encoded where that fits on disk.
+        engine: Device and precision.
+    """
+
+    def __init__(self, model: Model, inputs: PairInputs, engine: Engine) -> None:
+        self.model, self.inputs, self._engine = model, inputs, engine
+        corpus = inputs.corpus
+        self._known = engine.fused_once(model, inputs, corpus.text_rows(corpus.rows("train")))
+
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> dict[str, Encoding]:
+        """Encodings of the batch's rows."""
+        rows = {modality: chosen.numpy() for modality, chosen in batch.rows.items()}
+        return self.model.encode(self.inputs.batch(rows, self._engine.device))
+
+    @torch.no_grad()
+    def fused(self, batch: Batch) -> Tensor:
+        """``f(I, T)`` of the batch's pairs, ``(B, D)``, true pairs of the training split and mismatched ones."""
+        rows = {modality: chosen.numpy() for modality, chosen in batch.rows.items()}
+        text = rows["text"]
+        known = (self.inputs.corpus.text_units[text] == rows["vision"]) & self._known.has[text]
+        if known.all():
+            return torch.from_numpy(self._known.values[text]).to(self._engine.device)
+        fresh = {modality: chosen[~known] for modality, chosen in rows.items()}
+        computed = self.model.fused(self.inputs.batch(fresh, self._engine.device)).float()
+        fused = computed.new_empty(len(text), computed.shape[1])
+        fused[torch.from_numpy(known)] = torch.from_numpy(self._known.values[text[known]]).to(computed.device)
+        fused[torch.from_numpy(~known)] = computed
+        return fused
+
+
+class Method(BaseModel, ABC):
+    """A method: its fields are its hyper-parameters, and calling it unlearns.
+
+    Args:
+        scope: Which parameters may change: ``all``, ``fusion`` (the "-F" rows), ``vision`` or ``text``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    stored: ClassVar[bool] = False  # whether its outcome is kept beside the originals, to be found again
+
+    scope: Literal["all", "fusion", "vision", "text"] = "all"
+
+    @final
+    def __call__(self, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
+        """Unlearn D_f.
+
+        Args:
+            original: The model before; never changed.
+            data: D_f, D_r and the rest.
+            engine: Where to run.
+
+        Raises:
+            InputError: The combination is impossible, or the loss became infinite.
+        """
+        original = original.to(engine.device).eval()
+        original.parameters_of(self.scope)  # refuses a frozen or unknown scope before anything slow starts
+        before = {name: parameter.requires_grad for name, parameter in original.named_parameters()}
+        student = copy.deepcopy(original)
+        try:
+            original.requires_grad_(False)
+            return self.unlearn(student, original, data, engine)
+        finally:
+            for name, parameter in original.named_parameters():
+                parameter.requires_grad_(before[name])
+
+    @abstractmethod
+    def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
+        """Change the student, a copy of the original, and return it."""
+
+
+class LossMethod(Method):
+    """A method that is a loss over batches of D_f and D_r.
+
+    The student runs in eval mode: without dropout and with frozen running statistics. The checkpoint is chosen on
+    valid by ``utility − forget_weight · max(forget_auc, forget_target)``, both in points: utility is the task's score
+    on valid, ``forget_auc`` that of D_f against valid pairs, which nobody trained on. Forgetting below the target
+    earns nothing: with 50, deleted pairs should look unseen; with 0, score as low as possible.
+
+    Args:
+        epochs: Passes over the pairs of D_f.
+        batch_size: Pairs of D_f in a step.
+        retain_ratio: Pairs of D_r in a step, for each pair of D_f.
+        learning_rate: Peak of the schedule: linear warm-up, then cosine to zero.
+        weight_decay: AdamW's, on matrices only.
+        warmup: Share of the steps.
+        clip: Largest norm of the gradient.
+        min_steps: Steps that are taken at least, however small D_f is.
+        evaluations: Checkpoints judged on valid; 0 takes the last.
+        forget_weight: Points of utility that one point of ``forget_auc`` is worth in that choice.
+        forget_target: ``forget_auc`` below which nothing more is gained.
+    """
+
+    epochs: float = Field(default=3.0, gt=0)
+    batch_size: int = Field(default=64, ge=1)
+    retain_ratio: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=3e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    clip: float = Field(default=1.0, gt=0)
+    min_steps: int = Field(default=20, ge=1)
+    evaluations: int = Field(default=4, ge=0)
+    forget_weight: float = Field(default=0.5, ge=0)
+    forget_target: float = Field(default=0.0, ge=0, le=100)
+
+    needs_teacher: ClassVar[bool] = False
+
+    @abstractmethod
+    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+        """Named loss terms of one step, scalars; their sum is minimised, and they are logged by name."""
+
+    def mismatched_share(self) -> float:
+        """Share of the D_r batch that is re-paired, image and text from two different units."""
+        return 0.0
+
+    def peak_rate(self, data: UnlearningData) -> float:
+        """Peak learning rate."""
+        return self.learning_rate
+
+    @final
+    def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
+        """See :meth:`Method.unlearn`."""
+        if len(data.request.valid) == 0 and self.evaluations:
+            raise InputError(
+                f"corpus '{data.request.corpus.name}' has no valid split, on which {self.name} chooses its checkpoint; "
+                "add one, or set method.evaluations=0 to keep the last"
+            )
+        began = time.perf_counter()
+        inputs = engine.frozen_inputs(original, data.inputs, self.scope)
+        teacher = (
+            Teacher(original, engine.encoded_inputs(original, data.inputs), engine) if self.needs_teacher else None
+        )
+        stream = ForgetRetainStream(
+            inputs,
+            data.forget_pairs,
+            data.retain_pairs,
+            self.batch_size,
+            self.retain_ratio,
+            self.mismatched_share(),
+            data.seed,
+        )
+        plan = Plan(
+            steps=max(stream.steps(self.epochs), self.min_steps),
+            learning_rate=self.peak_rate(data),
+            seed=data.seed,
+            **self.model_dump(include={"weight_decay", "warmup", "clip", "evaluations"}),
+        )
+        prepared = time.perf_counter() - began
+
+        def losses(step: int) -> dict[str, Tensor]:
+            return self.losses(student, teacher, *stream.at(step, engine.device))  # type: ignore[arg-type]
+
+        def judge() -> dict[str, float]:
+            found = data.task.judge(student, inputs, data.request, engine)
+            missed = max(found["forget_auc"], self.forget_target)
+            return {**found, "criterion": found["utility"] - self.forget_weight * missed}
+
+        history = engine.fit(
+            student,
+            student.parameters_of(self.scope),
+            losses,
+            plan,
+            what=f"{self.title} ({self.scope})",
+            training=False,
+            judge=judge if self.evaluations else None,
+            folder=data.folder,
+        )
+        return Unlearned(student, history, prepared, inputs)

@@ -1,0 +1,33 @@
+"""Gradient ascent on the forget set."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from multidelete.data.streams import RetainBatch
+from multidelete.methods.base import LossMethod, Teacher
+from multidelete.models.base import Batch, Model
+
+
+class NegGrad(LossMethod):
+    r"""The task's loss on D_f with its gradient reversed [1]_.
+
+    .. math:: L = -\ell(D_f)
+
+    References:
+        .. [1] Golatkar et al., "Eternal Sunshine of the Spotless Net: Selective Forgetting in Deep Networks",
+           CVPR 2020
+    """
+
+    name: ClassVar[str] = "neggrad"
+    title: ClassVar[str] = "NegGrad"
+
+    epochs: float = Field(default=1.0, gt=0)
+    learning_rate: float = Field(default=5e-5, gt=0)
+
+    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+        """The negative of the task's loss on D_f: minimising it is ascent."""
+        return {"forget": -student.losses(forget).mean()}

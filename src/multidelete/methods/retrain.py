@@ -1,0 +1,55 @@
+"""Training again without the forget set: the reference of every comparison."""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+import torch
+
+from multidelete.engine import Engine
+from multidelete.methods.base import Method, Unlearned, UnlearningData
+from multidelete.models.base import Model
+from multidelete.training import train
+
+
+class Retrain(Method):
+    """The original's recipe, from the same initial weights, on D_r only [1]_.
+
+    D_f is never read. With a scope other than ``all``, what lies outside it keeps the original's weights and only the
+    rest begins anew; then the kept part has seen D_f, and the model is no reference.
+
+    References:
+        .. [1] Bourtoule et al., "Machine Unlearning", IEEE S&P 2021: exact unlearning by retraining
+    """
+
+    name: ClassVar[str] = "retrain"
+    title: ClassVar[str] = "Retrain"
+    stored: ClassVar[bool] = True
+
+    def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
+        """See :meth:`Method.unlearn`."""
+        began = time.perf_counter()
+        fresh = type(original).build(original.config, (), data.initial_seed, tokenizer=original.tokenizer)
+        fresh.to(engine.device)
+        if self.scope == "all":
+            student = fresh
+        else:
+            with torch.no_grad():
+                begun = dict(fresh.named_parameters())
+                for name, parameter in student.parameters_of(self.scope).items():
+                    parameter.copy_(begun[name])
+        inputs = engine.frozen_inputs(student, data.inputs, self.scope)
+        prepared = time.perf_counter() - began
+        history = train(
+            student,
+            inputs,
+            data.retain_pairs,
+            data.training,
+            engine,
+            scope=self.scope,
+            seed=data.seed,
+            what=f"{self.title} ({self.scope})",
+            folder=data.folder,
+        )
+        return Unlearned(student, history, prepared, inputs)

@@ -1,0 +1,1 @@
+"""Metrics: pure functions of stored predictions; none knows which method made them."""

@@ -1,0 +1,46 @@
+"""Whether D_f can be told apart, and how far a model is from one that never saw it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+Floats = NDArray[np.floating[Any]]
+
+
+def forget_auc(forget: Floats, others: Floats) -> float:
+    """``100 · P(s(x_f) > s(x_o))``, ties counted half: the exact Mann-Whitney value over all pairs.
+
+    50 means that the scores do not tell the two sets apart, below 50 that D_f scores lower. The mean over random
+    subsets of the others, as the paper computes it, has this value as its expectation.
+
+    Args:
+        forget: Scores of D_f, ``(F,)``; only their order matters.
+        others: Scores of D_r, or of D_Test for ``forget_test_auc``, ``(O,)``.
+
+    >>> forget_auc(np.array([0.1, 0.6]), np.array([0.5, 0.9]))
+    25.0
+    """
+    ranks = rankdata(np.concatenate([forget, others]))
+    wins = ranks[: len(forget)].sum() - len(forget) * (len(forget) + 1) / 2
+    return float(100 * wins / (len(forget) * len(others)))
+
+
+GAP_METRICS = ("test_score", "forget_score", "retain_score", "forget_test_auc")
+
+
+def gap_to_retrain(metrics: Mapping[str, float], retrain: Mapping[str, float]) -> float:
+    """Mean absolute difference to Retrain over test, D_f and D_r score and membership, in points; 0 is ideal.
+
+    Membership is told by ``forget_test_auc``: how D_f scores beside pairs that nobody trained on.
+    """
+    return float(np.mean([abs(metrics[name] - retrain[name]) for name in GAP_METRICS]))
+
+
+def matching_loss(match_logit: Floats) -> float:
+    """Mean of −log P(match) over true pairs: the matching head's loss, one example at a time."""
+    return float(np.mean(np.logaddexp(0, -np.asarray(match_logit, dtype=np.float64))))

@@ -1,0 +1,51 @@
+"""Retrieval: ranks among candidates, and recall from ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.integer[Any]]
+
+
+def first_true_ranks(scores: Floats, true: NDArray[np.bool_]) -> Ints:
+    """For each query the number of wrong candidates placed before its best true one; 0 is the first place.
+
+    Ties count against the query: a model that gives every pair the same score ranks nothing.
+
+    Args:
+        scores: Higher is better, ``(Q, N)``.
+        true: Which candidates are right, ``(Q, N)``, at least one for each query.
+
+    >>> first_true_ranks(np.array([[0.9, 0.5, 0.7]]), np.array([[False, True, False]]))
+    array([2])
+    """
+    best = np.where(true, scores, -np.inf).max(1, keepdims=True)
+    ranks: Ints = ((scores >= best) & ~true).sum(1)
+    return ranks
+
+
+def recall_at(ranks: Ints, k: int) -> float:
+    """Share of queries whose first true candidate is among the first k, in points (0-100).
+
+    >>> recall_at(np.array([0, 4, 10]), 5)
+    66.66666666666667
+    """
+    return float(100 * np.mean(np.asarray(ranks) < k))
+
+
+def recalls(i2t: Ints, t2i: Ints) -> dict[str, float]:
+    """R@1, R@5, R@10 of both directions, their means, and the mean of all six.
+
+    Args:
+        i2t: Rank of the best true text of each image, ``(I,)``.
+        t2i: Rank of the image of each text, ``(T,)``.
+    """
+    found = {f"{name}_r{k}": recall_at(ranks, k) for name, ranks in (("i2t", i2t), ("t2i", t2i)) for k in (1, 5, 10)}
+    found["i2t_mean_recall"] = float(np.mean([found[f"i2t_r{k}"] for k in (1, 5, 10)]))
+    found["t2i_mean_recall"] = float(np.mean([found[f"t2i_r{k}"] for k in (1, 5, 10)]))
+    found["mean_recall"] = (found["i2t_mean_recall"] + found["t2i_mean_recall"]) / 2
+    return found

@@ -1,0 +1,151 @@
+"""CLIP and SigLIP: a dual encoder whose fused representation is the element-wise product of the two embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from multidelete.models.base import Batch, EncoderConfig, Encoding, ModelConfig, Tokens
+from multidelete.models.encoders import load_pretrained
+from multidelete.models.image_text import ImageTextModel, contrastive_logits, contrastive_losses
+
+
+class ClipConfig(ModelConfig):
+    """Configuration of :class:`Clip`.
+
+    Args:
+        vision: Vision tower; a folder of a whole CLIP or SigLIP model may be given for both towers.
+        text: Text tower.
+        embedding_width: Width P of the shared space.
+        temperature: Initial temperature of the contrastive loss; it is learned.
+    """
+
+    vision: EncoderConfig = EncoderConfig(
+        pooling="pooler",
+        config={
+            "model_type": "clip_vision_model",
+            "hidden_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 256,
+            "image_size": 48,
+            "patch_size": 8,
+        },
+    )
+    text: EncoderConfig = EncoderConfig(
+        pooling="pooler",
+        config={
+            "model_type": "clip_text_model",
+            "hidden_size": 128,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 256,
+            "max_position_embeddings": 64,
+        },
+    )
+    embedding_width: int = 64
+    temperature: float = 0.07
+
+
+class Clip(ImageTextModel):
+    r"""A dual encoder trained by contrast [1]_.
+
+    A dual encoder has no fusion network; what stands for it here is documented, not invented silently:
+
+    - fused representation: :math:`P \cdot v \odot t`, the element-wise product of the two unit-length embeddings,
+      scaled so that its mean is their cosine, ``(B, P)``;
+    - fusion module (scope ``fusion``): the two projections into the shared space and the temperature;
+    - pair score: the logistic function of cosine over temperature, plus a learned bias (SigLIP's, 0 for CLIP). It
+      orders pairs as the cosine does, so there is nothing to re-rank.
+
+    References:
+        .. [1] Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021;
+           Zhai et al., "Sigmoid Loss for Language Image Pre-Training", ICCV 2023
+    """
+
+    name = "clip"
+    config_class = ClipConfig
+    matching = False
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {
+        "vision": ("vision",),
+        "text": ("text",),
+        "fusion": ("vision_projection", "text_projection", "log_scale", "bias"),
+    }
+    config: ClipConfig
+
+    def __init__(self, config: ClipConfig, tokenizer: Any, backbones: Mapping[str, nn.Module] | None = None) -> None:
+        super().__init__(config, tokenizer, backbones)
+        for modality in self.modalities:
+            projection = nn.Linear(self.width(modality), config.embedding_width, bias=False)
+            self.add_module(f"{modality}_projection", projection)
+        self.log_scale = nn.Parameter(torch.tensor(1 / config.temperature).log())
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    @classmethod
+    def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> Clip:
+        """See :meth:`Model.build`; projections and temperature come along when both towers come from one folder."""
+        source = config.vision.pretrained
+        dual = load_pretrained(source, "model.vision") if source and source == config.text.pretrained else None
+        if dual is not None:
+            width = (
+                int(dual.config.projection_dim)
+                if hasattr(dual, "visual_projection")
+                else dual.config.text_config.hidden_size
+            )
+            config = config.model_copy(update={"embedding_width": width})
+        model = super().build(config, texts, seed, tokenizer)
+        assert isinstance(model, cls)
+        if dual is not None:
+            model._take_projections(dual)
+        return model
+
+    @torch.no_grad()
+    def _take_projections(self, dual: Any) -> None:
+        for modality, name in (("vision", "visual_projection"), ("text", "text_projection")):
+            weight = getattr(self, f"{modality}_projection").weight
+            if hasattr(dual, name):
+                weight.copy_(getattr(dual, name).weight)
+            else:  # SigLIP compares the towers' outputs themselves
+                weight.copy_(torch.eye(*weight.shape))
+        self.log_scale.copy_(dual.logit_scale.reshape(()))
+        if hasattr(dual, "logit_bias"):
+            self.bias.copy_(dual.logit_bias.reshape(()))
+
+    def embed(self, modality: str, inputs: Tensor | Tokens) -> Encoding:
+        """See :meth:`Model.embed`."""
+        if isinstance(inputs, Tokens) and self.text.config.model_type.startswith("siglip"):
+            # SigLIP reads its last place whatever stands there, so every text must be padded to the same length.
+            missing = self.config.max_text_tokens - inputs.ids.shape[1]
+            ids = F.pad(inputs.ids, (0, missing), value=self.tokenizer.pad_token_id)
+            inputs = Tokens(ids, torch.ones_like(ids))
+        return super().embed(modality, inputs)
+
+    def project(self, modality: str, embedded: Encoding) -> Encoding:
+        """See :meth:`Model.project`: a tower's output is its encoding; the projections belong to the fusion."""
+        return replace(embedded, stage="encoded")
+
+    def embedding(self, modality: str, encoding: Encoding) -> Tensor:
+        """See :meth:`Model.embedding`."""
+        return F.normalize(getattr(self, f"{modality}_projection")(encoding.pooled).float(), dim=-1)
+
+    def fuse(self, encodings: Mapping[str, Encoding]) -> Tensor:
+        """See :meth:`Model.fuse`; P times the element-wise product of the embeddings."""
+        product = self.embedding("vision", encodings["vision"]) * self.embedding("text", encodings["text"])
+        return product * product.shape[-1]
+
+    def head(self, fused: Tensor) -> Tensor:
+        """Logits of "does not match" (0) and "matches" (scaled cosine + bias), ``(B, 2)``."""
+        matches = fused.mean(-1) * self.log_scale.exp().clamp(max=100) + self.bias
+        return torch.stack([torch.zeros_like(matches), matches], -1)
+
+    def losses(self, batch: Batch) -> Tensor:
+        """Contrastive loss of each pair, both directions, ``(B,)``."""
+        encodings = self.encode(batch)
+        vision, text = (self.embedding(m, encodings[m]) for m in self.modalities)
+        same = batch.units["vision"][:, None] == batch.units["text"][None, :]  # (B, B)
+        return contrastive_losses(contrastive_logits(vision, text, self.log_scale), same)

@@ -1,0 +1,178 @@
+"""Vision and text backbones from ``transformers``: pretrained folders, hub ids or configurations, behind one call."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from multidelete.errors import InputError, did_you_mean
+from multidelete.models.base import EncoderConfig, Encoding, Tokens
+
+
+def build_backbone(encoder: EncoderConfig, modality: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A backbone and its full configuration, pretrained or with random weights.
+
+    Args:
+        encoder: What to build.
+        modality: ``vision`` or ``text``; of a dual encoder's folder (CLIP, SigLIP) this tower is taken.
+
+    Raises:
+        InputError: The folder or the configuration does not describe an encoder that ``transformers`` knows.
+    """
+    where = f"model.{modality}"
+    if encoder.pretrained is None:
+        return backbone_from_config(encoder.config or {}, where)
+    backbone = load_pretrained(encoder.pretrained, where)
+    backbone = getattr(backbone, f"{modality}_model", backbone)
+    return backbone, _describe(backbone)
+
+
+def load_pretrained(source: str, where: str) -> nn.Module:
+    """A pretrained model from a folder or hub id, in fp32."""
+    from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    folder = Path(source).expanduser()
+    if not folder.is_dir() and source.startswith((".", "/", "~")):
+        raise InputError(f"{where}.pretrained: there is no folder '{source}'")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # heads of the pretraining task that are not used are not worth a warning
+    try:
+        place = str(folder.resolve()) if folder.is_dir() else source
+        # Stored in half precision or not: training and unlearning hold their weights in fp32.
+        config = AutoConfig.from_pretrained(place)
+        model: nn.Module = AutoModel.from_pretrained(place, dtype=torch.float32, **_without_pooler(config))
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{where}.pretrained: '{source}' could not be loaded: {reason}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    return model
+
+
+def backbone_from_config(fields: dict[str, Any], where: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A backbone with random weights from the fields of a ``transformers`` configuration."""
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
+
+    fields = dict(fields)
+    kind = fields.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        hint = did_you_mean(str(kind), CONFIG_MAPPING.keys())
+        raise InputError(f"{where}.config: model_type {kind!r} is not one that transformers knows{hint}")
+    config = AutoConfig.for_model(kind, **fields)
+    unknown = sorted(set(fields) - set(config.to_dict()))
+    if unknown:
+        hint = did_you_mean(unknown[0], config.to_dict())
+        raise InputError(f"{where}.config: a {kind} configuration has no field '{unknown[0]}'{hint}")
+    try:
+        if kind == "siglip_text_model":  # the one tower that AutoModel does not map
+            from transformers import SiglipTextModel
+
+            backbone: nn.Module = SiglipTextModel(config)
+        else:
+            backbone = AutoModel.from_config(config, **_without_pooler(config))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{where}.config: {str(error).splitlines()[0]}") from error
+    return backbone, _describe(backbone)
+
+
+def _without_pooler(config: Any) -> dict[str, bool]:
+    """The keyword that leaves out a pooling layer nobody reads, for the classes that have it."""
+    from transformers import AutoModel
+
+    mapping = AutoModel._model_mapping
+    if type(config) not in mapping:
+        return {}
+    return (
+        {"add_pooling_layer": False}
+        if "add_pooling_layer" in inspect.signature(mapping[type(config)].__init__).parameters
+        else {}
+    )
+
+
+def _describe(backbone: nn.Module) -> dict[str, Any]:
+    config: Any = backbone.config
+    fields = dict(config.to_diff_dict())
+    for key in ("_name_or_path", "transformers_version", "architectures", "dtype"):
+        fields.pop(key, None)
+    return {"model_type": config.model_type, **fields}
+
+
+def width_of(backbone: nn.Module, where: str) -> int:
+    """Width of the token states."""
+    config: Any = backbone.config
+    for key in ("hidden_size", "hidden_dim"):
+        if isinstance(width := getattr(config, key, None), int):
+            return width
+    raise InputError(f"{where}: the width of a {config.model_type} encoder could not be found in its configuration")
+
+
+def run_vision(backbone: nn.Module, encoder: EncoderConfig, pixels: Tensor) -> Encoding:
+    """Token states and pooled vector of normalised images, ``(B, 3, H, W)``."""
+    output: Any = backbone(pixel_values=pixels)
+    states = output.last_hidden_state
+    pooling = encoder.pooling
+    if states.dim() == 4:  # a convolutional map (B, C, h, w): its h·w places are the tokens
+        states = states.flatten(2).transpose(1, 2)
+        pooling = pooling or "mean"
+    mask = states.new_ones(states.shape[:2], dtype=torch.long)
+    return Encoding(states, mask, _pool(states, mask, pooling, output), "embedded")
+
+
+def run_text(backbone: nn.Module, encoder: EncoderConfig, tokens: Tokens) -> Encoding:
+    """Token states and pooled vector of tokenised texts."""
+    output: Any = backbone(input_ids=tokens.ids, attention_mask=tokens.mask)
+    states = output.last_hidden_state
+    return Encoding(states, tokens.mask, _pool(states, tokens.mask, encoder.pooling, output), "embedded")
+
+
+def _pool(states: Tensor, mask: Tensor, pooling: str | None, output: Any) -> Tensor:
+    if pooling == "mean":
+        weights = mask.unsqueeze(-1).to(states.dtype)
+        return (states * weights).sum(1) / weights.sum(1)
+    if pooling == "pooler":
+        return output.pooler_output  # type: ignore[no-any-return]
+    return states[:, 0]
+
+
+def build_tokenizer(encoder: EncoderConfig, texts: Sequence[str], where: str) -> Any:
+    """The tokenizer that a pretrained text encoder brings, or a word-level one made from the corpus' texts."""
+    from transformers import AutoTokenizer
+
+    if encoder.pretrained is None:
+        return word_tokenizer(texts)
+    source = encoder.pretrained
+    try:
+        return AutoTokenizer.from_pretrained(str(Path(source).resolve()) if Path(source).is_dir() else source)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{where}.pretrained: '{source}' has no tokenizer: {str(error).splitlines()[0]}") from error
+
+
+def word_tokenizer(texts: Sequence[str]) -> Any:
+    """A lower-casing word-level tokenizer over every word of the texts, in sorted order."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
+    vocabulary = {word: i for i, word in enumerate([*special, *sorted(words)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    )

@@ -1,0 +1,65 @@
+"""Progress on a terminal: a bar with the time left for long work, plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+
+from multidelete.engine import Progress
+
+
+class Bars(Progress):
+    """One bar at a time, on standard error."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self._open: list[tuple[RichProgress, TaskID]] = []
+
+    def start(self, what: str, total: int) -> Callable[[int], None]:
+        """See :meth:`Progress.start`; inside another piece of work the bar stands below it."""
+        if not sys.stderr.isatty():
+            self.console.print(what)
+        if self._open:
+            bars = self._open[-1][0]
+        else:
+            bars = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self.console,
+                disable=not sys.stderr.isatty(),
+            )
+            bars.start()
+        task = bars.add_task(what, total=total)
+        self._open.append((bars, task))
+        return lambda done: bars.advance(task, done)
+
+    def say(self, sentence: str) -> None:
+        """See :meth:`Progress.say`."""
+        self.console.print(sentence)
+
+    def finish(self) -> None:
+        """See :meth:`Progress.finish`."""
+        bars, task = self._open.pop()
+        if self._open:
+            bars.remove_task(task)
+        else:
+            bars.stop()
+
+    def close(self) -> None:
+        """Leave the terminal as it was, whatever was still open."""
+        while self._open:
+            self._open.pop()[0].stop()

@@ -1,0 +1,293 @@
+"""A recipe: everything a run depends on, in TOML and ``key=value``, checked whole before anything starts."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from multidelete.data.corpus import Corpus
+from multidelete.data.readers import READERS, read
+from multidelete.data.requests import Request, resolve
+from multidelete.errors import InputError, did_you_mean
+from multidelete.methods import METHODS, Method, Retrain
+from multidelete.models import MODELS
+from multidelete.models.base import Model, ModelConfig
+from multidelete.registry import unknown
+from multidelete.tasks import TASKS, Task
+from multidelete.training import TrainSettings
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class ForgetSettings(BaseModel):
+    """Which units must go: a file or list of ids, a number, or a share of the training units.
+
+    Args:
+        ids: A text file with one id in a line, or a list of ids.
+        count: Size of a seeded sample.
+        fraction: Size of a seeded sample, as a share.
+        seed: Seed of the sample; the recipe's by default.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ids: str | list[str] | None = None
+    count: int | None = None
+    fraction: float | None = None
+    seed: int | None = None
+
+
+class Recipe(BaseModel):
+    """One run, validated.
+
+    Args:
+        task: What is asked, with its settings.
+        data: Name of the reader and its options.
+        model: The architecture and its configuration; None where ``original`` brings the model.
+        original: Folder of a trained model, instead of training one.
+        train: How the original and Retrain are made.
+        forget: The deletion request.
+        method: The method that the run is about.
+        compare: Methods beside it.
+        retrain: Whether Retrain, the reference of every comparison, is made.
+        seed: Seed of initial weights, training, deletion set and unlearning.
+        precision: See :class:`Engine`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    task: Task
+    data: dict[str, Any]
+    model: tuple[str, ModelConfig] | None
+    original: str | None
+    train: TrainSettings
+    forget: ForgetSettings
+    method: Method
+    compare: tuple[Method, ...]
+    retrain: bool
+    seed: int
+    precision: Literal["auto", "fp32", "bf16"]
+
+    def methods(self) -> list[Method]:
+        """Every method of the run: Retrain first, then the one that it is about, then the others."""
+        first: list[Method] = [Retrain()] if self.retrain else []
+        return [*first, self.method, *self.compare]
+
+    def corpus(self) -> Corpus:
+        """Read the data."""
+        options = dict(self.data)
+        return read(options.pop("reader"), **options)
+
+    def request(self, corpus: Corpus) -> Request:
+        """Cut the data."""
+        fields = self.forget.model_dump()
+        seed = fields.pop("seed")
+        return resolve(corpus, **fields, seed=self.seed if seed is None else seed)
+
+    def architecture(self) -> type[Model]:
+        """The class of the model that is to be built."""
+        assert self.model is not None
+        return MODELS[self.model[0]]
+
+
+def load(path: Path | None, overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: A TOML file; none for ``options`` and overrides alone.
+        overrides: ``a.b=c`` with c a TOML value; a bare word is a string.
+        options: Values over the file's and under the overrides.
+
+    Raises:
+        InputError: With every mistake of the recipe, a line each.
+    """
+    source = "the command line" if path is None else str(path)
+    values = merged({} if path is None else _read_toml(path), options or {})
+    if options and options.get("original") is not None:
+        values.pop("model", None)  # a model that is brought takes the place of the recipe's
+    if options and "forget" in options:
+        values["forget"] = options["forget"]  # one request takes the place of another
+    for override in overrides:
+        values = merged(values, _parse_override(override))
+    return validate(values, source)
+
+
+def validate(values: Mapping[str, Any], source: str) -> Recipe:
+    """A recipe from plain values; all mistakes are found before any is reported."""
+    return _Checker(source).recipe(dict(values))
+
+
+def merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with others laid over them, table by table; another name in a table starts that table anew."""
+    result = dict(values)
+    for key, value in over.items():
+        before = result.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            renamed = any(name in value and value[name] != before.get(name) for name in ("name", "reader"))
+            result[key] = dict(value) if renamed else merged(before, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        beside = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        kind = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"recipe '{path}' {kind}{did_you_mean(path.name, beside)}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from error
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip() or not all(part.strip() for part in key.split(".")):
+        raise InputError(f"'{text}' is not a setting; expected key=value, as in method.scope=fusion")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for part in reversed(key.strip().split(".")):
+        parsed = {part.strip(): parsed}
+    return dict(parsed)
+
+
+class _Checker:
+    """Collects every mistake of a recipe."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.mistakes: list[str] = []
+
+    def recipe(self, values: dict[str, Any]) -> Recipe:
+        known = list(Recipe.model_fields)
+        for key in values:
+            if key not in known:
+                self.mistakes.append(f"{self.source}: there is no setting '{key}'{did_you_mean(key, known)}")
+        method = self.named(values.get("method", {"name": "multidelete"}), "method", METHODS)
+        compare = values.get("compare", [])
+        if not isinstance(compare, list):
+            self.mistakes.append(f"{self.source}: 'compare' must be a list of tables ([[compare]])")
+            compare = []
+        fields: dict[str, Any] = {
+            "task": self.named(values.get("task", "retrieval"), "task", TASKS),
+            "data": self.data(values.get("data", {"reader": "scenes"})),
+            "model": self.model(values),
+            "original": self.scalar(values, "original", str, None),
+            "train": self.section(TrainSettings, values.get("train", {}), "train"),
+            "forget": self.section(ForgetSettings, values.get("forget", {}), "forget"),
+            "method": method,
+            "compare": tuple(self.named(each, f"compare[{i}]", METHODS) for i, each in enumerate(compare)),
+            "retrain": self.scalar(values, "retrain", bool, True),
+            "seed": self.scalar(values, "seed", int, 0),
+            "precision": values.get("precision", "auto"),
+        }
+        if fields["precision"] not in ("auto", "fp32", "bf16"):
+            self.mistakes.append(f"{self.source}: 'precision' must be auto, fp32 or bf16, not {fields['precision']!r}")
+        if isinstance(fields["seed"], int) and fields["seed"] < 0:
+            self.mistakes.append(f"{self.source}: 'seed' must not be negative, it is {fields['seed']}")
+        self.request(fields["forget"])
+        if self.mistakes:
+            raise InputError("\n".join(self.mistakes))
+        return Recipe(**fields)
+
+    def request(self, forget: ForgetSettings | None) -> None:
+        if forget is None:
+            return
+        given = [key for key in ("ids", "count", "fraction") if getattr(forget, key) is not None]
+        if len(given) != 1:
+            came = "none is given" if not given else f"{' and '.join(given)} are given"
+            self.mistakes.append(f"{self.source}: 'forget' needs one of ids, count and fraction; {came}")
+
+    def scalar(self, values: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
+        value = values.get(key, default)
+        if value is not default and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+            self.mistakes.append(f"{self.source}: '{key}' must be {_KINDS[kind]}, not {value!r}")
+        return value
+
+    def data(self, given: Any) -> dict[str, Any]:
+        if not isinstance(given, dict) or not isinstance(given.get("reader"), str):
+            self.mistakes.append(f"{self.source}: 'data' needs a reader, one of {', '.join(READERS)}")
+            return {}
+        if given["reader"] not in READERS:
+            self.mistakes.append(
+                f"{self.source}: {unknown(given['reader'], READERS, 'reader')}; there are {', '.join(READERS)}"
+            )
+        return given
+
+    def model(self, values: Mapping[str, Any]) -> tuple[str, ModelConfig] | None:
+        given = values.get("model")
+        if values.get("original") is not None:
+            if given is not None:
+                self.mistakes.append(
+                    f"{self.source}: 'original' brings a model of its own; leave out the table 'model'"
+                )
+            return None
+        given = {"name": "albef"} if given is None else given
+        if not isinstance(given, dict) or given.get("name") not in MODELS:
+            name = given.get("name", given) if isinstance(given, dict) else given
+            self.mistakes.append(f"{self.source}: {unknown(str(name), MODELS, 'model')}; there are {', '.join(MODELS)}")
+            return None
+        fields = {key: value for key, value in given.items() if key != "name"}
+        config = self.section(MODELS[given["name"]].config_class, fields, "model")
+        return None if config is None else (given["name"], config)
+
+    def named(self, given: Any, place: str, table: Mapping[str, type[T]]) -> T | None:
+        """An entry of a table with its settings, from a name or a table that has one."""
+        kind = place.split("[")[0].replace("compare", "method")
+        fields = {"name": given} if isinstance(given, str) else given
+        if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
+            self.mistakes.append(f"{self.source}: '{place}' needs a name, one of {', '.join(table)}")
+            return None
+        if fields["name"] not in table:
+            self.mistakes.append(f"{self.source}: {unknown(fields['name'], table, kind)}; there are {', '.join(table)}")
+            return None
+        settings = {key: value for key, value in fields.items() if key != "name"}
+        return self.section(table[fields["name"]], settings, place, f"{kind} '{fields['name']}'")
+
+    def section(self, kind: type[T], given: Any, place: str, owner: str | None = None) -> T | None:
+        if not isinstance(given, dict):
+            self.mistakes.append(f"{self.source}: '{place}' must be a table, not {given!r}")
+            return None
+        try:
+            return kind.model_validate(given)
+        except ValidationError as error:
+            self.mistakes += [f"{self.source}: {line}" for line in sentences(error, kind, place, owner)]
+            return None
+
+
+_KINDS: dict[type, str] = {str: "a string", bool: "true or false", int: "a whole number"}
+
+
+def sentences(error: ValidationError, kind: type[BaseModel], place: str, owner: str | None) -> Iterator[str]:
+    """What pydantic found, in our words: the setting, what came, what was expected, what may have been meant."""
+    for mistake in error.errors():
+        path = [str(part) for part in mistake["loc"]]
+        where = ".".join([place, *path])
+        if mistake["type"] == "extra_forbidden":
+            options = _fields_at(kind, path[:-1])
+            hint = did_you_mean(path[-1], options) or f"; it has {', '.join(options)}"
+            yield f"{owner or repr('.'.join([place, *path[:-1]]))} has no setting '{path[-1]}'{hint}"
+        else:
+            message = mistake["msg"].removeprefix("Value error, ")
+            message = message[0].lower() + message[1:]
+            came = "" if isinstance(mistake["input"], dict) else f", got {mistake['input']!r}"
+            yield f"'{where}': {message}{came}"
+
+
+def _fields_at(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for part in path:
+        annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
+        options = get_args(annotation) if get_origin(annotation) is UnionType else (annotation,)
+        inner = [each for each in options if isinstance(each, type) and issubclass(each, BaseModel)]
+        if not inner:
+            return []
+        kind = inner[0]
+    return list(kind.model_fields)

@@ -1,0 +1,333 @@
+"""Draws the figures of a report as SVG text that can stand inside a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from numpy.typing import NDArray
+
+from multidelete.report.drawing import (
+    GUIDE,
+    INK,
+    MUTED,
+    SUBSCRIPTED,
+    Mark,
+    colour,
+    legend,
+    place_labels,
+    style,
+    to_svg,
+)
+from multidelete.report.runs import History
+from multidelete.report.tables import BASELINES, Group, duration, labels, reference
+
+TERM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")  # tell variants of one method apart
+
+
+def scatter(groups: Sequence[Group], *, ids: str, width: float = 6.6, height: float = 4.3) -> str:
+    """Utility against forgetting: one point per group, with deviations where there are several seeds.
+
+    Args:
+        groups: The groups to show; those without a test score or a D_f AUC are left out.
+        ids: Prefix of every id in the SVG, unique within the page.
+        width: Width in inches of 72 points; the text keeps its size.
+        height: Height in inches.
+    """
+    shown = [
+        (name, group)
+        for name, group in zip(labels(groups), groups, strict=True)
+        if {"forget_auc", "test_score"} <= group.metrics.keys()
+    ]
+    with style():
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.add_subplot()
+        axes.grid(True)
+        retrain = reference((group for _, group in shown), "retrain")
+        if retrain:
+            for line, key in ((axes.axvline, "forget_auc"), (axes.axhline, "test_score")):
+                line(retrain.metrics[key].mean, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=GUIDE)
+        seen: dict[str, int] = {}
+        marks = []
+        for name, group in shown:
+            x, y = group.metrics["forget_auc"], group.metrics["test_score"]
+            variant = seen[group.method] = seen.get(group.method, -1) + 1
+            # A ring, so that a method that changed nothing is seen inside it.
+            ring = group.method == "original"
+            axes.errorbar(
+                x.mean,
+                y.mean,
+                xerr=x.sd,
+                yerr=y.sd,
+                color=colour(group.method),
+                marker=MARKERS[variant % len(MARKERS)],
+                markersize=12 if ring else 8,
+                markerfacecolor="none" if ring else colour(group.method),
+                markeredgecolor=colour(group.method) if ring else "white",
+                markeredgewidth=1.8 if ring else 0.9,
+                elinewidth=1.1,
+                capsize=2,
+                zorder=3,
+            )
+            bold = group.method in BASELINES
+            marks.append(Mark(name, colour(group.method), bold, x.mean, y.mean, x.sd or 0.0, y.sd or 0.0))
+        axes.margins(0.14)
+        axes.autoscale_view()
+        axes.autoscale(False)
+        axes.set_xlabel(f"{SUBSCRIPTED['forget']} AUC, deleted against kept pairs  (← more forgotten)")
+        axes.set_ylabel("Test score   (more useful →)")
+        place_labels(figure, axes, marks)
+    points = "; ".join(
+        f"{name}: test score {group.metrics['test_score']}, D_f AUC {group.metrics['forget_auc']}"
+        for name, group in shown
+    )
+    return to_svg(figure, ids, f"Test score against D_f AUC. {points}.")
+
+
+# --- score histograms -----------------------------------------------------------------------------
+
+WIDEST = 14.0  # log-odds beyond this, one in a million or in a billion, share the outermost bins
+# Log-odds that are marked, the most telling first; a mark is left out where it would touch an earlier one.
+PROBABILITIES = (0.5, 0.01, 0.99, 1e-4, 1 - 1e-4, 0.1, 0.9, 1e-6, 1 - 1e-6, 0.3, 0.7)
+
+
+def common_bins(scores: Sequence[NDArray[np.float64]], count: int = 36) -> NDArray[np.float64]:
+    """Edges of bins that hold all ``scores``; what lies beyond ``WIDEST`` belongs into the outermost bins."""
+    every = np.clip(np.concatenate(scores), -WIDEST, WIDEST)
+    low, high = float(every.min()), float(every.max())
+    if high - low < 1:
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, count + 1)
+
+
+def histogram(
+    scores: Mapping[str, NDArray[np.float64]],
+    bins: NDArray[np.float64],
+    method: str,
+    *,
+    ids: str,
+    title: str,
+) -> str:
+    """How one model scores the pairs of D_f, D_r and the test split, each set as shares of itself.
+
+    Args:
+        scores: Log-odds of a match by split (``forget``, ``retain``, ``test``).
+        bins: Common edges, see ``common_bins``.
+        method: Whose colour D_f gets.
+        ids: Prefix of every id in the SVG, unique within the page.
+        title: What the figure shows, for those who cannot see it.
+    """
+    with style():
+        figure = Figure(figsize=(3.5, 2.15), layout="constrained")
+        axes = figure.add_subplot()
+        centres = (bins[:-1] + bins[1:]) / 2
+        width = float(bins[1] - bins[0])
+        medians, handles = [], dict[str, Artist]()
+        for split, word in (("retain", "kept"), ("forget", "deleted"), ("test", "unseen")):
+            if split not in scores or not len(scores[split]):
+                continue
+            counts = np.histogram(np.clip(scores[split], bins[0], bins[-1]), bins)[0]
+            share = 100 * counts / counts.sum()
+            name = f"{SUBSCRIPTED[split]} {word}"
+            if split == "retain":
+                handle: Artist = axes.bar(centres, share, width, color="#c6cad0")[0]
+            elif split == "forget":
+                handle = axes.bar(centres, share, width, color=colour(method), alpha=0.62)[0]
+            else:
+                axes.stairs(share, bins, color="white", linewidth=2.4, alpha=0.8)
+                handle = axes.stairs(share, bins, color=INK, linewidth=1.1, linestyle=(0, (2.5, 1.2)))
+            handles[name] = handle
+            medians.append(f"{word}: median {_probability(_sigmoid(float(np.median(scores[split]))))}")
+        axes.set_xlim(float(bins[0]), float(bins[-1]))
+        _probability_ticks(axes)
+        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axes.yaxis.set_major_formatter("{x:.0f} %")
+        axes.set_xlabel("probability of a match")
+        legend(figure, handles)
+    return to_svg(figure, ids, f"{title}. {'; '.join(medians)}.")
+
+
+def _sigmoid(logit: float) -> float:
+    return 0.5 * (1 + math.tanh(logit / 2))
+
+
+def _probability(probability: float) -> str:
+    rarer = min(probability, 1 - probability)
+    digits = math.ceil(-math.log10(100 * rarer) - 1e-9) if rarer > 0 else 0
+    return f"{100 * probability:.{min(max(digits, 0), 4)}f} %"
+
+
+def _probability_ticks(axes: Axes) -> None:
+    low, high = axes.get_xlim()
+    ticks: list[tuple[float, str]] = []
+    for probability in PROBABILITIES:
+        logit = math.log(probability / (1 - probability))
+        if low <= logit <= high and all(abs(logit - other) > (high - low) / 5.5 for other, _ in ticks):
+            ticks.append((logit, _probability(probability)))
+    ticks.sort()
+    axes.set_xticks([logit for logit, _ in ticks], [text for _, text in ticks])
+
+
+# --- loss curves ----------------------------------------------------------------------------------
+
+MOST_POINTS = 400
+
+
+def loss_curves(history: History, *, ids: str, title: str) -> str:
+    """The terms of one row's loss over its steps, and what validation said of the checkpoints.
+
+    The axis is logarithmic where every term is positive. Triangles mark the steps at which a checkpoint was
+    evaluated; the filled one is the checkpoint that was kept.
+    """
+    steps_checked = sorted(history.valid)
+    validated = any({"utility", "forget_auc"} & history.valid[step].keys() for step in steps_checked)
+    # A term that is zero throughout (UKR where only the fusion trains) has no place on a logarithmic axis.
+    silent = [term for term, curve in history.losses.items() if not any(curve.values())]
+    terms = [term for term in history.losses if term not in (*silent, "total")]
+    if "total" in history.losses and len(terms) != 1:
+        terms.append("total")
+    with style():
+        figure = Figure(figsize=(3.5, 3.1 if validated else 2.3), layout="constrained")
+        axes = figure.add_subplot(*((3, 1, (1, 2)) if validated else ()))
+        handles: dict[str, Artist] = {}
+        curves = {term: _thinned(history.losses[term]) for term in terms}
+        positive = all(np.all((values >= 0) | np.isnan(values)) for _, values in curves.values())
+        if positive and curves:
+            axes.set_yscale("log", nonpositive="mask")
+        for index, (term, (steps, values)) in enumerate(curves.items()):
+            name = term.upper() if term in ("md", "mkr", "ukr") else term.replace("_", " ")
+            ink = INK if term == "total" else TERM_COLOURS[index % len(TERM_COLOURS)]
+            smooth = _smoothed(values)
+            if smooth is not values:
+                axes.plot(steps, values, color=ink, linewidth=0.6, alpha=0.3)
+            dashes = (0, (3, 1.5)) if term == "total" else "-"
+            handles[name] = axes.plot(steps, smooth, color=ink, linewidth=1.3, linestyle=dashes)[0]
+        if positive and curves:
+            low, high = axes.get_ylim()
+            few = math.log10(high / low) < 2.2
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=8))
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_formatter("{x:g}")
+        axes.grid(True, axis="y")
+        axes.set_ylabel("loss")
+        for step in steps_checked:
+            axes.plot(
+                step,
+                0.0,
+                "^",
+                transform=axes.get_xaxis_transform(),
+                markersize=5,
+                markerfacecolor=INK if step == history.selected else "white",
+                markeredgecolor=INK,
+                clip_on=False,
+                zorder=6 if step == history.selected else 5,
+            )
+        lowest = _validation(figure, axes, history) if validated else axes
+        if history.selected is not None:
+            for panel in figure.axes:
+                panel.axvline(history.selected, color=INK, linewidth=0.8, linestyle=(0, (1, 1.5)))
+        lowest.set_xlabel("step")
+        lowest.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if handles:
+            legend(figure, handles)
+    zero = f" {', '.join(silent)}: zero throughout." if silent else ""
+    kept = f" The checkpoint of step {history.selected} was kept." if history.selected is not None else ""
+    return to_svg(figure, ids, f"{title}.{zero}{kept}")
+
+
+def _validation(figure: Figure, above: Axes, history: History) -> Axes:
+    """Draws what validation said under the losses, over the same steps."""
+    axes = figure.add_subplot(3, 1, 3, sharex=above)
+    above.tick_params(labelbottom=False)
+    for term, name, ink, marker in (
+        ("utility", "utility", INK, "o"),
+        ("forget_auc", f"{SUBSCRIPTED['forget']} AUC", "#AA3377", "s"),
+    ):
+        steps = [step for step in sorted(history.valid) if term in history.valid[step]]
+        values = [history.valid[step][term] for step in steps]
+        if steps:
+            axes.plot(steps, values, color=ink, marker=marker, markersize=3, linewidth=1, label=name)
+    axes.grid(True, axis="y")
+    axes.set_ylabel("valid")
+    axes.yaxis.set_major_locator(MaxNLocator(3))
+    axes.margins(y=0.15)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 0.94), ncols=2, handlelength=1.2, borderpad=0)
+    return axes
+
+
+def _thinned(curve: Mapping[int, float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Steps and values of a curve; a long one as means over equal stretches, so that a page stays small."""
+    steps = np.array(sorted(curve), dtype=np.float64)
+    values = np.array([curve[int(step)] for step in steps], dtype=np.float64)
+    if len(steps) <= MOST_POINTS:
+        return steps, values
+    parts = zip(np.array_split(steps, MOST_POINTS), np.array_split(values, MOST_POINTS), strict=True)
+    means = np.array([(s.mean(), v.mean()) for s, v in parts])
+    return means[:, 0], means[:, 1]
+
+
+def _smoothed(values: NDArray[np.float64], least: int = 60) -> NDArray[np.float64]:
+    """The running mean of a long curve; a short curve itself."""
+    if len(values) < least:
+        return values
+    window = np.ones(max(3, len(values) // 25))
+    known = np.isfinite(values)
+    weight = np.convolve(known, window, mode="same")
+    total = np.convolve(np.where(known, values, 0), window, mode="same")
+    return np.asarray(np.where(weight > 0, total / np.maximum(weight, 1), np.nan))
+
+
+# --- costs ----------------------------------------------------------------------------------------
+
+
+def cost_bars(groups: Sequence[Group], *, ids: str, width: float = 6.6) -> str:
+    """The time each group took: updates, preparation and evaluation one after the other."""
+    parts = {"update_seconds": "update", "prepare_seconds": "preparation", "evaluate_seconds": "evaluation"}
+    shown = [(n, g) for n, g in zip(labels(groups), groups, strict=True) if "update_seconds" in g.cost]
+    with style():
+        figure = Figure(figsize=(width, 0.62 + 0.4 * len(shown)), layout="constrained")
+        axes = figure.add_subplot()
+        longest = 0.0
+        for place, (name, group) in enumerate(shown):
+            ink, left = colour(group.method), 0.0
+            for key in parts:
+                seconds = group.cost[key].mean if key in group.cost else 0.0
+                axes.barh(
+                    place,
+                    seconds,
+                    0.36,
+                    left=left,
+                    facecolor={"update_seconds": ink, "prepare_seconds": "white"}.get(key, "#d0d4d9"),
+                    edgecolor=ink if key == "prepare_seconds" and seconds else "none",
+                    hatch="/////" if key == "prepare_seconds" else None,
+                    linewidth=0.8,
+                )
+                left += seconds
+            longest = max(longest, left)
+            axes.annotate(
+                name, (0, place), (0, 7), textcoords="offset points", va="bottom", color=INK, parse_math=False
+            )
+            total = duration(left)
+            axes.annotate(
+                total, (left, place), (4, 0), textcoords="offset points", va="center", color=MUTED, fontsize=8
+            )
+        axes.set_ylim(len(shown) - 0.6, -0.85)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        size, unit = next((s, u) for s, u in ((3600, "h"), (60, "min"), (1, "s")) if longest >= 3 * s or s == 1)
+        ticks = list(MaxNLocator(5).tick_values(0, 1.16 * longest / size))
+        axes.set_xticks([size * tick for tick in ticks], [f"{tick:g} {unit}" for tick in ticks])
+        axes.set_xlim(0, 1.16 * longest or 1.0)
+        axes.grid(True, axis="x")
+    times = "; ".join(
+        f"{name}: "
+        + ", ".join(f"{part} {duration(group.cost[key].mean)}" for key, part in parts.items() if key in group.cost)
+        for name, group in shown
+    )
+    return to_svg(figure, ids, f"Time by method. {times}.")

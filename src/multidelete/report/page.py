@@ -1,0 +1,294 @@
+"""Writes the report of one or several runs: one page that needs no network, no script and no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup, escape
+from numpy.typing import NDArray
+from PIL import Image
+
+from multidelete.errors import InputError
+from multidelete.report import drawing, figures, tables, verdict
+from multidelete.report.runs import Run, Scores, numbers
+from multidelete.report.tables import Group
+
+MOST_CARDS = 12  # pictures per split; more would make the page heavy without showing more
+MOST_PIXELS = 256  # longest side of an embedded picture
+SPLITS = {"forget": "Deleted pairs", "retain": "Kept pairs"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A small figure of one model."""
+
+    label: str
+    svg: Markup
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A text of a unit, and the probability of a match by the index of the row that gives it."""
+
+    text: str
+    probability: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Card:
+    """A unit of the gallery: its picture as a data URI (or nothing) and its captions."""
+
+    unit: str
+    picture: str
+    captions: Sequence[Caption]
+
+
+def write_report(runs: Sequence[Path], out: Path) -> Path:
+    """Writes the report and returns its path.
+
+    Args:
+        runs: One run folder, or several that differ in their seed only.
+        out: The page to write if it ends in ``.html``; else the folder that gets a ``report.html``.
+    """
+    page = out if out.suffix == ".html" else out / "report.html"
+    text = render([Run.load(folder) for folder in runs])
+    page.parent.mkdir(parents=True, exist_ok=True)
+    part = page.with_name(f".{page.name}.{os.getpid()}")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(page)
+    finally:
+        part.unlink(missing_ok=True)
+    return page
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The report of one or several runs, as HTML."""
+    groups = _comparable(runs)
+    retrain = tables.reference(groups, "retrain")
+    found = verdict.verdicts(groups)
+    unlearned = [group for group in groups if group.method not in tables.BASELINES]
+    main = next((i for i, group in enumerate(unlearned) if group.method == "multidelete"), 0)
+    seeds = sorted({seed for group in groups for seed in group.seeds})
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"sets": _sets, "lines": _lines, "label": _label, "percent": _chance}
+    source = files("multidelete.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(source).render(
+        task=groups[0].first,
+        seeds=seeds,
+        headline=verdict.headline(found[main], unlearned[main], retrain) if found else "",
+        retrain_meaning=verdict.meaning_of_retrain(retrain),
+        verdicts=found,
+        thresholds=verdict.THRESHOLDS,
+        headings=tables.headings(groups),
+        table=list(zip(groups, tables.cells(groups), strict=True)),
+        several=any(len(group.rows) > 1 for group in groups),
+        scatter_wide=Markup(figures.scatter(groups, ids="scatter-wide")),
+        scatter_narrow=Markup(figures.scatter(groups, ids="scatter-narrow", width=4.0, height=4.2)),
+        gallery=_gallery(runs),
+        histograms=_histograms(runs),
+        curves=_curves(runs),
+        cost_wide=Markup(figures.cost_bars(groups, ids="cost-wide")),
+        cost_narrow=Markup(figures.cost_bars(groups, ids="cost-narrow", width=4.0)),
+        memory=_memory(groups),
+        settings=list(zip(tables.labels(groups), groups, strict=True)),
+        provenance=[(run.folder.name, run.provenance, tables.summary([run])[0].seeds) for run in runs],
+        colour=drawing.colour,
+    )
+
+
+def _comparable(runs: Sequence[Run]) -> list[Group]:
+    if not runs:
+        raise InputError("a report needs at least one run folder; none was given")
+    folders = [run.folder.resolve() for run in runs]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise InputError(f"{folder} is given twice: its rows would be counted as two seeds")
+    groups = tables.summary(runs)
+    questions = list(dict.fromkeys(group.question for group in groups))
+    if len(questions) > 1:
+        titles = " | ".join(map(tables.question_title, questions))
+        raise InputError(f"a report compares rows of one task, data, model and size of D_f; these are of {titles}")
+    return groups
+
+
+# --- gallery --------------------------------------------------------------------------------------
+
+
+def _gallery(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """What the gallery section shows, from the first run that has pictures; None where none has."""
+    run = next((run for run in runs if run.gallery()), None)
+    if run is None:
+        return None
+    names = [tables.label(row, run.rows) for row in run.rows]
+    methods = [str(row["method"]) for row in run.rows]
+    entries = run.gallery()
+    parts = []
+    stored = {s: {i: _lookup(run.scores(i, s)) for i in range(len(run.rows))} for s in SPLITS}
+    for split, title in SPLITS.items():
+        mine = [entry for entry in entries if entry.get("split") == split]
+        if mine:
+            cards = [_card(run, entry, stored[split]) for entry in mine[:MOST_CARDS]]
+            parts.append({"title": title, "split": split, "cards": cards, "total": len(mine)})
+    scored = {i for part in stored.values() for i, found in part.items() if found}
+    switch = [i for i, method in enumerate(methods) if method not in tables.BASELINES and i in scored]
+    return {
+        "parts": parts,
+        "names": names,
+        "methods": methods,
+        "original": next((i for i in scored if methods[i] == "original"), None),
+        "retrain": next((i for i in scored if methods[i] == "retrain"), None),
+        "switch": switch,
+        "main": next((i for i in switch if methods[i] == "multidelete"), switch[0] if switch else None),
+        "seed": run.rows[0]["seed"],
+    }
+
+
+def _lookup(scores: Scores | None) -> dict[tuple[str, int], float]:
+    if scores is None:
+        return {}
+    return {
+        (str(unit), int(text)): 0.5 * (1 + math.tanh(logit / 2))
+        for unit, text, logit in zip(scores.unit, scores.text, scores.match_logit, strict=True)
+    }
+
+
+def _card(run: Run, entry: Mapping[str, Any], stored: Mapping[int, Mapping[tuple[str, int], float]]) -> Card:
+    unit = str(entry["unit"])
+    captions = [
+        Caption(str(text), {i: found[unit, k] for i, found in stored.items() if (unit, k) in found})
+        for k, text in enumerate(entry.get("texts") or [])
+    ]
+    picture = run.folder / str(entry["image"]) if entry.get("image") else None
+    return Card(unit, _embedded(picture) if picture and picture.is_file() else "", captions)
+
+
+def _embedded(path: Path) -> str:
+    """The picture as a data URI, small, in whichever of PNG and JPEG is smaller."""
+    try:
+        with Image.open(path) as opened:
+            rgba = opened.convert("RGBA")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as a picture: {error}") from error
+    rgba.thumbnail((MOST_PIXELS, MOST_PIXELS))
+    image = Image.new("RGB", rgba.size, "white")
+    image.paste(rgba, mask=rgba.getchannel("A"))
+    encoded = []
+    for kind, options in (("PNG", {"optimize": True}), ("JPEG", {"quality": 82})):
+        file = io.BytesIO()
+        image.save(file, kind, **options)
+        encoded.append((len(file.getvalue()), kind.lower(), file.getvalue()))
+    _, kind, content = min(encoded)
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def _histograms(runs: Sequence[Run]) -> list[Panel]:
+    """A histogram for each row of the first run that kept its scores."""
+    for run in runs:
+        found: dict[int, dict[str, NDArray[np.float64]]] = {}
+        for index in range(len(run.rows)):
+            logits: dict[str, NDArray[np.float64]] = {}
+            for split in ("forget", "retain", "test"):
+                scores = run.scores(index, split)
+                if scores is not None:
+                    logits[split] = scores.match_logit[~np.isnan(scores.match_logit)]
+            if any(map(len, logits.values())):
+                found[index] = logits
+        if found:
+            bins = figures.common_bins([one for logits in found.values() for one in logits.values()])
+            return [_histogram(run, index, logits, bins) for index, logits in found.items()]
+    return []
+
+
+def _histogram(run: Run, index: int, logits: Mapping[str, NDArray[np.float64]], bins: NDArray[np.float64]) -> Panel:
+    row = run.rows[index]
+    name = tables.label(row, run.rows)
+    drawn = figures.histogram(
+        logits, bins, row["method"], ids=f"scores-{index}", title=f"Scores under {name}, seed {row['seed']}"
+    )
+    metrics = numbers(row["metrics"])
+    aucs = (("D_f AUC", "forget_auc"), ("vs test", "forget_test_auc"))
+    note = ", ".join(f"{title} {tables.signed(metrics[key])}" for title, key in aucs if key in metrics)
+    return Panel(name, Markup(drawn), note)
+
+
+def _curves(runs: Sequence[Run]) -> list[Panel]:
+    """The loss curves of the first run that kept a history."""
+    for run in runs:
+        history = run.history()
+        panels = []
+        for index, row in enumerate(run.rows):
+            one = history.get(run.key(index))
+            if one is None or not one.losses:
+                continue
+            name = tables.label(row, run.rows)
+            silent = [term.upper() for term, curve in one.losses.items() if not any(curve.values())]
+            notes = [f"{', '.join(silent)} zero throughout"] if silent else []
+            if one.selected is not None:
+                notes.append(f"step {one.selected:,} kept")
+            drawn = figures.loss_curves(one, ids=f"loss-{index}", title=f"Loss of {name}, seed {row['seed']}")
+            panels.append(Panel(name, Markup(drawn), ", ".join(notes)))
+        if panels:
+            return panels
+    return []
+
+
+def _memory(groups: Sequence[Group]) -> str:
+    peaks = [
+        (group.cost["peak_memory_mb"].mean, name)
+        for name, group in zip(tables.labels(groups), groups, strict=True)
+        if "peak_memory_mb" in group.cost
+    ]
+    if not peaks:
+        return ""
+    (least, leanest), (most, largest) = min(peaks), max(peaks)
+    if most < 1.05 * least:
+        return f"{most:,.0f} MB"
+    return f"from {least:,.0f} MB ({leanest}) to {most:,.0f} MB ({largest})"
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def _sets(text: str) -> Markup:
+    """Text in which D_f, D_r and D_Test have their subscripts."""
+    # An arrow stays with the word before it, a unit and a deviation with their number.
+    bound = re.sub(r" (?=[↑↓±])|(?<=[±≈]) |(?<=\d) (?=%|(?:s|min|h)\b)", "\u00a0", str(escape(text)))
+    return Markup(re.sub(r"\bD_(f|r|Test)\b", r"D<sub>\1</sub>", bound))
+
+
+def _label(text: str) -> Markup:
+    """A label that breaks before its parenthesis or after a comma rather than at a hyphen."""
+    pieces = re.split(r" (?=\()|(?<=,) ", text)
+    return Markup(" ").join(Markup('<span class="piece">{}</span>').format(piece) for piece in pieces)
+
+
+def _lines(text: str) -> Markup:
+    """``_sets`` with each part of an enumeration on its own line."""
+    return _sets(text).replace("; ", Markup("<br>"))
+
+
+def _chance(probability: float | None) -> str:
+    """A probability for a narrow column."""
+    if probability is None:
+        return tables.NONE
+    if probability < 0.005:
+        return "< 1 %"
+    return "> 99 %" if probability > 0.995 else f"{100 * probability:.0f} %"

@@ -1,0 +1,164 @@
+"""Reads what a run left in its folder: rows, scores, history and gallery, each checked as it is read."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multidelete.errors import InputError, did_you_mean
+
+Row = Mapping[str, Any]  # one entry of "rows" in results.json
+
+SCHEMA = 1
+ROW_KEYS = ("task", "data", "model", "method", "scope", "forget_units", "seed", "settings", "metrics", "cost")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one model says of the pairs of one split.
+
+    Args:
+        unit: Id of the deletion unit of each pair, ``(P,)``.
+        text: Index of the text within its unit, ``(P,)``.
+        match_logit: Log-odds that the pair matches, ``(P,)``.
+    """
+
+    unit: NDArray[np.str_]
+    text: NDArray[np.int64]
+    match_logit: NDArray[np.float64]
+
+
+@dataclass
+class History:
+    """What one row's training logged: ``losses[term][step]`` and ``valid[step]``."""
+
+    losses: dict[str, dict[int, float]] = field(default_factory=dict)
+    valid: dict[int, dict[str, float]] = field(default_factory=dict)
+    selected: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder: the rows of its ``results.json``; everything larger is read when it is asked for."""
+
+    folder: Path
+    rows: tuple[Row, ...]
+    provenance: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, folder: Path) -> Run:
+        """The run in ``folder``; an ``InputError`` says what is wrong with it."""
+        if not folder.is_dir():
+            names = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
+            raise InputError(f"{folder} is not a folder of a run{did_you_mean(folder.name, names)}")
+        path = folder / "results.json"
+        if not path.is_file():
+            raise InputError(f"{folder} has no results.json: a run writes it when it is done")
+        content = _json(path)
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            came = repr(content.get("schema")) if isinstance(content, dict) else f"a {type(content).__name__}"
+            raise InputError(f'{path}: expected results with "schema": {SCHEMA}, got {came}')
+        rows = content.get("rows")
+        if not isinstance(rows, list) or not rows:
+            raise InputError(f'{path}: expected a list "rows" with at least one row, got {rows!r}')
+        for index, row in enumerate(rows):
+            _check_row(path, index, row)
+        return cls(folder, tuple(rows), content.get("provenance") or {})
+
+    def key(self, index: int) -> str:
+        """The name under which predictions and history of the row at ``index`` are stored."""
+        row = self.rows[index]
+        return f"{index:02d}-{row['method']}-{row['scope']}"
+
+    def scores(self, index: int, split: str) -> Scores | None:
+        """The stored scores of one row on one split, or None where the run kept none."""
+        path = self.folder / "predictions" / self.key(index) / f"{split}.npz"
+        if not path.is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path} cannot be read as an npz file: {error}") from error
+        missing = [name for name in ("unit", "text", "match_logit") if name not in arrays]
+        if missing:
+            present = ", ".join(sorted(arrays)) or "none"
+            raise InputError(f"{path} has no array {missing[0]!r}; it has {present}")
+        return Scores(
+            arrays["unit"].astype(np.str_),
+            arrays["text"].astype(np.int64),
+            arrays["match_logit"].astype(np.float64),
+        )
+
+    def history(self) -> dict[str, History]:
+        """What each row logged, by key; empty where the run kept no history."""
+        path = self.folder / "history.jsonl"
+        found: dict[str, History] = {}
+        if not path.is_file():
+            return found
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+                one = found.setdefault(entry["row"], History())
+                step = int(entry["step"])
+            except (ValueError, KeyError, TypeError) as error:
+                if number == len(lines) and not line.endswith("\n"):
+                    break  # A run that was killed while writing leaves half a line behind.
+                came = repr(line[:60])
+                raise InputError(f"{path}, line {number}: expected a logged step, got {came}") from error
+            # A resumed run repeats the steps since its checkpoint: the later line counts.
+            for term, value in (entry.get("losses") or {}).items():
+                one.losses.setdefault(term, {})[step] = math.nan if value is None else float(value)
+            if "valid" in entry:
+                one.valid[step] = numbers(entry["valid"])
+                if entry.get("selected"):
+                    one.selected = step
+        return found
+
+    def gallery(self) -> list[Mapping[str, Any]]:
+        """The pictures the run chose to show; empty where it chose none."""
+        path = self.folder / "gallery.json"
+        if not path.is_file():
+            return []
+        entries = _json(path)
+        if not isinstance(entries, list) or not all(isinstance(e, dict) and "unit" in e for e in entries):
+            raise InputError(f'{path}: expected a list of entries with a "unit" each')
+        return entries
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+
+
+def _check_row(path: Path, index: int, row: object) -> None:
+    if not isinstance(row, dict):
+        raise InputError(f"{path}, row {index}: expected an object, got {row!r}")
+    for key in ROW_KEYS:
+        if key not in row:
+            raise InputError(f"{path}, row {index} has no {key!r}")
+    for key in ("settings", "metrics", "cost"):
+        if not isinstance(row[key], dict):
+            raise InputError(f"{path}, row {index}: expected an object as {key!r}, got {row[key]!r}")
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers among ``values``; a metric is computed or absent."""
+    return {
+        key: float(value)
+        for key, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }

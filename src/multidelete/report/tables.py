@@ -1,0 +1,368 @@
+"""Turns the rows of runs into labelled tables; several seeds become mean ± deviation."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from multidelete.report.runs import Row as Row
+from multidelete.report.runs import Run as Run
+from multidelete.report.runs import numbers
+
+QUESTION = ("task", "data", "model", "forget_units")  # only rows that agree in these may be compared
+BASELINES = ("original", "retrain")  # always listed first, in this order
+
+NAMES = {
+    "original": "Original",
+    "retrain": "Retrain",
+    "finetune": "FineTune",
+    "neggrad": "NegGrad",
+    "neggrad_plus": "NegGrad+",
+    "descent_to_delete": "DtD",
+    "lcodec": "L-CODEC",
+    "erm_ktp": "ERM-KTP",
+    "knowledge_unlearning": "UL",
+    "multidelete": "MultiDelete",
+}
+TERMS = {"alpha": "MD", "beta": "MKR", "gamma": "UKR"}  # weight of MultiDelete -> the term it weighs
+SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "γ", "retain_mismatched": "mismatched", "learning_rate": "lr"}
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+def label(row: Row, rows: Iterable[Row]) -> str:
+    """The name of ``row`` among ``rows``: as short as it can be without standing for two of them.
+
+    >>> plain = {"method": "multidelete", "scope": "fusion", "settings": {"alpha": 1.0, "epochs": 2}}
+    >>> ablated = {**plain, "settings": {"alpha": 0.0, "epochs": 2}}
+    >>> longer = {**plain, "settings": {"alpha": 1.0, "epochs": 4}}
+    >>> [label(row, [plain, ablated]) for row in (plain, ablated)]
+    ['MultiDelete-F', 'MultiDelete-F − MD']
+    >>> label(longer, [plain, ablated, longer])
+    'MultiDelete-F, epochs = 4'
+    """
+    rows = list(rows)
+    name = _name(row, rows)
+    rivals = [other["settings"] for other in rows if _name(other, rows) == name]
+    differing = [
+        f"{SYMBOLS.get(key, key.replace('_', ' '))} = {_value(row['settings'].get(key))}"
+        for key in sorted({key for settings in rivals for key in settings} - {"seed"}, key=_rank)
+        if any(settings.get(key) != row["settings"].get(key) for settings in rivals)
+    ]
+    return ", ".join([name, *differing])
+
+
+def _name(row: Row, rows: Iterable[Row]) -> str:
+    method, scope, settings = row["method"], row["scope"], row["settings"]
+    name = NAMES.get(method, str(method).replace("_", " ").title())
+    if method in BASELINES:
+        return name
+    name += {"all": "", "fusion": "-F"}.get(scope, f" ({scope})")
+    if method != "multidelete":
+        return name
+    without = _without(settings)
+    if without:
+        return " ".join([name, *(f"− {term}" for term in without)])
+    tuned = (
+        other["method"] == method
+        and other["scope"] == scope
+        and not _without(other["settings"])
+        and not _is_paper(other["settings"])
+        for other in rows
+    )
+    return f"{name} (paper, α = β = γ = 1)" if _is_paper(settings) and any(tuned) else name
+
+
+def _without(settings: Mapping[str, Any]) -> list[str]:
+    return [term for weight, term in TERMS.items() if settings.get(weight) == 0]
+
+
+def _is_paper(settings: Mapping[str, Any]) -> bool:
+    return all(settings.get(weight) == 1 for weight in TERMS) and not settings.get("retain_mismatched")
+
+
+def _rank(key: str) -> tuple[int, str]:
+    return (list(SYMBOLS).index(key) if key in SYMBOLS else len(SYMBOLS), key)
+
+
+def _value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# --- rows of several seeds ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation of ``n`` values; one value has no deviation."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of at least one value.
+
+        >>> Spread.of([70.0, 72.0, 74.0])
+        Spread(mean=72.0, sd=2.0, n=3)
+        >>> Spread.of([70.0])
+        Spread(mean=70.0, sd=None, n=1)
+        """
+        sd = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.fmean(values), sd, len(values))
+
+    def __str__(self) -> str:
+        return signed(self.mean) if self.sd is None else f"{signed(self.mean)} ± {self.sd:.1f}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows that differ in nothing but their seed."""
+
+    rows: tuple[Row, ...]
+    metrics: Mapping[str, Spread]
+    cost: Mapping[str, Spread]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Group:
+        """The group of ``rows``, with the spread of each number they have."""
+        return cls(tuple(rows), _spreads(rows, "metrics"), _spreads(rows, "cost"))
+
+    @property
+    def first(self) -> Row:
+        """The row that stands for what all have in common."""
+        return self.rows[0]
+
+    @property
+    def method(self) -> str:
+        """The registered name of the method."""
+        return str(self.first["method"])
+
+    @property
+    def question(self) -> tuple[Any, ...]:
+        """What was asked; only rows that answer the same question may be compared."""
+        return tuple(self.first[key] for key in QUESTION)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the rows, sorted."""
+        return sorted({int(row["seed"]) for row in self.rows})
+
+
+def _spreads(rows: Sequence[Row], part: str) -> dict[str, Spread]:
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for key, value in numbers(row[part]).items():
+            values.setdefault(key, []).append(value)
+    return {key: Spread.of(found) for key, found in values.items()}
+
+
+def summary(runs: Iterable[Run]) -> list[Group]:
+    """The rows of all runs, those put together that differ only in their seed; Original and Retrain first."""
+    found: dict[str, list[Row]] = {}
+    for run in runs:
+        for row in run.rows:
+            settings = {key: value for key, value in row["settings"].items() if key != "seed"}
+            same = [*(row[key] for key in QUESTION), row["method"], row["scope"], settings]
+            found.setdefault(json.dumps(same, sort_keys=True, default=str), []).append(row)
+    return in_order(Group.of(rows) for rows in found.values())
+
+
+def in_order(groups: Iterable[Group]) -> list[Group]:
+    """Original, Retrain, then the others as they came; one question after the other."""
+    groups = list(groups)
+    questions = list(dict.fromkeys(group.question for group in groups))
+
+    def place(group: Group) -> tuple[int, int]:
+        baseline = BASELINES.index(group.method) if group.method in BASELINES else len(BASELINES)
+        return questions.index(group.question), baseline
+
+    return sorted(groups, key=place)
+
+
+def labels(groups: Sequence[Group]) -> list[str]:
+    """The label of each group among those that answer the same question."""
+    return [label(g.first, [other.first for other in groups if other.question == g.question]) for g in groups]
+
+
+def reference(groups: Iterable[Group], method: str, question: tuple[Any, ...] | None = None) -> Group | None:
+    """The group of Original or Retrain (that answers ``question``), if there is one."""
+    return next((g for g in groups if g.method == method and question in (None, g.question)), None)
+
+
+# --- numbers as text ------------------------------------------------------------------------------
+
+
+def signed(value: float, digits: int = 1, *, plus: bool = False) -> str:
+    """A number with a real minus sign, and with a plus where that is asked for; never "−0.0".
+
+    >>> signed(-1.26), signed(-0.01), signed(2, plus=True)
+    ('−1.3', '0.0', '+2.0')
+    """
+    text = f"{value:{'+' if plus else ''}.{digits}f}"
+    if float(text) == 0:
+        text = f"{0:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def duration(seconds: float, sd: float | None = None) -> str:
+    """A time in the unit that suits it.
+
+    >>> duration(0.42), duration(34.2), duration(336, 12), duration(9000)
+    ('0.42 s', '34 s', '5.6 ± 0.2 min', '2.5 h')
+    """
+    size, unit = next((s, u) for s, u in ((3600, "h"), (60, "min"), (1, "s")) if seconds >= 2 * s or s == 1)
+    value = seconds / size
+    digits = 2 if value < 1 else 1 if value < 10 else 0
+    spread = "" if sd is None else f" ± {sd / size:.{digits}f}"
+    return f"{value:.{digits}f}{spread} {unit}"
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a percentage with two digits or so.
+
+    >>> percent(0.0613), percent(1.25)
+    ('6.1 %', '125 %')
+    """
+    return f"{100 * fraction:.{0 if fraction >= 0.0995 else 1}f} %"
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+NONE = "–"
+
+
+def _metric(key: str) -> Callable[[Group, Group | None], str]:
+    return lambda group, retrain: str(group.metrics.get(key, NONE))
+
+
+def _update_time(group: Group, retrain: Group | None) -> str:
+    seconds = group.cost.get("update_seconds")
+    return NONE if seconds is None else duration(seconds.mean, seconds.sd)
+
+
+def _share_of_retrain(group: Group, retrain: Group | None) -> str:
+    own = group.cost.get("update_seconds")
+    whole = retrain.cost.get("update_seconds") if retrain else None
+    if group.method == "original" or own is None or whole is None or whole.mean <= 0:
+        return NONE
+    return percent(own.mean / whole.mean)
+
+
+COLUMNS: dict[str, Callable[[Group, Group | None], str]] = {
+    "Test score ↑": _metric("test_score"),
+    "D_r score": _metric("retain_score"),
+    "D_f score": _metric("forget_score"),
+    "D_f AUC ↓": _metric("forget_auc"),
+    "D_f vs test AUC (≈ Retrain)": _metric("forget_test_auc"),
+    "Gap to Retrain ↓": _metric("gap_to_retrain"),
+    "Update time": _update_time,
+    "of Retrain": _share_of_retrain,
+}
+
+
+def cells(groups: Sequence[Group]) -> list[list[str]]:
+    """For each group its label, the columns of ``COLUMNS`` and, where there are several seeds, how many."""
+    several = any(len(group.rows) > 1 for group in groups)
+    return [
+        [name, *(column(group, reference(groups, "retrain", group.question)) for column in COLUMNS.values())]
+        + ([str(len(group.rows))] if several else [])
+        for name, group in zip(labels(groups), groups, strict=True)
+    ]
+
+
+def headings(groups: Sequence[Group]) -> list[str]:
+    """The headings that go with ``cells``."""
+    return ["Method", *COLUMNS] + (["Seeds"] if any(len(group.rows) > 1 for group in groups) else [])
+
+
+def question_title(question: tuple[Any, ...]) -> str:
+    """What was asked, in one line.
+
+    >>> question_title(("retrieval", "scenes", "albef", 400))
+    'retrieval · scenes · albef · 400 units deleted'
+    """
+    task, data, model, forget_units = question
+    return f"{task} · {data} · {model} · {forget_units:,} units deleted"
+
+
+def rows_table(run: Run) -> Table:
+    """The rows of one run, each by itself, for the terminal."""
+    return summary_table([Group.of([row]) for row in run.rows])
+
+
+def summary_table(groups: Sequence[Group]) -> Table:
+    """The groups for the terminal; where they answer several questions, each has its part of the table."""
+    parts = _by_question(groups)
+    groups = [group for part in parts.values() for group in part]
+    # Narrow enough for a terminal of 80 columns.
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    table.title = question_title(next(iter(parts))) if len(parts) == 1 else None
+    for index, heading in enumerate(headings(groups)):
+        table.add_column("\n".join(textwrap.wrap(heading, 8)), justify="right" if index else "left")
+    lines = iter(cells(groups))
+    for question, part in parts.items():
+        if len(parts) > 1:
+            table.add_section()
+            table.add_row(Text(question_title(question), style="bold"))
+        for _ in part:
+            table.add_row(*map(Text, next(lines)))
+    return table
+
+
+def to_text(groups: Sequence[Group], width: int = 140) -> str:
+    """The summary as plain text."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    console.print(summary_table(groups))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def to_markdown(groups: Sequence[Group]) -> str:
+    """The summary as Markdown, one table per question."""
+    blocks = []
+    for question, part in _by_question(groups).items():
+        lines = [headings(part), ["---", *["---:"] * (len(headings(part)) - 1)], *cells(part)]
+        escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+        blocks.append(f"**{question_title(question)}**\n\n{table}\n")
+    return "\n".join(blocks)
+
+
+def to_csv(groups: Sequence[Group]) -> str:
+    """The summary as CSV: every metric and cost as ``_mean``, ``_sd`` (empty for one seed) and ``_n``."""
+    keys = list(dict.fromkeys(key for group in groups for key in [*group.metrics, *group.cost]))
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    common = ["task", "data", "model", "method", "scope", "forget_units"]
+    numbered = [f"{key}_{part}" for key in keys for part in ("mean", "sd", "n")]
+    writer.writerow(["label", *common, "settings", "seeds", *numbered])
+    for name, group in zip(labels(groups), groups, strict=True):
+        line = [name, *(group.first[key] for key in common)]
+        line += [json.dumps(group.first["settings"], sort_keys=True), " ".join(map(str, group.seeds))]
+        for key in keys:
+            spread = group.metrics.get(key) or group.cost.get(key)
+            sd = "" if spread is None or spread.sd is None else spread.sd
+            line += ["", "", 0] if spread is None else [spread.mean, sd, spread.n]
+        writer.writerow(line)
+    return file.getvalue()
+
+
+def _by_question(groups: Sequence[Group]) -> dict[tuple[Any, ...], list[Group]]:
+    parts: dict[tuple[Any, ...], list[Group]] = {}
+    for group in in_order(groups):
+        parts.setdefault(group.question, []).append(group)
+    return parts

@@ -1,0 +1,200 @@
+"""Says in words whether a method forgot, what it kept and what it cost, and by which thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from multidelete.report.tables import Group, Spread, duration, labels, percent, reference, signed
+
+# All thresholds of the verdicts. Points are points of 0-100; the page prints them in a footnote.
+CLEAR_SIGNAL = 5.0  # points of AUC between Original and Retrain below which there is little to forget
+FORGOT = 0.8  # share of the way from Original to Retrain
+PARTLY = 0.4
+BEYOND = 5.0  # points of AUC below Retrain
+KEPT_POINTS, KEPT_SHARE = 3.0, 0.10  # test score lost against Retrain: points, and share of Retrain's
+DESTROYED_POINTS, DESTROYED_SHARE = 15.0, 0.40
+CHEAP = 0.5  # share of Retrain's time
+MEMORISED = 45.0  # Retrain's own D_f AUC below this means that the kept pairs are memorised
+
+THRESHOLDS = (
+    f"Forgot: at least {percent(FORGOT)} of the way from Original to Retrain was gone, in D_f AUC and in "
+    f"D_f vs test AUC (partly: {percent(PARTLY)}); an AUC counts where the two are {CLEAR_SIGNAL:g} points "
+    f"apart or more. Beyond Retrain: more than {BEYOND:g} points below it in either. "
+    f"Kept its utility: at most {KEPT_POINTS:g} points and {percent(KEPT_SHARE)} of Retrain's test score "
+    f"lost; destroyed it: more than {DESTROYED_POINTS:g} points or {percent(DESTROYED_SHARE)}. "
+    f"Cheap: at most {percent(CHEAP)} of Retrain's time, preparation included."
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer: its tone (good, fair, bad or open), its words, and the numbers behind it."""
+
+    tone: str
+    answer: str
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The three answers for one method."""
+
+    label: str
+    method: str
+    forgetting: Finding
+    utility: Finding
+    cost: Finding
+
+
+def verdicts(groups: Sequence[Group]) -> list[Verdict]:
+    """The verdict on each group that unlearned something, in their order."""
+    original, retrain = reference(groups, "original"), reference(groups, "retrain")
+    return [
+        Verdict(
+            name,
+            group.method,
+            forgetting(group, original, retrain),
+            utility(group, original, retrain),
+            cost(group, retrain),
+        )
+        for name, group in zip(labels(groups), groups, strict=True)
+        if group.method not in ("original", "retrain")
+    ]
+
+
+def forgetting(group: Group, original: Group | None, retrain: Group | None) -> Finding:
+    """Whether the deleted pairs look to the model as they look to one that never saw them."""
+    evidence = "; ".join(
+        part
+        for part in (
+            _compare("D_f AUC", "forget_auc", group, original, retrain),
+            _compare("D_f vs test AUC", "forget_test_auc", group, original, retrain),
+        )
+        if part
+    )
+    if not evidence:
+        return Finding("open", "Forgetting was not measured", "the run has no D_f AUC for this model.")
+    if retrain is None or original is None:
+        missing = "Retrain" if retrain is None else "Original"
+        words = f"{evidence}. The run has no {missing} to compare with."
+        return Finding("open", "Forgetting cannot be judged", words)
+    shares, below = [], []
+    for key in ("forget_auc", "forget_test_auc"):
+        own, before, aim = (_mean(g.metrics.get(key)) for g in (group, original, retrain))
+        if own is None or before is None or aim is None:
+            continue
+        below.append(aim - own)
+        if before - aim >= CLEAR_SIGNAL:
+            shares.append((before - own) / (before - aim))
+    beyond = bool(below) and max(below) > BEYOND
+    if not shares:
+        if beyond:
+            words = f"{evidence}. Original and Retrain hardly differ here: there was little to forget."
+            return Finding("fair", "Ranked the deleted pairs below the kept ones", words)
+        words = f"{evidence}. Original and Retrain hardly differ here: there was little to forget."
+        return Finding("open", "Forgetting cannot be judged", words)
+    if min(shares) < PARTLY:
+        return Finding("bad", "Did not forget", f"{evidence}.")
+    if min(shares) < FORGOT:
+        return Finding("fair", "Partly forgot", f"{evidence}.")
+    if beyond:
+        words = f"{evidence}. Scores this far below Retrain's can themselves tell which pairs were deleted."
+        return Finding("good", "Forgot, beyond Retrain", words)
+    return Finding("good", "Forgot", f"{evidence}.")
+
+
+def utility(group: Group, original: Group | None, retrain: Group | None) -> Finding:
+    """Whether the model still does its task as well as one retrained without the deleted pairs."""
+    own = group.metrics.get("test_score")
+    aim, name = (retrain, "Retrain") if retrain else (original, "Original")
+    whole = aim.metrics.get("test_score") if aim else None
+    if own is None or whole is None:
+        return Finding("open", "Utility cannot be judged", "the run has no test score to compare with.")
+    loss = whole.mean - own.mean
+    share = loss / whole.mean if whole.mean > 0 else 0.0
+    evidence = f"test score {own}, {name} {whole} ({signed(-loss, plus=True)})."
+    if loss > DESTROYED_POINTS or share > DESTROYED_SHARE:
+        return Finding("bad", "Destroyed utility", evidence)
+    if loss > KEPT_POINTS or share > KEPT_SHARE:
+        return Finding("fair", "Lost some utility", evidence)
+    return Finding("good", "Kept its utility", evidence)
+
+
+def cost(group: Group, retrain: Group | None) -> Finding:
+    """Whether it was worth it, against training anew."""
+    update, whole = _seconds(group), _seconds(retrain) if retrain else None
+    if update is None:
+        return Finding("open", "Cost was not measured", "the run has no update time for this model.")
+    prepare = _mean(group.cost.get("prepare_seconds")) or 0.0
+    words = duration(update)
+    if prepare >= 0.05 * update:
+        words += f", {duration(prepare)} of it preparation"
+    if not whole:
+        return Finding("open", "Cost cannot be compared", f"{words}; the run has no Retrain to compare with.")
+    share = update / whole
+    evidence = f"{words}; {percent(share)} of Retrain's {duration(whole)}."
+    if share > 1:
+        return Finding("bad", "Dearer than retraining", evidence)
+    if share > CHEAP:
+        return Finding("fair", "Not much cheaper", evidence)
+    return Finding("good", "Cheap", evidence)
+
+
+def headline(verdict: Verdict, group: Group, retrain: Group | None) -> str:
+    """The verdict on one method as a sentence."""
+    units = f"{group.first['forget_units']:,} deleted units"
+    forgot = {
+        "Forgot": f"forgot the {units}",
+        "Forgot, beyond Retrain": f"forgot the {units} (further than retraining would)",
+        "Partly forgot": f"only partly forgot the {units}",
+        "Did not forget": f"did not forget the {units}",
+        "Ranked the deleted pairs below the kept ones": f"ranks the {units} below the kept ones",
+    }.get(verdict.forgetting.answer, f"was asked to forget the {units}, which cannot be judged here,")
+    kept = {
+        "Kept its utility": "kept its utility",
+        "Lost some utility": "lost some utility",
+        "Destroyed utility": "destroyed utility",
+    }.get(verdict.utility.answer, "its utility cannot be judged here")
+    contrast = (verdict.forgetting.tone == "good") != (verdict.utility.tone == "good")
+    sentence = f"{verdict.label} {forgot} {'but' if contrast else 'and'} {kept}"
+    own, whole = _seconds(group), _seconds(retrain) if retrain else None
+    return f"{sentence}, in {percent(own / whole)} of Retrain's time." if own and whole else f"{sentence}."
+
+
+def meaning_of_retrain(retrain: Group | None) -> str:
+    """What the value to aim at is, in this run."""
+    aim = retrain.metrics.get("forget_auc") if retrain else None
+    if aim is None:
+        return (
+            "This run has no Retrain, the model trained anew without the deleted pairs that gives the value "
+            "to aim at. Its numbers can be compared with each other, but not with what forgetting gives."
+        )
+    if aim.mean < MEMORISED:
+        return (
+            f"Here Retrain itself reaches a D_f AUC of {aim}, far below 50: the kept pairs (D_r) are "
+            f"memorised, and to Retrain the deleted ones are merely unseen. The value to aim at is Retrain's "
+            f"{aim}, not 50."
+        )
+    return f"The value to aim at is Retrain's, here {aim}: that of a model that never saw the deleted pairs."
+
+
+def _compare(title: str, key: str, group: Group, original: Group | None, retrain: Group | None) -> str:
+    own = group.metrics.get(key)
+    if own is None:
+        return ""
+    others = [
+        f"{name} {other.metrics[key]}"
+        for name, other in (("Original", original), ("Retrain", retrain))
+        if other is not None and key in other.metrics
+    ]
+    return f"{title} {own}" + (f" ({', '.join(others)})" if others else "")
+
+
+def _mean(spread: Spread | None) -> float | None:
+    return None if spread is None else spread.mean
+
+
+def _seconds(group: Group) -> float | None:
+    update = _mean(group.cost.get("update_seconds"))
+    return None if update is None else update + (_mean(group.cost.get("prepare_seconds")) or 0.0)

@@ -1,0 +1,151 @@
+"""Image-text retrieval: find the texts of an image and the image of a text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from multidelete.data.streams import Encodings, Rows
+from multidelete.metrics.forgetting import forget_auc, matching_loss
+from multidelete.metrics.ranking import first_true_ranks, recalls
+from multidelete.randomness import derive
+from multidelete.tasks.base import Predictions, Task, pair_scores
+
+if TYPE_CHECKING:
+    from multidelete.data.requests import Request
+    from multidelete.data.streams import PairInputs
+    from multidelete.engine import Engine
+    from multidelete.models.base import Model
+
+
+class Retrieval(Task):
+    """Candidates by contrastive similarity, the first ``rerank`` re-ordered by the matching head.
+
+    The score of a pair is the matching head's log-odds; the contrastive cosine stands beside it. Recall on D_f and
+    on a seeded sample of D_r is measured with that set as the candidates.
+
+    Args:
+        rerank: Candidates k that the matching head re-orders, for each query and direction (ALBEF: 128).
+        similarity_weight: Weight of the contrastive similarity (over the temperature) added to the log-odds of a
+            re-ranked candidate: 0 is ALBEF's rule, 1 is BLIP's.
+        sample: Largest number of units of D_f or D_r among which recall is measured.
+    """
+
+    name: ClassVar[str] = "retrieval"
+
+    rerank: int = Field(default=128, ge=1)
+    similarity_weight: float = Field(default=0.0, ge=0)
+    sample: int = Field(default=1000, ge=2)
+
+    def predict(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> Predictions:
+        """See :meth:`Task.predict`; ``i2t_rank`` ``(I,)`` and ``t2i_rank`` ``(T,)`` are of the ranked units."""
+        splits = {
+            "forget": request.forget,
+            "retain": request.retain,
+            "valid": request.valid,
+            "test": request.test,
+        }
+        return {
+            split: self._predict_split(model, inputs, units, engine, self.sample, f"evaluating {split}")
+            for split, units in splits.items()
+            if len(units)
+        }
+
+    def metrics(self, predictions: Predictions) -> dict[str, float]:
+        """See :meth:`Task.metrics`."""
+        scores = {split: recalls(arrays["i2t_rank"], arrays["t2i_rank"]) for split, arrays in predictions.items()}
+        found = {"test_score": scores["test"].pop("mean_recall"), **scores["test"]}
+        found |= {
+            f"{split}_score": scores[split]["mean_recall"] for split in ("valid", "retain", "forget") if split in scores
+        }
+        forget = pair_scores(predictions, "forget")
+        found["forget_auc"] = forget_auc(forget, pair_scores(predictions, "retain"))
+        found["forget_test_auc"] = forget_auc(forget, pair_scores(predictions, "test"))
+        for name, others in (("forget_auc_cosine", "retain"), ("forget_test_auc_cosine", "test")):
+            found[name] = forget_auc(predictions["forget"]["cosine"], predictions[others]["cosine"])
+        found["forget_loss"] = matching_loss(forget)
+        found["retain_loss"] = matching_loss(pair_scores(predictions, "retain"))
+        return found
+
+    def judge(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> dict[str, float]:
+        """See :meth:`Task.judge`; at most 200 units of valid and of D_f are looked at."""
+        valid = self._predict_split(model, inputs, request.valid[:200], engine, 200)
+        forget = self._predict_split(model, inputs, request.forget[:200], engine, 0)
+        return {
+            "utility": recalls(valid["i2t_rank"], valid["t2i_rank"])["mean_recall"],
+            "forget_auc": forget_auc(forget["match_logit"], valid["match_logit"]),
+        }
+
+    def _predict_split(
+        self,
+        model: Model,
+        inputs: PairInputs,
+        units: Rows,
+        engine: Engine,
+        sample: int,
+        what: str | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        corpus = inputs.corpus
+        texts = corpus.text_rows(units)
+        vision = engine.encode_all(model, inputs, "vision", units)
+        text = engine.encode_all(model, inputs, "text", texts)
+        own = np.searchsorted(units, corpus.text_units[texts], sorter=np.argsort(units))
+        own = np.argsort(units)[own]  # which of ``units`` each text belongs to
+        embeddings = [engine.embeddings(model, m, e) for m, e in (("vision", vision), ("text", text))]
+        pairs = (own, np.arange(len(texts)))
+        first = np.concatenate([[0], np.cumsum(np.bincount(own, minlength=len(units)))])
+        found: dict[str, NDArray[Any]] = {
+            "unit": np.array([corpus.units[row].id for row in corpus.text_units[texts]]),
+            "text": (np.arange(len(texts)) - first[own]).astype(np.int32),
+            "match_logit": engine.pair_logits(model, vision, text, pairs),
+            "cosine": np.einsum("pd,pd->p", embeddings[0][own], embeddings[1]).astype(np.float32),
+        }
+        if not sample:
+            return found
+        order = np.random.default_rng(derive(len(units), "ranked sample")).permutation(len(units))
+        ranked = np.sort(order[:sample])
+        kept = np.flatnonzero(np.isin(own, ranked))
+        true = own[kept][None, :] == ranked[:, None]  # (I, T)
+        cosine = embeddings[0][ranked] @ embeddings[1][kept].T
+        scores = self._scores(model, vision, text, (ranked, kept), cosine, engine, what)
+        found["ranked_unit"] = np.array([corpus.units[units[row]].id for row in ranked])
+        found["i2t_rank"] = first_true_ranks(scores[0], true)
+        found["t2i_rank"] = first_true_ranks(scores[1].T, true.T)
+        return found
+
+    def _scores(
+        self,
+        model: Model,
+        vision: Encodings,
+        text: Encodings,
+        rows: tuple[Rows, Rows],
+        cosine: NDArray[np.floating[Any]],
+        engine: Engine,
+        what: str | None,
+    ) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
+        """Scores of every image with every text, ``(I, T)`` for each direction: candidates stand above the rest."""
+        if not model.matching:
+            return cosine, cosine
+        by_image = _top(cosine, self.rerank)
+        by_text = _top(cosine.T, self.rerank).T
+        images, texts = np.nonzero(by_image | by_text)  # a pair that is a candidate in both directions is fused once
+        logits = engine.pair_logits(model, vision, text, (rows[0][images], rows[1][texts]), what=what)
+        scale = model.contrastive_scale()
+        table = np.full(cosine.shape, -np.inf)
+        table[images, texts] = logits + self.similarity_weight * scale * cosine[images, texts]
+        # Below every candidate, in the order of the contrastive similarity.
+        rest = cosine - 1e6
+        return np.where(by_image, table, rest), np.where(by_text, table, rest)
+
+
+def _top(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.bool_]:
+    """Mask of the k largest of each row."""
+    mask = np.zeros(scores.shape, dtype=bool)
+    if k >= scores.shape[1]:
+        mask[:] = True
+    else:
+        np.put_along_axis(mask, np.argpartition(-scores, k - 1, axis=1)[:, :k], True, axis=1)
+    return mask

@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from multidelete.data.cache import cache_dir
+from multidelete.data.corpus import Corpus, Unit
+from multidelete.data.readers import READERS, detect, read
+from multidelete.data.scenes import scenes
+from multidelete.errors import InputError
+
+RECORDS = [
+    {"id": "a", "split": "train", "image": "images/a.png", "texts": ["one", "two"]},
+    {"id": "b", "split": "test", "image": "images/b.png", "texts": ["three"]},
+    {"id": "c", "split": "train", "image": "images/c.png", "texts": ["four", "five", "six"]},
+    {"id": "d", "split": "valid", "image": "images/d.png", "texts": ["seven"]},
+]
+
+
+def write_manifest(folder: Path, *lines: str | dict[str, object]) -> None:
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    (folder / "manifest.jsonl").write_text(text + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, picture: Callable[..., None]) -> Path:
+    root = tmp_path / "pets"
+    for number, record in enumerate(RECORDS):
+        picture(root / str(record["image"]), shade=50 * number)
+    write_manifest(root, *RECORDS)
+    return root
+
+
+@pytest.fixture
+def corpus(folder: Path) -> Corpus:
+    return Corpus.load(folder)
+
+
+def test_rows_and_texts(corpus: Corpus) -> None:
+    assert corpus.name == "pets"
+    assert [unit.id for unit in corpus.units] == ["a", "b", "c", "d"]
+    assert corpus.texts == ("one", "two", "three", "four", "five", "six", "seven")
+    assert corpus.text_units.tolist() == [0, 0, 1, 2, 2, 2, 3]
+    assert corpus.text_units.dtype == np.int64
+    assert corpus.rows("train").tolist() == [0, 2]
+    assert corpus.rows("valid").tolist() == [3]
+    assert corpus.text_rows(np.array([2, 0])).tolist() == [3, 4, 5, 0, 1]
+    assert corpus.text_rows(np.array([], dtype=np.int64)).tolist() == []
+    assert corpus.row_of("c") == 2
+    assert repr(corpus) == "Corpus('pets', train=2, valid=1, test=1, texts=7)"
+
+
+def test_unknown_unit_and_split(corpus: Corpus) -> None:
+    with pytest.raises(InputError, match=r"corpus 'pets' has no unit 'zzz'$"):
+        corpus.row_of("zzz")
+    with pytest.raises(InputError, match=r"unknown split 'val', expected .* did you mean 'valid'\?"):
+        corpus.rows("val")
+
+
+def test_images_are_what_pillow_makes_of_them(corpus: Corpus, folder: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    images = corpus.images(10, progress=lambda done, total: seen.append((done, total)))
+    assert images.shape == (4, 10, 10, 3)
+    assert images.dtype == np.uint8
+    for row, record in enumerate(RECORDS):
+        with Image.open(folder / str(record["image"])) as image:
+            expected = image.convert("RGB").resize((10, 10), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(images[row], np.asarray(expected))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_images_are_decoded_once_and_again_when_a_file_changes(folder: Path, picture: Callable[..., None]) -> None:
+    first = Corpus.load(folder).images(6)
+    assert isinstance(first, np.memmap)
+    seen: list[int] = []
+    again = Corpus.load(folder).images(6, progress=lambda done, total: seen.append(done))
+    np.testing.assert_array_equal(again, first)
+    assert seen == []
+    picture(folder / "images/b.png", shade=200)
+    os.utime(folder / "images/b.png", ns=(1, 1))  # a coarse clock could give the old time
+    changed = Corpus.load(folder).images(6, progress=lambda done, total: seen.append(done))
+    assert seen == [1, 2, 3, 4]
+    assert [bool((changed[row] == first[row]).all()) for row in range(4)] == [True, False, True, True]
+
+
+def test_damaged_cache_is_made_anew(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MULTIDELETE_CACHE", str(tmp_path / "cache"))
+    original = Corpus.load(folder)
+    images, digest = np.array(original.images(6)), original.hash
+    kept = sorted(cache_dir().iterdir())
+    assert [path.name.split("-")[0] for path in kept] == ["digests", "images"]  # no temporary files left
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:-20])
+    again = Corpus.load(folder)
+    np.testing.assert_array_equal(again.images(6), images)
+    assert again.hash == digest
+
+
+def test_digests_with_and_without_decoding(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [hashlib.sha256((folder / str(record["image"])).read_bytes()).hexdigest() for record in RECORDS]
+    monkeypatch.setenv("MULTIDELETE_CACHE", str(tmp_path / "one"))
+    assert Corpus.load(folder).image_digests() == expected
+    monkeypatch.setenv("MULTIDELETE_CACHE", str(tmp_path / "two"))
+    decoded = Corpus.load(folder)
+    decoded.images(4)
+    assert decoded.image_digests() == expected
+
+
+def test_hash_covers_ids_splits_texts_and_images(folder: Path, picture: Callable[..., None]) -> None:
+    hashes = [Corpus.load(folder).hash]
+    for change in ({"id": "e"}, {"split": "test"}, {"texts": ["other"]}):
+        write_manifest(folder, *RECORDS[:3], {**RECORDS[3], **change})
+        hashes.append(Corpus.load(folder).hash)
+    write_manifest(folder, *RECORDS)
+    assert Corpus.load(folder).hash == hashes[0]
+    picture(folder / "images/d.png", shade=7)
+    hashes.append(Corpus.load(folder).hash)
+    assert len(set(hashes)) == 5
+
+
+def test_hash_does_not_depend_on_the_place(corpus: Corpus, tmp_path: Path) -> None:
+    corpus.save(tmp_path / "elsewhere" / "copy")
+    copy = Corpus.load(tmp_path / "elsewhere" / "copy")
+    assert copy.hash == corpus.hash
+    assert copy.units == corpus.units
+    assert copy.name == "copy"
+
+
+def test_undecodable_image(folder: Path) -> None:
+    content = (folder / "images/c.png").read_bytes()
+    for damaged in (b"not an image", content[: len(content) // 2], b""):
+        (folder / "images/c.png").write_bytes(damaged)
+        message = r"image .*c\.png of unit 'c' cannot be decoded; is it damaged or cut off\?"
+        with pytest.raises(InputError, match=message):
+            Corpus.load(folder).images(8)
+
+
+def test_image_that_vanished(corpus: Corpus, folder: Path) -> None:
+    (folder / "images/c.png").unlink()
+    for use in (lambda: corpus.images(8), corpus.image_digests):
+        with pytest.raises(InputError, match=r"image .*c\.png of unit 'c' cannot be read: No such file"):
+            use()
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, "8", True])
+def test_image_size(corpus: Corpus, size: object) -> None:
+    with pytest.raises(InputError, match="image size is a whole number of pixels, at least 1"):
+        corpus.images(size)  # type: ignore[arg-type]
+
+
+def test_cache_that_cannot_be_written(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MULTIDELETE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"cannot write to the cache folder .*set MULTIDELETE_CACHE"):
+        corpus.images(8)
+
+
+def test_generated_pixels(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    units = [Unit("x/1", "train", ("a",)), Unit("x/2", "train", ("b",)), Unit("x/3", "test", ("c",))]
+    corpus = Corpus("made", units, pixels=pixels)
+    assert corpus.images(8) is pixels
+    assert corpus.images(5).shape == (3, 5, 5, 3)
+    assert corpus.image_digests()[1] == hashlib.sha256(pixels[1].tobytes()).hexdigest()
+    corpus.save(tmp_path / "made")
+    loaded = Corpus.load(tmp_path / "made")
+    np.testing.assert_array_equal(loaded.images(8), pixels)
+    assert [(unit.id, unit.split, unit.texts) for unit in loaded.units] == [
+        (unit.id, unit.split, unit.texts) for unit in units
+    ]
+
+
+def test_pixels_must_fit_the_units() -> None:
+    units = [Unit("1", "train", ("a",))]
+    wrong: list[np.ndarray] = [
+        np.zeros((2, 8, 8, 3), np.uint8),
+        np.zeros((1, 8, 9, 3), np.uint8),
+        np.zeros((1, 8, 8, 3), np.float32),
+    ]
+    for pixels in wrong:
+        with pytest.raises(InputError, match=r"expects uint8 pixels of shape \(1, R, R, 3\), got"):
+            Corpus("made", units, pixels=pixels)
+    with pytest.raises(InputError, match=r"either root= .* or pixels="):
+        Corpus("made", units)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (Unit("1", "train", ("a",)), "corpus 'made', unit 1: id '1' was already used by unit 0"),
+        (Unit("2", "dev", ("a",)), "corpus 'made', unit 1: unknown split 'dev'"),
+        (Unit("2", "train", ()), "corpus 'made', unit 1: unit '2' has no texts"),
+    ],
+)
+def test_units_from_any_reader_are_checked(second: Unit, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Corpus("made", [Unit("1", "train", ("a",)), second], pixels=np.zeros((2, 4, 4, 3), np.uint8))
+
+
+def test_save_refuses_what_is_there(corpus: Corpus, folder: Path, tmp_path: Path) -> None:
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(InputError, match="pets is not empty; a corpus is written to a new or empty folder"):
+        corpus.save(folder)
+    with pytest.raises(InputError, match="is a file; expected a new or empty folder"):
+        corpus.save(folder / "manifest.jsonl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_save_leaves_nothing_behind_when_it_fails(corpus: Corpus, folder: Path, tmp_path: Path) -> None:
+    (folder / "images/d.png").unlink()
+    with pytest.raises(InputError, match=r"d\.png of unit 'd' cannot be read"):
+        corpus.save(tmp_path / "copy")
+    assert [path.name for path in tmp_path.iterdir()] == ["pets"]
+
+
+def test_byte_order_mark_and_blank_lines_are_tolerated(folder: Path) -> None:
+    lines = "\r\n\r\n".join(json.dumps(record) for record in RECORDS)
+    (folder / "manifest.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode() + b"\r\n\r\n")
+    assert len(Corpus.load(folder)) == 4
+
+
+GOOD = RECORDS[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": "x", "split": "tr', "is not valid JSON (Unterminated string"),
+        ("{id: 1}", "is not valid JSON (Expecting property name"),
+        ('["x"]', "expected a JSON object with id, split, image, texts, got a list"),
+        ("3", "expected a JSON object with id, split, image, texts, got a number"),
+        ({"id": "x", "split": "train", "image": "images/a.png"}, "the key 'texts' is missing"),
+        (
+            {**GOOD, "id": "x", "text": ["t"]},
+            "unknown key 'text', expected id, split, image, texts; did you mean",
+        ),
+        ({**GOOD, "id": 3}, "'id' must be a string, got a number"),
+        ({**GOOD, "id": "x", "split": None}, "'split' must be a string, got null"),
+        ({**GOOD, "id": "x", "texts": "t"}, "'texts' must be a list of strings, got a string"),
+        ({**GOOD, "id": "x", "texts": ["t", True]}, "but text 2 is true or false"),
+        ({**GOOD, "id": " "}, "'id' is empty"),
+        (GOOD, "id 'a' was already used in line 1"),
+        (
+            {**GOOD, "id": "x", "split": "dev"},
+            "unknown split 'dev', expected 'train', 'valid' or 'test'; did you",
+        ),
+        (
+            {**GOOD, "id": "x", "split": "training"},
+            "unknown split 'training', expected 'train', 'valid' or 'test';",
+        ),
+        ({**GOOD, "id": "x", "texts": []}, "unit 'x' has no texts; expected at least one"),
+        ({**GOOD, "id": "x", "texts": ["t", " \n"]}, "text 2 of unit 'x' is blank"),
+        (
+            '{"id": "x", "split": "train", "image": "images/a.png", "texts": ["\\ud83d"]}',
+            "half of a surrogate pair",
+        ),
+        ({**GOOD, "id": "x", "image": "images/none.png"}, "image 'images/none.png' is not a file in"),
+        ({**GOOD, "id": "x", "image": "images"}, "image 'images' is not a file in"),
+        ({**GOOD, "id": "x", "image": ""}, "the image path is empty"),
+        ({**GOOD, "id": "x", "image": "/etc/hostname"}, "image path '/etc/hostname' is absolute"),
+        ({**GOOD, "id": "x", "image": "C:\\a.png"}, "is absolute"),
+        ({**GOOD, "id": "x", "image": "images/../../a.png"}, "leaves the folder of the images"),
+        ({**GOOD, "id": "x", "image": "images/\0.png"}, "holds a null character"),
+    ],
+)
+def test_bad_line(folder: Path, line: str | dict[str, object], message: str) -> None:
+    write_manifest(folder, RECORDS[0], RECORDS[1], line, RECORDS[2])
+    with pytest.raises(InputError) as caught:
+        Corpus.load(folder)
+    assert str(caught.value).startswith(f"{folder / 'manifest.jsonl'}, line 3: ")
+    assert message in str(caught.value)
+    assert "more wrong" not in str(caught.value)
+
+
+def test_several_bad_lines(folder: Path) -> None:
+    write_manifest(folder, RECORDS[0], "{", RECORDS[1], "[]", {**GOOD, "id": ""})
+    with pytest.raises(InputError, match=r"line 2: is not valid JSON .* \(more wrong lines: 2\)$"):
+        Corpus.load(folder)
+
+
+def test_manifest_that_is_not_utf8(folder: Path) -> None:
+    (folder / "manifest.jsonl").write_bytes(json.dumps(GOOD).encode() + b'\n{"id": "caf\xe9"}\n')
+    with pytest.raises(InputError, match="line 2: is not UTF-8"):
+        Corpus.load(folder)
+
+
+def test_missing_parts(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none does not exist; expected a folder with manifest\.jsonl"):
+        Corpus.load(tmp_path / "none")
+    with pytest.raises(InputError, match=r"a\.png is a file; expected a folder"):
+        Corpus.load(folder / "images/a.png")
+    with pytest.raises(InputError, match=r"images has no manifest\.jsonl"):
+        Corpus.load(folder / "images")
+    (folder / "manifest.jsonl").write_text("\n")
+    with pytest.raises(InputError, match=r"manifest\.jsonl is empty"):
+        Corpus.load(folder)
+    write_manifest(folder, RECORDS[1], RECORDS[3])
+    with pytest.raises(InputError, match=r"manifest\.jsonl has no line with the split 'train'"):
+        Corpus.load(folder)
+
+
+def test_readers_are_found_by_name(folder: Path) -> None:
+    assert {"corpus", "karpathy", "scenes"} <= set(READERS)
+    assert read("corpus", root=str(folder)).hash == Corpus.load(folder).hash
+    assert len(read("scenes", train=3, valid=1, test=1)) == 5
+    assert detect(folder) == "corpus"
+
+
+@pytest.mark.parametrize(
+    ("reader", "options", "message"),
+    [
+        ("scene", {}, r"'scene' is not a reader; did you mean 'scenes'\?"),
+        ("scenes", {"trian": 3}, r"reader 'scenes' has no option 'trian'; did you mean 'train'\?"),
+        ("corpus", {"zzz": 3}, "reader 'corpus' has no option 'zzz'; it has root"),
+        ("corpus", {}, "reader 'corpus' needs the option 'root', which was not given"),
+        ("corpus", {"root": 3}, "reader 'corpus' expects str or Path for 'root', got 3"),
+        ("scenes", {"train": "many"}, "reader 'scenes' expects int for 'train', got 'many'"),
+        ("scenes", {"train": True}, "reader 'scenes' expects int for 'train', got True"),
+    ],
+)
+def test_bad_reader_or_option(reader: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(reader, **options)
+
+
+def test_reader_with_options_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tiny(**options: int) -> Corpus:
+        return scenes(valid=0, test=0, **options)
+
+    monkeypatch.setitem(READERS, "tiny", tiny)
+    assert len(read("tiny", train=2)) == 2
+
+
+def test_nothing_to_detect(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no data in a known layout; expected manifest\.jsonl .* dataset_\*\.json"):
+        detect(tmp_path)
+    with pytest.raises(InputError, match="none does not exist; expected a folder with data"):
+        detect(tmp_path / "none")

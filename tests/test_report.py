@@ -1,0 +1,540 @@
+"""The report: labels, tables, verdicts in words and the page, on made-up run folders."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from rich.console import Console
+
+from multidelete.errors import InputError
+from multidelete.report import tables, verdict
+from multidelete.report.page import write_report
+from multidelete.report.tables import Group, Run, Spread, label
+
+TUNED = {
+    "alpha": 0.2,
+    "beta": 1.0,
+    "gamma": 1.0,
+    "retain_mismatched": 0.5,
+    "learning_rate": 3e-4,
+    "epochs": 2,
+}
+PAPER = {**TUNED, "alpha": 1.0, "retain_mismatched": 0.0}
+
+Three = tuple[float, float, float]
+
+# method, scope, settings, (test score, D_f AUC, D_f vs test AUC), seconds, log-odds of (D_f, D_r, test)
+ROWS: list[tuple[str, str, dict[str, Any], Three, float, Three]] = [
+    ("original", "all", {}, (72.4, 50.3, 79.6), 412.0, (5.2, 5.2, 1.8)),
+    ("retrain", "all", {}, (71.9, 20.8, 50.1), 398.0, (1.8, 5.2, 1.8)),
+    ("finetune", "all", {"learning_rate": 1e-3}, (72.8, 44.6, 76.2), 61.0, (4.8, 5.5, 1.9)),
+    ("neggrad", "all", {"learning_rate": 3e-5}, (31.2, 48.1, 52.3), 12.4, (-2.0, -1.9, -2.0)),
+    ("multidelete", "fusion", TUNED, (71.3, 19.4, 48.9), 24.1, (1.6, 5.1, 1.8)),
+    ("multidelete", "fusion", PAPER, (66.2, 8.7, 21.5), 24.9, (-3.5, 4.2, 0.9)),
+    ("multidelete", "fusion", {**TUNED, "alpha": 0.0}, (72.3, 50.2, 79.4), 24.0, (5.2, 5.2, 1.8)),
+    ("multidelete", "vision", TUNED, (70.8, 33.0, 62.0), 96.0, (3.2, 5.0, 1.8)),
+]
+
+
+def make_run(folder: Path, *, seed: int = 0, shift: float = 0.0, rows: Any = None, parts: str = "phg") -> Path:
+    """A run folder; ``shift`` is added to its metrics, ``parts``: has it predictions, history, gallery."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    texts = [
+        "a red square above a blue disc",
+        "a word without end: " + "w" * 90,
+        "two shapes on <b>white</b> & grey",
+    ]
+    units = {
+        "forget": [f"train-{i:05d}" for i in range(40)],
+        "retain": [f"train-{i:05d}" for i in range(40, 160)],
+    }
+    units |= {"valid": [f"valid-{i:05d}" for i in range(30)], "test": [f"test-{i:05d}" for i in range(60)]}
+    content, history = [], []
+    for index, (method, scope, settings, (score, auc, test_auc), seconds, means) in enumerate(rows or ROWS):
+        metrics = {
+            "test_score": score + shift,
+            "forget_auc": auc + shift,
+            "forget_test_auc": test_auc + shift,
+        }
+        metrics |= {"retain_score": 96.5 + shift, "forget_score": 41.5 + shift, "i2t_r1": 50.0}
+        if any(row[0] == "retrain" for row in rows or ROWS):
+            metrics["gap_to_retrain"] = 3.3
+        cost = {"update_seconds": seconds, "evaluate_seconds": 9.0, "peak_memory_mb": 812.0}
+        content.append(
+            {
+                "task": "retrieval",
+                "data": "scenes",
+                "model": "albef",
+                "method": method,
+                "scope": scope,
+                "forget_units": 400,
+                "seed": seed,
+                "settings": settings,
+                "metrics": metrics,
+                "cost": cost | {"prepare_seconds": 3.5 if method == "multidelete" else 0.0},
+            }
+        )
+        key = f"{index:02d}-{method}-{scope}"
+        if "p" in parts:
+            (folder / "predictions" / key).mkdir(parents=True)
+            for split, mean in {
+                "forget": means[0],
+                "retain": means[1],
+                "test": means[2],
+                "valid": means[2],
+            }.items():
+                unit = np.repeat(units[split], len(texts))
+                np.savez(
+                    folder / "predictions" / key / f"{split}.npz",
+                    unit=unit,
+                    text=np.tile(np.arange(len(texts)), len(units[split])),
+                    match_logit=rng.normal(mean, 1.9, len(unit)).astype(np.float32),
+                    cosine=rng.uniform(-1, 1, len(unit)).astype(np.float32),
+                )
+        for step in range(0, 240, 2):
+            fall = float(np.exp(-step / 60) + 0.05 + 0.03 * rng.random())
+            losses = {"md": 0.5 * fall, "mkr": 0.02 + 0.08 * (1 - fall / 1.1) ** 2, "ukr": 0.0}
+            if method in ("original", "retrain", "finetune"):
+                losses = {"task": 2 * fall}
+            if method == "neggrad":
+                losses = {"forget": -step / 100 - fall}
+            losses["total"] = sum(losses.values())
+            history.append({"row": key, "step": step, "losses": losses, "learning_rate": 3e-4})
+        if method == "multidelete":
+            for step in (40, 80, 120, 160, 200):
+                valid = {"utility": 70 - step / 50, "forget_auc": 50 - step / 8, "criterion": 1.0}
+                history.append({"row": key, "step": step, "valid": valid} | ({"selected": True} if step == 160 else {}))
+    provenance = {
+        "version": "0.1.0",
+        "commit": "0123abc",
+        "dirty": True,
+        "device": "cpu",
+        "data_hash": "d1" * 16,
+        "forget_hash": "f2" * 16,
+        "packages": {"torch": "2.13.0", "numpy": "2.4.6"},
+        "created": "2025-05-04T12:00:00+00:00",
+        "command": "multidelete demo --seed 0",
+        "warnings": ["the guarantee holds for <convex> losses only"],
+    }
+    (folder / "results.json").write_text(json.dumps({"schema": 1, "rows": content, "provenance": provenance}))
+    if "h" in parts:
+        (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
+    if "g" in parts:
+        (folder / "gallery").mkdir()
+        gallery = []
+        for number in range(16):
+            split = "forget" if number < 8 else "retain"
+            path = f"gallery/{number:03d}.png"
+            image = Image.new("RGB", (320, 240) if number % 2 else (96, 96), "#f4f1ea")
+            draw = ImageDraw.Draw(image)
+            for _ in range(4):
+                x, y, size = rng.integers(0, 60, 3)
+                draw.ellipse((x, y, x + size + 12, y + size + 12), fill=tuple(map(int, rng.integers(30, 230, 3))))
+            image.save(folder / path)
+            gallery.append({"split": split, "unit": units[split][number % 8], "image": path, "texts": texts})
+        (folder / "gallery.json").write_text(json.dumps(gallery))
+    return folder
+
+
+def page_of(*runs: Path) -> str:
+    return write_report(runs, runs[0] / "out").read_text(encoding="utf-8")
+
+
+def words_of(html: str) -> str:
+    """The text of a page, without tags and with single spaces."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", re.sub(r"<(style|svg).*?</\1>", "", html, flags=re.DOTALL)))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("report") / "run")
+
+
+@pytest.fixture(scope="module")
+def html(run: Path) -> str:
+    return page_of(run)
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+def rows_of(*entries: tuple[str, str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"method": method, "scope": scope, "settings": settings} for method, scope, settings in entries]
+
+
+def labels_of(*entries: tuple[str, str, dict[str, Any]]) -> list[str]:
+    rows = rows_of(*entries)
+    return [label(row, rows) for row in rows]
+
+
+def test_labels_of_a_whole_comparison(run: Path) -> None:
+    rows = Run.load(run).rows
+    assert [label(row, rows) for row in rows] == [
+        "Original",
+        "Retrain",
+        "FineTune",
+        "NegGrad",
+        "MultiDelete-F",
+        "MultiDelete-F (paper, α = β = γ = 1)",
+        "MultiDelete-F − MD",
+        "MultiDelete (vision)",
+    ]
+
+
+@pytest.mark.parametrize(("weight", "term"), [("alpha", "MD"), ("beta", "MKR"), ("gamma", "UKR")])
+def test_an_ablation_is_named_by_the_term_it_lacks(weight: str, term: str) -> None:
+    assert labels_of(("multidelete", "all", {**TUNED, weight: 0.0})) == [f"MultiDelete − {term}"]
+
+
+def test_the_paper_setting_is_named_only_beside_a_tuned_one() -> None:
+    alone = labels_of(("multidelete", "fusion", PAPER), ("multidelete", "fusion", {**PAPER, "alpha": 0.0}))
+    assert alone == ["MultiDelete-F", "MultiDelete-F − MD"]
+
+
+def test_settings_are_appended_only_where_rows_would_share_a_name() -> None:
+    one, other = {**TUNED, "alpha": 1.0, "retain_mismatched": 0.3}, {**TUNED, "retain_mismatched": 0.6}
+    assert labels_of(("multidelete", "fusion", one), ("multidelete", "fusion", other)) == [
+        "MultiDelete-F, α = 1, mismatched = 0.3",
+        "MultiDelete-F, α = 0.2, mismatched = 0.6",
+    ]
+    assert labels_of(("my_method", "text", {"epochs": 1})) == ["My Method (text)"]
+    assert labels_of(("neggrad", "all", {"seed": 1}), ("neggrad", "all", {"seed": 2})) == [
+        "NegGrad",
+        "NegGrad",
+    ]
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def test_spread_by_hand() -> None:
+    spread = Spread.of([1.0, 2.0, 4.0])  # deviations −4/3, −1/3, 5/3: squares sum to 42/9, over n − 1 = 2
+    assert spread.mean == pytest.approx(7 / 3)
+    assert spread.sd == pytest.approx((21 / 9) ** 0.5)
+    assert str(Spread.of([4.0])) == "4.0"
+
+
+def test_the_terminal_table_holds_the_numbers_of_each_row(run: Path) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(tables.rows_table(Run.load(run)))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    line = next(line for line in text.splitlines() if "MultiDelete-F  " in line)
+    assert re.findall(r"[\d.]+", line) == [
+        "71.3",
+        "96.5",
+        "41.5",
+        "19.4",
+        "48.9",
+        "3.3",
+        "24",
+        "6.1",
+    ]  # 24.1 / 398
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert "…" not in text
+
+
+def test_several_seeds_become_mean_and_deviation(tmp_path: Path) -> None:
+    runs = [Run.load(make_run(tmp_path / str(s), seed=s, shift=2.0 * (s - 1), parts="")) for s in (0, 1, 2)]
+    groups = tables.summary(runs)
+    assert len(groups) == len(ROWS)
+    line = dict(zip(tables.headings(groups), tables.cells(groups)[4], strict=True))
+    assert line["Method"] == "MultiDelete-F"
+    assert line["Test score ↑"] == "71.3 ± 2.0"  # 69.3, 71.3, 73.3
+    assert line["D_f AUC ↓"] == "19.4 ± 2.0"
+    assert line["Seeds"] == "3"
+
+    assert "| MultiDelete-F | 71.3 ± 2.0 |" in tables.to_markdown(groups)
+    assert "71.3 ± 2.0" in tables.to_text(groups)
+    entries = list(csv.DictReader(io.StringIO(tables.to_csv(groups))))
+    assert float(entries[4]["test_score_mean"]) == pytest.approx(71.3)
+    assert float(entries[4]["test_score_sd"]) == pytest.approx(2.0)
+    assert (entries[4]["test_score_n"], entries[4]["seeds"]) == ("3", "0 1 2")
+
+    alone = tables.summary(runs[:1])
+    assert "±" not in tables.to_text(alone) + tables.to_markdown(alone)
+    assert next(csv.DictReader(io.StringIO(tables.to_csv(alone))))["test_score_sd"] == ""
+
+
+def test_a_metric_that_is_absent_is_a_dash_and_not_a_zero(tmp_path: Path) -> None:
+    run = Run.load(make_run(tmp_path / "run", rows=ROWS[:1], parts=""))
+    line = dict(zip(tables.headings(tables.summary([run])), tables.cells(tables.summary([run]))[0], strict=True))
+    assert line["Gap to Retrain ↓"] == "–"
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_not_there(run: Path) -> None:
+    with pytest.raises(InputError, match=r"is not a folder of a run; did you mean 'run'\?"):
+        Run.load(run.parent / "rum")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "has no results.json"),
+        ("{", "is not JSON"),
+        ("[]", "expected results"),
+        ('{"schema": 2, "rows": []}', 'expected results with "schema": 1, got 2'),
+        ('{"schema": 1}', 'expected a list "rows" with at least one row'),
+        ('{"schema": 1, "rows": [{"task": "retrieval"}]}', "row 0 has no 'data'"),
+    ],
+)
+def test_results_that_cannot_be_read(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "results.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        Run.load(tmp_path)
+
+
+def test_a_damaged_history_names_its_line_and_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    run = Run.load(make_run(tmp_path / "run", rows=ROWS[:1], parts=""))
+    good = '{"row": "00-original-all", "step": 1, "losses": {"task": 2.0}}\n'
+    (run.folder / "history.jsonl").write_text(good + '{"row": "00-ori')
+    assert run.history()["00-original-all"].losses == {"task": {1: 2.0}}
+    (run.folder / "history.jsonl").write_text(good + "nonsense\n" + good)
+    with pytest.raises(InputError, match=r"history.jsonl, line 2: expected a logged step, got 'nonsense"):
+        run.history()
+
+
+def test_damaged_scores_and_pictures_are_named(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rows=ROWS[:5])
+    path = folder / "predictions" / "00-original-all" / "forget.npz"
+    kept = path.read_bytes()
+    np.savez(path, unit=np.array(["a"]), text=np.array([0]))
+    with pytest.raises(InputError, match=r"has no array 'match_logit'; it has text, unit"):
+        page_of(folder)
+    path.write_bytes(kept[:100])
+    with pytest.raises(InputError, match=r"forget.npz cannot be read as an npz file"):
+        page_of(folder)
+    path.write_bytes(kept)
+    (folder / "gallery" / "000.png").write_bytes(b"not a picture")
+    with pytest.raises(InputError, match=r"000.png cannot be read as a picture"):
+        page_of(folder)
+
+
+def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+    one, other = make_run(tmp_path / "one", parts=""), make_run(tmp_path / "other", seed=1, parts="")
+    with pytest.raises(InputError, match="is given twice"):
+        write_report([one, one], tmp_path)
+    results = other / "results.json"
+    results.write_text(results.read_text().replace('"albef"', '"clip"'))
+    with pytest.raises(InputError, match=r"one task, data, model and size of D_f.*clip"):
+        write_report([one, other], tmp_path)
+    with pytest.raises(InputError, match="at least one run folder"):
+        write_report([], tmp_path)
+
+
+# --- verdicts -------------------------------------------------------------------------------------
+
+
+def verdict_on(**changes: Any) -> verdict.Verdict:
+    """The verdict on MultiDelete-F with other scores (test, AUC, test AUC) or seconds, or without Retrain."""
+    scores = changes.get("scores", (71.3, 19.4, 48.9))
+    rows = [*ROWS[:2], ("multidelete", "fusion", TUNED, scores, changes.get("seconds", 24.1), None)]
+    groups = [
+        Group.of(
+            [
+                {
+                    "task": "retrieval",
+                    "data": "scenes",
+                    "model": "albef",
+                    "forget_units": 400,
+                    "seed": 0,
+                    "method": method,
+                    "scope": scope,
+                    "settings": settings,
+                    "metrics": dict(zip(("test_score", "forget_auc", "forget_test_auc"), metrics, strict=True)),
+                    "cost": {"update_seconds": seconds},
+                }
+            ]
+        )
+        for method, scope, settings, metrics, seconds, _ in rows
+        if method not in changes.get("without", ())
+    ]
+    return verdict.verdicts(groups)[0]
+
+
+def test_a_method_that_forgot_well() -> None:
+    found = verdict_on()
+    assert (found.forgetting.answer, found.utility.answer, found.cost.answer) == (
+        "Forgot",
+        "Kept its utility",
+        "Cheap",
+    )
+    assert found.forgetting.evidence.startswith("D_f AUC 19.4 (Original 50.3, Retrain 20.8); D_f vs test AUC 48.9")
+    assert found.utility.evidence == "test score 71.3, Retrain 71.9 (−0.6)."
+    assert found.cost.evidence == "24 s; 6.1 % of Retrain's 6.6 min."  # 24.1 / 398
+
+
+@pytest.mark.parametrize(
+    ("scores", "answer"),
+    [
+        ((71.3, 48.0, 78.0), "Did not forget"),
+        ((71.3, 21.0, 78.0), "Did not forget"),  # one AUC alone does not make it forgotten
+        ((71.3, 33.0, 62.0), "Partly forgot"),  # 17.3 of 29.5 and 17.6 of 29.5
+        ((71.3, 15.9, 45.2), "Forgot"),
+        ((71.3, 15.7, 48.9), "Forgot, beyond Retrain"),
+        ((71.3, 8.0, 20.0), "Forgot, beyond Retrain"),
+    ],
+)
+def test_the_words_for_forgetting(scores: tuple[float, float, float], answer: str) -> None:
+    assert verdict_on(scores=scores).forgetting.answer == answer
+
+
+@pytest.mark.parametrize(
+    ("score", "answer"),
+    [
+        (75.0, "Kept its utility"),
+        (69.0, "Kept its utility"),
+        (68.0, "Lost some utility"),
+        (31.2, "Destroyed utility"),
+    ],
+)
+def test_the_words_for_utility(score: float, answer: str) -> None:
+    assert verdict_on(scores=(score, 19.4, 48.9)).utility.answer == answer
+
+
+@pytest.mark.parametrize(
+    ("seconds", "answer"), [(24.0, "Cheap"), (300.0, "Not much cheaper"), (500.0, "Dearer than retraining")]
+)
+def test_the_words_for_cost(seconds: float, answer: str) -> None:
+    assert verdict_on(seconds=seconds).cost.answer == answer
+
+
+def test_without_retrain_nothing_is_claimed() -> None:
+    found = verdict_on(without=("retrain",))
+    assert found.forgetting.answer == "Forgetting cannot be judged"
+    assert "no Retrain" in found.forgetting.evidence
+    assert found.utility.evidence.startswith("test score 71.3, Original 72.4")
+
+
+def test_the_report_does_without_torch() -> None:
+    command = "import sys, multidelete.report.page; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def test_the_page_says_it_in_words_and_numbers(html: str) -> None:
+    words = words_of(html).replace("\u00a0", " ")
+    assert "MultiDelete-F forgot the 400 deleted units and kept its utility, in 6.9 % of Retrain" in words  # 27.6 / 398
+    assert "Did not forget: Df AUC 44.6 (Original 50.3, Retrain 20.8)" in words
+    assert "Destroyed utility: test score 31.2, Retrain 71.9 (−40.7)." in words
+    assert "The value to aim at is Retrain&#39;s 20.8, not 50" in words
+    for number in (f"{score}" for row in ROWS for score in row[3]):
+        assert f"<td>{number}</td>" in html
+    assert "This is one seed" in words
+    assert "0123abc with uncommitted changes" in words
+    assert "torch 2.13.0" in words
+    assert "retain_mismatched = 0.5" in words
+
+
+def test_the_page_loads_nothing(html: str) -> None:
+    assert "<script" not in html
+    links = re.findall(r"""(?:src|href|action|poster)\s*=\s*["']([^"']*)""", html)
+    links += re.findall(r"""url\(["']?([^)"']*)""", html)
+    assert len(links) > 16
+    assert all(link.startswith(("data:", "#")) for link in links)
+    assert "@import" not in html
+    assert "http" not in re.sub(r'xmlns(:xlink)?="[^"]*"', "", html)
+    assert len(html) < 3_000_000
+
+
+def test_ids_are_unique_and_references_lead_somewhere(html: str) -> None:
+    ids = re.findall(r'\sid="([^"]*)"', html)
+    assert len(ids) == len(set(ids))
+    referenced = re.findall(r'(?:xlink:href="#|url\(#|for="|aria-labelledby=")([^")]*)', html)
+    assert referenced
+    assert set(referenced) <= set(ids)
+
+
+def test_the_gallery_shows_each_text_before_and_after(html: str, run: Path) -> None:
+    assert html.count('<article class="card">') == 16
+    assert html.count('src="data:image/') == 16
+    assert "two shapes on &lt;b&gt;white&lt;/b&gt; &amp; grey" in html
+    assert "<b>white</b>" not in html
+    assert "<convex>" not in html
+    scores = Run.load(run).scores(4, "forget")
+    assert scores is not None
+    logit = scores.match_logit[(scores.unit == "train-00000") & (scores.text == 0)][0]
+    card = html[html.index("train-00000") :]
+    after = re.search(r'class="after after-4">.*?width:([\d.]+)%', card, re.DOTALL)
+    assert after is not None
+    assert float(after[1]) == pytest.approx(100 / (1 + np.exp(-logit)), abs=0.06)
+
+
+def test_headings_are_in_order(html: str) -> None:
+    levels = [int(level) for level in re.findall(r"<h([1-6])", html)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def test_missing_parts_are_said_in_a_sentence(tmp_path: Path) -> None:
+    words = words_of(page_of(make_run(tmp_path / "run", rows=ROWS[:2], parts="")))
+    assert "No unlearned model in this run yet" in words
+    for part in ("no gallery", "no scores of single pairs", "no history"):
+        assert f"This run kept {part}" in words
+
+
+def test_a_gallery_without_scores_still_shows_the_pictures(tmp_path: Path) -> None:
+    html = page_of(make_run(tmp_path / "run", rows=ROWS[:5], parts="g"))
+    assert html.count('src="data:image/') == 16
+    assert "The run kept no scores of an unlearned model" in words_of(html)
+
+
+def test_the_page_of_several_seeds(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / str(s), seed=s, shift=2.0 * (s - 1), rows=ROWS[:5], parts="") for s in (0, 1, 2)]
+    html = page_of(*runs).replace("\u00a0", " ")
+    assert "<td>71.3 ± 2.0</td>" in html
+    assert "3 seeds (0, 1, 2)" in html
+    assert "These are 3 seeds" in html
+
+
+def test_the_page_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", rows=ROWS[:2], parts="")
+    (tmp_path / "page.html").write_text("old")
+    assert write_report([run], tmp_path / "page.html") == tmp_path / "page.html"
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "run"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_fits_its_window(html: str, tmp_path: Path, width: int) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium or chrome on PATH")
+    # The window of a headless browser has a least width, a frame has not.
+    measure = "[document.documentElement.scrollWidth, innerWidth].join(' ')"
+    send = f"<script>addEventListener('load', () => parent.postMessage({measure}, '*'))</script>"
+    (tmp_path / "page.html").write_text(html.replace("</body>", send + "</body>"), encoding="utf-8")
+    (tmp_path / "frame.html").write_text(
+        "<!doctype html><script>onmessage = event => { document.title = 'measured ' + event.data }</script>"
+        f'<iframe src="page.html" style="width:{width}px;height:800px;border:0"></iframe>'
+    )
+    options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    options += " --disable-component-update --enable-logging=stderr --virtual-time-budget=5000 --dump-dom"
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    command = [browser, *options.split(), profile, (tmp_path / "frame.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = re.search(r"measured (\d+) (\d+)", done.stdout)
+    assert found is not None, done.stderr
+    assert int(found[2]) == width
+    assert int(found[1]) <= width
+    assert "CONSOLE" not in done.stderr

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from multidelete.data.corpus import Corpus, Unit
+from multidelete.data.requests import resolve
+from multidelete.errors import InputError
+
+
+def make(train: int = 20, copies: dict[int, int] | None = None) -> Corpus:
+    """Units photo-000.jpg ..., a test and a valid one after every ten; ``copies`` maps a row to its twin."""
+    splits = []
+    for number in range(train):
+        splits.append("train")
+        if number % 10 == 9:
+            splits += ["test", "valid"]
+    units = [Unit(f"photo-{row:03d}.jpg", split, ("words",)) for row, split in enumerate(splits)]
+    pixels = np.arange(len(units), dtype=np.uint16).view(np.uint8).reshape(-1, 2, 1, 1)
+    pixels = np.broadcast_to(pixels, (len(units), 2, 2, 3)).copy()
+    for row, twin in (copies or {}).items():
+        pixels[row] = pixels[twin]
+    return Corpus("photos", units, pixels=pixels)
+
+
+CORPUS = make()
+LAST = [unit.id for unit in CORPUS.units if unit.split == "train"][1:]
+
+
+def test_ids_cut_the_training_split() -> None:
+    request = resolve(CORPUS, ids=["photo-005.jpg", "photo-001.jpg"])
+    assert request.forget.tolist() == [5, 1]
+    assert request.ids == ("photo-005.jpg", "photo-001.jpg")
+    assert request.retain.tolist() == [0, 2, 3, 4, 6, 7, 8, 9, *range(12, 22)]
+    assert request.test.tolist() == [10, 22]
+    assert request.valid.tolist() == [11, 23]
+    assert request.corpus is CORPUS
+
+
+def test_hash_is_that_of_the_sorted_ids() -> None:
+    one = resolve(CORPUS, ids=["photo-005.jpg", "photo-001.jpg"])
+    assert one.hash == hashlib.sha256(b"photo-001.jpg\nphoto-005.jpg\n").hexdigest()
+    assert one.hash == resolve(CORPUS, ids=["photo-001.jpg", "photo-005.jpg"]).hash
+    assert one.hash != resolve(CORPUS, ids=["photo-001.jpg"]).hash
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_ids_from_a_file(tmp_path: Path, as_text: bool) -> None:
+    path = tmp_path / "forget.txt"
+    path.write_bytes(b"\xef\xbb\xbf# by mail\r\n\r\n  photo-003.jpg \r\nphoto-001.jpg  # too\r\n\r\n#photo-002.jpg")
+    request = resolve(CORPUS, ids=str(path) if as_text else path)
+    assert request.ids == ("photo-003.jpg", "photo-001.jpg")
+
+
+def test_an_id_may_hold_the_comment_sign(tmp_path: Path) -> None:
+    units = [Unit(name, "train", ("words",)) for name in ("a #1", "a", "b#2", "c", "d")]
+    pixels = np.arange(5, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
+    (tmp_path / "forget.txt").write_text("a #1\nb#2\n")
+    assert resolve(Corpus("odd", units, pixels=pixels), ids=tmp_path / "forget.txt").ids == ("a #1", "b#2")
+
+
+def test_samples_are_nested_and_seeded() -> None:
+    large = resolve(CORPUS, count=12, seed=3)
+    for count in range(1, 12):
+        assert resolve(CORPUS, count=count, seed=3).ids == large.ids[:count]
+    assert len(set(large.ids)) == 12
+    assert set(large.forget) | set(large.retain) == set(CORPUS.rows("train"))
+    assert not set(large.forget) & set(large.retain)
+    assert set(large.ids) != set(resolve(CORPUS, count=12, seed=4).ids)
+    assert resolve(CORPUS, fraction=0.25, seed=3).ids == large.ids[:5]
+
+
+def test_copies_of_an_image_are_drawn_together() -> None:
+    corpus = make(copies={2: 7, 15: 7, 10: 3})  # row 10 is in the test split: copies there are left alone
+    for seed in range(10):
+        previous: tuple[str, ...] = ()
+        for count in range(1, 18):
+            request = resolve(corpus, count=count, seed=seed)
+            drawn = set(request.forget.tolist())
+            assert drawn & {2, 7, 15} in (set(), {2, 7, 15})
+            assert count <= len(drawn) <= count + 2
+            assert len(drawn) == len(request.forget)
+            assert request.ids[: len(previous)] == previous
+            previous = request.ids
+    assert resolve(corpus, ids=["photo-003.jpg"]).forget.tolist() == [3]
+
+
+def test_a_copy_on_the_other_side_of_the_cut() -> None:
+    corpus = make(copies={2: 7, 15: 7})
+    message = "ids names 'photo-007.jpg' but not 'photo-002.jpg', which is the same image file; delete both"
+    with pytest.raises(InputError, match=rf"{message} \(more wrong copies: 1\)$"):
+        resolve(corpus, ids=["photo-007.jpg", "photo-001.jpg"])
+    assert len(resolve(corpus, ids=["photo-007.jpg", "photo-002.jpg", "photo-015.jpg"]).forget) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "forget.txt names no ids; expected at least one unit to forget"),
+        (b"# nothing yet\n\n", "forget.txt names no ids"),
+        (b"caf\xe9.jpg\n", "forget.txt is not UTF-8; save it as a UTF-8 text file"),
+        ("photo-001.jpg".encode("utf-16"), "forget.txt is not UTF-8"),
+        (
+            b"photo-001.jpg\n\nphot-003.jpg\n",
+            "forget.txt, line 3: 'phot-003.jpg' is not in the training split; did you mean 'photo-003.jpg'?",
+        ),
+        (
+            b"zzz\nphoto-001.jpg\nyyy\n",
+            "forget.txt, line 1: 'zzz' is not in the training split (more wrong lines: 1)",
+        ),
+        (
+            b"photo-010.jpg\n",
+            "forget.txt, line 1: 'photo-010.jpg' is in the test split; only units of the training split",
+        ),
+        (b"photo-011.jpg\n", "forget.txt, line 1: 'photo-011.jpg' is in the valid split"),
+        (
+            b"photo-001.jpg\n# x\nphoto-001.jpg\n",
+            "forget.txt, line 3: 'photo-001.jpg' was already named in line 1",
+        ),
+        (
+            "\n".join(["photo-000.jpg", *LAST]).encode(),
+            "forget.txt names 20 of 20 images: nothing would be left to retain",
+        ),
+        (
+            "\n".join(LAST).encode(),
+            "forget.txt names 19 of 20 images: one would be left to retain, but mismatched pairs need",
+        ),
+    ],
+)
+def test_bad_file(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "forget.txt").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        resolve(CORPUS, ids=tmp_path / "forget.txt")
+    assert message in str(caught.value)
+
+
+def test_file_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no file .*forget\.txt; expected a text file with one id per line"):
+        resolve(CORPUS, ids=tmp_path / "forget.txt")
+    with pytest.raises(InputError, match="is a folder; expected a text file with one id per line"):
+        resolve(CORPUS, ids=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "exactly one of ids, count and fraction; got none"),
+        ({"count": 3, "fraction": 0.1}, "exactly one of ids, count and fraction; got count and fraction"),
+        ({"ids": []}, "ids names no ids"),
+        ({"ids": ["photo-001.jpg", "zzz"]}, "ids, entry 2: 'zzz' is not in the training split"),
+        ({"ids": ["photo-001.jpg", 3]}, "ids, entry 2: expected an id as a string, got 3"),
+        ({"ids": ["photo-001.jpg"] * 2}, "ids, entry 2: 'photo-001.jpg' was already named in entry 1"),
+        ({"count": 0}, "count = 0 is too small; expected at least one unit to forget"),
+        ({"count": -3}, "count = -3 is too small"),
+        ({"count": 21}, "count = 21 is too large; the training split has 20 units"),
+        ({"count": 20}, "count = 20 takes 20 of 20 images: nothing would be left to retain"),
+        ({"count": 19}, "count = 19 takes 19 of 20 images: one would be left to retain"),
+        ({"count": 2.5}, "count = 2.5 is not a whole number"),
+        ({"count": True}, "count = True is not a whole number"),
+        ({"fraction": 0.0}, "fraction = 0.0 is not between 0 and 1"),
+        ({"fraction": 1.0}, "fraction = 1.0 is not between 0 and 1"),
+        ({"fraction": float("nan")}, "fraction = nan is not between 0 and 1"),
+        ({"fraction": "0.1"}, "fraction = '0.1' is not between 0 and 1"),
+        ({"fraction": 0.01}, "fraction = 0.01 of 20 units rounds to none"),
+        ({"fraction": 0.99}, "fraction = 0.99 takes 20 of 20 images: nothing would be left to retain"),
+        ({"count": 3, "seed": -1}, "the seed of a deletion request is a whole number of at least 0, got -1"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        resolve(CORPUS, **arguments)  # type: ignore[arg-type]
+    assert message in str(caught.value)
+
+
+def test_many_unknown_ids_are_refused_at_once() -> None:
+    # Looking for the closest id takes milliseconds: once per wrong id, it would take minutes.
+    corpus = make(train=2000)
+    with pytest.raises(InputError, match="more wrong entries: 9,999"):
+        resolve(corpus, ids=[f"foto-{number}.jpg" for number in range(10_000)])
