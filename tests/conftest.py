@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,3 +42,54 @@ def picture() -> Callable[..., None]:
         Image.fromarray(pixels).save(path)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """Folder of a model that was trained for a moment on ``photos``; copy it to change it."""
+    import tiny
+
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    tiny.original("albef").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """Folder of a small corpus: 40 units to train on, 12 valid, 12 test; copy it to change it."""
+    import tiny
+
+    folder = tmp_path_factory.mktemp("saved") / "photos"
+    tiny.corpus().save(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        return [line.removeprefix("error: ") for line in self.err.splitlines() if line.startswith("error: ")]
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[str], Ended]:
+    """Runs a command line in this process, through the same ``main`` as the program."""
+    from multidelete.cli import main
+
+    def run(command: str) -> Ended:
+        capsys.readouterr()
+        monkeypatch.setattr("sys.argv", ["multidelete", *shlex.split(command)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        printed = capsys.readouterr()
+        code = end.value.code
+        assert isinstance(code, int)
+        return Ended(code, printed.out, printed.err)
+
+    return run

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from multidelete.data.corpus import Corpus
 from multidelete.data.requests import Request, resolve
@@ -12,6 +15,7 @@ from multidelete.data.streams import PairInputs
 from multidelete.engine import Engine, History
 from multidelete.methods import Method, MultiDelete, UnlearningData
 from multidelete.models.base import Model
+from multidelete.run import check_splits
 from multidelete.tasks import Predictions, Retrieval, Task
 from multidelete.training import TrainSettings
 
@@ -63,18 +67,20 @@ def unlearn(
     Raises:
         InputError: The request or the combination is impossible; nothing was started.
     """
-    if isinstance(forget, int):
+    if isinstance(forget, int | np.integer):
         request = resolve(corpus, count=forget, seed=seed)
     elif isinstance(forget, float):
         request = resolve(corpus, fraction=forget, seed=seed)
     else:
         request = resolve(corpus, ids=forget)
-    engine = engine or Engine()
-    task = task or Retrieval()
-    original = (model if isinstance(model, Model) else Model.from_pretrained(model)).to(engine.device)
+    method, task, engine = method or MultiDelete(), task or Retrieval(), engine or Engine()
+    check_splits(request, [method])
+    # A copy: the model that was given stays on its device and in its mode.
+    original = copy.deepcopy(model) if isinstance(model, Model) else Model.from_pretrained(model)
+    original = original.to(engine.device).eval()
     inputs = PairInputs.of(corpus, original)
     data = UnlearningData(request, inputs, task, training or TrainSettings(), seed, initial_seed=seed)
-    made = (method or MultiDelete())(original, data, engine)
+    made = method(original, data, engine)
     before = task.predict(original, inputs, request, engine)
     predictions = task.predict(made.model, made.inputs, request, engine)
     return Outcome(made.model, request, task.metrics(predictions), task.metrics(before), predictions, made.history)

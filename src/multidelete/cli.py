@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,9 +26,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# What Ctrl-C leaves to do, where a command keeps what it did.
+CONTINUES = {
+    "demo": "; what was done is kept: the same command with --resume continues",
+    "unlearn": "; what was done is kept: the same command with --resume continues",
+    "train": "; what was done is kept: the same command continues",
+}
+
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the recipe's, as `method.scope=all`."),
+    typer.Argument(metavar="KEY=VALUE", help="Settings over the recipe's, as `method.scope=all`."),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for results, predictions, model and report.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped, where it stopped.")]
@@ -40,6 +48,23 @@ Precision = Annotated[
     str | None,
     typer.Option("--precision", help="auto, fp32 or bf16 (auto: bf16 where the device is fast at it)."),
 ]
+
+
+def _print_version(asked: bool) -> None:
+    from importlib.metadata import version
+
+    if asked:
+        typer.echo(f"multidelete {version('multidelete')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command(
@@ -62,14 +87,15 @@ def demo(
         base = merged(base, {"seed": seed})
     if precision is not None:
         base = merged(base, {"precision": precision})
-    # The demo is asked for again and again: a finished one of the same settings makes room for the next.
-    _clear_finished_demo(out)
-    _run(load(None, overrides or [], base), out, resume)
+    recipe = load(None, overrides or [], base)
+    if not resume:
+        _make_room(recipe, out)
+    _run(recipe, out, resume)
 
 
 @app.command(
-    epilog="Examples:\n\n`multidelete train recipes/scenes-albef.toml --out models/scenes`\n\n"
-    "`multidelete train recipes/scenes-albef.toml train.epochs=2 --out models/quick`"
+    epilog="Examples:\n\n`multidelete train recipes/flickr8k-albef-multidelete.toml --out models/flickr8k`\n\n"
+    "`multidelete train recipes/flickr8k-albef-multidelete.toml train.epochs=2 --out models/quick`"
 )
 def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe (TOML).")],
@@ -80,14 +106,17 @@ def train(
 ) -> None:
     """Train the original model of a recipe and write it to a folder."""
     from multidelete.recipe import load
+    from multidelete.record import check_place
     from multidelete.run import find_or_train_original
 
     loaded = load(recipe, [*(overrides or []), *_given(seed=seed, precision=precision)])
     if loaded.original is not None:
         raise InputError(f"{recipe} brings a trained model ('original'); there is nothing to train")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    check_place(out)
+    if out.exists() and any(out.iterdir()):
         raise InputError(f"--out '{out}' is not empty; choose a new folder for the model")
-    trained = find_or_train_original(loaded, loaded.corpus(), _engine(loaded, resume=True))
+    with _engine(loaded, resume=True) as engine:
+        trained = find_or_train_original(loaded, loaded.corpus(), engine)
     trained.model.save_pretrained(out)
     typer.echo(f"model written to {out}")
 
@@ -95,12 +124,12 @@ def train(
 @app.command(
     epilog="Examples:\n\n`multidelete unlearn recipes/flickr8k-albef-multidelete.toml --out runs/flickr8k`\n\n"
     "`multidelete unlearn --model models/mine --data photos --forget ids.txt --method multidelete --scope fusion`\n\n"
-    "`multidelete unlearn recipes/scenes-albef.toml forget.fraction=0.05 method.scope=all`"
+    "`multidelete unlearn recipes/flickr8k-albef-multidelete.toml forget.fraction=0.05 method.scope=all`"
 )
 def unlearn(
     recipe: Annotated[
         str | None,
-        typer.Argument(metavar="[RECIPE]", help="A recipe (TOML); or give --model, --data, --forget."),
+        typer.Argument(metavar="RECIPE", help="A recipe (TOML); or give --model, --data, --forget."),
     ] = None,
     overrides: Overrides = None,
     model: Annotated[Path | None, typer.Option("--model", help="Folder of the trained model.")] = None,
@@ -126,7 +155,7 @@ def unlearn(
 
     words = list(overrides or [])
     path = None
-    if recipe is not None and "=" in recipe:
+    if recipe is not None and "=" in recipe and not Path(recipe).exists():
         words.insert(0, recipe)
     elif recipe is not None:
         path = Path(recipe)
@@ -173,10 +202,11 @@ def evaluate(
     from multidelete.data.streams import PairInputs
     from multidelete.models.base import Model
     from multidelete.recipe import load
+    from multidelete.run import check_splits
 
     if data is None and reader is None:
         raise InputError("evaluate needs --data (a folder) or --reader scenes")
-    settings = {
+    settings: dict[str, Any] = {
         "data": _data_values(data, reader),
         "forget": _forget_values(forget or "1"),
         "original": str(model),
@@ -186,9 +216,10 @@ def evaluate(
     loaded = Model.from_pretrained(model)
     corpus = read(**settings["data"])
     request = resolve(corpus, **recipe.forget.model_dump(exclude={"seed"}), seed=recipe.seed)
-    engine = _engine(recipe)
-    loaded.to(engine.device)
-    metrics = recipe.task.metrics(recipe.task.predict(loaded, PairInputs.of(corpus, loaded), request, engine))
+    check_splits(request)
+    with _engine(recipe) as engine:
+        loaded.to(engine.device)
+        metrics = recipe.task.metrics(recipe.task.predict(loaded, PairInputs.of(corpus, loaded), request, engine))
     _print_metrics(metrics, with_forget=forget is not None)
 
 
@@ -204,12 +235,17 @@ def report(
     format: Annotated[str, typer.Option(help="Table on the terminal: text, markdown or csv.")] = "text",
 ) -> None:
     """Write the page of one or several runs, and print their table."""
+    from multidelete.record import check_place
     from multidelete.report.page import write_report
     from multidelete.report.tables import Run, summary, to_csv, to_markdown, to_text
 
     printers: dict[str, Callable[..., str]] = {"text": to_text, "markdown": to_markdown, "csv": to_csv}
     if format not in printers:
         raise InputError(f"--format must be {', '.join(printers)}, not '{format}'")
+    if out is not None:
+        check_place(out.parent if out.suffix == ".html" else out)
+    if out is not None and out.suffix == ".html" and out.is_dir():
+        raise InputError(f"--out '{out}' is a folder; expected an .html file, or a folder of another name")
     page = write_report(runs, out or runs[0])
     typer.echo(printers[format](summary([Run.load(folder) for folder in runs])))
     typer.echo(f"report: {page}", err=True)
@@ -250,7 +286,7 @@ def list_(
     "`multidelete check --data photos --forget ids.txt`"
 )
 def check(
-    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe (TOML).")] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A recipe (TOML).")] = None,
     overrides: Overrides = None,
     data: Data = None,
     reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; found by itself.")] = None,
@@ -258,10 +294,11 @@ def check(
 ) -> None:
     """Check a recipe, its data and its deletion request without running anything."""
     from multidelete.data.readers import read
-    from multidelete.data.requests import resolve
+    from multidelete.data.requests import Request, resolve
     from multidelete.recipe import load
     from multidelete.run import check_splits
 
+    request: Request | None
     if recipe is not None:
         given: dict[str, Any] = {}
         if data is not None or reader is not None:
@@ -271,7 +308,7 @@ def check(
         loaded = load(Path(recipe), overrides or [], options=given)
         corpus = loaded.corpus()
         request = loaded.request(corpus)
-        check_splits(request)
+        check_splits(request, loaded.methods())
         typer.echo(f"{recipe}: {loaded.task.name}, {', '.join(m.name for m in loaded.methods())}")
     elif data is not None or reader is not None:
         corpus = read(**_data_values(data, reader))
@@ -286,13 +323,15 @@ def check(
 def main() -> None:
     """Run the command line; what the user can mend is one sentence, without a traceback."""
     try:
-        app()
+        app(prog_name="multidelete")
     except InputError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
+        for line in str(error).splitlines():
+            typer.secho(f"error: {line}", fg="red", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.secho("stopped; what was done is kept: the same command with --resume continues", fg="yellow", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # what typer makes of Ctrl-C
+            typer.secho(f"stopped{CONTINUES.get(sys.argv[1], '')}", fg="yellow", err=True)
+        raise
 
 
 def _run(recipe: Recipe, out: Path, resume: bool) -> None:
@@ -303,16 +342,22 @@ def _run(recipe: Recipe, out: Path, resume: bool) -> None:
     from multidelete.run import run
 
     check_out(out, resume=resume)  # before torch, models and data are waited for
-    run(recipe, out, _engine(recipe, resume=resume), resume=resume)
+    with _engine(recipe, resume=resume) as engine:
+        run(recipe, out, engine, resume=resume)
     Console().print(rows_table(Run.load(out)))
     typer.echo(f"results: {out / 'results.json'}\nreport:  {out / 'report.html'}")
 
 
-def _engine(recipe: Recipe, resume: bool = False) -> Engine:
+@contextlib.contextmanager
+def _engine(recipe: Recipe, resume: bool = False) -> Iterator[Engine]:
     from multidelete.engine import Engine
     from multidelete.progress import Bars
 
-    return Engine(recipe.precision, Bars(), resume)
+    bars = Bars()
+    try:
+        yield Engine(recipe.precision, bars, resume)
+    finally:
+        bars.close()
 
 
 def _demo_values(task: str) -> dict[str, Any]:
@@ -324,18 +369,23 @@ def _demo_values(task: str) -> dict[str, Any]:
     if task not in names:
         from multidelete.registry import unknown
 
-        raise InputError(f"{unknown(task, names, 'task of the demo')}; there are {', '.join(names)}")
+        raise InputError(unknown(task, names, "task of the demo"))
     return tomllib.loads((folder / f"{task}.toml").read_text(encoding="utf-8"))
 
 
-def _clear_finished_demo(out: Path) -> None:
+def _make_room(recipe: Recipe, out: Path) -> None:
+    """Remove the finished demo in ``out``, which is asked for again and again; any other folder is left alone."""
     import shutil
 
-    from multidelete.record import IDENTITY_FILE, RESULTS_FILE
+    from multidelete.record import finished_command
+    from multidelete.run import check_splits
 
-    if (out / IDENTITY_FILE).is_file() and (out / RESULTS_FILE).is_file():
-        typer.echo(f"replacing the finished demo in {out}")
-        shutil.rmtree(out)
+    if (finished_command(out) or "").split()[1:2] != ["demo"]:
+        return
+    # A demo that cannot run must not cost the last one.
+    check_splits(recipe.request(recipe.corpus()), recipe.methods())
+    typer.echo(f"replacing the finished demo in {out}")
+    shutil.rmtree(out)
 
 
 def _data_values(data: Path | None, reader: str | None) -> dict[str, Any]:

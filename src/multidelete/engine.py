@@ -135,7 +135,8 @@ class Engine:
     @property
     def device(self) -> torch.device:
         """Where models run: CUDA, MPS or CPU, found by accelerate."""
-        return self.accelerator.device
+        device: torch.device = self.accelerator.device
+        return device
 
     def dtype(self) -> torch.dtype:
         """Type of matrix products."""
@@ -193,7 +194,7 @@ class Engine:
         Raises:
             InputError: The loss is not finite, or a checkpoint belongs to another run.
         """
-        model.train(training)
+        _set_mode(model, parameters, training)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in parameters)
         state = _FitState.fresh(model, parameters, plan)
@@ -211,7 +212,7 @@ class Engine:
                 advance(1)
                 if judge and state.step in judged:
                     self._judge(judge, state)
-                    model.train(training)
+                    _set_mode(model, parameters, training)
                 if checkpoint and (time.monotonic() - saved > CHECKPOINT_SECONDS or interrupted()):
                     state.save(checkpoint)
                     saved = time.monotonic()
@@ -219,6 +220,11 @@ class Engine:
                     raise KeyboardInterrupt
         self.progress.finish()
         state.take_best()
+        if not all(bool(tensor.isfinite().all()) for tensor in parameters.values()):
+            raise InputError(
+                f"{what}: the weights are not finite after step {plan.steps}; "
+                "a smaller learning rate or fewer epochs usually helps"
+            )
         model.eval()
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -242,7 +248,7 @@ class Engine:
                 "a smaller learning rate or fewer epochs usually helps"
             )
         state.optimiser.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         nn.utils.clip_grad_norm_(list(state.parameters.values()), plan.clip)
         state.optimiser.step()
         self.synchronise()
@@ -373,7 +379,9 @@ class Engine:
         """
         has = np.zeros(inputs.count("text"), dtype=bool)
         has[text_rows] = True
-        key = digest(weights_hash(model.state_dict()), inputs.corpus.hash, text_rows.tobytes().hex(), self._place())
+        settings = model.config.model_dump_json()
+        weights = weights_hash(model.state_dict())
+        key = digest(weights, settings, inputs.corpus.hash, text_rows.tobytes().hex(), self._place())
         path = cache_dir() / "fused" / f"{key}.npy"
         if not path.is_file():
             order = text_rows[_by_length(inputs.sources["text"], text_rows)]
@@ -388,6 +396,7 @@ class Engine:
                 values[rows] = fused
                 advance(len(rows))
             self.progress.finish()
+            assert values is not None
             buffer = io.BytesIO()
             np.save(buffer, values)
             write_file(path, buffer.getvalue())
@@ -403,7 +412,8 @@ class Engine:
             for name, tensor in model.state_dict().items()
             if any(name == part or name.startswith(part + ".") for part in parts)
         }
-        settings = model.config.model_dump_json(include={"image_size", "image_mean", "image_std", modality})
+        read = {"image_size", "image_mean", "image_std", "max_text_tokens", modality}
+        settings = model.config.model_dump_json(include=read)
         return digest(weights_hash(weights), inputs.corpus.hash, settings, modality, embedded, self._place())
 
     @torch.no_grad()
@@ -456,6 +466,16 @@ class Engine:
         nothing = pooled.new_zeros(len(pooled), 0)
         with self.autocast():
             return model.embedding(modality, Encoding(nothing, nothing, pooled)).float().cpu().numpy()
+
+
+def _set_mode(model: Model, parameters: Mapping[str, nn.Parameter], training: bool) -> None:
+    """Training mode where something moves; dropout and running statistics of the rest stand still with it."""
+    model.train(training)
+    for parts in model.parts.values():
+        if not any(name == part or name.startswith(part + ".") for name in parameters for part in parts):
+            for part in parts:
+                if isinstance(module := getattr(model, part), nn.Module):
+                    module.eval()
 
 
 def _by_length(source: Any, rows: Rows) -> Rows:

@@ -29,7 +29,7 @@ class Bars(Progress):
     def start(self, what: str, total: int) -> Callable[[int], None]:
         """See :meth:`Progress.start`; inside another piece of work the bar stands below it."""
         if not sys.stderr.isatty():
-            self.console.print(what)
+            self.say(what)
         if self._open:
             bars = self._open[-1][0]
         else:
@@ -49,7 +49,8 @@ class Bars(Progress):
 
     def say(self, sentence: str) -> None:
         """See :meth:`Progress.say`."""
-        self.console.print(sentence)
+        # A path may hold brackets, and a line that is copied must not be broken.
+        self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def finish(self) -> None:
         """See :meth:`Progress.finish`."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from multidelete.data.corpus import Corpus
-from multidelete.data.readers import READERS, read
+from multidelete.data.readers import READERS, mistakes, read
 from multidelete.data.requests import Request, resolve
 from multidelete.errors import InputError, did_you_mean
 from multidelete.methods import METHODS, Method, Retrain
@@ -22,6 +23,9 @@ from multidelete.tasks import TASKS, Task
 from multidelete.training import TrainSettings
 
 T = TypeVar("T", bound=BaseModel)
+
+_NAMED = {"task": "name", "model": "name", "method": "name", "data": "reader"}
+_REQUESTS = ("ids", "count", "fraction")
 
 
 class ForgetSettings(BaseModel):
@@ -37,9 +41,9 @@ class ForgetSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     ids: str | list[str] | None = None
-    count: int | None = None
-    fraction: float | None = None
-    seed: int | None = None
+    count: int | None = Field(default=None, ge=1, strict=True)
+    fraction: float | None = Field(default=None, gt=0, lt=1)
+    seed: int | None = Field(default=None, ge=0, strict=True)
 
 
 class Recipe(BaseModel):
@@ -107,13 +111,16 @@ def load(path: Path | None, overrides: Sequence[str] = (), options: Mapping[str,
         InputError: With every mistake of the recipe, a line each.
     """
     source = "the command line" if path is None else str(path)
-    values = merged({} if path is None else _read_toml(path), options or {})
-    if options and options.get("original") is not None:
-        values.pop("model", None)  # a model that is brought takes the place of the recipe's
-    if options and "forget" in options:
-        values["forget"] = options["forget"]  # one request takes the place of another
-    for override in overrides:
-        values = merged(values, _parse_override(override))
+    values = {} if path is None else _read_toml(path)
+    words = [_parse_override(word) for word in overrides]
+    for given in ([options] if options else [], words):
+        if any(over.get("original") is not None for over in given):
+            values.pop("model", None)  # a model that is brought takes the place of the recipe's
+        requested = {key for over in given for key in _REQUESTS if key in _table(over.get("forget"))}
+        if requested:  # one request takes the place of another
+            values["forget"] = {k: v for k, v in _table(values.get("forget")).items() if k not in _REQUESTS}
+        for over in given:
+            values = merged(values, over)
     return validate(values, source)
 
 
@@ -123,10 +130,18 @@ def validate(values: Mapping[str, Any], source: str) -> Recipe:
 
 
 def merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Values with others laid over them, table by table; another name in a table starts that table anew."""
+    """Values with others laid over them, table by table; another name in a table starts that table anew.
+
+    >>> merged({"method": {"name": "neggrad", "epochs": 2}}, {"method": {"epochs": 3}})
+    {'method': {'name': 'neggrad', 'epochs': 3}}
+    >>> merged({"method": {"name": "neggrad", "epochs": 2}}, {"method": "finetune"})
+    {'method': {'name': 'finetune'}}
+    """
     result = dict(values)
     for key, value in over.items():
         before = result.get(key)
+        if key in _NAMED:  # ``method = "neggrad"`` is short for a table with that name
+            before, value = ({_NAMED[key]: each} if isinstance(each, str) else each for each in (before, value))
         if isinstance(before, Mapping) and isinstance(value, Mapping):
             renamed = any(name in value and value[name] != before.get(name) for name in ("name", "reader"))
             result[key] = dict(value) if renamed else merged(before, value)
@@ -136,14 +151,22 @@ def merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         beside = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         kind = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(f"recipe '{path}' {kind}{did_you_mean(path.name, beside)}")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not TOML: it is not a text file in UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not TOML: {error}") from error
+    except OSError as error:
+        raise InputError(f"recipe '{path}' cannot be read: {error.strerror or error}") from error
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _parse_override(text: str) -> dict[str, Any]:
@@ -201,7 +224,7 @@ class _Checker:
     def request(self, forget: ForgetSettings | None) -> None:
         if forget is None:
             return
-        given = [key for key in ("ids", "count", "fraction") if getattr(forget, key) is not None]
+        given = [key for key in _REQUESTS if getattr(forget, key) is not None]
         if len(given) != 1:
             came = "none is given" if not given else f"{' and '.join(given)} are given"
             self.mistakes.append(f"{self.source}: 'forget' needs one of ids, count and fraction; {came}")
@@ -213,13 +236,15 @@ class _Checker:
         return value
 
     def data(self, given: Any) -> dict[str, Any]:
+        given = {"reader": given} if isinstance(given, str) else given
         if not isinstance(given, dict) or not isinstance(given.get("reader"), str):
             self.mistakes.append(f"{self.source}: 'data' needs a reader, one of {', '.join(READERS)}")
             return {}
         if given["reader"] not in READERS:
-            self.mistakes.append(
-                f"{self.source}: {unknown(given['reader'], READERS, 'reader')}; there are {', '.join(READERS)}"
-            )
+            self.mistakes.append(f"{self.source}: {unknown(given['reader'], READERS, 'reader')}")
+            return {}
+        options = {key: value for key, value in given.items() if key != "reader"}
+        self.mistakes += [f"{self.source}: {mistake}" for mistake in mistakes(given["reader"], options)]
         return given
 
     def model(self, values: Mapping[str, Any]) -> tuple[str, ModelConfig] | None:
@@ -230,10 +255,13 @@ class _Checker:
                     f"{self.source}: 'original' brings a model of its own; leave out the table 'model'"
                 )
             return None
-        given = {"name": "albef"} if given is None else given
-        if not isinstance(given, dict) or given.get("name") not in MODELS:
-            name = given.get("name", given) if isinstance(given, dict) else given
-            self.mistakes.append(f"{self.source}: {unknown(str(name), MODELS, 'model')}; there are {', '.join(MODELS)}")
+        given = "albef" if given is None else given
+        given = {"name": given} if isinstance(given, str) else given
+        if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+            self.mistakes.append(f"{self.source}: 'model' needs a name, one of {', '.join(MODELS)}")
+            return None
+        if given["name"] not in MODELS:
+            self.mistakes.append(f"{self.source}: {unknown(given['name'], MODELS, 'model')}")
             return None
         fields = {key: value for key, value in given.items() if key != "name"}
         config = self.section(MODELS[given["name"]].config_class, fields, "model")
@@ -247,7 +275,7 @@ class _Checker:
             self.mistakes.append(f"{self.source}: '{place}' needs a name, one of {', '.join(table)}")
             return None
         if fields["name"] not in table:
-            self.mistakes.append(f"{self.source}: {unknown(fields['name'], table, kind)}; there are {', '.join(table)}")
+            self.mistakes.append(f"{self.source}: {unknown(fields['name'], table, kind)}")
             return None
         settings = {key: value for key, value in fields.items() if key != "name"}
         return self.section(table[fields["name"]], settings, place, f"{kind} '{fields['name']}'")
@@ -268,18 +296,38 @@ _KINDS: dict[type, str] = {str: "a string", bool: "true or false", int: "a whole
 
 def sentences(error: ValidationError, kind: type[BaseModel], place: str, owner: str | None) -> Iterator[str]:
     """What pydantic found, in our words: the setting, what came, what was expected, what may have been meant."""
+    found: dict[str, list[str]] = {}
+    came: dict[str, str] = {}
     for mistake in error.errors():
         path = [str(part) for part in mistake["loc"]]
-        where = ".".join([place, *path])
         if mistake["type"] == "extra_forbidden":
             options = _fields_at(kind, path[:-1])
             hint = did_you_mean(path[-1], options) or f"; it has {', '.join(options)}"
-            yield f"{owner or repr('.'.join([place, *path[:-1]]))} has no setting '{path[-1]}'{hint}"
+            inner = ".".join([place, *path[:-1]])
+            yield f"{owner if owner and len(path) == 1 else repr(inner)} has no setting '{path[-1]}'{hint}"
+            continue
+        # Where a setting may be of several types, pydantic adds the type to the path: a mistake is told once.
+        depth = next((i for i in range(len(path)) if path[i] not in _fields_at(kind, path[:i])), len(path))
+        where = ".".join([place, *path[:depth]])
+        message = mistake["msg"].removeprefix("Input ")
+        if mistake["type"] == "value_error":  # a sentence of ours
+            message = f": {mistake['ctx']['error']}"
+        elif mistake["type"] == "missing" and depth < len(path):
+            message = " has too few values"
         else:
-            message = mistake["msg"].removeprefix("Value error, ")
-            message = message[0].lower() + message[1:]
-            came = "" if isinstance(mistake["input"], dict) else f", got {mistake['input']!r}"
-            yield f"'{where}': {message}{came}"
+            message = f" {message[0].lower()}{message[1:]}"
+        found.setdefault(where, []).append(message)
+        if mistake["type"] == "missing" or isinstance(mistake["input"], dict):
+            came[where] = ""
+        elif mistake["type"] == "literal_error" and isinstance(mistake["input"], str):
+            named = re.findall(r"'(.+?)'", str(mistake.get("ctx", {}).get("expected", "")))
+            came[where] = f", got {mistake['input']!r}{did_you_mean(mistake['input'], named)}"
+        else:
+            came[where] = f", got {mistake['input']!r}"
+    for where, messages in found.items():
+        first, *others = dict.fromkeys(messages)
+        expected = " or".join([first, *(other.removeprefix(" should be") for other in others)])
+        yield f"'{where}'{expected}{came[where]}"
 
 
 def _fields_at(kind: type[BaseModel], path: Sequence[str]) -> list[str]:

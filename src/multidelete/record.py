@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -26,6 +27,23 @@ from multidelete.tasks.base import Predictions
 SCHEMA = 1
 RESULTS_FILE = "results.json"
 IDENTITY_FILE = "run.json"
+IDENTITY = {
+    "recipe": "recipe",
+    "data_hash": "data",
+    "forget_hash": "deletion request",
+    "original_hash": "original model",
+}
+CONTENT = {
+    RESULTS_FILE,
+    IDENTITY_FILE,
+    "history.jsonl",
+    "gallery.json",
+    "report.html",
+    "gallery",
+    "model",
+    "predictions",
+    "work",
+}
 PACKAGES = (
     "torch",
     "transformers",
@@ -54,18 +72,9 @@ class RunFolder:
     def __init__(self, path: Path, identity: dict[str, Any], *, resume: bool) -> None:
         self.path = path
         check_out(path, resume=resume)
-        identity = json.loads(json.dumps(identity))
-        marker = path / IDENTITY_FILE
-        if marker.exists():
-            before = json.loads(marker.read_text())
-            if before != identity:
-                changed = sorted(k for k in before.keys() | identity.keys() if before.get(k) != identity.get(k))
-                raise InputError(
-                    f"'{path}' holds a run with another {' and '.join(changed)}; "
-                    "resume it unchanged or choose another --out"
-                )
-        else:
-            write_file(marker, json.dumps(identity, indent=2) + "\n")
+        check_same(path, identity)
+        if not (path / IDENTITY_FILE).exists():
+            write_file(path / IDENTITY_FILE, json.dumps(identity, indent=2) + "\n")
 
     def work(self, key: str) -> Path:
         """Where checkpoints of a row are kept until it is done."""
@@ -110,14 +119,79 @@ def check_out(path: Path, *, resume: bool) -> None:
     Raises:
         InputError: It is a file, or a folder with something in it that no resumed run explains.
     """
-    if path.is_file():
-        raise InputError(f"--out '{path}' is a file; expected a folder that is new or empty")
+    check_place(path)
     if not path.exists() or not any(path.iterdir()):
         return
-    if not (path / IDENTITY_FILE).is_file():
+    if _identity(path) is None:
         raise InputError(f"--out '{path}' is not empty and holds no run; expected a folder that is new or empty")
     if not resume:
         raise InputError(f"'{path}' already holds a run; continue it with --resume, or choose another --out")
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where no folder can be written.
+
+    Raises:
+        InputError: It is a file, lies below one, or below a folder that must not be written to.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--out '{path}' is a file; expected a folder that is new or empty")
+    above = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not above.is_dir():
+        raise InputError(f"--out '{path}' cannot be made: '{above}' is a file; expected a folder")
+    if not os.access(above, os.W_OK):
+        raise InputError(f"--out '{path}' cannot be written to: there is no permission to write in '{above}'")
+
+
+def check_same(path: Path, identity: dict[str, Any]) -> None:
+    """Refuse to continue the run of another recipe, on other data or of another original model.
+
+    Args:
+        path: The folder of the run; nothing is refused where there is none.
+        identity: What is known so far of what the run is.
+
+    Raises:
+        InputError: The run that the folder holds is another one.
+    """
+    before = _identity(path)
+    if before is None:
+        return
+    changed = [name for key, name in IDENTITY.items() if key in identity and before[key] != identity[key]]
+    if "recipe" in changed:
+        changed[:1] = [f"'{key}'" for key in _differences(before["recipe"], identity["recipe"])]
+    if changed:
+        listed = ", ".join(changed[:-1]) + " and " * (len(changed) > 1) + changed[-1]
+        raise InputError(f"'{path}' holds a run with another {listed}; resume it unchanged or choose another --out")
+
+
+def finished_command(path: Path) -> str | None:
+    """The command that made the finished run in a folder, or None where the folder is not exactly one finished run."""
+    if path.is_symlink() or _identity(path) is None or any(each.name not in CONTENT for each in path.iterdir()):
+        return None
+    try:
+        results = json.loads((path / RESULTS_FILE).read_text(encoding="utf-8"))
+        return str(results["provenance"]["command"]) if results["schema"] == SCHEMA else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _identity(path: Path) -> dict[str, Any] | None:
+    """What the run in a folder is, or None where the folder holds no run."""
+    try:
+        content = json.loads((path / IDENTITY_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and content.keys() == IDENTITY.keys() else None
+
+
+def _differences(before: Any, now: Any, place: str = "") -> list[str]:
+    """Dotted names of the settings in which two recipes differ."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return [] if before == now else [place]
+    keys = list(dict.fromkeys([*before, *now]))
+    return [
+        name for key in keys for name in _differences(before.get(key), now.get(key), f"{place}.{key}" if place else key)
+    ]
 
 
 def provenance(request: Request, device: torch.device, command: str, **more: Any) -> dict[str, Any]:
@@ -166,7 +240,7 @@ def write_gallery(path: Path, request: Request, size: int, *, count: int = 8) ->
     corpus: Corpus = request.corpus
     images = corpus.images(size)
     picked = np.random.default_rng(len(request.retain)).permutation(request.retain)[:count]
-    entries = []
+    entries: list[dict[str, Any]] = []
     with write_atomically(path / "gallery") as part:
         for split, rows in (("forget", request.forget[:count]), ("retain", picked)):
             for row in rows:

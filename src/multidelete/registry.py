@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from importlib.metadata import entry_points
 from typing import TypeVar
 
@@ -23,10 +23,14 @@ def choose(table: dict[str, T], name: str, kind: str) -> T:
         InputError: There is no such entry; the sentence lists those there are.
     """
     if name not in table:
-        raise InputError(f"{unknown(name, table, kind)}; there are {', '.join(table)}")
+        raise InputError(unknown(name, table, kind))
     return table[name]
 
 
-def unknown(name: str, options: Iterable[str], kind: str) -> str:
-    """The sentence that a name is none of the options."""
-    return f"'{name}' is not a {kind}{did_you_mean(name, options)}"
+def unknown(name: str, options: Collection[str], kind: str) -> str:
+    """The sentence that a name is none of the options.
+
+    >>> unknown("negrad", ["retrain", "neggrad"], "method")
+    "'negrad' is not a method (there are retrain, neggrad); did you mean 'neggrad'?"
+    """
+    return f"'{name}' is not a {kind} (there are {', '.join(options)}){did_you_mean(name, options)}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,9 @@ from multidelete.errors import InputError
 from multidelete.methods import Method, Unlearned, UnlearningData
 from multidelete.metrics.cost import peak_memory_mb, reset_peak_memory
 from multidelete.metrics.forgetting import gap_to_retrain
-from multidelete.models.base import Model
+from multidelete.models.base import Model, ModelConfig
 from multidelete.recipe import Recipe
-from multidelete.record import RunFolder, check_out, command_line, provenance, row_key, write_gallery
+from multidelete.record import RunFolder, check_out, check_same, command_line, provenance, row_key, write_gallery
 from multidelete.report.page import write_report
 from multidelete.training import train
 
@@ -43,10 +45,13 @@ def run(recipe: Recipe, out: Path, engine: Engine, *, resume: bool = False) -> l
     check_out(out, resume=resume)
     corpus = recipe.corpus()
     request = recipe.request(corpus)
-    check_splits(request)
+    check_splits(request, recipe.methods())
+    known = identity(recipe, request)
+    check_same(out, known)
     original = find_or_train_original(recipe, corpus, engine)
+    check_scopes(original.model, recipe.methods())
     inputs = PairInputs.of(corpus, original.model)
-    folder = RunFolder(out, identity(recipe, request, original), resume=resume)
+    folder = RunFolder(out, {**known, "original_hash": original.hash}, resume=resume)
 
     rows: list[dict[str, Any]] = []
     keys: list[str] = []
@@ -65,6 +70,8 @@ def run(recipe: Recipe, out: Path, engine: Engine, *, resume: bool = False) -> l
                 made = find_or_unlearn(method, original, data, engine)
             began = time.perf_counter()
             predictions = recipe.task.predict(made.model, made.inputs, request, engine)
+            metrics = recipe.task.metrics(predictions)
+            check_finite(metrics, f"{name} ({scope})")
             row = {
                 "task": recipe.task.name,
                 "data": corpus.name,
@@ -74,7 +81,7 @@ def run(recipe: Recipe, out: Path, engine: Engine, *, resume: bool = False) -> l
                 "forget_units": len(request.forget),
                 "seed": recipe.seed,
                 "settings": recipe.train.model_dump() if method is None else method.model_dump(exclude={"scope"}),
-                "metrics": recipe.task.metrics(predictions),
+                "metrics": metrics,
                 "cost": {
                     "prepare_seconds": made.prepare_seconds,
                     "update_seconds": made.history.update_seconds,
@@ -91,8 +98,9 @@ def run(recipe: Recipe, out: Path, engine: Engine, *, resume: bool = False) -> l
         keys.append(key)
 
     reference = next((row["metrics"] for row in rows if row["method"] == "retrain"), None)
-    for row in rows if reference else []:
-        row["metrics"]["gap_to_retrain"] = gap_to_retrain(row["metrics"], reference)
+    if reference is not None:
+        for row in rows:
+            row["metrics"]["gap_to_retrain"] = gap_to_retrain(row["metrics"], reference)
     write_gallery(out, request, max(original.model.config.image_size, 96))
     facts = {"recipe": as_values(recipe), "original_hash": original.hash, "original": original.source}
     folder.finish(keys, rows, provenance(request, engine.device, command_line(), **facts))
@@ -133,6 +141,7 @@ def find_or_train_original(recipe: Recipe, corpus: Corpus, engine: Engine) -> Tr
         corpus.hash,
         name,
         config.model_dump_json(),
+        pretrained_hash(config),
         recipe.train.model_dump_json(),
         recipe.seed,
         place(engine),
@@ -140,6 +149,7 @@ def find_or_train_original(recipe: Recipe, corpus: Corpus, engine: Engine) -> Tr
 
     def make() -> tuple[Model, History]:
         model = architecture.build(config, corpus.texts, recipe.seed)
+        check_scopes(model, recipe.methods())
         inputs = PairInputs.of(corpus, model)
         pairs = corpus.text_rows(corpus.rows("train"))
         history = train(
@@ -167,6 +177,7 @@ def find_or_unlearn(method: Method, original: Trained, data: UnlearningData, eng
         method.model_dump_json(),
         original.key,
         original.model.config.model_dump_json(),
+        pretrained_hash(original.model.config),
         data.training.model_dump_json(),
         data.request.corpus.hash,
         data.request.hash,
@@ -212,6 +223,13 @@ def place(engine: Engine) -> str:
     return f"{engine.device.type} {engine.dtype()} {code_hash()}"
 
 
+def pretrained_hash(config: ModelConfig) -> str:
+    """Hash of the pretrained weights that a configuration names by folder; a hub id stands for itself."""
+    sources = [getattr(value, "pretrained", None) for value in vars(config).values()]
+    files = [path for source in sources if source for path in sorted(Path(source).glob("*.safetensors"))]
+    return digest(*(hashlib.sha256(path.read_bytes()).hexdigest() for path in files))
+
+
 def code_hash() -> str:
     """Hash of the sources that decide how a model is trained, so that a model of other code is never taken for it."""
     source = Path(__file__).parent
@@ -226,26 +244,51 @@ def code_hash() -> str:
     return digest(*(path.read_text() for room in rooms for path in sorted(source.glob(room))))
 
 
-def check_splits(request: Request) -> None:
+def check_splits(request: Request, methods: Iterable[Method] = ()) -> None:
     """Refuse a corpus without the splits that judge.
 
     Raises:
-        InputError: There is no test split.
+        InputError: There is no test split, or no valid split for a method that chooses its checkpoint there.
     """
+    name = request.corpus.name
     if len(request.test) < 2:
+        raise InputError(f"corpus '{name}' has {len(request.test)} units in its test split; at least 2 are needed")
+    choosing = next((method for method in methods if getattr(method, "evaluations", 0)), None)
+    if choosing is not None and len(request.valid) < 2:
         raise InputError(
-            f"corpus '{request.corpus.name}' has {len(request.test)} units in its test split; at least 2 are needed"
+            f"corpus '{name}' has {len(request.valid)} units in its valid split, where {choosing.name} chooses its "
+            "checkpoint; add at least 2, or take the last checkpoint with method.evaluations=0"
         )
 
 
-def identity(recipe: Recipe, request: Request, original: Trained) -> dict[str, Any]:
-    """What a run is: another recipe, another request or another original is another run."""
-    return {
-        "recipe": as_values(recipe),
-        "data_hash": request.corpus.hash,
-        "forget_hash": request.hash,
-        "original_hash": original.hash,
-    }
+def check_scopes(model: Model, methods: Iterable[Method]) -> None:
+    """Refuse a scope in which everything is frozen, before anything slow starts.
+
+    Raises:
+        InputError: A method could change nothing.
+    """
+    for method in methods:
+        model.parameters_of(method.scope)
+
+
+def check_finite(metrics: Mapping[str, float], what: str) -> None:
+    """Refuse scores that are no numbers: weights that were driven to infinity show here at the latest.
+
+    Raises:
+        InputError: A metric is not finite.
+    """
+    wrong = next((key for key, value in metrics.items() if not math.isfinite(value)), None)
+    if wrong is not None:
+        raise InputError(
+            f"{what}: {wrong} became {metrics[wrong]}, the model's scores are not finite; "
+            "a smaller learning rate or fewer epochs usually helps"
+        )
+
+
+def identity(recipe: Recipe, request: Request) -> dict[str, Any]:
+    """What a run is, beside its original: another recipe, other data or another request is another run."""
+    values = json.loads(json.dumps(as_values(recipe)))
+    return {"recipe": values, "data_hash": request.corpus.hash, "forget_hash": request.hash}
 
 
 def as_values(recipe: Recipe) -> dict[str, Any]:

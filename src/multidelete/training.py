@@ -23,7 +23,7 @@ class TrainSettings(BaseModel):
         clip: Largest norm of the gradient.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: float = Field(default=10, gt=0)
     batch_size: int = Field(default=128, ge=2)

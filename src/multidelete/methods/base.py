@@ -118,7 +118,7 @@ class Method(BaseModel, ABC):
         scope: Which parameters may change: ``all``, ``fusion`` (the "-F" rows), ``vision`` or ``text``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -138,6 +138,7 @@ class Method(BaseModel, ABC):
         Raises:
             InputError: The combination is impossible, or the loss became infinite.
         """
+        modes = {module: module.training for module in original.modules()}
         original = original.to(engine.device).eval()
         original.parameters_of(self.scope)  # refuses a frozen or unknown scope before anything slow starts
         before = {name: parameter.requires_grad for name, parameter in original.named_parameters()}
@@ -148,6 +149,8 @@ class Method(BaseModel, ABC):
         finally:
             for name, parameter in original.named_parameters():
                 parameter.requires_grad_(before[name])
+            for module, mode in modes.items():
+                module.training = mode
 
     @abstractmethod
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
@@ -158,9 +161,9 @@ class LossMethod(Method):
     """A method that is a loss over batches of D_f and D_r.
 
     The student runs in eval mode: without dropout and with frozen running statistics. The checkpoint is chosen on
-    valid by ``utility − forget_weight · max(forget_auc, forget_target)``, both in points: utility is the task's score
-    on valid, ``forget_auc`` that of D_f against valid pairs, which nobody trained on. Forgetting below the target
-    earns nothing: with 50, deleted pairs should look unseen; with 0, score as low as possible.
+    valid by ``utility − forget_weight · |forget_auc − forget_target|``, all in points: utility is the task's score on
+    valid, ``forget_auc`` that of D_f against valid pairs, which nobody trained on. With a target of 0 deleted pairs
+    should score as low as possible (the paper), with 50 they should look unseen: a method can also forget too much.
 
     Args:
         epochs: Passes over the pairs of D_f.
@@ -173,7 +176,7 @@ class LossMethod(Method):
         min_steps: Steps that are taken at least, however small D_f is.
         evaluations: Checkpoints judged on valid; 0 takes the last.
         forget_weight: Points of utility that one point of ``forget_auc`` is worth in that choice.
-        forget_target: ``forget_auc`` below which nothing more is gained.
+        forget_target: The ``forget_auc`` that is aimed at.
     """
 
     epochs: float = Field(default=3.0, gt=0)
@@ -237,7 +240,7 @@ class LossMethod(Method):
 
         def judge() -> dict[str, float]:
             found = data.task.judge(student, inputs, data.request, engine)
-            missed = max(found["forget_auc"], self.forget_target)
+            missed = abs(found["forget_auc"] - self.forget_target)
             return {**found, "criterion": found["utility"] - self.forget_weight * missed}
 
         history = engine.fit(

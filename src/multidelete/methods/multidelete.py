@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from multidelete.data.streams import RetainBatch
+from multidelete.errors import InputError
 from multidelete.methods.base import LossMethod, Teacher
 from multidelete.models.base import Batch, Encoding, Model
 
@@ -47,6 +48,11 @@ class MultiDelete(LossMethod):
     gamma: float = Field(default=1.0, ge=0)
     retain_mismatched: float = Field(default=0.0, ge=0, lt=1)
 
+    def model_post_init(self, _: Any) -> None:
+        """Refuse weights with which there is nothing to minimise."""
+        if not (self.alpha or self.beta or (self.gamma and self.scope != "fusion")):
+            raise ValueError("nothing to minimise: alpha or beta must be positive, or gamma outside scope fusion")
+
     def mismatched_share(self) -> float:
         """See :meth:`LossMethod.mismatched_share`."""
         return self.retain_mismatched
@@ -67,7 +73,7 @@ class MultiDelete(LossMethod):
             drift = [token_drift(encoded[modality], before[modality]) for modality in student.modalities]
             terms["ukr"] = self.gamma * torch.stack(drift).mean()
         if not terms:
-            raise ValueError("nothing to minimise: at least one of alpha and beta must be positive")
+            raise InputError("nothing to minimise: the encoders are frozen, so alpha or beta must be positive")
         return terms
 
 

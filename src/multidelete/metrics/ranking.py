@@ -14,7 +14,7 @@ Ints = NDArray[np.integer[Any]]
 def first_true_ranks(scores: Floats, true: NDArray[np.bool_]) -> Ints:
     """For each query the number of wrong candidates placed before its best true one; 0 is the first place.
 
-    Ties count against the query: a model that gives every pair the same score ranks nothing.
+    Ties count against the query, and so does nan: a model that gives every pair the same score ranks nothing.
 
     Args:
         scores: Higher is better, ``(Q, N)``.
@@ -24,7 +24,7 @@ def first_true_ranks(scores: Floats, true: NDArray[np.bool_]) -> Ints:
     array([2])
     """
     best = np.where(true, scores, -np.inf).max(1, keepdims=True)
-    ranks: Ints = ((scores >= best) & ~true).sum(1)
+    ranks: Ints = (~(scores < best) & ~true).sum(1)  # not "scores >= best", under which nan would rank first
     return ranks
 
 

@@ -7,28 +7,30 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from multidelete.models.base import Batch, EncoderConfig, Encoding, ModelConfig
-from multidelete.models.image_text import (
-    ImageTextModel,
-    contrastive_logits,
-    contrastive_losses,
-    hard_negatives,
-)
+from multidelete.models.image_text import ImageTextModel, contrastive_logits, contrastive_losses, hard_negatives
+
+CHUNK = 64  # pairs that are fused together on a CPU
 
 
 class FusionConfig(BaseModel):
     """Size of the cross-attention fusion encoder."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    layers: int = 2
-    width: int = 128
-    heads: int = 4
-    expansion: int = 4
-    dropout: float = 0.0
+    layers: int = Field(default=2, ge=1)
+    width: int = Field(default=128, ge=1)
+    heads: int = Field(default=4, ge=1)
+    expansion: int = Field(default=4, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    def model_post_init(self, _: Any) -> None:
+        """Refuse a width that the heads cannot share."""
+        if self.width % self.heads:
+            raise ValueError(f"a width of {self.width} cannot be shared by {self.heads} heads; expected a multiple")
 
 
 class AlbefConfig(ModelConfig):
@@ -68,8 +70,8 @@ class AlbefConfig(ModelConfig):
         }
     )
     fusion: FusionConfig = FusionConfig()
-    embedding_width: int = 64
-    temperature: float = 0.07
+    embedding_width: int = Field(default=64, ge=1)
+    temperature: float = Field(default=0.07, gt=0)
 
 
 class Albef(ImageTextModel):
@@ -114,7 +116,12 @@ class Albef(ImageTextModel):
     def fuse(self, encodings: Mapping[str, Encoding]) -> Tensor:
         """See :meth:`Model.fuse`; the first token of the fusion encoder."""
         text, vision = encodings["text"], encodings["vision"]
-        return self.fusion(text.tokens, text.mask, vision.tokens, vision.mask)  # type: ignore[no-any-return]
+        if len(text) < 2 * CHUNK or text.mask.device.type != "cpu":
+            return self.fusion(text, vision)  # type: ignore[no-any-return]
+        # On a CPU padding costs as much as words do: texts of similar length go together, cut to their longest.
+        order = text.mask.sum(1).argsort(stable=True)
+        parts = [self.fusion(text[rows].cut(), vision[rows]) for rows in order.split(CHUNK)]
+        return torch.cat(parts)[order.argsort()]
 
     def head(self, fused: Tensor) -> Tensor:
         """Logits of "does not match" and "matches", ``(B, 2)``."""
@@ -169,21 +176,25 @@ class FusionEncoder(nn.Module):
         )
         config._attn_implementation = "sdpa"
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(size.layers))
+        layer: Any
         for layer in self.layers:
             layer.attention.self.is_causal = False  # ... and a fusion encoder reads both ways
         self.apply(lambda module: _initialise(module, config.initializer_range))
 
-    def forward(self, text: Tensor, text_mask: Tensor, vision: Tensor, vision_mask: Tensor) -> Tensor:
+    def forward(self, text: Encoding, vision: Encoding) -> Tensor:
         """First fused token of each pair, ``(B, D)``, from ``(B, L, D)`` text and ``(B, K, D)`` image states."""
-        own = text_mask[:, None, None, :].bool()  # (B, 1, 1, L)
+        own = text.mask[:, None, None, :].bool()  # (B, 1, 1, L)
         # Images have no padding: without a mask, attention takes its fast path.
-        other = None if vision_mask.all() else vision_mask[:, None, None, :].bool()
-        states = text
+        other = None if vision.mask.all() else vision.mask[:, None, None, :].bool()
+        states = text.tokens
+        layer: Any
         for depth, layer in enumerate(self.layers):
             attended = layer.attention(states, own)[0]
             if depth == len(self.layers) - 1:
-                attended = attended[:, :1]  # only the first token is read after the last layer
-            attended = layer.crossattention(attended, None, vision, other)[0]
+                # Only the first token is read after the last layer. A product of a strided view depends in its last
+                # bit on where the weights lie in memory, so a loaded model would not quite equal the saved one.
+                attended = attended[:, :1].contiguous()
+            attended = layer.crossattention(attended, None, vision.tokens, other)[0]
             states = layer.feed_forward_chunk(attended)
         return states[:, 0]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -55,6 +55,11 @@ class Encoding:
     def __getitem__(self, rows: Tensor) -> Encoding:
         """Encodings of some rows: this is how another pairing is made without a second encoding."""
         return replace(self, tokens=self.tokens[rows], mask=self.mask[rows], pooled=self.pooled[rows])
+
+    def cut(self) -> Encoding:
+        """The same encodings without the places that are padding in all of them."""
+        longest = int(self.mask.sum(1).max())
+        return replace(self, tokens=self.tokens[:, :longest], mask=self.mask[:, :longest])
 
     def __len__(self) -> int:
         return len(self.pooled)
@@ -115,12 +120,12 @@ class EncoderConfig(BaseModel):
 class ModelConfig(BaseModel):
     """What every architecture's configuration has in common."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    image_size: int = 48
+    image_size: int = Field(default=48, ge=1)
     image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    max_text_tokens: int = 40
+    max_text_tokens: int = Field(default=40, ge=3)
 
 
 class Model(nn.Module, ABC):
@@ -270,7 +275,11 @@ class Model(nn.Module, ABC):
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise InputError(f"{folder / CONFIG_FILE} is damaged: '{place}': {first['msg']}") from error
-        model = architecture(config, _read_tokenizer(folder))
+        tokenizer = _read_tokenizer(folder)
+        try:
+            model = architecture(config, tokenizer)
+        except InputError as error:
+            raise InputError(f"{folder / CONFIG_FILE} is damaged: {error}") from error
         _load_weights(model, folder / WEIGHTS_FILE)
         return model.eval()
 
@@ -331,6 +340,9 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise InputError(f"{path} does not fit its {CONFIG_FILE}: it {what} weight '{names[0]}'{more}")
+    broken = next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None)
+    if broken is not None:
+        raise InputError(f"{path} is of no use: weight '{broken}' holds values that are not finite")
     model.load_state_dict(weights)
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from multidelete.models.base import Batch, EncoderConfig, Encoding, ModelConfig, Tokens
@@ -48,8 +49,8 @@ class ClipConfig(ModelConfig):
             "max_position_embeddings": 64,
         },
     )
-    embedding_width: int = 64
-    temperature: float = 0.07
+    embedding_width: int = Field(default=64, ge=1)
+    temperature: float = Field(default=0.07, gt=0)
 
 
 class Clip(ImageTextModel):
@@ -90,7 +91,7 @@ class Clip(ImageTextModel):
     def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> Clip:
         """See :meth:`Model.build`; projections and temperature come along when both towers come from one folder."""
         source = config.vision.pretrained
-        dual = load_pretrained(source, "model.vision") if source and source == config.text.pretrained else None
+        dual: Any = load_pretrained(source, "model.vision") if source and source == config.text.pretrained else None
         if dual is not None:
             width = (
                 int(dual.config.projection_dim)
@@ -118,7 +119,8 @@ class Clip(ImageTextModel):
 
     def embed(self, modality: str, inputs: Tensor | Tokens) -> Encoding:
         """See :meth:`Model.embed`."""
-        if isinstance(inputs, Tokens) and self.text.config.model_type.startswith("siglip"):
+        tower: Any = self.text
+        if isinstance(inputs, Tokens) and tower.config.model_type.startswith("siglip"):
             # SigLIP reads its last place whatever stands there, so every text must be padded to the same length.
             missing = self.config.max_text_tokens - inputs.ids.shape[1]
             ids = F.pad(inputs.ids, (0, missing), value=self.tokenizer.pad_token_id)

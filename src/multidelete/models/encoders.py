@@ -26,7 +26,7 @@ def build_backbone(encoder: EncoderConfig, modality: str) -> tuple[nn.Module, di
     """
     where = f"model.{modality}"
     if encoder.pretrained is None:
-        return backbone_from_config(encoder.config or {}, where)
+        return backbone_from_config(encoder.config or {}, where, check=True)
     backbone = load_pretrained(encoder.pretrained, where)
     backbone = getattr(backbone, f"{modality}_model", backbone)
     return backbone, _describe(backbone)
@@ -48,16 +48,23 @@ def load_pretrained(source: str, where: str) -> nn.Module:
         # Stored in half precision or not: training and unlearning hold their weights in fp32.
         config = AutoConfig.from_pretrained(place)
         model: nn.Module = AutoModel.from_pretrained(place, dtype=torch.float32, **_without_pooler(config))
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{where}.pretrained: '{source}' could not be loaded: {reason}") from error
+    except Exception as error:  # a foreign or damaged folder makes transformers raise whatever it stumbles over
+        raise InputError(f"{where}.pretrained: '{source}' could not be loaded: {reason(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
     return model
 
 
-def backbone_from_config(fields: dict[str, Any], where: str) -> tuple[nn.Module, dict[str, Any]]:
-    """A backbone with random weights from the fields of a ``transformers`` configuration."""
+def backbone_from_config(
+    fields: dict[str, Any], where: str, *, check: bool = False
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A backbone with random weights from the fields of a ``transformers`` configuration.
+
+    Args:
+        fields: The fields, with ``model_type``.
+        where: What messages call it.
+        check: Refuse unknown fields; the configuration of a published model may well have some.
+    """
     from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
 
     fields = dict(fields)
@@ -65,21 +72,32 @@ def backbone_from_config(fields: dict[str, Any], where: str) -> tuple[nn.Module,
     if kind not in CONFIG_MAPPING:
         hint = did_you_mean(str(kind), CONFIG_MAPPING.keys())
         raise InputError(f"{where}.config: model_type {kind!r} is not one that transformers knows{hint}")
-    config = AutoConfig.for_model(kind, **fields)
-    unknown = sorted(set(fields) - set(config.to_dict()))
-    if unknown:
-        hint = did_you_mean(unknown[0], config.to_dict())
+    # A configuration takes over whatever it is given, so that only a default one tells which fields there are.
+    known = AutoConfig.for_model(kind).to_dict()
+    unknown = sorted(set(fields) - set(known))
+    if unknown and check:
+        hint = did_you_mean(unknown[0], known)
         raise InputError(f"{where}.config: a {kind} configuration has no field '{unknown[0]}'{hint}")
     try:
+        config: Any = AutoConfig.for_model(kind, **fields)
         if kind == "siglip_text_model":  # the one tower that AutoModel does not map
             from transformers import SiglipTextModel
 
             backbone: nn.Module = SiglipTextModel(config)
         else:
             backbone = AutoModel.from_config(config, **_without_pooler(config))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{where}.config: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a value that does not fit makes transformers raise whatever it stumbles over
+        raise InputError(f"{where}.config does not describe a {kind} encoder: {reason(error)}") from error
     return backbone, _describe(backbone)
+
+
+def reason(error: Exception) -> str:
+    """What another library says was wrong, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Validation error"):
+        return lines[1].removeprefix("TypeError: ")
+    told = lines and not isinstance(error, KeyError)  # whose text is only the key
+    return lines[0] if told else " ".join([type(error).__name__, *lines[:1]])
 
 
 def _without_pooler(config: Any) -> dict[str, bool]:
@@ -89,11 +107,9 @@ def _without_pooler(config: Any) -> dict[str, bool]:
     mapping = AutoModel._model_mapping
     if type(config) not in mapping:
         return {}
-    return (
-        {"add_pooling_layer": False}
-        if "add_pooling_layer" in inspect.signature(mapping[type(config)].__init__).parameters
-        else {}
-    )
+    architecture: Any = mapping[type(config)]
+    pools = "add_pooling_layer" in inspect.signature(architecture).parameters
+    return {"add_pooling_layer": False} if pools else {}
 
 
 def _describe(backbone: nn.Module) -> dict[str, Any]:
@@ -150,8 +166,8 @@ def build_tokenizer(encoder: EncoderConfig, texts: Sequence[str], where: str) ->
     source = encoder.pretrained
     try:
         return AutoTokenizer.from_pretrained(str(Path(source).resolve()) if Path(source).is_dir() else source)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{where}.pretrained: '{source}' has no tokenizer: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # tokenizers raises bare Exception for a damaged file
+        raise InputError(f"{where}.pretrained: '{source}' has no tokenizer: {reason(error)}") from error
 
 
 def word_tokenizer(texts: Sequence[str]) -> Any:

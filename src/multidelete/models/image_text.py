@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from multidelete.errors import InputError
 from multidelete.models.base import Encoding, Model, ModelConfig, Tokens
 from multidelete.models.encoders import (
     backbone_from_config,
     build_backbone,
     build_tokenizer,
+    reason,
     run_text,
     run_vision,
     width_of,
@@ -25,6 +27,8 @@ class ImageTextModel(Model):
     """A vision and a text backbone from ``transformers``, each of which the configuration can freeze."""
 
     config: Any
+    vision: nn.Module
+    text: nn.Module
     log_scale: nn.Parameter
 
     def __init__(self, config: ModelConfig, tokenizer: Any, backbones: Mapping[str, nn.Module] | None = None) -> None:
@@ -33,7 +37,7 @@ class ImageTextModel(Model):
         for modality in self.modalities:
             encoder = getattr(config, modality)
             backbone = (
-                backbones[modality] if backbones else backbone_from_config(encoder.config, f"model.{modality}")[0]
+                backbones[modality] if backbones else backbone_from_config(encoder.config or {}, f"model.{modality}")[0]
             )
             self.add_module(modality, backbone)
             if encoder.freeze:
@@ -55,7 +59,27 @@ class ImageTextModel(Model):
                 backbones[modality], fields = build_backbone(encoder, modality)
                 resolved[modality] = encoder.model_copy(update={"config": fields})
             model = cls(config.model_copy(update=resolved), tokenizer, backbones)
-            return model.eval()
+        model.eval().check_sizes()
+        return model
+
+    @torch.no_grad()
+    def check_sizes(self) -> None:
+        """Encode one blank image and one text of full length: sizes that do not fit show before anything is trained.
+
+        Raises:
+            InputError: An encoder does not take what the configuration would give it.
+        """
+        size, length = self.config.image_size, self.config.max_text_tokens
+        blank = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+        words = torch.zeros(1, length, dtype=torch.long)
+        for modality, setting, inputs in (
+            ("vision", f"image_size = {size}", blank),
+            ("text", f"max_text_tokens = {length}", Tokens(words, torch.ones_like(words))),
+        ):
+            try:
+                self.encode_one(modality, inputs)
+            except Exception as error:  # each architecture has its own way to stumble
+                raise InputError(f"model.{modality} does not work with {setting}: {reason(error)}") from error
 
     def width(self, modality: str) -> int:
         """Width of a backbone's token states."""
@@ -72,7 +96,7 @@ class ImageTextModel(Model):
 
     def contrastive_scale(self) -> float:
         """See :meth:`Model.contrastive_scale`; the learned temperature, capped as in the loss."""
-        return float(self.log_scale.exp().clamp(max=100))
+        return float(self.log_scale.detach().exp().clamp(max=100))
 
     def embed(self, modality: str, inputs: Tensor | Tokens) -> Encoding:
         """See :meth:`Model.embed`."""

@@ -25,7 +25,7 @@ class Task(BaseModel, ABC):
     its text within the unit, and its score s(x).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: ClassVar[str]
 

@@ -136,8 +136,8 @@ class Retrieval(Task):
         scale = model.contrastive_scale()
         table = np.full(cosine.shape, -np.inf)
         table[images, texts] = logits + self.similarity_weight * scale * cosine[images, texts]
-        # Below every candidate, in the order of the contrastive similarity.
-        rest = cosine - 1e6
+        # Below every candidate, in the order of the contrastive similarity; fp32 would round that order away.
+        rest = cosine.astype(np.float64) - 1e6
         return np.where(by_image, table, rest), np.where(by_text, table, rest)
 
 

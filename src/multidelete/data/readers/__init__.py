@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import get_args, get_type_hints
@@ -43,6 +43,17 @@ def read(reader: str, **options: object) -> Corpus:
         reader: Name of the reader.
         options: Its options; each is checked by name and type before the reader starts.
     """
+    for mistake in mistakes(reader, options):
+        raise InputError(mistake)
+    return READERS[reader](**options)
+
+
+def mistakes(reader: str, options: Mapping[str, object]) -> Iterator[str]:
+    """What is wrong with the options of a reader, a sentence each; nothing is read.
+
+    Raises:
+        InputError: There is no such reader.
+    """
     function = choose(READERS, reader, "reader")
     parameters = inspect.signature(function).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -50,19 +61,18 @@ def read(reader: str, **options: object) -> Corpus:
     for name, value in options.items():
         if name not in parameters and not takes_any:
             hint = did_you_mean(name, parameters) or f"; it has {', '.join(parameters)}"
-            raise InputError(f"reader {reader!r} has no option {name!r}{hint}")
-        if not _fits(value, hints.get(name)):
+            yield f"reader {reader!r} has no option {name!r}{hint}"
+        elif not _fits(value, hints.get(name)):
             kinds = " or ".join(kind.__name__ for kind in _kinds(hints[name]))
-            raise InputError(f"reader {reader!r} expects {kinds} for {name!r}, got {value!r}")
+            yield f"reader {reader!r} expects {kinds} for {name!r}, got {value!r}"
     required = [
         name
         for name, parameter in parameters.items()
         if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
     ]
-    missing = [name for name in required if name not in options]
-    if missing:
-        raise InputError(f"reader {reader!r} needs the option {missing[0]!r}, which was not given")
-    return function(**options)
+    for name in required:
+        if name not in options:
+            yield f"reader {reader!r} needs the option {name!r}, which was not given"
 
 
 def detect(root: str | Path) -> str:

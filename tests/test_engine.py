@@ -1,0 +1,568 @@
+"""The loops: only what is in scope moves, a killed run continues bit for bit, what is kept equals what is computed."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import tiny
+from multidelete.data.requests import resolve
+from multidelete.data.streams import Encodings, PairInputs, TrainStream
+from multidelete.engine import CHECKPOINT_FILE, Engine, History, Plan, _FitState, weights_hash
+from multidelete.errors import InputError
+from multidelete.methods import MultiDelete, Teacher
+from multidelete.models import Model
+from multidelete.models.base import Batch
+from multidelete.randomness import generator, seeded
+from multidelete.training import TrainSettings, train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=tuple(tiny.CONFIGS))
+def model(request: pytest.FixtureRequest) -> Model:
+    """A copy of a trained model, for the test to change."""
+    return copy.deepcopy(tiny.original(request.param))
+
+
+@pytest.fixture
+def albef() -> Model:
+    return copy.deepcopy(tiny.original("albef"))
+
+
+@pytest.fixture
+def cache_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("MULTIDELETE_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def task_loss(model: Model, batch_size: int = 24) -> Callable[[int], dict[str, torch.Tensor]]:
+    corpus = tiny.corpus()
+    stream = TrainStream(PairInputs.of(corpus, model), corpus.text_rows(corpus.rows("train")), batch_size, 0)
+    return lambda step: {"task": model.losses(stream.at(step, CPU)).mean()}
+
+
+def fit(model: Model, plan: Plan, scope: str = "all", **options: Any) -> History:
+    losses = options.pop("losses", None) or task_loss(model)
+    options = {"what": "test", "training": False, **options}
+    return tiny.engine().fit(model, model.parameters_of(scope), losses, plan, **options)
+
+
+# -- plan ---------------------------------------------------------------------------------------------------------
+
+
+def test_rates_by_hand() -> None:
+    plan = Plan(steps=10, learning_rate=1.0, warmup=0.2)
+    expected = [0.5, 1.0, *(0.5 * (1 + math.cos(math.pi * done / 8)) for done in range(8))]
+    assert [plan.rate_at(step) for step in range(10)] == pytest.approx(expected)
+    constant = Plan(steps=10, learning_rate=1.0, warmup=0.3, schedule="constant")
+    assert [constant.rate_at(step) for step in range(10)] == pytest.approx([1 / 3, 2 / 3, *[1.0] * 8])
+    assert Plan(steps=4, learning_rate=1.0, warmup=0.0).rate_at(0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("steps", "evaluations", "expected"),
+    [(10, 0, set()), (10, 1, {10}), (10, 4, {2, 5, 8, 10}), (2, 4, {1, 2}), (1, 3, {1})],
+)
+def test_checkpoints_are_evenly_spaced_and_the_last_is_one(steps: int, evaluations: int, expected: set[int]) -> None:
+    assert Plan(steps=steps, learning_rate=1.0, evaluations=evaluations).judged_after() == expected
+
+
+def test_history_has_the_rates(albef: Model) -> None:
+    plan = Plan(steps=5, learning_rate=1e-3, warmup=0.4)
+    history = fit(albef, plan)
+    assert [line["step"] for line in history.lines] == [1, 2, 3, 4, 5]
+    assert [line["learning_rate"] for line in history.lines] == [plan.rate_at(step) for step in range(5)]
+    assert all(line["losses"]["total"] == line["losses"]["task"] for line in history.lines)
+    assert history.update_seconds > 0
+
+
+# -- fit ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["all", "vision", "text", "fusion"])
+def test_only_what_is_in_scope_gets_a_gradient_and_moves(model: Model, scope: str) -> None:
+    before = tiny.weights(model)
+    inside = set(model.parameters_of(scope))
+    losses = task_loss(model)
+
+    def watched(step: int) -> dict[str, torch.Tensor]:
+        assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == inside
+        if step:
+            assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} <= inside
+        return losses(step)
+
+    fit(model, Plan(steps=3, learning_rate=1e-3), scope, losses=watched)
+    moved = tiny.changed(before, tiny.weights(model))
+    assert moved
+    assert moved <= inside
+
+
+def test_fit_leaves_nothing_behind(albef: Model) -> None:
+    assert torch.is_grad_enabled()
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    handler = signal.getsignal(signal.SIGINT)
+    fit(albef, Plan(steps=2, learning_rate=1e-3), training=True)
+    assert torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not any(module.training for module in albef.modules())
+    assert all(parameter.grad is None for parameter in albef.parameters())
+
+
+def test_weight_decay_is_on_matrices_alone(albef: Model) -> None:
+    before = {name: parameter.clone() for name, parameter in albef.named_parameters()}
+
+    def no_gradient(step: int) -> dict[str, torch.Tensor]:
+        return {"nothing": torch.stack([0 * parameter.sum() for parameter in albef.parameters()]).sum()}
+
+    plan = Plan(steps=2, learning_rate=0.1, weight_decay=0.5, warmup=0.0, schedule="constant")
+    fit(albef, plan, losses=no_gradient)
+    after = dict(albef.named_parameters())
+    for name, weight in before.items():
+        expected = weight * (1 - 0.1 * 0.5) ** 2 if weight.dim() > 1 else weight
+        torch.testing.assert_close(after[name].detach(), expected.detach(), msg=name)
+
+
+def test_gradient_is_clipped(albef: Model) -> None:
+    norms = []
+    plan = Plan(steps=1, learning_rate=1e-3, clip=0.01)
+
+    class Watching(Engine):
+        def synchronise(self) -> None:
+            gradients = [p.grad.norm() for p in albef.parameters() if p.grad is not None]
+            norms.extend([torch.stack(gradients).norm().item()] if gradients else [])
+
+    watching = Watching(precision="fp32")
+    watching.fit(albef, albef.parameters_of("all"), task_loss(albef), plan, what="test", training=False)
+    assert norms == pytest.approx([0.01], rel=1e-3)
+
+
+def test_named_losses_are_summed(albef: Model) -> None:
+    losses = task_loss(albef)
+    history = fit(
+        albef, Plan(steps=1, learning_rate=1e-3), losses=lambda step: {**losses(step), "more": torch.tensor(2.0)}
+    )
+    shown = history.lines[0]["losses"]
+    assert shown["total"] == pytest.approx(shown["task"] + 2)
+
+
+def test_loss_that_is_not_finite_stops_with_a_sentence(albef: Model) -> None:
+    losses = task_loss(albef)
+
+    def broken(step: int) -> dict[str, torch.Tensor]:
+        return {**losses(step), "forget": torch.tensor(-float("inf") if step == 2 else 0.0)}
+
+    expected = (
+        r"test: the loss became -inf at step 3 \(task [\d.]+, forget -inf\); "
+        r"a smaller learning rate or fewer epochs usually helps"
+    )
+    with pytest.raises(InputError, match=expected):
+        fit(albef, Plan(steps=5, learning_rate=1e-3), losses=broken)
+
+
+def test_weights_that_are_not_finite_after_the_last_step_stop_too(albef: Model) -> None:
+    def broken(step: int) -> dict[str, torch.Tensor]:
+        weight = next(iter(albef.parameters_of("fusion").values())).sum()
+        return {"root": (weight - weight).abs().sqrt()}  # 0, with a gradient that is not a number
+
+    with pytest.raises(InputError, match="weights are not finite after step 1"):
+        fit(albef, Plan(steps=1, learning_rate=1e-3), losses=broken)
+
+
+def test_best_judged_checkpoint_is_kept_and_marked(albef: Model) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    criteria = [0.1, 0.7, 0.7, 0.3]  # of two that are equally good the earlier one
+
+    def judge() -> dict[str, float]:
+        assert not any(module.training for module in albef.modules())
+        seen.append(tiny.weights(albef))
+        return {"criterion": criteria[len(seen) - 1], "utility": 1.0}
+
+    history = fit(albef, Plan(steps=8, learning_rate=1e-2, evaluations=4), judge=judge, training=True)
+    assert len(seen) == 4
+    assert tiny.changed(seen[1], tiny.weights(albef)) == set()
+    assert tiny.changed(seen[3], tiny.weights(albef))
+    judged = [line for line in history.lines if "valid" in line]
+    assert [line["step"] for line in judged] == [2, 4, 6, 8]
+    assert [line["valid"]["criterion"] for line in judged] == criteria
+    assert [bool(line.get("selected")) for line in judged] == [False, True, False, False]
+    assert history.selection_seconds > 0
+
+
+def test_without_evaluations_the_last_weights_are_kept(albef: Model) -> None:
+    twin = copy.deepcopy(albef)
+    fit(albef, Plan(steps=4, learning_rate=1e-2), judge=lambda: pytest.fail("judged"))
+    fit(twin, Plan(steps=4, learning_rate=1e-2))
+    assert tiny.changed(tiny.weights(albef), tiny.weights(twin)) == set()
+
+
+def test_dropout_depends_on_seed_and_step_alone() -> None:
+    def trained(seed: int, disturbed: bool = False) -> dict[str, torch.Tensor]:
+        model = tiny.build(tiny.albef(dropout=0.3))
+        torch.manual_seed(99 if disturbed else 0)
+        fit(model, Plan(steps=3, learning_rate=1e-3, seed=seed), training=True)
+        return tiny.weights(model)
+
+    plain = trained(0)
+    assert tiny.changed(plain, trained(0, disturbed=True)) == set()
+    assert tiny.changed(plain, trained(1))
+
+
+def test_seeded_block_leaves_the_global_generator_alone() -> None:
+    state = torch.get_rng_state()
+    with seeded(0, "step", 1):
+        first = torch.rand(3)
+    with seeded(0, "step", 1):
+        assert torch.equal(torch.rand(3), first)
+    with seeded(0, "step", 2):
+        assert not torch.equal(torch.rand(3), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(torch.rand(2, generator=generator(1, "a")), torch.rand(2, generator=generator(1, "a")))
+    assert not torch.equal(torch.rand(2, generator=generator(1, "a")), torch.rand(2, generator=generator(1, "b")))
+
+
+def test_encoder_outside_the_scope_stands_still_in_training() -> None:
+    """Its dropout would make outputs that were computed beforehand differ from those computed in each step."""
+    modes: list[tuple[bool, bool, bool]] = []
+    model: Any = tiny.build(tiny.albef(dropout=0.3))
+    losses = task_loss(model)
+
+    def watched(step: int) -> dict[str, torch.Tensor]:
+        modes.append((model.vision.training, model.text.training, model.fusion.training))
+        return losses(step)
+
+    plan = Plan(steps=2, learning_rate=1e-3, evaluations=2)
+    fit(model, plan, "fusion", losses=watched, training=True, judge=lambda: {"criterion": 0.0})
+    assert modes == [(False, False, True)] * 2
+
+
+# -- killed and resumed -------------------------------------------------------------------------------------------
+
+CHILD = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, {tests!r})
+import multidelete.engine
+import tiny
+from test_engine import run_to_be_killed
+
+multidelete.engine.CHECKPOINT_SECONDS = 0.0
+run_to_be_killed({kind!r}, Path({folder!r}), Path({result!r}), slow=True)
+"""
+
+
+def run_to_be_killed(kind: str, folder: Path | None, result: Path, *, slow: bool = False) -> None:
+    """Train or unlearn, continuing from what is in the folder, and leave the weights; slow enough to be killed."""
+    engine = Engine(precision="fp32", resume=True)
+    if slow:
+        step = engine._step
+
+        def slowly(*given: Any) -> None:
+            step(*given)
+            time.sleep(0.03)
+
+        engine._step = slowly  # type: ignore[method-assign]
+    if kind == "train":
+        model = tiny.build(tiny.albef(dropout=0.1))
+        corpus = tiny.corpus()
+        rows = corpus.text_rows(corpus.rows("train"))
+        settings = TrainSettings(epochs=6, batch_size=24, learning_rate=1e-3)
+        train(model, PairInputs.of(corpus, model), rows, settings, engine, seed=0, what="training", folder=folder)
+    else:
+        original = tiny.build(tiny.albef())
+        method = MultiDelete(min_steps=30, batch_size=12, retain_ratio=2, evaluations=6, retain_mismatched=0.25)
+        model = method(original, tiny.data_for(original, folder=folder), engine).model
+    model.save_pretrained(result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["train", "multidelete"])
+def test_killed_and_resumed_is_bit_equal_to_uninterrupted(kind: str, tmp_path: Path) -> None:
+    run_to_be_killed(kind, None, tmp_path / "plain")
+    folder, result = tmp_path / "work", tmp_path / "resumed"
+    checkpoint = folder / CHECKPOINT_FILE
+    child = tmp_path / "child.py"
+    child.write_text(CHILD.format(tests=str(Path(__file__).parent), kind=kind, folder=str(folder), result=str(result)))
+    moments = random.Random(kind)
+    reached = []
+    for _ in range(3):
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        with subprocess.Popen([sys.executable, str(child)], env=os.environ) as process:
+            try:
+                deadline = time.monotonic() + 120
+                while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
+                    assert process.poll() is None, "ended before it wrote a checkpoint"
+                    assert time.monotonic() < deadline
+                    time.sleep(0.005)
+                time.sleep(moments.uniform(0.0, 0.25))
+            finally:
+                process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+        assert not result.exists()
+        reached.append(step_of(checkpoint))
+    assert reached == sorted(set(reached))  # each continued where the one before was killed
+    subprocess.run([sys.executable, str(child)], env=os.environ, check=True, timeout=120)
+    plain, resumed = (load_file(path / "model.safetensors") for path in (tmp_path / "plain", result))
+    assert tiny.changed(plain, resumed) == set()
+
+
+def step_of(checkpoint: Path) -> int:
+    with safe_open(checkpoint, "pt") as content:
+        return int(json.loads(content.metadata()["facts"])["step"])
+
+
+def test_checkpoint_holds_everything_a_step_depends_on(albef: Model, tmp_path: Path) -> None:
+    plan = Plan(steps=6, learning_rate=1e-3)
+    state = _FitState.fresh(albef.requires_grad_(True), albef.parameters_of("all"), plan)
+    tiny.engine()._step(albef, task_loss(albef), plan, state, "test")
+    state.keep_best(0.5)
+    state.save(tmp_path / "checkpoint")
+    other = copy.deepcopy(tiny.original("albef"))
+    restored = _FitState.fresh(other, other.parameters_of("all"), plan)
+    restored.restore(tmp_path / "checkpoint", CPU)
+    assert restored.step == 1
+    assert (restored.best_step, restored.best_criterion) == (1, 0.5)
+    assert restored.history == state.history
+    assert tiny.changed(tiny.weights(albef), tiny.weights(other)) == set()
+    assert tiny.changed(state.best, restored.best) == set()
+    for one, two in zip(state.parameters.values(), restored.parameters.values(), strict=True):
+        kept, found = state.optimiser.state[one], restored.optimiser.state[two]
+        assert kept.keys() == found.keys()
+        assert all(torch.equal(kept[key], found[key]) for key in kept)
+
+
+@pytest.mark.parametrize("other", [{"steps": 7}, {"learning_rate": 2e-3}, {"seed": 1}, {"scope": "fusion"}])
+def test_checkpoint_of_another_plan_is_refused(other: dict[str, Any], albef: Model, tmp_path: Path) -> None:
+    plan = {"steps": 6, "learning_rate": 1e-3, "seed": 0}
+    state = _FitState.fresh(albef, albef.parameters_of("vision"), Plan(**plan))  # type: ignore[arg-type]
+    state.save(tmp_path / CHECKPOINT_FILE)
+    other = dict(other)
+    parameters = albef.parameters_of(other.pop("scope", "vision"))
+    before = tiny.weights(albef)
+    resuming = Engine(precision="fp32", resume=True)
+    with pytest.raises(InputError, match="is the checkpoint of a run with other settings"):
+        resuming.fit(
+            albef,
+            parameters,
+            task_loss(albef),
+            Plan(**{**plan, **other}),  # type: ignore[arg-type]
+            what="test",
+            training=False,
+            folder=tmp_path,
+        )
+    assert tiny.changed(before, tiny.weights(albef)) == set()
+
+
+# -- outputs that are computed once -------------------------------------------------------------------------------
+
+
+def same(one: Encodings, two: Encodings) -> None:
+    assert one.stage == two.stage
+    np.testing.assert_array_equal(one.tokens.offsets, two.tokens.offsets)
+    np.testing.assert_allclose(one.tokens.flat, two.tokens.flat, atol=1e-5, rtol=1e-5)  # type: ignore[arg-type]
+    np.testing.assert_allclose(one.pooled, two.pooled, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("modality", ["vision", "text"])
+@pytest.mark.parametrize("embedded", [False, True])
+@torch.no_grad()
+def test_encodings_are_those_of_the_model(model: Model, modality: str, embedded: bool) -> None:
+    inputs = PairInputs.of(tiny.corpus(), model)
+    rows = np.array([9, 2, 30, 2, 17])
+    done = tiny.engine().encode_all(model, inputs, modality, rows, embedded=embedded, batch_size=2)
+    assert done.stage == ("embedded" if embedded else "encoded")
+    for place, row in enumerate(rows):
+        given: Any = inputs.sources[modality].take(np.array([row]))
+        plain = model.embed(modality, given) if embedded else model.encode_one(modality, given)
+        taken = done.take(np.array([place]))
+        torch.testing.assert_close(taken.tokens, plain.tokens, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(taken.pooled, plain.pooled, atol=1e-5, rtol=1e-5)
+        assert torch.equal(taken.mask, plain.mask)
+
+
+@pytest.mark.usefixtures("cache_of_its_own")
+@pytest.mark.parametrize("modality", ["vision", "text"])
+def test_encodings_are_computed_once(model: Model, modality: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    encode_all = Engine.encode_all
+
+    def counted(self: Engine, model: Model, *given: Any, **options: Any) -> Encodings:
+        calls.append(given)
+        return encode_all(self, model, *given, **options)
+
+    monkeypatch.setattr(Engine, "encode_all", counted)
+    engine, inputs = tiny.engine(), PairInputs.of(tiny.corpus(), model)
+    first = engine.encode_once(model, inputs, modality)
+    made = len(calls)
+    again = Engine(precision="fp32").encode_once(copy.deepcopy(model), inputs, modality)
+    assert first is not None
+    assert again is not None
+    assert len(calls) == made > 0
+    assert isinstance(first.tokens.flat, np.memmap)
+    same(first, again)
+    same(first, encode_all(engine, model, inputs, modality))
+
+    with torch.no_grad():
+        next(iter(model.parameters_of(modality).values())).add_(0.5)
+    other = engine.encode_once(model, inputs, modality)
+    assert len(calls) > made  # other weights, another entry
+    assert other is not None
+    assert not np.allclose(other.tokens.flat, first.tokens.flat)
+
+
+def test_encodings_that_are_too_large_are_not_kept(albef: Model) -> None:
+    inputs = PairInputs.of(tiny.corpus(), albef)
+    with torch.no_grad():
+        albef.parameters_of("vision")["vision.embeddings.cls_token"].add_(0.1)  # nobody has computed these
+    small = Engine(precision="fp32", cache_gigabytes=1e-9)
+    assert small.encode_once(albef, inputs, "vision") is None
+    assert small.frozen_inputs(albef, inputs, "fusion").sources["vision"] is inputs.sources["vision"]
+
+
+@pytest.mark.usefixtures("cache_of_its_own")
+def test_another_limit_of_text_is_another_entry(albef: Model) -> None:
+    inputs = PairInputs.of(tiny.corpus(), albef)
+    whole = tiny.engine().encode_once(albef, inputs, "text")
+    albef.config = albef.config.model_copy(update={"max_text_tokens": 5})
+    cut = tiny.engine().encode_once(albef, PairInputs.of(tiny.corpus(), albef), "text")
+    assert whole is not None
+    assert cut is not None
+    assert np.diff(cut.tokens.offsets).max() == 5 < np.diff(whole.tokens.offsets).max()
+
+
+@pytest.mark.usefixtures("cache_of_its_own")
+@torch.no_grad()
+def test_fused_representations_are_computed_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, engine = tiny.corpus(), tiny.engine()
+    inputs = PairInputs.of(corpus, model)
+    rows = corpus.text_rows(corpus.rows("train"))
+    known = engine.fused_once(model, inputs, rows, batch_size=32)
+    assert isinstance(known.values, np.memmap)
+    assert known.has.sum() == len(rows)
+    assert known.has[rows].all()
+    for row in rows[::17]:
+        plain = model.fused(inputs.batch(inputs.true_pairs(np.array([row])), CPU))
+        np.testing.assert_allclose(known.values[row], plain[0].numpy(), atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(type(model), "fuse", lambda *_: pytest.fail("computed a second time"))
+    again = engine.fused_once(copy.deepcopy(model), inputs, rows)
+    np.testing.assert_array_equal(again.values, known.values)
+
+
+@torch.no_grad()
+def test_teacher_gives_true_and_mismatched_pairs_in_their_places(model: Model) -> None:
+    corpus, engine = tiny.corpus(), tiny.engine()
+    inputs = PairInputs.of(corpus, model)
+    teacher = Teacher(model, engine.encoded_inputs(model, inputs), engine)
+    unit = corpus.text_units
+    valid = int(corpus.text_rows(corpus.rows("valid"))[0])  # a true pair, but not of the training split
+    text = np.array([0, 9, 4, 30, valid])
+    image = np.array([unit[0], unit[4], unit[4], unit[1], unit[valid]])
+    batch = inputs.batch({"vision": image, "text": text}, CPU)
+    torch.testing.assert_close(teacher.fused(batch), model.fused(batch), atol=1e-5, rtol=1e-5)
+    for modality, encoding in teacher.encode(batch).items():
+        torch.testing.assert_close(encoding.tokens * encoding.mask[..., None], states_of(model, batch, modality))
+
+
+def states_of(model: Model, batch: Batch, modality: str) -> torch.Tensor:
+    encoding = model.encode(batch)[modality]
+    return encoding.tokens * encoding.mask[..., None]
+
+
+@pytest.mark.parametrize("scope", ["fusion", "vision", "text"])
+def test_training_on_what_was_computed_beforehand_is_training_on_the_inputs(model: Model, scope: str) -> None:
+    corpus, twin = tiny.corpus(), copy.deepcopy(model)
+    inputs = PairInputs.of(corpus, model)
+    rows = corpus.text_rows(corpus.rows("train"))
+    frozen = tiny.engine().frozen_inputs(model, inputs, scope)
+    for modality in ("vision", "text"):
+        assert isinstance(frozen.sources[modality], Encodings) == (modality != scope)
+    for each, given in ((model, frozen), (twin, inputs)):
+        stream = TrainStream(given, rows, 24, 0)
+        fit(
+            each,
+            Plan(steps=5, learning_rate=1e-3),
+            scope,
+            losses=lambda step, each=each, stream=stream: {"task": each.losses(stream.at(step, CPU)).mean()},
+        )
+    assert weights_hash(model.state_dict()) != weights_hash(tiny.original(model.name).state_dict())
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight, twin.get_parameter(name), atol=2e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.usefixtures("cache_of_its_own")
+def test_frozen_backbone_is_computed_beforehand_and_what_follows_is_trained() -> None:
+    config = tiny.albef()
+    frozen = config.vision.model_copy(update={"freeze": True})
+    made = [tiny.build(tiny.albef(vision=frozen, fusion=config.fusion.model_copy(update={"width": 8}))) for _ in "ab"]
+    corpus = tiny.corpus()
+    rows = corpus.text_rows(corpus.rows("train"))
+    before = tiny.weights(made[0])
+    settings = TrainSettings(epochs=1, batch_size=24, learning_rate=1e-3)
+    engines = Engine(precision="fp32", cache_gigabytes=0), tiny.engine()
+    for each, engine, stage in zip(made, engines, (None, "embedded"), strict=True):
+        inputs = PairInputs.of(corpus, each)
+        assert getattr(engine.frozen_inputs(each, inputs, "all").sources["vision"], "stage", None) == stage
+        train(each, inputs, rows, settings, engine, seed=0, what="test")
+    moved = tiny.changed(before, tiny.weights(made[0]))
+    assert not any(name.startswith("vision.") for name in moved)
+    assert "vision_adapter.0.weight" in moved
+    assert "vision_projection.weight" in moved
+    for name, weight in made[0].named_parameters():
+        torch.testing.assert_close(weight, made[1].get_parameter(name), atol=2e-4, rtol=1e-3, msg=name)
+
+
+# -- prediction ---------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_pair_logits_are_those_of_the_model_in_the_order_asked_for(model: Model) -> None:
+    corpus, engine = tiny.corpus(), tiny.engine()
+    inputs = PairInputs.of(corpus, model)
+    images, texts = np.array([5, 0, 7, 5]), np.array([3, 40, 11, 16])
+    vision, text = (engine.encode_all(model, inputs, modality) for modality in ("vision", "text"))
+    found = engine.pair_logits(model, vision, text, (images, texts), batch_size=3)
+    expected = [
+        float(model.pair_scores(model.fused(inputs.batch({"vision": images[[i]], "text": texts[[i]]}, CPU))))
+        for i in range(4)
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@torch.no_grad()
+def test_embeddings_are_those_of_the_model(model: Model) -> None:
+    inputs = PairInputs.of(tiny.corpus(), model)
+    batch = tiny.first_pairs(model, 6)
+    for modality, rows in batch.rows.items():
+        encodings = tiny.engine().encode_all(model, inputs, modality, rows.numpy())
+        expected = model.embedding(modality, model.encode(batch)[modality])
+        found = tiny.engine().embeddings(model, modality, encodings)
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+def test_prediction_leaves_grad_mode_and_model_as_they_were(albef: Model) -> None:
+    data = tiny.data_for(albef, resolve(tiny.corpus(), count=5))
+    flags = {name: parameter.requires_grad for name, parameter in albef.named_parameters()}
+    before = tiny.weights(albef)
+    data.task.predict(albef, data.inputs, data.request, tiny.engine())
+    assert torch.is_grad_enabled()
+    assert {name: parameter.requires_grad for name, parameter in albef.named_parameters()} == flags
+    assert tiny.changed(before, tiny.weights(albef)) == set()

@@ -1,0 +1,418 @@
+"""The contract of every method over the table, and the effect of each one."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import Tensor
+
+import tiny
+from multidelete.data.streams import ForgetRetainStream, PairInputs, Pixels, Ragged, RetainBatch, Texts
+from multidelete.engine import Engine, History
+from multidelete.errors import InputError
+from multidelete.methods import METHODS, FineTune, Method, MultiDelete, NegGrad, Retrain, Teacher, UnlearningData
+from multidelete.methods.base import LossMethod
+from multidelete.methods.multidelete import token_drift
+from multidelete.models import Batch, Encoding, Model
+from multidelete.training import TrainSettings, train
+
+CPU = torch.device("cpu")
+SCOPES = ("all", "fusion", "vision", "text")
+EVERY = [
+    pytest.param(method, model, scope, id=f"{method}-{model}-{scope}")
+    for method in METHODS
+    for model in tiny.CONFIGS
+    for scope in SCOPES
+]
+
+
+def quick(name: str, scope: str, **settings: Any) -> Method:
+    """A method of the table with few steps."""
+    if issubclass(METHODS[name], LossMethod):
+        settings = {"epochs": 1, "min_steps": 4, "batch_size": 8, "retain_ratio": 2, "evaluations": 2, **settings}
+    return METHODS[name](scope=scope, **settings)
+
+
+def data_for(model: Model, **changes: Any) -> UnlearningData:
+    short = TrainSettings(epochs=0.5, batch_size=24, learning_rate=1e-3)
+    return tiny.data_for(model, **{"training": short, **changes})
+
+
+# -- over the table -----------------------------------------------------------------------------------------------
+
+
+def test_there_are_methods() -> None:
+    assert {"retrain", "multidelete", "finetune", "neggrad"} <= set(METHODS)
+    for name, method in METHODS.items():
+        assert method.name == name
+        assert method.title
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_docstring_cites_the_paper(name: str) -> None:
+    text = inspect.getdoc(METHODS[name]) or ""
+    assert "References:\n    .. [1] " in text
+    assert "[1]_" in text.split("References:")[0]
+    documented = "\n".join(inspect.getdoc(each) or "" for each in METHODS[name].__mro__ if issubclass(each, Method))
+    for field in METHODS[name].model_fields:
+        assert f"{field}: " in documented, f"{name} does not say what {field} is"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_unknown_setting_and_scope_are_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="larning_rate"):
+        METHODS[name](larning_rate=1.0)  # type: ignore[call-arg]
+    with pytest.raises(ValidationError, match="scope"):
+        METHODS[name](scope="fusoin")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "model", "scope"), EVERY)
+def test_contract(name: str, model: str, scope: str) -> None:
+    original = copy.deepcopy(tiny.original(model)).requires_grad_(True).train()
+    original.text.eval()  # type: ignore[union-attr]
+    modes = [module.training for module in original.modules()]
+    before = tiny.weights(original)
+    data = data_for(original)
+    made = quick(name, scope)(original, data, tiny.engine())
+
+    assert tiny.changed(before, tiny.weights(original)) == set()
+    assert all(parameter.requires_grad for parameter in original.parameters())
+    assert all(parameter.grad is None for parameter in original.parameters())
+    assert [module.training for module in original.modules()] == modes
+    assert torch.is_grad_enabled()
+
+    assert type(made.model) is type(original)
+    assert made.model is not original
+    assert not any(module.training for module in made.model.modules())
+    own = {parameter.data_ptr() for parameter in made.model.parameters()}
+    assert not own & {parameter.data_ptr() for parameter in original.parameters()}
+    after = tiny.weights(made.model)
+    assert all(weight.isfinite().all() for weight in after.values())
+    moved = tiny.changed(before, after)
+    assert moved
+    assert moved <= set(original.parameters_of(scope))
+    assert made.history.lines
+    assert all(np.isfinite(value) for line in made.history.lines for value in line.get("losses", {}).values())
+    with torch.no_grad():
+        assert torch.isfinite(made.model.losses(tiny.first_pairs(made.model, 6))).all()
+        inputs = made.inputs.batch(made.inputs.true_pairs(np.arange(6)), CPU)  # evaluation goes on from these
+        plain = tiny.first_pairs(made.model, 6)
+        torch.testing.assert_close(made.model.fused(inputs), made.model.fused(plain), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_seed_decides_the_outcome(name: str) -> None:
+    original = tiny.original("albef")
+
+    def weights(seed: int) -> dict[str, Tensor]:
+        torch.rand(seed + 1)
+        return tiny.weights(quick(name, "all")(original, data_for(original, seed=seed), tiny.engine()).model)
+
+    first = weights(0)
+    assert tiny.changed(first, weights(0)) == set()
+    assert tiny.changed(first, weights(1))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_optimiser_holds_only_the_students_parameters_in_scope(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = tiny.original("albef")
+    held: list[int] = []
+    adamw = torch.optim.AdamW
+
+    def watching(groups: Any, **options: Any) -> torch.optim.AdamW:
+        held.extend(id(parameter) for group in groups for parameter in group["params"])
+        return adamw(groups, **options)
+
+    monkeypatch.setattr(torch.optim, "AdamW", watching)
+    made = quick(name, "fusion")(original, data_for(original), tiny.engine())
+    assert sorted(held) == sorted(id(parameter) for parameter in made.model.parameters_of("fusion").values())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if issubclass(METHODS[name], LossMethod)])
+def test_unlearning_runs_in_eval_mode(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = tiny.build(tiny.albef(dropout=0.5))
+    training = []
+    fit = Engine.fit
+
+    def watching(self: Engine, model: Model, parameters: Any, losses: Any, plan: Any, **options: Any) -> History:
+        def watched(step: int) -> dict[str, Tensor]:
+            training.append(any(module.training for module in model.modules()))
+            return losses(step)  # type: ignore[no-any-return]
+
+        return fit(self, model, parameters, watched, plan, **options)
+
+    monkeypatch.setattr(Engine, "fit", watching)
+    quick(name, "all")(original, data_for(original), tiny.engine())
+    assert training
+    assert not any(training)
+
+
+def test_frozen_scope_is_refused_before_anything_starts() -> None:
+    config = tiny.clip()
+    model = tiny.build(tiny.clip(text=config.text.model_copy(update={"freeze": True})))
+    for name in METHODS:
+        with pytest.raises(InputError, match="scope 'text' of this clip model is frozen"):
+            quick(name, "text")(model, data_for(model), tiny.engine())
+
+
+def test_checkpoint_is_chosen_by_utility_and_forgetting() -> None:
+    original = tiny.original("albef")
+    method = quick("neggrad", "all", evaluations=3, forget_weight=0.25, forget_target=40.0)
+    lines = method(original, data_for(original), tiny.engine()).history.lines
+    judged = [line for line in lines if "valid" in line]
+    assert len(judged) == 3
+    for line in judged:
+        found = line["valid"]
+        assert found["criterion"] == pytest.approx(found["utility"] - 0.25 * abs(found["forget_auc"] - 40))
+    best = max(judged, key=lambda line: line["valid"]["criterion"])
+    assert [line for line in judged if line.get("selected")] == [best]
+
+
+# -- MultiDelete --------------------------------------------------------------------------------------------------
+
+
+def terms_at_start(
+    model: Model, scope: str = "all", student: Model | None = None, **settings: Any
+) -> tuple[dict[str, Tensor], Batch, RetainBatch]:
+    """The loss terms of the first step, and the batches that they are of."""
+    engine, data = tiny.engine(), data_for(model)
+    method = MultiDelete(scope=scope, **settings)  # type: ignore[arg-type]
+    teacher = Teacher(model, engine.encoded_inputs(model, data.inputs), engine)
+    stream = ForgetRetainStream(
+        data.inputs, data.forget_pairs, data.retain_pairs, 8, 3, method.mismatched_share(), data.seed
+    )
+    forget, retain = stream.at(0, CPU)
+    student = student or copy.deepcopy(model)
+    moving = student.parameters_of(scope)
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(name in moving)
+    return method.losses(student, teacher, forget, retain), forget, retain
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_multidelete_at_the_start(name: str, share: float) -> None:
+    """With f' = f both retention terms are 0, and MD is the distance of deleted pairs from mismatched ones."""
+    model = tiny.original(name)
+    terms, forget, retain = terms_at_start(model, retain_mismatched=share)
+    assert set(terms) == {"md", "mkr", "ukr"}
+    assert float(terms["mkr"].detach()) < 1e-10
+    assert float(terms["ukr"].detach()) < 1e-10
+    with torch.no_grad():
+        wrong = model.fused(retain.mismatched(len(forget)))
+        expected = (model.fused(forget) - wrong).square().mean()
+    torch.testing.assert_close(terms["md"].detach(), expected, atol=1e-6, rtol=1e-4)
+    assert expected > 1e-4
+    assert int((retain.units["vision"] != retain.units["text"]).sum()) == round(share * len(retain))
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_multidelete_of_another_student_by_hand(name: str) -> None:
+    model = tiny.original(name)
+    student = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    terms, forget, retain = terms_at_start(model, student=student, alpha=0.5, beta=2.0, gamma=3.0)
+    with torch.no_grad():
+        wrong = model.fused(retain.mismatched(len(forget)))
+        expected = {
+            "md": 0.5 * F.mse_loss(student.fused(forget), wrong),
+            "mkr": 2.0 * F.mse_loss(student.fused(retain), model.fused(retain)),
+        }
+        now, before = student.encode(forget), model.encode(forget)
+        drifts = []
+        for modality in ("vision", "text"):
+            real = now[modality].mask.bool()
+            drifts.append(F.mse_loss(now[modality].tokens[real], before[modality].tokens[real]))
+        expected["ukr"] = 3.0 * (drifts[0] + drifts[1]) / 2
+    assert min(drifts) > 1e-4
+    for key, value in expected.items():
+        torch.testing.assert_close(terms[key].detach(), value, atol=1e-6, rtol=1e-4, msg=key)
+
+
+@pytest.mark.parametrize("modality", ["vision", "text"])
+def test_unimodal_retention_covers_both_modalities(modality: str) -> None:
+    model = tiny.original("albef")
+    student = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in student.parameters_of(modality).values():
+            parameter.mul_(1.1)
+    terms, *_ = terms_at_start(model, student=student)
+    assert float(terms["ukr"].detach()) > 1e-5
+    gradients = torch.autograd.grad(terms["ukr"], list(student.parameters_of(modality).values()), allow_unused=True)
+    assert any(gradient is not None and gradient.any() for gradient in gradients)
+
+
+def test_unimodal_retention_ignores_padding() -> None:
+    tokens = torch.zeros(2, 3, 4)
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    before = Encoding(tokens, mask, tokens[:, 0])
+    padded = tokens.clone()
+    padded[1, 1:] = 100.0
+    assert token_drift(Encoding(padded, mask, tokens[:, 0]), before) == 0
+    moved = padded.clone()
+    moved[1, 0] = 2.0  # one of four real tokens, by 2: squared 4
+    assert token_drift(Encoding(moved, mask, tokens[:, 0]), before) == 1
+
+
+def test_fusion_scope_has_no_unimodal_term_and_weight_0_drops_a_term() -> None:
+    model = tiny.original("albef")
+    assert set(terms_at_start(model, "fusion")[0]) == {"md", "mkr"}
+    assert set(terms_at_start(model, "vision")[0]) == {"md", "mkr", "ukr"}
+    for weight, term in (("alpha", "md"), ("beta", "mkr"), ("gamma", "ukr")):
+        assert set(terms_at_start(model, **{weight: 0.0})[0]) == {"md", "mkr", "ukr"} - {term}
+
+
+def test_nothing_to_minimise_is_refused() -> None:
+    with pytest.raises(ValidationError, match="nothing to minimise"):
+        MultiDelete(alpha=0, beta=0, gamma=0)
+    with pytest.raises(ValidationError, match="nothing to minimise"):
+        MultiDelete(alpha=0, beta=0, scope="fusion")
+    assert MultiDelete(alpha=0, beta=0).gamma == 1
+
+
+# -- NegGrad, FineTune, Retrain -----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def mean_loss(model: Model, units: np.ndarray[Any, Any]) -> float:
+    corpus = tiny.corpus()
+    inputs = PairInputs.of(corpus, model)
+    return float(model.losses(inputs.batch(inputs.true_pairs(corpus.text_rows(units)), CPU)).mean())
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+@pytest.mark.parametrize("scope", ["all", "fusion"])
+def test_neggrad_raises_the_loss_on_the_forget_set(name: str, scope: str) -> None:
+    original, forget = tiny.original(name), tiny.request_of().forget
+    method = NegGrad(scope=scope, min_steps=10, learning_rate=5e-3, evaluations=0)  # type: ignore[arg-type]
+    made = method(original, data_for(original), tiny.engine())
+    assert mean_loss(made.model, forget) > mean_loss(original, forget) + 0.05
+    terms = [line["losses"] for line in made.history.lines]
+    assert all(set(line) == {"forget", "total"} and line["forget"] < 0 for line in terms)
+
+
+def poisoned(inputs: PairInputs, units: np.ndarray[Any, Any]) -> PairInputs:
+    """The inputs with garbage for these units: other pixels, other words."""
+    pixels, texts = inputs.sources["vision"], inputs.sources["text"]
+    assert isinstance(pixels, Pixels)
+    assert isinstance(texts, Texts)
+    images = pixels.images.copy()
+    images[units] = np.random.default_rng(0).integers(0, 256, images[units].shape, dtype=np.uint8)
+    ids = texts.ids.flat.copy()
+    for row in inputs.corpus.text_rows(units):
+        ids[texts.ids.offsets[row] + 1 : texts.ids.offsets[row + 1] - 1] = 4
+    return inputs.with_sources({"vision": Pixels(images), "text": Texts(Ragged(ids, texts.ids.offsets), texts.padding)})
+
+
+@pytest.mark.parametrize(("method", "never_read"), [("retrain", True), ("finetune", True), ("neggrad", False)])
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_who_never_reads_the_forget_set(method: str, never_read: bool, name: str) -> None:
+    """Garbage in the place of D_f changes not one bit; NegGrad shows that it would be seen."""
+    original = tiny.original(name)
+    settings = {} if method == "retrain" else {"evaluations": 0}
+    data = data_for(original)
+    spoilt = data_for(original)
+    spoilt = UnlearningData(**{**vars(spoilt), "inputs": poisoned(spoilt.inputs, spoilt.request.forget)})
+    plain, other = (quick(method, "all", **settings)(original, given, tiny.engine()).model for given in (data, spoilt))
+    assert (tiny.changed(tiny.weights(plain), tiny.weights(other)) == set()) is never_read
+
+
+def test_finetune_lowers_the_loss_on_the_retain_set() -> None:
+    original = tiny.original("albef")
+    data = tiny.data_for(original)
+    made = FineTune(min_steps=100, evaluations=0, rate_factor=2.5)(original, data, tiny.engine())
+    assert mean_loss(made.model, data.request.retain) < mean_loss(original, data.request.retain) - 0.1
+    peak = max(line["learning_rate"] for line in made.history.lines)
+    assert peak == pytest.approx(2.5 * tiny.TRAINING.learning_rate)
+
+
+def started_from(method: Retrain, original: Model, monkeypatch: pytest.MonkeyPatch, **data: Any) -> dict[str, Tensor]:
+    """The weights with which retraining begins."""
+    begun: list[dict[str, Tensor]] = []
+    fit = Engine.fit
+
+    def watching(self: Engine, model: Model, *given: Any, **options: Any) -> History:
+        begun.append(tiny.weights(model))
+        assert options["training"]
+        return fit(self, model, *given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "fit", watching)
+        method(original, data_for(original, **data), tiny.engine())
+    (only,) = begun
+    return only
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_retrain_starts_from_the_originals_initial_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = tiny.original(name)
+    fresh = tiny.weights(tiny.build(tiny.CONFIGS[name], seed=0))
+    assert tiny.changed(fresh, tiny.weights(original))
+    assert tiny.changed(fresh, started_from(Retrain(), original, monkeypatch, seed=5)) == set()
+    other = tiny.weights(tiny.build(tiny.CONFIGS[name], seed=2))
+    assert tiny.changed(other, started_from(Retrain(), original, monkeypatch, initial_seed=2)) == set()
+
+
+def test_retrain_of_a_part_keeps_the_rest_of_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = tiny.original("albef")
+    begun = started_from(Retrain(scope="fusion"), original, monkeypatch)
+    fresh = tiny.weights(tiny.build(tiny.CONFIGS["albef"], seed=0))
+    inside = set(original.parameters_of("fusion"))
+    for name, weight in tiny.weights(original).items():
+        assert torch.equal(begun[name], fresh[name] if name in inside else weight), name
+
+
+def test_retrain_is_the_originals_recipe_on_the_retain_set() -> None:
+    original = tiny.original("albef")
+    data = tiny.data_for(original)
+    made = Retrain()(original, data, tiny.engine()).model
+    by_hand = tiny.build(tiny.CONFIGS["albef"])
+    rows = data.retain_pairs
+    train(by_hand, PairInputs.of(tiny.corpus(), by_hand), rows, tiny.TRAINING, tiny.engine(), seed=0, what="by hand")
+    assert tiny.changed(tiny.weights(by_hand), tiny.weights(made)) == set()
+    assert tiny.changed(tiny.weights(original), tiny.weights(made))
+
+
+# -- effect on a model that has learned its training pairs --------------------------------------------------------
+
+
+@cache
+def learned() -> Model:
+    model = tiny.build(tiny.albef(width=32))
+    corpus = tiny.corpus()
+    settings = TrainSettings(epochs=300, batch_size=60, learning_rate=3e-3)
+    rows = corpus.text_rows(corpus.rows("train"))
+    train(model, PairInputs.of(corpus, model), rows, settings, tiny.engine(), seed=0, what="original")
+    return model
+
+
+@pytest.mark.slow
+def test_multidelete_lowers_forget_auc_and_without_decoupling_it_does_not() -> None:
+    model = learned()
+    data = tiny.data_for(model)
+
+    def metrics(each: Model) -> dict[str, float]:
+        return data.task.metrics(data.task.predict(each, data.inputs, data.request, tiny.engine()))
+
+    def after(alpha: float) -> dict[str, float]:
+        method = MultiDelete(
+            scope="fusion", alpha=alpha, min_steps=80, learning_rate=1e-3, retain_mismatched=0.25, evaluations=0
+        )
+        return metrics(method(model, data, tiny.engine()).model)
+
+    before, forgotten, control = metrics(model), after(1.0), after(0.0)
+    assert before["retain_score"] > 80  # the model has learned its pairs
+    assert forgotten["forget_auc"] < before["forget_auc"] - 20
+    assert forgotten["retain_score"] > before["retain_score"] - 20
+    assert abs(control["forget_auc"] - before["forget_auc"]) < 5
+    assert abs(control["retain_score"] - before["retain_score"]) < 5
