@@ -20,11 +20,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import typer.main
-from conftest import Ended
-from test_bad_input import RECIPE, contents
 
+import tiny
+from conftest import Ended
 from multidelete.cli import app
 from multidelete.data.readers import READERS
 from multidelete.errors import InputError
@@ -33,6 +32,7 @@ from multidelete.models import MODELS, Model
 from multidelete.recipe import load
 from multidelete.record import IDENTITY, finished_command
 from multidelete.tasks import TASKS
+from test_bad_input import RECIPE, contents
 
 Terminal = Callable[[str], Ended]
 
@@ -393,9 +393,10 @@ def test_a_run_of_another_command_is_never_replaced(here: Path, terminal: Termin
 # -- Ctrl-C ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["training the original", "MultiDelete (fusion)"])
 def test_ctrl_c_stops_with_a_sentence_and_resume_finishes(stage: str, here: Path) -> None:
-    long = "train.epochs=150" if stage.startswith("training") else "method.epochs=1 method.min_steps=150"
+    long = "train.epochs=60" if stage.startswith("training") else "method.epochs=1 method.min_steps=100"
     words = [*MAIN, *shlex.split(f"unlearn recipe.toml --out out {long}")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)

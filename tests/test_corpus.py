@@ -316,7 +316,7 @@ def test_readers_are_found_by_name(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("reader", "options", "message"),
     [
-        ("scene", {}, r"'scene' is not a reader; did you mean 'scenes'\?"),
+        ("scene", {}, r"'scene' is not a reader .*; did you mean 'scenes'\?"),
         ("scenes", {"trian": 3}, r"reader 'scenes' has no option 'trian'; did you mean 'train'\?"),
         ("corpus", {"zzz": 3}, "reader 'corpus' has no option 'zzz'; it has root"),
         ("corpus", {}, "reader 'corpus' needs the option 'root', which was not given"),

@@ -390,7 +390,7 @@ def test_retrain_is_the_originals_recipe_on_the_retain_set() -> None:
 def learned() -> Model:
     model = tiny.build(tiny.albef(width=32))
     corpus = tiny.corpus()
-    settings = TrainSettings(epochs=300, batch_size=60, learning_rate=3e-3)
+    settings = TrainSettings(epochs=200, batch_size=60, learning_rate=3e-3)
     rows = corpus.text_rows(corpus.rows("train"))
     train(model, PairInputs.of(corpus, model), rows, settings, tiny.engine(), seed=0, what="original")
     return model
@@ -411,8 +411,9 @@ def test_multidelete_lowers_forget_auc_and_without_decoupling_it_does_not() -> N
         return metrics(method(model, data, tiny.engine()).model)
 
     before, forgotten, control = metrics(model), after(1.0), after(0.0)
-    assert before["retain_score"] > 80  # the model has learned its pairs
+    assert before["forget_test_auc"] > 80  # the model has learned its pairs
     assert forgotten["forget_auc"] < before["forget_auc"] - 20
-    assert forgotten["retain_score"] > before["retain_score"] - 20
+    assert forgotten["forget_score"] < before["forget_score"] - 20
+    assert forgotten["retain_score"] > before["retain_score"] - 15
     assert abs(control["forget_auc"] - before["forget_auc"]) < 5
     assert abs(control["retain_score"] - before["retain_score"]) < 5

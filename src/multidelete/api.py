@@ -81,6 +81,6 @@ def unlearn(
     inputs = PairInputs.of(corpus, original)
     data = UnlearningData(request, inputs, task, training or TrainSettings(), seed, initial_seed=seed)
     made = method(original, data, engine)
-    before = task.predict(original, inputs, request, engine)
+    before = task.predict(original, engine.encoded_inputs(original, inputs), request, engine)
     predictions = task.predict(made.model, made.inputs, request, engine)
     return Outcome(made.model, request, task.metrics(predictions), task.metrics(before), predictions, made.history)

@@ -334,6 +334,9 @@ class Engine:
         key = self._encoding_key(model, inputs, modality, embedded)
         folder = cache_dir() / "encodings" / key
         if not folder.is_dir():
+            if not embedded and model.backbone_frozen(modality):  # the slow part may have been done for another model
+                backbone = self.encode_once(model, inputs, modality, embedded=True, what=what)
+                inputs = inputs if backbone is None else inputs.with_sources({modality: backbone})
             if self._estimated_gigabytes(model, inputs, modality, embedded) > self.cache_gigabytes:
                 return None
             done = self.encode_all(model, inputs, modality, embedded=embedded, what=what)

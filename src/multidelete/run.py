@@ -62,7 +62,7 @@ def run(recipe: Recipe, out: Path, engine: Engine, *, resume: bool = False) -> l
         if row is None:
             reset_peak_memory(engine.device)
             if method is None:
-                made = Unlearned(original.model, original.history, 0.0, inputs)
+                made = Unlearned(original.model, original.history, 0.0, engine.encoded_inputs(original.model, inputs))
             else:
                 data = UnlearningData(
                     request, inputs, recipe.task, recipe.train, recipe.seed, folder.work(key), recipe.seed

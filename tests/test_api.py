@@ -1,0 +1,159 @@
+"""Unlearning in one call: every form of a request, and a model that stays as it was given."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import multidelete
+import tiny
+from multidelete import FineTune, InputError, Model, MultiDelete, Retrieval
+from multidelete.data.corpus import Corpus
+from multidelete.engine import weights_hash
+
+IDS = ["train-00017", "train-00003"]
+
+
+def quick(**settings: Any) -> MultiDelete:
+    return MultiDelete(
+        **{"scope": "fusion", "min_steps": 3, "epochs": 1, "batch_size": 8, "evaluations": 2, **settings}
+    )
+
+
+def unlearn(model: Model | str | Path, forget: Any, **options: Any) -> multidelete.Outcome:
+    options = {"method": quick(), "engine": tiny.engine(), **options}
+    return multidelete.unlearn(model, tiny.corpus(), forget=forget, **options)
+
+
+def ids_file(folder: Path) -> str:
+    (folder / "forget.txt").write_text("# two to go\n" + "\n".join(IDS) + "\n")
+    return str(folder / "forget.txt")
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        (lambda folder: IDS, IDS),
+        (lambda folder: tuple(IDS), IDS),
+        (ids_file, IDS),
+        (lambda folder: Path(ids_file(folder)), IDS),
+        (lambda folder: 5, 5),
+        (lambda folder: np.int64(5), 5),
+        (lambda folder: 0.1, 4),
+        (lambda folder: np.float64(0.1), 4),
+    ],
+    ids=["list", "tuple", "file", "path", "count", "numpy-count", "fraction", "numpy-fraction"],
+)
+def test_every_form_of_a_request(
+    name: str, form: Callable[[Path], Any], expected: list[str] | int, tmp_path: Path
+) -> None:
+    model = tiny.original(name)
+    outcome = unlearn(model, form(tmp_path))
+    if isinstance(expected, list):
+        assert list(outcome.request.ids) == expected
+    else:
+        assert len(outcome.request.ids) == expected
+    moved = tiny.changed(tiny.weights(model), tiny.weights(outcome.model))
+    assert moved
+    assert moved <= set(model.parameters_of("fusion"))
+    assert set(outcome.metrics) == set(outcome.before)
+    assert outcome.metrics == Retrieval().metrics(outcome.predictions)
+    assert all(np.isfinite(value) for value in outcome.metrics.values())
+    assert len([line for line in outcome.history.lines if "losses" in line]) >= 3
+
+
+def test_scores_before_are_those_of_the_original() -> None:
+    model = tiny.original("albef")
+    outcome = unlearn(model, IDS)
+    data = tiny.data_for(model, outcome.request)
+    predictions = Retrieval().predict(model, data.inputs, outcome.request, tiny.engine())
+    assert outcome.before == pytest.approx(Retrieval().metrics(predictions), rel=1e-6)
+    assert outcome.before != outcome.metrics
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+@pytest.mark.parametrize(
+    "method",
+    [quick(), quick(scope="all"), FineTune(min_steps=3, epochs=1)],
+    ids=["multidelete-fusion", "multidelete-all", "finetune"],
+)
+def test_model_that_is_given_stays_as_it_is(name: str, method: multidelete.Method) -> None:
+    model: Any = copy.deepcopy(tiny.original(name)).train()
+    model.vision.requires_grad_(True)
+    model.text.eval()
+    before = tiny.weights(model)
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    places = [parameter.data_ptr() for parameter in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    outcome = unlearn(model, IDS, method=method)
+    assert tiny.changed(before, tiny.weights(model)) == set()
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    assert [parameter.data_ptr() for parameter in model.parameters()] == places
+    assert [module.training for module in model.modules()] == modes
+    assert {parameter.device for parameter in model.parameters()} == {torch.device("cpu")}
+    assert not set(places) & {parameter.data_ptr() for parameter in outcome.model.parameters()}
+    again = unlearn(tiny.original(name), IDS, method=method)  # in eval mode from the start: the same outcome
+    assert tiny.changed(tiny.weights(again.model), tiny.weights(outcome.model)) == set()
+
+
+def test_model_can_be_given_as_its_folder_and_the_outcome_written(tmp_path: Path) -> None:
+    model = tiny.original("albef")
+    model.save_pretrained(tmp_path / "model")
+    one, two = unlearn(tmp_path / "model", IDS), unlearn(str(tmp_path / "model"), IDS)
+    assert tiny.changed(tiny.weights(one.model), tiny.weights(two.model)) == set()
+    one.model.save_pretrained(tmp_path / "unlearned")
+    loaded = Model.from_pretrained(tmp_path / "unlearned")
+    assert weights_hash(loaded.state_dict()) == weights_hash(one.model.state_dict())
+
+
+def test_seed_decides_sample_and_outcome() -> None:
+    model = tiny.original("albef")
+    first, again, other = (unlearn(model, 5, seed=seed) for seed in (0, 0, 1))
+    assert first.request.ids == again.request.ids != other.request.ids
+    assert tiny.changed(tiny.weights(first.model), tiny.weights(again.model)) == set()
+    assert first.metrics == again.metrics
+
+
+@pytest.mark.parametrize(
+    ("forget", "expected"),
+    [
+        (["train-00099"], "'train-00099' is not in the training split; did you mean 'train-000"),
+        (["test-00001"], "is in the test split"),
+        (40, "nothing would be left to retain"),
+        (True, "is not a whole number"),
+        (1.5, "is not between 0 and 1"),
+        ("nowhere.txt", "there is no file nowhere.txt"),
+    ],
+)
+def test_impossible_request_is_refused(forget: Any, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        unlearn(tiny.original("albef"), forget)
+
+
+@pytest.mark.parametrize("missing", ["valid", "test"])
+def test_corpus_without_a_split_that_judges_is_refused_before_anything_starts(missing: str) -> None:
+    corpus = tiny.corpus()
+    kept = [row for row, unit in enumerate(corpus.units) if unit.split != missing]
+    pixels = corpus.images(tiny.PIXELS)[kept]
+    short = Corpus("short", [corpus.units[row] for row in kept], pixels=pixels)
+
+    class Asked(MultiDelete):
+        def unlearn(self, *_: Any) -> Any:  # type: ignore[misc]
+            pytest.fail("started")
+
+    with pytest.raises(InputError, match=f"corpus 'short' has 0 units in its {missing} split"):
+        multidelete.unlearn(tiny.original("albef"), short, forget=IDS, method=Asked(), engine=tiny.engine())
+
+
+def test_every_public_name_can_be_imported() -> None:
+    for name in multidelete.__all__:
+        assert getattr(multidelete, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = multidelete.nothing

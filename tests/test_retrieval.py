@@ -1,0 +1,259 @@
+"""Retrieval against a slow twin that fuses every image with every text, one pair at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import tiny
+from multidelete.data.corpus import Corpus, Unit
+from multidelete.data.requests import Request, resolve
+from multidelete.data.streams import Encodings, PairInputs
+from multidelete.engine import Engine
+from multidelete.metrics.forgetting import forget_auc, matching_loss
+from multidelete.metrics.ranking import recalls
+from multidelete.models import Model
+from multidelete.tasks import TASKS, Retrieval
+
+CPU = torch.device("cpu")
+Scores = NDArray[np.float64]
+
+
+def varied(name: str) -> Model:
+    """A model whose scores lie far apart, so that rounding decides no rank."""
+    model = tiny.build(tiny.CONFIGS[name])
+    randomness = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(0.6 * torch.randn(parameter.shape, generator=randomness))
+    return model
+
+
+@pytest.fixture(params=tuple(tiny.CONFIGS))
+def model(request: pytest.FixtureRequest) -> Model:
+    return varied(request.param)
+
+
+@pytest.fixture(scope="module")
+def uneven() -> Corpus:
+    """The tiny scenes with one, two or three texts to an image."""
+    corpus = tiny.corpus()
+    units = [Unit(unit.id, unit.split, unit.texts[: 1 + row % 3]) for row, unit in enumerate(corpus.units)]
+    return Corpus("uneven", units, pixels=corpus.images(tiny.PIXELS))
+
+
+def request_of(corpus: Corpus) -> Request:
+    """A deletion request in an order of its own."""
+    return resolve(corpus, ids=[f"train-{number:05d}" for number in (31, 4, 17, 0, 25, 8)])
+
+
+@torch.no_grad()
+def all_pairs(model: Model, corpus: Corpus, units: NDArray[np.int64]) -> tuple[Scores, Scores, NDArray[np.bool_]]:
+    """Log-odds, cosines and truth of every image with every text, ``(I, T)``, pair after pair."""
+    inputs = PairInputs.of(corpus, model)
+    texts = [row for unit in units for row in range(len(corpus.texts)) if corpus.text_units[row] == unit]
+    logits, cosines = np.empty((2, len(units), len(texts)))
+    for i, unit in enumerate(units):
+        for j, text in enumerate(texts):
+            encodings = model.encode(inputs.batch({"vision": np.array([unit]), "text": np.array([text])}, CPU))
+            logits[i, j] = model.pair_scores(model.fuse(encodings)).item()
+            vision, words = (model.embedding(modality, encodings[modality])[0] for modality in ("vision", "text"))
+            cosines[i, j] = float(vision @ words)
+    return logits, cosines, np.array([[corpus.text_units[text] == unit for text in texts] for unit in units])
+
+
+def slow_ranks(scores: Scores, true: NDArray[np.bool_]) -> list[int]:
+    best = [max(score for score, right in zip(*row, strict=True) if right) for row in zip(scores, true, strict=True)]
+    return [
+        sum(score >= best[i] and not right for score, right in zip(scores[i], true[i], strict=True))
+        for i in range(len(scores))
+    ]
+
+
+def slow_reranked(logits: Scores, cosines: Scores, k: int) -> Scores:
+    """Of each row the k most similar by their log-odds, the others behind them by their similarity."""
+    ordered = np.empty(logits.shape)
+    for i in range(len(logits)):
+        candidates = sorted(range(logits.shape[1]), key=lambda j: -cosines[i, j])[:k]
+        rest = [j for j in range(logits.shape[1]) if j not in candidates]
+        places = sorted(candidates, key=lambda j: -logits[i, j]) + sorted(rest, key=lambda j: -cosines[i, j])
+        for place, j in enumerate(places):
+            ordered[i, j] = -place
+    return ordered
+
+
+def test_task_is_in_the_table() -> None:
+    assert TASKS[Retrieval.name] is Retrieval
+
+
+def test_predictions_are_those_of_the_slow_twin(model: Model, uneven: Corpus) -> None:
+    request = request_of(uneven)
+    assert list(request.forget) != sorted(request.forget)
+    predictions = Retrieval().predict(model, PairInputs.of(uneven, model), request, tiny.engine())
+    splits = {"forget": request.forget, "retain": request.retain, "valid": request.valid, "test": request.test}
+    assert set(predictions) == set(splits)
+    for split in ("forget", "test"):
+        units, found = splits[split], predictions[split]
+        logits, cosines, true = all_pairs(model, uneven, units)
+        own, columns = np.nonzero(true)
+        assert columns.tolist() == list(range(len(columns)))  # unit after unit
+        np.testing.assert_allclose(found["match_logit"], logits[true], atol=1e-4)
+        np.testing.assert_allclose(found["cosine"], cosines[true], atol=1e-5)
+        assert found["unit"].tolist() == [uneven.units[units[i]].id for i in own]
+        assert found["text"].tolist() == [j for unit in units for j in range(len(uneven.units[unit].texts))]
+        assert found["ranked_unit"].tolist() == [uneven.units[unit].id for unit in units]
+        scores = logits if model.matching else cosines
+        assert found["i2t_rank"].tolist() == slow_ranks(scores, true)
+        assert found["t2i_rank"].tolist() == slow_ranks(scores.T, true.T)
+    for split, units in splits.items():
+        texts = sum(len(uneven.units[unit].texts) for unit in units)
+        shapes = {name: values.shape for name, values in predictions[split].items()}
+        assert shapes == {
+            **dict.fromkeys(("unit", "text", "match_logit", "cosine", "t2i_rank"), (texts,)),
+            **dict.fromkeys(("ranked_unit", "i2t_rank"), (len(units),)),
+        }
+
+
+@pytest.mark.parametrize("k", [1, 3, 8, 12])
+def test_only_the_most_similar_are_reranked(k: int, uneven: Corpus) -> None:
+    model = varied("albef")
+    request = request_of(uneven)
+    logits, cosines, true = all_pairs(model, uneven, request.test)
+    found = Retrieval(rerank=k).predict(model, PairInputs.of(uneven, model), request, tiny.engine())["test"]
+    assert found["i2t_rank"].tolist() == slow_ranks(slow_reranked(logits, cosines, k), true)
+    assert found["t2i_rank"].tolist() == slow_ranks(slow_reranked(logits.T, cosines.T, k), true.T)
+
+
+def test_similarity_is_added_to_the_log_odds_of_candidates(uneven: Corpus) -> None:
+    model = varied("albef")
+    request = request_of(uneven)
+    logits, cosines, true = all_pairs(model, uneven, request.test)
+    task = Retrieval(similarity_weight=0.5)
+    found = task.predict(model, PairInputs.of(uneven, model), request, tiny.engine())["test"]
+    mixed = logits + 0.5 * model.contrastive_scale() * cosines
+    assert found["i2t_rank"].tolist() == slow_ranks(mixed, true) != slow_ranks(logits, true)
+    assert found["t2i_rank"].tolist() == slow_ranks(mixed.T, true.T)
+    np.testing.assert_allclose(found["match_logit"], logits[true], atol=1e-4)  # s(x) stays the matching head's
+
+
+def test_recall_of_a_large_set_is_that_of_a_sample(uneven: Corpus) -> None:
+    model = varied("albef")
+    request, inputs = request_of(uneven), PairInputs.of(uneven, model)
+    found, again = (Retrieval(sample=5).predict(model, inputs, request, tiny.engine())["retain"] for _ in "ab")
+    ids = found["ranked_unit"].tolist()
+    assert ids == again["ranked_unit"].tolist()
+    assert len(set(ids)) == 5
+    units = np.array([uneven.row_of(unit_id) for unit_id in ids])
+    assert set(units.tolist()) <= set(request.retain.tolist())
+    logits, _, true = all_pairs(model, uneven, units)
+    assert found["i2t_rank"].tolist() == slow_ranks(logits, true)
+    assert found["t2i_rank"].tolist() == slow_ranks(logits.T, true.T)
+    assert len(found["match_logit"]) == len(uneven.text_rows(request.retain))  # every pair has its score
+
+
+def test_metrics_come_from_the_predictions(model: Model, uneven: Corpus) -> None:
+    task, request = Retrieval(), request_of(uneven)
+    predictions = task.predict(model, PairInputs.of(uneven, model), request, tiny.engine())
+    found = task.metrics(predictions)
+    for split in ("test", "valid", "retain", "forget"):
+        expected = recalls(predictions[split]["i2t_rank"], predictions[split]["t2i_rank"])
+        assert found[f"{split}_score"] == expected["mean_recall"]
+        if split == "test":
+            assert {name: found[name] for name in expected if name != "mean_recall"} == {
+                name: value for name, value in expected.items() if name != "mean_recall"
+            }
+    for suffix, scores in (("", "match_logit"), ("_cosine", "cosine")):
+        of = {split: predictions[split][scores] for split in predictions}
+        assert found[f"forget_auc{suffix}"] == forget_auc(of["forget"], of["retain"])
+        assert found[f"forget_test_auc{suffix}"] == forget_auc(of["forget"], of["test"])
+    for split in ("forget", "retain"):
+        assert found[f"{split}_loss"] == matching_loss(predictions[split]["match_logit"])
+
+
+def test_model_without_knowledge_has_no_recall(uneven: Corpus) -> None:
+    """All scores are the same: to rank by the order of the rows would find every pair."""
+    model = tiny.build(tiny.albef())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    task = Retrieval()
+    metrics = task.metrics(task.predict(model, PairInputs.of(uneven, model), request_of(uneven), tiny.engine()))
+    assert metrics["i2t_r10"] == 0
+    assert metrics["t2i_r10"] == 0
+    assert metrics["forget_auc"] == 50
+
+
+# -- judging a checkpoint -----------------------------------------------------------------------------------------
+
+
+class Reading(PairInputs):
+    """Inputs that remember which units were read."""
+
+    def watch(self) -> set[int]:
+        read: set[int] = set()
+        units = {"vision": np.arange(len(self.corpus.units)), "text": self.corpus.text_units}
+        for modality, source in self.sources.items():
+            self.sources[modality] = Watched(source, units[modality], read)
+        return read
+
+
+class Watched:
+    def __init__(self, source: Any, units: NDArray[np.int64], read: set[int]) -> None:
+        self.source, self.units, self.seen = source, units, read
+
+    def take(self, rows: NDArray[np.int64]) -> Any:
+        self.seen.update(self.units[rows].tolist())
+        return self.source.take(rows)
+
+
+def test_judge_reads_nothing_of_test(model: Model, uneven: Corpus) -> None:
+    request, plain = request_of(uneven), PairInputs.of(uneven, model)
+    inputs = Reading(uneven, dict(plain.sources))
+    read = inputs.watch()
+    found = Retrieval().judge(model, inputs, request, tiny.engine())
+    assert read == set(request.valid.tolist()) | set(request.forget.tolist())
+    predictions = Retrieval().predict(model, plain, request, tiny.engine())
+    assert found["utility"] == Retrieval().metrics(predictions)["valid_score"]
+    expected = forget_auc(predictions["forget"]["match_logit"], predictions["valid"]["match_logit"])
+    assert found["forget_auc"] == pytest.approx(expected, abs=0.5)
+
+
+def test_predictions_from_kept_encodings_are_the_same(model: Model, uneven: Corpus) -> None:
+    request, plain = request_of(uneven), PairInputs.of(uneven, model)
+    kept = tiny.engine().encoded_inputs(model, plain)
+    assert all(isinstance(source, Encodings) for source in kept.sources.values())
+    one, two = (Retrieval().predict(model, inputs, request, tiny.engine()) for inputs in (plain, kept))
+    for split, arrays in one.items():
+        for name in ("match_logit", "cosine"):
+            np.testing.assert_allclose(arrays[name], two[split][name], atol=1e-4)
+        assert arrays["unit"].tolist() == two[split]["unit"].tolist()
+
+
+def test_many_pairs_at_once_are_fused_as_few_are(uneven: Corpus) -> None:
+    """Large batches may be taken apart and put together again; the order must survive."""
+    model = varied("albef")
+    inputs = PairInputs.of(uneven, model)
+    rng = np.random.default_rng(0)
+    rows = {"vision": rng.integers(0, len(uneven), 300), "text": rng.integers(0, len(uneven.texts), 300)}
+    with torch.no_grad():
+        whole = model.fused(inputs.batch(rows, CPU))
+        for start in (0, 130, 290):
+            part = {modality: chosen[start : start + 10] for modality, chosen in rows.items()}
+            few = model.fused(inputs.batch(part, CPU))
+            torch.testing.assert_close(whole[start : start + 10], few, atol=1e-4, rtol=1e-4)
+
+
+def test_engine_of_another_batch_size_gives_the_same(monkeypatch: pytest.MonkeyPatch, uneven: Corpus) -> None:
+    model = varied("albef")
+    inputs, request = PairInputs.of(uneven, model), request_of(uneven)
+    plain = Retrieval().predict(model, inputs, request, tiny.engine())
+    pair_logits = Engine.pair_logits
+    monkeypatch.setattr(Engine, "pair_logits", lambda *given, **options: pair_logits(*given, **options, batch_size=7))
+    small = Retrieval().predict(model, inputs, request, tiny.engine())
+    for split, arrays in plain.items():
+        np.testing.assert_allclose(arrays["match_logit"], small[split]["match_logit"], atol=1e-5)
