@@ -16,8 +16,10 @@ def write_atomically(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        part.chmod(0o755)
         yield part
+        part.chmod(0o755)
+        for path in part.rglob("*"):  # some writers make private files, of no use on a shared disk
+            path.chmod(0o755 if path.is_dir() else 0o644)
         if target.exists():
             shutil.rmtree(target)
         part.rename(target)

@@ -31,8 +31,8 @@ def first_true_ranks(scores: Floats, true: NDArray[np.bool_]) -> Ints:
 def recall_at(ranks: Ints, k: int) -> float:
     """Share of queries whose first true candidate is among the first k, in points (0-100).
 
-    >>> recall_at(np.array([0, 4, 10]), 5)
-    66.66666666666667
+    >>> round(recall_at(np.array([0, 4, 10]), 5), 2)
+    66.67
     """
     return float(100 * np.mean(np.asarray(ranks) < k))
 

@@ -1,0 +1,82 @@
+"""The documents run: README and CONTRIBUTING blocks, doctests, and the commands that they name."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import multidelete
+import tiny
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.S)
+
+
+def test_readme_python_block_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("README.md", "python")
+    names: dict[str, object] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert (tmp_path / "unlearned" / "model.safetensors").is_file()
+    assert len(capsys.readouterr().out.split()) == 3
+    assert names["outcome"].request.ids == ("train-00003", "train-00017")  # type: ignore[attr-defined]
+
+
+def test_contributing_block_is_a_method_that_unlearns():
+    (block,) = blocks("CONTRIBUTING.md", "python")
+    names: dict[str, object] = {}
+    exec(compile(block, "CONTRIBUTING.md", "exec"), names)
+    method = names["NegGradPlus"](epochs=1, min_steps=2, evaluations=0)  # type: ignore[operator]
+    outcome = multidelete.unlearn(tiny.build(tiny.albef()), tiny.corpus(), 4, method)
+    losses = [line["losses"] for line in outcome.history.lines]
+    assert losses[0].keys() == {"retain", "forget", "total"}
+    assert losses[0]["forget"] < 0 < losses[0]["retain"]
+
+
+def test_readme_has_its_two_commands_and_ci_runs_the_checks():
+    makefile = (ROOT / "Makefile").read_text()
+    commands = [line.split("#")[0].strip() for line in blocks("README.md", "")[0].splitlines()]
+    assert commands == ["make demo", "make test"]
+    for command in commands:
+        assert re.search(rf"^{command.split()[1]}:", makefile, flags=re.M)
+    assert "make check" in (ROOT / ".ci" / "run").read_text()
+    assert re.search(r"^check:.*\btest\b", makefile, flags=re.M)
+
+
+def module_path(name: str) -> Path:
+    path = ROOT / "src" / Path(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def with_doctests() -> list[str]:
+    found = [module.name for module in pkgutil.walk_packages(multidelete.__path__, "multidelete.")]
+    return [name for name in found if ">>>" in module_path(name).read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("name", with_doctests())
+def test_doctests(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_doctests_are_found():
+    assert {"multidelete.errors", "multidelete.metrics.ranking"} <= set(with_doctests())
+
+
+def test_public_names_exist():
+    for name in multidelete.__all__:
+        assert getattr(multidelete, name).__doc__
+
+
+def test_every_module_says_what_it_is_for():
+    for path in (ROOT / "src").rglob("*.py"):
+        assert path.read_text(encoding="utf-8").startswith('"""'), path
