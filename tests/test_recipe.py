@@ -10,8 +10,7 @@ import pytest
 from multidelete.errors import InputError
 from multidelete.methods import METHODS, FineTune, MultiDelete, NegGrad, Retrain
 from multidelete.models import MODELS, Albef
-from multidelete.recipe import Recipe, load, merged, validate
-from multidelete.run import as_values
+from multidelete.recipe import Recipe, as_values, load, merged, validate
 from multidelete.tasks import Retrieval
 from multidelete.training import TrainSettings
 

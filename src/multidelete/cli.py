@@ -107,7 +107,7 @@ def train(
     """Train the original model of a recipe and write it to a folder."""
     from multidelete.recipe import load
     from multidelete.record import check_place
-    from multidelete.run import find_or_train_original
+    from multidelete.store import find_or_train_original, save_model
 
     loaded = load(recipe, [*(overrides or []), *_given(seed=seed, precision=precision)])
     if loaded.original is not None:
@@ -117,7 +117,7 @@ def train(
         raise InputError(f"--out '{out}' is not empty; choose a new folder for the model")
     with _engine(loaded, resume=True) as engine:
         trained = find_or_train_original(loaded, loaded.corpus(), engine)
-    trained.model.save_pretrained(out)
+    save_model(trained.model, out, trained.training)
     typer.echo(f"model written to {out}")
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -127,6 +128,11 @@ class Engine:
         cache_gigabytes: float = 16.0,
     ) -> None:
         self.accelerator = Accelerator(mixed_precision="no", cpu=None)
+        if self.accelerator.num_processes > 1:
+            raise InputError(
+                f"this version runs in one process, not in {self.accelerator.num_processes}: "
+                "start it without a launcher, or with --num_processes 1"
+            )
         self.precision = precision
         self.progress = progress or Progress()
         self.resume = resume
@@ -382,7 +388,7 @@ class Engine:
         """
         has = np.zeros(inputs.count("text"), dtype=bool)
         has[text_rows] = True
-        settings = model.config.model_dump_json()
+        settings = json.dumps(model.config.model_dump(mode="json"), sort_keys=True)
         weights = weights_hash(model.state_dict())
         key = digest(weights, settings, inputs.corpus.hash, text_rows.tobytes().hex(), self._place())
         path = cache_dir() / "fused" / f"{key}.npy"
@@ -416,7 +422,8 @@ class Engine:
             if any(name == part or name.startswith(part + ".") for part in parts)
         }
         read = {"image_size", "image_mean", "image_std", "max_text_tokens", modality}
-        settings = model.config.model_dump_json(include=read)
+        # Sorted: a configuration read from a folder has its keys in another order than one that was just written.
+        settings = json.dumps(model.config.model_dump(mode="json", include=read), sort_keys=True)
         return digest(weights_hash(weights), inputs.corpus.hash, settings, modality, embedded, self._place())
 
     @torch.no_grad()
@@ -585,12 +592,15 @@ class _FitState:
         """Take over what :meth:`save` wrote.
 
         Raises:
-            InputError: It was written under another plan or for other parameters.
+            InputError: It was written under another plan or for other parameters, or it is damaged.
         """
         content = path.read_bytes()
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        facts = json.loads(header["__metadata__"]["facts"])
-        tensors = load(content)
+        try:
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            facts = json.loads(header["__metadata__"]["facts"])
+            tensors = load(content)
+        except (ValueError, KeyError, SafetensorError) as error:
+            raise InputError(f"{path} is damaged ({error}); remove it to start this part again") from error
         current = self.moving()
         fits = all(f"model.{n}" in tensors and tensors[f"model.{n}"].shape == t.shape for n, t in current.items())
         if facts["plan"] != json.loads(json.dumps(asdict(self.plan))) or not fits:

@@ -54,7 +54,7 @@ class Recipe(BaseModel):
         data: Name of the reader and its options.
         model: The architecture and its configuration; None where ``original`` brings the model.
         original: Folder of a trained model, instead of training one.
-        train: How the original and Retrain are made.
+        train: How the original and Retrain are made; None where ``original`` brings a model that may say so itself.
         forget: The deletion request.
         method: The method that the run is about.
         compare: Methods beside it.
@@ -69,7 +69,7 @@ class Recipe(BaseModel):
     data: dict[str, Any]
     model: tuple[str, ModelConfig] | None
     original: str | None
-    train: TrainSettings
+    train: TrainSettings | None
     forget: ForgetSettings
     method: Method
     compare: tuple[Method, ...]
@@ -127,6 +127,24 @@ def load(path: Path | None, overrides: Sequence[str] = (), options: Mapping[str,
 def validate(values: Mapping[str, Any], source: str) -> Recipe:
     """A recipe from plain values; all mistakes are found before any is reported."""
     return _Checker(source).recipe(dict(values))
+
+
+def as_values(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain values, complete with every default."""
+    named: Mapping[str, Any] = {
+        "task": {"name": recipe.task.name, **recipe.task.model_dump(mode="json")},
+        "data": recipe.data,
+        "original": recipe.original,
+        "model": recipe.model and {"name": recipe.model[0], **recipe.model[1].model_dump(mode="json")},
+        "train": recipe.train and recipe.train.model_dump(mode="json"),
+        "forget": recipe.forget.model_dump(mode="json", exclude_none=True),
+        "method": {"name": recipe.method.name, **recipe.method.model_dump(mode="json")},
+        "compare": [{"name": each.name, **each.model_dump(mode="json")} for each in recipe.compare],
+        "retrain": recipe.retrain,
+        "seed": recipe.seed,
+        "precision": recipe.precision,
+    }
+    return {key: value for key, value in named.items() if value is not None}
 
 
 def merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,7 +222,7 @@ class _Checker:
             "data": self.data(values.get("data", {"reader": "scenes"})),
             "model": self.model(values),
             "original": self.scalar(values, "original", str, None),
-            "train": self.section(TrainSettings, values.get("train", {}), "train"),
+            "train": self.train(values),
             "forget": self.section(ForgetSettings, values.get("forget", {}), "forget"),
             "method": method,
             "compare": tuple(self.named(each, f"compare[{i}]", METHODS) for i, each in enumerate(compare)),
@@ -234,6 +252,11 @@ class _Checker:
         if value is not default and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
             self.mistakes.append(f"{self.source}: '{key}' must be {_KINDS[kind]}, not {value!r}")
         return value
+
+    def train(self, values: Mapping[str, Any]) -> TrainSettings | None:
+        if "train" not in values and values.get("original") is not None:
+            return None
+        return self.section(TrainSettings, values.get("train", {}), "train")
 
     def data(self, given: Any) -> dict[str, Any]:
         given = {"reader": given} if isinstance(given, str) else given

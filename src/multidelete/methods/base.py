@@ -122,6 +122,7 @@ class Method(BaseModel, ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    needs_training: ClassVar[bool] = False  # whether it must be known how the original was trained
     stored: ClassVar[bool] = False  # whether its outcome is kept beside the originals, to be found again
 
     scope: Literal["all", "fusion", "vision", "text"] = "all"

@@ -29,6 +29,7 @@ class FineTune(LossMethod):
 
     name: ClassVar[str] = "finetune"
     title: ClassVar[str] = "FineTune"
+    needs_training: ClassVar[bool] = True
 
     rate_factor: float = Field(default=2.0, gt=0)
 

@@ -25,6 +25,7 @@ class Retrain(Method):
 
     name: ClassVar[str] = "retrain"
     title: ClassVar[str] = "Retrain"
+    needs_training: ClassVar[bool] = True
     stored: ClassVar[bool] = True
 
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:

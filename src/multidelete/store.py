@@ -1,0 +1,231 @@
+"""Trained models: made once, found again by everything that they depend on; and how each was trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from multidelete.data.cache import cache_dir
+from multidelete.data.corpus import Corpus
+from multidelete.data.files import write_file
+from multidelete.data.streams import PairInputs
+from multidelete.engine import Engine, History, digest, weights_hash
+from multidelete.errors import InputError
+from multidelete.methods import Method, Unlearned, UnlearningData
+from multidelete.models.base import Model, ModelConfig
+from multidelete.recipe import Recipe
+from multidelete.training import TrainSettings, train
+
+TRAINING_FILE = "training.json"
+HISTORY_FILE = "history.json"
+
+
+@dataclass
+class Trained:
+    """A model that was trained or found.
+
+    Args:
+        model: In eval mode.
+        history: How it was trained; empty where it was brought.
+        hash: sha256 over its weights.
+        source: Where it came from, in words.
+        key: What it depends on; the weights themselves where it was brought.
+        training: How it was trained, where that is known.
+    """
+
+    model: Model
+    history: History
+    hash: str
+    source: str
+    key: str
+    training: Training | None
+
+
+class Training(BaseModel):
+    """How a model was trained: it stands in the model's folder, so that Retrain can be made by the same recipe.
+
+    Args:
+        settings: Settings of the training.
+        seed: Seed of the initial weights.
+    """
+
+    settings: TrainSettings
+    seed: int = 0
+
+
+def save_model(model: Model, folder: Path, training: Training | None) -> None:
+    """Write a model, and beside it how its original was trained."""
+    model.save_pretrained(folder)
+    if training is not None:
+        write_file(folder / TRAINING_FILE, training.model_dump_json(indent=2) + "\n")
+
+
+def read_training(folder: Path) -> Training | None:
+    """How a model was trained, where its folder says so.
+
+    Raises:
+        InputError: It says so in a file that is damaged.
+    """
+    path = folder / TRAINING_FILE
+    if not path.is_file():
+        return None
+    try:
+        return Training.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} is damaged: expected the settings of a training ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def no_training(recipe: Recipe) -> Training:
+    """Settings that stand in where nobody knows how the original was trained, and no method asks.
+
+    Raises:
+        InputError: A method asks.
+    """
+    asking = next((method for method in recipe.methods() if method.needs_training), None)
+    if asking is not None:
+        raise InputError(
+            f"how '{recipe.original}' was trained is not known, and {asking.name} needs it: give a table [train] "
+            "(or train.epochs=...)" + (", or leave Retrain out with --no-retrain" if asking.name == "retrain" else "")
+        )
+    return Training(settings=TrainSettings())
+
+
+def find_or_train_original(recipe: Recipe, corpus: Corpus, engine: Engine) -> Trained:
+    """The model that a recipe brings, or the one that it trains, found again where it was trained before."""
+    if recipe.original is not None:
+        model = Model.from_pretrained(recipe.original).to(engine.device)
+        hashed = weights_hash(model.state_dict())
+        training = read_training(Path(recipe.original))
+        if recipe.train is not None:
+            training = Training(settings=recipe.train, seed=recipe.seed if training is None else training.seed)
+        return Trained(model, History(), hashed, f"brought: {recipe.original}", hashed, training)
+    assert recipe.model is not None
+    assert recipe.train is not None
+    training = Training(settings=recipe.train, seed=recipe.seed)
+    name, config = recipe.model
+    architecture = recipe.architecture()
+    key = digest(
+        "original",
+        corpus.hash,
+        name,
+        config.model_dump_json(),
+        pretrained_hash(config),
+        training.settings.model_dump_json(),
+        recipe.seed,
+        place(engine),
+    )
+
+    def make() -> tuple[Model, History]:
+        model = architecture.build(config, corpus.texts, recipe.seed)
+        check_scopes(model, recipe.methods())
+        inputs = PairInputs.of(corpus, model)
+        pairs = corpus.text_rows(corpus.rows("train"))
+        history = train(
+            model,
+            inputs,
+            pairs,
+            training.settings,
+            engine,
+            seed=recipe.seed,
+            what="training the original",
+            folder=work(key),
+        )
+        return model, history
+
+    model, history = stored(key, "the original", make, engine)
+    return Trained(
+        model, history, weights_hash(model.state_dict()), f"trained by this recipe ({key[:12]})", key, training
+    )
+
+
+def find_or_unlearn(method: Method, original: Trained, data: UnlearningData, engine: Engine) -> Unlearned:
+    """Call a method, or find its outcome where it is one that is kept beside the originals (Retrain)."""
+    if not method.stored:
+        return method(original.model, data, engine)
+    key = digest(
+        method.name,
+        method.model_dump_json(),
+        original.key,
+        original.model.config.model_dump_json(),
+        pretrained_hash(original.model.config),
+        data.training.model_dump_json(),
+        data.request.corpus.hash,
+        data.request.hash,
+        data.seed,
+        data.initial_seed,
+        place(engine),
+    )
+    prepared = 0.0
+
+    def make() -> tuple[Model, History]:
+        nonlocal prepared
+        made = method(original.model, UnlearningData(**{**vars(data), "folder": work(key)}), engine)
+        prepared = made.prepare_seconds
+        return made.model, made.history
+
+    model, history = stored(key, f"{method.title} ({method.scope})", make, engine)
+    return Unlearned(model, history, prepared, engine.frozen_inputs(model, data.inputs, method.scope))
+
+
+def stored(key: str, what: str, make: Callable[[], tuple[Model, History]], engine: Engine) -> tuple[Model, History]:
+    """A trained model by what it depends on: from the store, or made and put there."""
+    folder = cache_dir() / "models" / key
+    if (folder / HISTORY_FILE).is_file():
+        engine.progress.say(f"{what}: found as trained before, not trained again ({folder})")
+        history = History(**json.loads((folder / HISTORY_FILE).read_text()))
+        return Model.from_pretrained(folder).to(engine.device), history
+    model, history = make()
+    model.save_pretrained(folder)
+    write_file(folder / HISTORY_FILE, json.dumps(asdict(history)))
+    for left in work(key).glob("*"):
+        left.unlink()
+    # What was saved is what everybody gets, now and the next time.
+    return Model.from_pretrained(folder).to(engine.device), history
+
+
+def work(key: str) -> Path:
+    """Where the checkpoints of a training are kept while it runs."""
+    return cache_dir() / "work" / key
+
+
+def place(engine: Engine) -> str:
+    """What a trained model depends on beside its recipe: precision, device, and the code that trains."""
+    return f"{engine.device.type} {engine.dtype()} {code_hash()}"
+
+
+def pretrained_hash(config: ModelConfig) -> str:
+    """Hash of the pretrained weights that a configuration names by folder; a hub id stands for itself."""
+    sources = [getattr(value, "pretrained", None) for value in vars(config).values()]
+    files = [path for source in sources if source for path in sorted(Path(source).glob("*.safetensors"))]
+    return digest(*(hashlib.sha256(path.read_bytes()).hexdigest() for path in files))
+
+
+def code_hash() -> str:
+    """Hash of the sources that decide how a model is trained, so that a model of other code is never taken for it."""
+    source = Path(__file__).parent
+    rooms = (
+        "engine.py",
+        "training.py",
+        "randomness.py",
+        "models/*.py",
+        "data/streams.py",
+        "methods/retrain.py",
+    )
+    return digest(*(path.read_text() for room in rooms for path in sorted(source.glob(room))))
+
+
+def check_scopes(model: Model, methods: Iterable[Method]) -> None:
+    """Refuse a scope in which everything is frozen, before anything slow starts.
+
+    Raises:
+        InputError: A method could change nothing.
+    """
+    for method in methods:
+        model.parameters_of(method.scope)
