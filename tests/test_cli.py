@@ -298,11 +298,11 @@ def test_train_writes_a_model_that_unlearn_takes(here: Path, photos: Path, termi
     assert {name: value for name, value in contents(here).items() if name in before} == before
 
 
-def test_retrain_repeats_the_training_that_the_model_folder_tells(here: Path, terminal: Terminal) -> None:
+def test_retrain_repeats_the_training_that_the_model_folder_tells(here: Path, photos: Path, terminal: Terminal) -> None:
     assert terminal("train recipe.toml train.epochs=2 --seed 3 --out new/model").code == 0
     told = json.loads((here / "new/model/training.json").read_text())
     assert (told["settings"]["epochs"], told["seed"]) == (2, 3)
-    plain = f"unlearn --model new/model --data photos --forget 4 --precision fp32 {QUICK} --retrain"
+    plain = f"unlearn --model new/model --data {photos} --forget 4 --precision fp32 {QUICK} --retrain"
     assert terminal(f"{plain} --out out").code == 0
     rows = json.loads((here / "out/results.json").read_text())["rows"]
     assert rows[0]["settings"]["epochs"] == 2
@@ -318,7 +318,6 @@ def test_retrain_repeats_the_training_that_the_model_folder_tells(here: Path, te
     assert not (here / "other").exists()
     (here / "new/model/training.json").write_text("{")
     assert "training.json is damaged" in terminal(f"{plain} --out other").errors[0]
-
 
 
 # -- recipes --------------------------------------------------------------------------------------------------------

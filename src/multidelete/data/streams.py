@@ -248,6 +248,18 @@ class ForgetRetainStream:
         """Pairs of D_r in a step; the same for a small D_f, so that retention is not starved."""
         return min(self.batch_size * self.retain_ratio, len(self.retain))
 
+    @property
+    def apart(self) -> int:
+        """How many of the pairs of D_r in a step are re-paired."""
+        return round(self.mismatched * self.retain_size)
+
+    def mismatched_at(self, step: int) -> list[dict[str, Rows]]:
+        """Rows of the mismatched pairs of a step: those of the D_r batch, and one target for each pair of D_f."""
+        return [
+            self.mismatched_rows(self.apart, step, "retain"),
+            self.mismatched_rows(self.forget_size, step, "target"),
+        ]
+
     def steps(self, epochs: float) -> int:
         """Steps in which so many passes over D_f are made."""
         return max(1, round(epochs * len(self.forget) / self.forget_size))
@@ -258,7 +270,7 @@ class ForgetRetainStream:
         forget = self.inputs.batch(
             self.inputs.true_pairs(chosen), device, generator(self.seed, "forget negatives", step)
         )
-        apart = round(self.mismatched * self.retain_size)
+        apart = self.apart
         matched = self.retain_size - apart
         kept = self.inputs.true_pairs(Cycle(self.retain, self.seed, "retain").take(step * matched, matched))
         if apart:

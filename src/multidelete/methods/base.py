@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, final
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -17,7 +19,7 @@ from multidelete.data.requests import Request
 from multidelete.data.streams import ForgetRetainStream, PairInputs, RetainBatch, Rows
 from multidelete.engine import Engine, History, Plan
 from multidelete.errors import InputError
-from multidelete.models.base import Batch, Encoding, Model
+from multidelete.models.base import Batch, Encoding, Model, iterate_rows
 from multidelete.tasks.base import Task
 from multidelete.training import TrainSettings
 
@@ -76,7 +78,8 @@ class Teacher:
     """The original model: frozen, in eval mode, and never asked twice for the same thing.
 
     Its encodings of the corpus and its fused representation of every true training pair are computed once, kept on
-    disk and looked up; a mismatched pair, drawn afresh at every step, costs one pass of the fusion module.
+    disk and looked up. Mismatched pairs are drawn afresh at every step, but the draws are known beforehand
+    (:meth:`remember`); one that was not announced costs a pass of the fusion module.
 
     Args:
         model: The original.
@@ -87,28 +90,49 @@ class Teacher:
     def __init__(self, model: Model, inputs: PairInputs, engine: Engine) -> None:
         self.model, self.inputs, self._engine = model, inputs, engine
         corpus = inputs.corpus
-        self._known = engine.fused_once(model, inputs, corpus.text_rows(corpus.rows("train")))
+        self._true = engine.fused_once(model, inputs, corpus.text_rows(corpus.rows("train")))
+        self._keys = np.empty(0, dtype=np.int64)
+        self._fused = torch.empty(0, self._true.values.shape[1])
 
-    @torch.no_grad()
+    def remember(self, rows: Sequence[Mapping[str, Rows]]) -> None:
+        """Compute these pairs now, in large batches, to look them up later."""
+        images, texts = (np.concatenate([each[modality] for each in rows]) for modality in ("vision", "text"))
+        self._keys, first = np.unique(self._key(images, texts), return_index=True)
+        lengths = [len(self.inputs.corpus.texts[row]) for row in texts[first]]
+        order = np.argsort(lengths, kind="stable")
+        self._fused = torch.empty(len(first), self._true.values.shape[1])
+        for part in iterate_rows(len(order), 512):
+            chosen = first[order[part]]
+            self._fused[order[part]] = self._compute({"vision": images[chosen], "text": texts[chosen]}).cpu()
+
     def encode(self, batch: Batch) -> dict[str, Encoding]:
         """Encodings of the batch's rows."""
         rows = {modality: chosen.numpy() for modality, chosen in batch.rows.items()}
-        return self.model.encode(self.inputs.batch(rows, self._engine.device))
+        with torch.no_grad():
+            return self.model.encode(self.inputs.batch(rows, self._engine.device))
 
-    @torch.no_grad()
     def fused(self, batch: Batch) -> Tensor:
         """``f(I, T)`` of the batch's pairs, ``(B, D)``, true pairs of the training split and mismatched ones."""
-        rows = {modality: chosen.numpy() for modality, chosen in batch.rows.items()}
-        text = rows["text"]
-        known = (self.inputs.corpus.text_units[text] == rows["vision"]) & self._known.has[text]
-        if known.all():
-            return torch.from_numpy(self._known.values[text]).to(self._engine.device)
-        fresh = {modality: chosen[~known] for modality, chosen in rows.items()}
-        computed = self.model.fused(self.inputs.batch(fresh, self._engine.device)).float()
-        fused = computed.new_empty(len(text), computed.shape[1])
-        fused[torch.from_numpy(known)] = torch.from_numpy(self._known.values[text[known]]).to(computed.device)
-        fused[torch.from_numpy(~known)] = computed
-        return fused
+        images, texts = batch.rows["vision"].numpy(), batch.rows["text"].numpy()
+        fused = torch.empty(len(texts), self._fused.shape[1])
+        true = (self.inputs.corpus.text_units[texts] == images) & self._true.has[texts]
+        fused[true] = torch.from_numpy(self._true.values[texts[true]])
+        keys = self._key(images, texts)
+        place = np.searchsorted(self._keys, keys)
+        remembered = ~true & (np.append(self._keys, -1)[place] == keys)
+        fused[remembered] = self._fused[place[remembered]]
+        unknown = ~true & ~remembered
+        if unknown.any():
+            fused[unknown] = self._compute({"vision": images[unknown], "text": texts[unknown]}).cpu()
+        return fused.to(self._engine.device)
+
+    def _key(self, images: Rows, texts: Rows) -> Rows:
+        return images * len(self.inputs.corpus.texts) + texts
+
+    @torch.no_grad()
+    def _compute(self, rows: Mapping[str, Rows]) -> Tensor:
+        with self._engine.autocast():
+            return self.model.fused(self.inputs.batch(rows, self._engine.device)).float()
 
 
 class Method(BaseModel, ABC):
@@ -234,6 +258,8 @@ class LossMethod(Method):
             seed=data.seed,
             **self.model_dump(include={"weight_decay", "warmup", "clip", "evaluations"}),
         )
+        if teacher is not None:
+            teacher.remember([rows for step in range(plan.steps) for rows in stream.mismatched_at(step)])
         prepared = time.perf_counter() - began
 
         def losses(step: int) -> dict[str, Tensor]:
