@@ -417,3 +417,18 @@ def test_multidelete_lowers_forget_auc_and_without_decoupling_it_does_not() -> N
     assert forgotten["retain_score"] > before["retain_score"] - 15
     assert abs(control["forget_auc"] - before["forget_auc"]) < 5
     assert abs(control["retain_score"] - before["retain_score"]) < 5
+
+
+def test_teacher_computes_no_mismatched_pair_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.build(tiny.albef())
+    data = tiny.data_for(model)
+    engine = tiny.engine()
+    stream = ForgetRetainStream(data.inputs, data.forget_pairs, data.retain_pairs, 8, 2, 0.5, seed=0)
+    plain = Teacher(model, data.inputs, engine)
+    teacher = Teacher(model, data.inputs, engine)
+    teacher.remember([rows for step in range(3) for rows in stream.mismatched_at(step)])
+    monkeypatch.setattr(teacher, "_compute", lambda rows: pytest.fail("computed again"))
+    for step in range(3):
+        forget, retain = stream.at(step, engine.device)
+        for batch in (forget, retain, retain.mismatched(len(forget))):
+            torch.testing.assert_close(teacher.fused(batch), plain.fused(batch), rtol=1e-5, atol=1e-6)
