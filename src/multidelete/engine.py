@@ -24,9 +24,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from multidelete.data.cache import cache_dir
 from multidelete.data.files import write_atomically, write_file
-from multidelete.data.streams import Encodings, PairInputs, Ragged, Rows
+from multidelete.data.streams import Encodings, PairInputs, Ragged, Rows, by_length
 from multidelete.errors import InputError
-from multidelete.models.base import Encoding, Model, iterate_rows
+from multidelete.models.base import Encoding, Model, iterate_rows, within
 from multidelete.randomness import seeded
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -302,7 +302,7 @@ class Engine:
         if isinstance(source, Encodings) and (source.stage == "encoded" or embedded):
             return source.select(chosen)
         # Texts of similar length share a batch, so that little is spent on padding.
-        order = _by_length(source, chosen)
+        order = by_length(source, chosen)
         tokens: list[Any] = [None] * len(chosen)
         pooled: list[Any] = [None] * len(chosen)
         advance = self.progress.start(what, len(chosen)) if what else None
@@ -364,7 +364,7 @@ class Engine:
         moving = model.parameters_of(scope)
         sources = {}
         for modality in model.modalities:
-            fixed = not any(name.startswith(f"{part}.") for name in moving for part in model.parts[modality])
+            fixed = not any(within(name, model.parts[modality]) for name in moving)
             if fixed or model.backbone_frozen(modality):
                 sources[modality] = self.encode_once(
                     model, inputs, modality, embedded=not fixed, what=f"encoding {modality} once"
@@ -388,12 +388,11 @@ class Engine:
         """
         has = np.zeros(inputs.count("text"), dtype=bool)
         has[text_rows] = True
-        settings = json.dumps(model.config.model_dump(mode="json"), sort_keys=True)
         weights = weights_hash(model.state_dict())
-        key = digest(weights, settings, inputs.corpus.hash, text_rows.tobytes().hex(), self._place())
+        key = digest(weights, model.config.canonical(), inputs.corpus.hash, text_rows.tobytes().hex(), self._place())
         path = cache_dir() / "fused" / f"{key}.npy"
         if not path.is_file():
-            order = text_rows[_by_length(inputs.sources["text"], text_rows)]
+            order = text_rows[by_length(inputs.sources["text"], text_rows)]
             values = None
             advance = self.progress.start("teacher's outputs once", len(order))
             for part in iterate_rows(len(order), batch_size):
@@ -416,14 +415,9 @@ class Engine:
 
     def _encoding_key(self, model: Model, inputs: PairInputs, modality: str, embedded: bool) -> str:
         parts = (modality,) if embedded else model.parts[modality]
-        weights = {
-            name: tensor
-            for name, tensor in model.state_dict().items()
-            if any(name == part or name.startswith(part + ".") for part in parts)
-        }
+        weights = {name: tensor for name, tensor in model.state_dict().items() if within(name, parts)}
         read = {"image_size", "image_mean", "image_std", "max_text_tokens", modality}
-        # Sorted: a configuration read from a folder has its keys in another order than one that was just written.
-        settings = json.dumps(model.config.model_dump(mode="json", include=read), sort_keys=True)
+        settings = model.config.canonical(read)
         return digest(weights_hash(weights), inputs.corpus.hash, settings, modality, embedded, self._place())
 
     @torch.no_grad()
@@ -454,7 +448,7 @@ class Engine:
             what: Name for progress; silent without.
         """
         images, texts = pairs
-        order = np.argsort(text.tokens.offsets[texts + 1] - text.tokens.offsets[texts], kind="stable")
+        order = by_length(text, texts)
         logits = np.empty(len(images), dtype=np.float32)
         advance = self.progress.start(what, len(images)) if what else None
         for part in iterate_rows(len(images), batch_size):
@@ -482,17 +476,10 @@ def _set_mode(model: Model, parameters: Mapping[str, nn.Parameter], training: bo
     """Training mode where something moves; dropout and running statistics of the rest stand still with it."""
     model.train(training)
     for parts in model.parts.values():
-        if not any(name == part or name.startswith(part + ".") for name in parameters for part in parts):
+        if not any(within(name, parts) for name in parameters):
             for part in parts:
                 if isinstance(module := getattr(model, part), nn.Module):
                     module.eval()
-
-
-def _by_length(source: Any, rows: Rows) -> Rows:
-    ragged = getattr(source, "ids", None) or getattr(source, "tokens", None)
-    if not isinstance(ragged, Ragged):
-        return np.arange(len(rows))
-    return np.argsort(ragged.offsets[rows + 1] - ragged.offsets[rows], kind="stable")
 
 
 def _cpu_has_bf16() -> bool:

@@ -278,30 +278,28 @@ class _Checker:
                     f"{self.source}: 'original' brings a model of its own; leave out the table 'model'"
                 )
             return None
-        given = "albef" if given is None else given
-        given = {"name": given} if isinstance(given, str) else given
-        if not isinstance(given, dict) or not isinstance(given.get("name"), str):
-            self.mistakes.append(f"{self.source}: 'model' needs a name, one of {', '.join(MODELS)}")
-            return None
-        if given["name"] not in MODELS:
-            self.mistakes.append(f"{self.source}: {unknown(given['name'], MODELS, 'model')}")
-            return None
-        fields = {key: value for key, value in given.items() if key != "name"}
-        config = self.section(MODELS[given["name"]].config_class, fields, "model")
-        return None if config is None else (given["name"], config)
+        found = self.entry("albef" if given is None else given, "model", MODELS, "model")
+        config = found and self.section(MODELS[found[0]].config_class, found[1], "model")
+        return (found[0], config) if found and config else None
 
     def named(self, given: Any, place: str, table: Mapping[str, type[T]]) -> T | None:
         """An entry of a table with its settings, from a name or a table that has one."""
         kind = place.split("[")[0].replace("compare", "method")
+        found = self.entry(given, place, table, kind)
+        return found and self.section(table[found[0]], found[1], place, f"{kind} '{found[0]}'")
+
+    def entry(
+        self, given: Any, place: str, table: Mapping[str, object], kind: str
+    ) -> tuple[str, dict[str, Any]] | None:
+        """The name of an entry and its settings, from a name or a table that has one."""
         fields = {"name": given} if isinstance(given, str) else given
         if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
             self.mistakes.append(f"{self.source}: '{place}' needs a name, one of {', '.join(table)}")
-            return None
-        if fields["name"] not in table:
+        elif fields["name"] not in table:
             self.mistakes.append(f"{self.source}: {unknown(fields['name'], table, kind)}")
-            return None
-        settings = {key: value for key, value in fields.items() if key != "name"}
-        return self.section(table[fields["name"]], settings, place, f"{kind} '{fields['name']}'")
+        else:
+            return fields["name"], {key: value for key, value in fields.items() if key != "name"}
+        return None
 
     def section(self, kind: type[T], given: Any, place: str, owner: str | None = None) -> T | None:
         if not isinstance(given, dict):

@@ -104,6 +104,14 @@ class Encodings:
         )
 
 
+def by_length(source: object, rows: Rows) -> Rows:
+    """An order of these rows in which sequences of similar length stand together: little is padding then, ``(n,)``."""
+    ragged = getattr(source, "ids", None) or getattr(source, "tokens", None)
+    if not isinstance(ragged, Ragged):
+        return np.arange(len(rows))
+    return np.argsort(ragged.offsets[rows + 1] - ragged.offsets[rows], kind="stable")
+
+
 @dataclass(frozen=True)
 class PairInputs:
     """A corpus as one model reads it: images as pixels, texts as tokens, or either as encodings computed before.

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from multidelete.data.requests import Request
-from multidelete.data.streams import ForgetRetainStream, PairInputs, RetainBatch, Rows
+from multidelete.data.streams import ForgetRetainStream, PairInputs, RetainBatch, Rows, by_length
 from multidelete.engine import Engine, History, Plan
 from multidelete.errors import InputError
 from multidelete.models.base import Batch, Encoding, Model, iterate_rows
@@ -98,8 +98,7 @@ class Teacher:
         """Compute these pairs now, in large batches, to look them up later."""
         images, texts = (np.concatenate([each[modality] for each in rows]) for modality in ("vision", "text"))
         self._keys, first = np.unique(self._key(images, texts), return_index=True)
-        lengths = [len(self.inputs.corpus.texts[row]) for row in texts[first]]
-        order = np.argsort(lengths, kind="stable")
+        order = by_length(self.inputs.sources["text"], texts[first])
         self._fused = torch.empty(len(first), self._true.values.shape[1])
         for part in iterate_rows(len(order), 512):
             chosen = first[order[part]]

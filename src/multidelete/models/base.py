@@ -127,6 +127,10 @@ class ModelConfig(BaseModel):
     image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     max_text_tokens: int = Field(default=40, ge=3)
 
+    def canonical(self, include: set[str] | None = None) -> str:
+        """The configuration as one text, the same whether it was written down just now or read from a folder."""
+        return json.dumps(self.model_dump(mode="json", include=include), sort_keys=True)
+
 
 class Model(nn.Module, ABC):
     """A model of two modalities whose encoders, fusion and head can be called one by one.
@@ -213,11 +217,10 @@ class Model(nn.Module, ABC):
         if scope not in SCOPES:
             raise InputError(f"'{scope}' is not a scope{did_you_mean(scope, SCOPES)}; there are {', '.join(SCOPES)}")
         frozen = set(self.frozen_parameters())
-        prefixes = None if scope == "all" else self.parts[scope]
         chosen = {
             name: parameter
             for name, parameter in self.named_parameters()
-            if name not in frozen and (prefixes is None or any(name == p or name.startswith(p + ".") for p in prefixes))
+            if name not in frozen and (scope == "all" or within(name, self.parts[scope]))
         }
         if not chosen:
             raise InputError(f"scope '{scope}' of this {self.name} model is frozen: nothing could be changed")
@@ -344,6 +347,15 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     if broken is not None:
         raise InputError(f"{path} is of no use: weight '{broken}' holds values that are not finite")
     model.load_state_dict(weights)
+
+
+def within(name: str, parts: Iterable[str]) -> bool:
+    """Whether a weight is, or lies in, one of these parts of a model.
+
+    >>> within("text.layer.0.weight", ("text",)), within("text_adapter.weight", ("text",))
+    (True, False)
+    """
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
 def iterate_rows(count: int, size: int) -> Iterator[slice]:
