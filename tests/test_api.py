@@ -36,7 +36,7 @@ def ids_file(folder: Path) -> str:
     return str(folder / "forget.txt")
 
 
-@pytest.mark.parametrize("name", tiny.CONFIGS)
+@pytest.mark.parametrize("name", tiny.IN_DEPTH)
 @pytest.mark.parametrize(
     ("form", "expected"),
     [
@@ -78,7 +78,7 @@ def test_scores_before_are_those_of_the_original() -> None:
     assert outcome.before != outcome.metrics
 
 
-@pytest.mark.parametrize("name", tiny.CONFIGS)
+@pytest.mark.parametrize("name", tiny.IN_DEPTH)
 @pytest.mark.parametrize(
     "method",
     [quick(), quick(scope="all"), FineTune(min_steps=3, epochs=1)],

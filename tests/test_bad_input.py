@@ -423,7 +423,7 @@ def test_a_run_is_continued_only_as_it_was(here: Path, terminal: Terminal) -> No
 @pytest.mark.parametrize(
     ("settings", "fragments"),
     [
-        ("train.learning_rate=1e30 train.warmup=0", ("training the original: the loss became", "at step")),
+        ("train.learning_rate=1e30 train.warmup=0", ("training the original (retrieval): the loss became", "at step")),
         ("method.learning_rate=1e30 method.warmup=0", ("MultiDelete (fusion): the loss became", "at step")),
     ],
 )

@@ -416,7 +416,7 @@ def test_a_run_of_another_command_is_never_replaced(here: Path, terminal: Termin
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["training the original", "MultiDelete (fusion)"])
+@pytest.mark.parametrize("stage", ["training the original (retrieval)", "MultiDelete (fusion)"])
 def test_ctrl_c_stops_with_a_sentence_and_resume_finishes(stage: str, here: Path) -> None:
     long = "train.epochs=60" if stage.startswith("training") else "method.epochs=1 method.min_steps=100"
     words = [*MAIN, *shlex.split(f"unlearn recipe.toml --out out {long}")]

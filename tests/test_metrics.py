@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
-from multidelete.metrics.forgetting import GAP_METRICS, forget_auc, gap_to_retrain, matching_loss
+from multidelete.metrics.forgetting import GAP_METRICS, forget_auc, gap_to_retrain, true_label_loss
 from multidelete.metrics.ranking import first_true_ranks, recall_at, recalls
 
 
@@ -62,12 +62,12 @@ def test_gap_to_retrain_by_hand() -> None:
     assert gap_to_retrain(retrain, retrain) == 0
 
 
-def test_matching_loss_is_the_cross_entropy(rng: np.random.Generator) -> None:
+def test_true_label_loss_is_the_cross_entropy(rng: np.random.Generator) -> None:
     logits = torch.from_numpy(rng.normal(size=(50, 2)) * 5)
     expected = F.cross_entropy(logits, torch.ones(50, dtype=torch.long)).item()
-    assert matching_loss((logits[:, 1] - logits[:, 0]).numpy()) == pytest.approx(expected)
-    assert matching_loss(np.array([0.0])) == pytest.approx(np.log(2))
-    assert matching_loss(np.array([-2000.0, 2000.0], dtype=np.float32)) == 1000  # no overflow
+    assert true_label_loss((logits[:, 1] - logits[:, 0]).numpy()) == pytest.approx(expected)
+    assert true_label_loss(np.array([0.0])) == pytest.approx(np.log(2))
+    assert true_label_loss(np.array([-2000.0, 2000.0], dtype=np.float32)) == 1000  # no overflow
 
 
 # -- ranks --------------------------------------------------------------------------------------------------------

@@ -198,7 +198,9 @@ def test_as_values_round_trips_for_every_entry() -> None:
     assert MODELS
     for method in METHODS:
         for model in MODELS:
-            loaded = validate({**REQUEST, "method": method, "compare": [method], "model": model}, "here")
+            task = METHODS[method].tasks[0]
+            values = {**REQUEST, "task": task, "method": method, "compare": [method], "model": model}
+            loaded = validate(values, "here")
             assert equal(validate(as_values(loaded), "again"), loaded)
 
 
@@ -236,7 +238,7 @@ def test_all_mistakes_are_told_at_once() -> None:
             "'train.epochs' should be a valid number, unable to parse string as a number, got 'three'",
             "'train.batch_size' should be greater than or equal to 2, got 0",
             "'forget' needs one of ids, count and fraction; count and fraction are given",
-            "'method.scope' should be 'all', 'fusion', 'vision' or 'text', got 'fussion'; did you mean 'fusion'?",
+            "'method.scope' should be 'all', 'fusion', 'vision', 'graph' or 'text', got 'fussion'; did you mean 'fusion'?",  # noqa: E501
             "method 'multidelete' has no setting 'larning_rate'; did you mean 'learning_rate'?",
             f"'negrad' is not a method (there are {', '.join(METHODS)}); did you mean 'neggrad'?",
             "'compare[1].epochs' should be greater than 0, got 0",
@@ -255,7 +257,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         ({**REQUEST, "model": 5}, f"'model' needs a name, one of {', '.join(MODELS)}"),
         ({**REQUEST, "method": {"epochs": 2}}, "'method' needs a name, one of"),
         ({**REQUEST, "compare": "neggrad"}, "'compare' must be a list of tables"),
-        ({**REQUEST, "data": {"train": 5}}, "'data' needs a reader, one of corpus, karpathy, scenes"),
+        ({**REQUEST, "data": {"train": 5}}, "'data' needs a reader, one of corpus, karpathy, snli_ve"),
         ({**REQUEST, "data": "karpathy"}, "reader 'karpathy' needs the option 'root', which was not given"),
         ({**REQUEST, "seed": True}, "'seed' must be a whole number, not True"),
         ({**REQUEST, "train": {"learning_rate": float("inf")}}, "'train.learning_rate' should be a finite number"),

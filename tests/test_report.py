@@ -101,7 +101,7 @@ def make_run(folder: Path, *, seed: int = 0, shift: float = 0.0, rows: Any = Non
                     folder / "predictions" / key / f"{split}.npz",
                     unit=unit,
                     text=np.tile(np.arange(len(texts)), len(units[split])),
-                    match_logit=rng.normal(mean, 1.9, len(unit)).astype(np.float32),
+                    score=rng.normal(mean, 1.9, len(unit)).astype(np.float32),
                     cosine=rng.uniform(-1, 1, len(unit)).astype(np.float32),
                 )
         for step in range(0, 240, 2):
@@ -315,7 +315,7 @@ def test_damaged_scores_and_pictures_are_named(tmp_path: Path) -> None:
     path = folder / "predictions" / "00-original-all" / "forget.npz"
     kept = path.read_bytes()
     np.savez(path, unit=np.array(["a"]), text=np.array([0]))
-    with pytest.raises(InputError, match=r"has no array 'match_logit'; it has text, unit"):
+    with pytest.raises(InputError, match=r"has no array 'score'; it has text, unit"):
         page_of(folder)
     path.write_bytes(kept[:100])
     with pytest.raises(InputError, match=r"forget.npz cannot be read as an npz file"):
@@ -471,7 +471,7 @@ def test_the_gallery_shows_each_text_before_and_after(html: str, run: Path) -> N
     assert "<convex>" not in html
     scores = Run.load(run).scores(4, "forget")
     assert scores is not None
-    logit = scores.match_logit[(scores.unit == "train-00000") & (scores.text == 0)][0]
+    logit = scores.score[(scores.unit == "train-00000") & (scores.text == 0)][0]
     card = html[html.index("train-00000") :]
     after = re.search(r'class="after after-4">.*?width:([\d.]+)%', card, re.DOTALL)
     assert after is not None

@@ -14,10 +14,11 @@ from multidelete.data.corpus import Corpus, Unit
 from multidelete.data.requests import Request, resolve
 from multidelete.data.streams import Encodings, PairInputs
 from multidelete.engine import Engine
-from multidelete.metrics.forgetting import forget_auc, matching_loss
+from multidelete.metrics.forgetting import forget_auc, true_label_loss
 from multidelete.metrics.ranking import recalls
 from multidelete.models import Model
 from multidelete.tasks import TASKS, Retrieval
+from multidelete.tasks.retrieval import match_log_odds
 
 CPU = torch.device("cpu")
 Scores = NDArray[np.float64]
@@ -34,7 +35,7 @@ def varied(name: str) -> Model:
     return model
 
 
-@pytest.fixture(params=tuple(tiny.CONFIGS))
+@pytest.fixture(params=tiny.IN_DEPTH)
 def model(request: pytest.FixtureRequest) -> Model:
     return varied(request.param)
 
@@ -61,7 +62,7 @@ def all_pairs(model: Model, corpus: Corpus, units: NDArray[np.int64]) -> tuple[S
     for i, unit in enumerate(units):
         for j, text in enumerate(texts):
             encodings = model.encode(inputs.batch({"vision": np.array([unit]), "text": np.array([text])}, CPU))
-            logits[i, j] = model.pair_scores(model.fuse(encodings)).item()
+            logits[i, j] = match_log_odds(model.head(model.fuse(encodings)).numpy()).item()
             vision, words = (model.embedding(modality, encodings[modality])[0] for modality in ("vision", "text"))
             cosines[i, j] = float(vision @ words)
     return logits, cosines, np.array([[corpus.text_units[text] == unit for text in texts] for unit in units])
@@ -102,7 +103,7 @@ def test_predictions_are_those_of_the_slow_twin(model: Model, uneven: Corpus) ->
         logits, cosines, true = all_pairs(model, uneven, units)
         own, columns = np.nonzero(true)
         assert columns.tolist() == list(range(len(columns)))  # unit after unit
-        np.testing.assert_allclose(found["match_logit"], logits[true], atol=1e-4)
+        np.testing.assert_allclose(found["score"], logits[true], atol=1e-4)
         np.testing.assert_allclose(found["cosine"], cosines[true], atol=1e-5)
         assert found["unit"].tolist() == [uneven.units[units[i]].id for i in own]
         assert found["text"].tolist() == [j for unit in units for j in range(len(uneven.units[unit].texts))]
@@ -114,7 +115,7 @@ def test_predictions_are_those_of_the_slow_twin(model: Model, uneven: Corpus) ->
         texts = sum(len(uneven.units[unit].texts) for unit in units)
         shapes = {name: values.shape for name, values in predictions[split].items()}
         assert shapes == {
-            **dict.fromkeys(("unit", "text", "match_logit", "cosine", "t2i_rank"), (texts,)),
+            **dict.fromkeys(("unit", "text", "score", "cosine", "t2i_rank"), (texts,)),
             **dict.fromkeys(("ranked_unit", "i2t_rank"), (len(units),)),
         }
 
@@ -138,7 +139,7 @@ def test_similarity_is_added_to_the_log_odds_of_candidates(uneven: Corpus) -> No
     mixed = logits + 0.5 * model.contrastive_scale() * cosines
     assert found["i2t_rank"].tolist() == slow_ranks(mixed, true) != slow_ranks(logits, true)
     assert found["t2i_rank"].tolist() == slow_ranks(mixed.T, true.T)
-    np.testing.assert_allclose(found["match_logit"], logits[true], atol=1e-4)  # s(x) stays the matching head's
+    np.testing.assert_allclose(found["score"], logits[true], atol=1e-4)  # s(x) stays the matching head's
 
 
 def test_recall_of_a_large_set_is_that_of_a_sample(uneven: Corpus) -> None:
@@ -153,7 +154,7 @@ def test_recall_of_a_large_set_is_that_of_a_sample(uneven: Corpus) -> None:
     logits, _, true = all_pairs(model, uneven, units)
     assert found["i2t_rank"].tolist() == slow_ranks(logits, true)
     assert found["t2i_rank"].tolist() == slow_ranks(logits.T, true.T)
-    assert len(found["match_logit"]) == len(uneven.text_rows(request.retain))  # every pair has its score
+    assert len(found["score"]) == len(uneven.text_rows(request.retain))  # every pair has its score
 
 
 def test_metrics_come_from_the_predictions(model: Model, uneven: Corpus) -> None:
@@ -167,12 +168,12 @@ def test_metrics_come_from_the_predictions(model: Model, uneven: Corpus) -> None
             assert {name: found[name] for name in expected if name != "mean_recall"} == {
                 name: value for name, value in expected.items() if name != "mean_recall"
             }
-    for suffix, scores in (("", "match_logit"), ("_cosine", "cosine")):
+    for suffix, scores in (("", "score"), ("_cosine", "cosine")):
         of = {split: predictions[split][scores] for split in predictions}
         assert found[f"forget_auc{suffix}"] == forget_auc(of["forget"], of["retain"])
         assert found[f"forget_test_auc{suffix}"] == forget_auc(of["forget"], of["test"])
     for split in ("forget", "retain"):
-        assert found[f"{split}_loss"] == matching_loss(predictions[split]["match_logit"])
+        assert found[f"{split}_loss"] == true_label_loss(predictions[split]["score"])
 
 
 def test_model_without_knowledge_has_no_recall(uneven: Corpus) -> None:
@@ -219,7 +220,7 @@ def test_judge_reads_nothing_of_test(model: Model, uneven: Corpus) -> None:
     assert read == set(request.valid.tolist()) | set(request.forget.tolist())
     predictions = Retrieval().predict(model, plain, request, tiny.engine())
     assert found["utility"] == Retrieval().metrics(predictions)["valid_score"]
-    expected = forget_auc(predictions["forget"]["match_logit"], predictions["valid"]["match_logit"])
+    expected = forget_auc(predictions["forget"]["score"], predictions["valid"]["score"])
     assert found["forget_auc"] == pytest.approx(expected, abs=0.5)
 
 
@@ -229,7 +230,7 @@ def test_predictions_from_kept_encodings_are_the_same(model: Model, uneven: Corp
     assert all(isinstance(source, Encodings) for source in kept.sources.values())
     one, two = (Retrieval().predict(model, inputs, request, tiny.engine()) for inputs in (plain, kept))
     for split, arrays in one.items():
-        for name in ("match_logit", "cosine"):
+        for name in ("score", "cosine"):
             np.testing.assert_allclose(arrays[name], two[split][name], atol=1e-4)
         assert arrays["unit"].tolist() == two[split]["unit"].tolist()
 
@@ -256,4 +257,4 @@ def test_engine_of_another_batch_size_gives_the_same(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Engine, "pair_logits", lambda *given, **options: pair_logits(*given, **options, batch_size=7))
     small = Retrieval().predict(model, inputs, request, tiny.engine())
     for split, arrays in plain.items():
-        np.testing.assert_allclose(arrays["match_logit"], small[split]["match_logit"], atol=1e-5)
+        np.testing.assert_allclose(arrays["score"], small[split]["score"], atol=1e-5)

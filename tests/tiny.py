@@ -10,16 +10,22 @@ import numpy as np
 import torch
 
 from multidelete.data.corpus import Corpus
+from multidelete.data.genes import genes
+from multidelete.data.premises import premises
 from multidelete.data.requests import Request, resolve
 from multidelete.data.scenes import scenes
+from multidelete.data.statements import statements
 from multidelete.data.streams import PairInputs
 from multidelete.engine import Engine
 from multidelete.methods import UnlearningData
 from multidelete.models import MODELS, Model, ModelConfig
 from multidelete.models.albef import AlbefConfig, FusionConfig
 from multidelete.models.base import EncoderConfig
+from multidelete.models.blip import BlipConfig
 from multidelete.models.clip import ClipConfig
-from multidelete.tasks import Retrieval
+from multidelete.models.graph_text import GraphConfig, GraphTextConfig
+from multidelete.models.vilt import ViltConfig
+from multidelete.tasks import TASKS, Retrieval
 from multidelete.training import TrainSettings, train
 
 PIXELS = 24
@@ -52,6 +58,33 @@ def clip(*, width: int = 16, **changes: Any) -> ClipConfig:
     return ClipConfig(**{**fields, **changes})
 
 
+def blip(*, width: int = 16, **changes: Any) -> BlipConfig:
+    vision = {"model_type": "blip_vision_model", "image_size": PIXELS, "patch_size": 8, **_size(width)}
+    text = {"model_type": "blip_text_model", "max_position_embeddings": 64, **_size(width)}
+    fields = {
+        "image_size": PIXELS,
+        "vision": EncoderConfig(config=vision),
+        "text": EncoderConfig(config=text),
+        "embedding_width": 8,
+    }
+    return BlipConfig(**{**fields, **changes})
+
+
+def vilt(*, width: int = 16, **changes: Any) -> ViltConfig:
+    encoder = {"model_type": "vilt", "image_size": PIXELS, "patch_size": 8, "max_position_embeddings": 64}
+    return ViltConfig(**{"image_size": PIXELS, "encoder": EncoderConfig(config=encoder | _size(width)), **changes})
+
+
+def graph_text(*, width: int = 16, **changes: Any) -> GraphTextConfig:
+    bert = {"model_type": "bert", "max_position_embeddings": 64, **_size(width)}
+    fields = {
+        "graph": GraphConfig(width=width, layers=2, neighbourhood=12),
+        "text": EncoderConfig(config=bert),
+        "fusion": FusionConfig(layers=1, width=width, heads=2, expansion=2),
+    }
+    return GraphTextConfig(**{**fields, **changes})
+
+
 def _size(width: int) -> dict[str, int]:
     return {
         "hidden_size": width,
@@ -61,7 +94,43 @@ def _size(width: int) -> dict[str, int]:
     }
 
 
-CONFIGS: dict[str, ModelConfig] = {"albef": albef(), "clip": clip()}
+CONFIGS: dict[str, ModelConfig] = {
+    "albef": albef(),
+    "clip": clip(),
+    "blip": blip(),
+    "vilt": vilt(),
+    "graph_text": graph_text(),
+}
+IN_DEPTH = ("albef", "clip")  # on which loops and methods are tested from every side; the rest follows in test_tasks.py
+RETRIEVAL = tuple(name for name in CONFIGS if "retrieval" in MODELS[name].tasks)
+EACH = [(task, name) for task in TASKS for name in CONFIGS if task in MODELS[name].tasks]  # every task of every model
+
+
+@cache
+def corpus_for(task: str) -> Corpus:
+    sizes = {"train": 40, "valid": 12, "test": 12}
+    if task == "graph_text":
+        return genes(**sizes)
+    reader = {"retrieval": scenes, "entailment": premises, "reasoning": statements}[task]
+    return reader(**sizes, size=PIXELS)
+
+
+@cache
+def original_for(task: str, name: str) -> Model:
+    """A model that was trained for a moment on a task; every test that is given it must leave it as it is."""
+    data = corpus_for(task)
+    config = CONFIGS[name].for_corpus(data, labelled=TASKS[task].labelled)
+    model = MODELS[name].build(config, data.texts, 0)
+    train(
+        model,
+        PairInputs.of(data, model),
+        data.text_rows(data.rows("train")),
+        TRAINING.model_copy(update={"epochs": 1}),
+        engine(),
+        seed=0,
+        what="original",
+    )
+    return model
 
 
 @cache

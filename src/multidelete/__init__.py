@@ -11,39 +11,52 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from multidelete.api import Outcome, unlearn
     from multidelete.data.corpus import Corpus, Unit
+    from multidelete.data.genes import genes
+    from multidelete.data.graph import Graph
+    from multidelete.data.premises import premises
     from multidelete.data.readers import read
     from multidelete.data.requests import Request, resolve
     from multidelete.data.scenes import scenes
+    from multidelete.data.statements import statements
     from multidelete.engine import Engine
     from multidelete.errors import InputError
-    from multidelete.methods import FineTune, LossMethod, Method, MultiDelete, NegGrad, Retrain
-    from multidelete.models import Albef, Clip, Model
+    from multidelete.methods import FineTune, LossMethod, Method, MultiDelete, NegGrad, Retrain, Unimodal
+    from multidelete.models import Albef, Blip, Clip, GraphTextModel, Model, Vilt
     from multidelete.report.page import write_report
-    from multidelete.tasks import Retrieval
+    from multidelete.tasks import Entailment, GraphText, Reasoning, Retrieval
     from multidelete.training import TrainSettings
 
 _HOMES = {
     "multidelete.api": ("Outcome", "unlearn"),
     "multidelete.data.corpus": ("Corpus", "Unit"),
+    "multidelete.data.genes": ("genes",),
+    "multidelete.data.graph": ("Graph",),
+    "multidelete.data.premises": ("premises",),
     "multidelete.data.readers": ("read",),
     "multidelete.data.requests": ("Request", "resolve"),
     "multidelete.data.scenes": ("scenes",),
+    "multidelete.data.statements": ("statements",),
     "multidelete.engine": ("Engine",),
     "multidelete.errors": ("InputError",),
-    "multidelete.methods": ("FineTune", "LossMethod", "Method", "MultiDelete", "NegGrad", "Retrain"),
-    "multidelete.models": ("Albef", "Clip", "Model"),
+    "multidelete.methods": ("FineTune", "LossMethod", "Method", "MultiDelete", "NegGrad", "Retrain", "Unimodal"),
+    "multidelete.models": ("Albef", "Blip", "Clip", "GraphTextModel", "Model", "Vilt"),
     "multidelete.report.page": ("write_report",),
-    "multidelete.tasks": ("Retrieval",),
+    "multidelete.tasks": ("Entailment", "GraphText", "Reasoning", "Retrieval"),
     "multidelete.training": ("TrainSettings",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Albef",
+    "Blip",
     "Clip",
     "Corpus",
     "Engine",
+    "Entailment",
     "FineTune",
+    "Graph",
+    "GraphText",
+    "GraphTextModel",
     "InputError",
     "LossMethod",
     "Method",
@@ -51,14 +64,20 @@ __all__ = [
     "MultiDelete",
     "NegGrad",
     "Outcome",
+    "Reasoning",
     "Request",
     "Retrain",
     "Retrieval",
     "TrainSettings",
+    "Unimodal",
     "Unit",
+    "Vilt",
+    "genes",
+    "premises",
     "read",
     "resolve",
     "scenes",
+    "statements",
     "unlearn",
     "write_report",
 ]

@@ -16,7 +16,8 @@ from multidelete.engine import Engine, History
 from multidelete.methods import Method, MultiDelete, UnlearningData
 from multidelete.models.base import Model
 from multidelete.run import check_splits
-from multidelete.tasks import Predictions, Retrieval, Task
+from multidelete.store import check_head
+from multidelete.tasks import TASKS, Predictions, Task, task_for
 from multidelete.training import TrainSettings
 
 
@@ -59,7 +60,7 @@ def unlearn(
         corpus: What it was trained on, with valid and test splits.
         forget: Ids, a text file with one id in a line, a number of units, or a share of them.
         method: How; MultiDelete with the paper's settings by default.
-        task: What the model is for; image-text retrieval by default.
+        task: What the model is for; by default the task that it was trained for.
         training: How the original was trained, for methods that need it (Retrain, FineTune).
         engine: Device and precision.
         seed: Seed of the sample and of every draw.
@@ -73,11 +74,14 @@ def unlearn(
         request = resolve(corpus, fraction=forget, seed=seed)
     else:
         request = resolve(corpus, ids=forget)
-    method, task, engine = method or MultiDelete(), task or Retrieval(), engine or Engine()
+    method, engine = method or MultiDelete(), engine or Engine()
     check_splits(request, [method])
     # A copy: the model that was given stays on its device and in its mode.
     original = copy.deepcopy(model) if isinstance(model, Model) else Model.from_pretrained(model)
     original = original.to(engine.device).eval()
+    task = task or TASKS[task_for(type(original), original.config.labels)]()
+    task.check(corpus, type(original))
+    check_head(original, task)
     inputs = PairInputs.of(corpus, original)
     data = UnlearningData(request, inputs, task, training or TrainSettings(), seed, initial_seed=seed)
     made = method(original, data, engine)

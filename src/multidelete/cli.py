@@ -69,28 +69,29 @@ def _options(
 
 @app.command(
     epilog="Examples:\n\n`multidelete demo`\n\n`multidelete demo --seed 1 --out runs/demo-1`\n\n"
-    "`multidelete demo method.alpha=0.5`"
+    "`multidelete demo --task entailment method.alpha=0.5`\n\n`multidelete demo --all-tasks --out runs/tasks`"
 )
 def demo(
     overrides: Overrides = None,
-    task: Annotated[str, typer.Option(help="Which task.")] = "retrieval",
+    task: Annotated[str, typer.Option(help="retrieval, entailment, reasoning or graph_text.")] = "retrieval",
+    all_tasks: Annotated[
+        bool, typer.Option("--all-tasks", help="Every task, one after the other, each in its folder below --out.")
+    ] = False,
     seed: Seed = None,
     out: Out = Path("runs/demo"),
     resume: Resume = False,
     precision: Precision = None,
 ) -> None:
-    """Train a small model on generated scenes, delete some, and write a report: the idea at work in minutes."""
-    from multidelete.recipe import load, merged
+    """Train a small model on generated data, delete a part of it, and write a report: the idea at work in minutes."""
+    from multidelete.recipe import load
 
-    base = _demo_values(task)
-    if seed is not None:
-        base = merged(base, {"seed": seed})
-    if precision is not None:
-        base = merged(base, {"precision": precision})
-    recipe = load(None, overrides or [], base)
-    if not resume:
-        _make_room(recipe, out)
-    _run(recipe, out, resume)
+    given = {key: value for key, value in (("seed", seed), ("precision", precision)) if value is not None}
+    places = {name: out / name for name in _demo_names()} if all_tasks else {task: out}
+    recipes = {name: load(_demo_recipe(name), overrides or [], given) for name in places}
+    for name, place in places.items():
+        if not resume:
+            _make_room(recipes[name], place)
+        _run(recipes[name], place, resume)
 
 
 @app.command(
@@ -212,9 +213,11 @@ def evaluate(
         "original": str(model),
     }
     settings |= {k: v for k, v in (("seed", seed), ("precision", precision)) if v is not None}
-    recipe = load(None, [f"task.{each}" for each in overrides or []], {"task": {"name": "retrieval"}, **settings})
+    settings["task"] = {"name": load(None, options=settings).task.name}
+    recipe = load(None, [f"task.{each}" for each in overrides or []], settings)
     loaded = Model.from_pretrained(model)
     corpus = read(**settings["data"])
+    recipe.task.check(corpus, type(loaded))
     request = resolve(corpus, **recipe.forget.model_dump(exclude={"seed"}), seed=recipe.seed)
     check_splits(request)
     with _engine(recipe) as engine:
@@ -360,17 +363,24 @@ def _engine(recipe: Recipe, resume: bool = False) -> Iterator[Engine]:
         bars.close()
 
 
-def _demo_values(task: str) -> dict[str, Any]:
-    import tomllib
+def _demo_names() -> list[str]:
+    """Tasks of the demo, retrieval first: others start from its model."""
     from importlib.resources import files
 
-    folder = files("multidelete") / "demos"
-    names = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    names = (entry.name for entry in (files("multidelete") / "demos").iterdir())
+    found = (name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+    return sorted(found, key=lambda name: (name != "retrieval", name))
+
+
+def _demo_recipe(task: str) -> Path:
+    from importlib.resources import files
+
+    names = _demo_names()
     if task not in names:
         from multidelete.registry import unknown
 
         raise InputError(unknown(task, names, "task of the demo"))
-    return tomllib.loads((folder / f"{task}.toml").read_text(encoding="utf-8"))
+    return Path(str(files("multidelete") / "demos" / f"{task}.toml"))
 
 
 def _make_room(recipe: Recipe, out: Path) -> None:

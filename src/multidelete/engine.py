@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from multidelete.data.cache import cache_dir
 from multidelete.data.files import write_atomically, write_file
-from multidelete.data.streams import Encodings, PairInputs, Ragged, Rows, by_length
+from multidelete.data.streams import Constant, Encodings, PairInputs, Ragged, Rows, Source, by_length
 from multidelete.errors import InputError
 from multidelete.models.base import Encoding, Model, iterate_rows, within
 from multidelete.randomness import seeded
@@ -299,6 +299,10 @@ class Engine:
         """
         chosen = np.arange(inputs.count(modality)) if rows is None else rows
         source = inputs.sources[modality]
+        if isinstance(source, Constant):
+            single = inputs.with_sources({modality: source.inner})
+            one = self.encode_all(model, single, modality, np.zeros(1, np.int64), embedded=embedded)
+            return one.select(np.zeros_like(chosen))
         if isinstance(source, Encodings) and (source.stage == "encoded" or embedded):
             return source.select(chosen)
         # Texts of similar length share a batch, so that little is spent on padding.
@@ -331,12 +335,15 @@ class Engine:
         *,
         embedded: bool = False,
         what: str | None = None,
-    ) -> Encodings | None:
+    ) -> Source | None:
         """:meth:`encode_all` over the whole corpus, kept on disk under a hash of weights and data, memory-mapped.
 
         Returns:
             None where they would be larger than ``cache_gigabytes``.
         """
+        if isinstance(inputs.sources[modality], Constant):
+            first = np.zeros(1, np.int64)
+            return Constant(self.encode_all(model, inputs, modality, first, embedded=embedded))
         key = self._encoding_key(model, inputs, modality, embedded)
         folder = cache_dir() / "encodings" / key
         if not folder.is_dir():
@@ -389,7 +396,7 @@ class Engine:
         has = np.zeros(inputs.count("text"), dtype=bool)
         has[text_rows] = True
         weights = weights_hash(model.state_dict())
-        key = digest(weights, model.config.canonical(), inputs.corpus.hash, text_rows.tobytes().hex(), self._place())
+        key = digest(weights, model.config.canonical(), inputs.hash, text_rows.tobytes().hex(), self._place())
         path = cache_dir() / "fused" / f"{key}.npy"
         if not path.is_file():
             order = text_rows[by_length(inputs.sources["text"], text_rows)]
@@ -416,9 +423,10 @@ class Engine:
     def _encoding_key(self, model: Model, inputs: PairInputs, modality: str, embedded: bool) -> str:
         parts = (modality,) if embedded else model.parts[modality]
         weights = {name: tensor for name, tensor in model.state_dict().items() if within(name, parts)}
-        read = {"image_size", "image_mean", "image_std", "max_text_tokens", modality}
+        # Whatever the encoders read; what only the fusion has need not be the same.
+        read = {"image_size", "image_mean", "image_std", "max_text_tokens", "neighbourhood", modality}
         settings = model.config.canonical(read)
-        return digest(weights_hash(weights), inputs.corpus.hash, settings, modality, embedded, self._place())
+        return digest(weights_hash(weights), inputs.hash, settings, modality, embedded, self._place())
 
     @torch.no_grad()
     def _estimated_gigabytes(self, model: Model, inputs: PairInputs, modality: str, embedded: bool) -> float:
@@ -430,33 +438,33 @@ class Engine:
     def pair_logits(
         self,
         model: Model,
-        vision: Encodings,
+        whole: Encodings,
         text: Encodings,
         pairs: tuple[Rows, Rows],
         *,
         batch_size: int = 512,
         what: str | None = None,
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Log-odds that each pair matches, ``(P,)``.
+        """The head's logits of each pair, ``(P, C)``.
 
         Args:
             model: In eval mode.
-            vision: Encodings of images.
+            whole: Encodings of units (images, graphs).
             text: Encodings of texts.
             pairs: Rows into the two, ``(P,)`` each.
             batch_size: Pairs at a time.
             what: Name for progress; silent without.
         """
-        images, texts = pairs
+        units, texts = pairs
         order = by_length(text, texts)
-        logits = np.empty(len(images), dtype=np.float32)
-        advance = self.progress.start(what, len(images)) if what else None
-        for part in iterate_rows(len(images), batch_size):
+        logits = np.empty((len(units), max(2, len(model.config.labels))), dtype=np.float32)
+        advance = self.progress.start(what, len(units)) if what else None
+        for part in iterate_rows(len(units), batch_size):
             places = order[part]
-            encodings = {"vision": vision.take(images[places]), "text": text.take(texts[places])}
+            taken = (whole.take(units[places]), text.take(texts[places]))
             with self.autocast():
-                fused = model.fuse({m: e.to(self.device) for m, e in encodings.items()})
-                logits[places] = model.pair_scores(fused).float().cpu().numpy()
+                fused = model.fuse({m: e.to(self.device) for m, e in zip(model.modalities, taken, strict=True)})
+                logits[places] = model.head(fused).float().cpu().numpy()
             if advance:
                 advance(len(places))
         if advance:
@@ -478,7 +486,7 @@ def _set_mode(model: Model, parameters: Mapping[str, nn.Parameter], training: bo
     for parts in model.parts.values():
         if not any(within(name, parts) for name in parameters):
             for part in parts:
-                if isinstance(module := getattr(model, part), nn.Module):
+                if isinstance(module := getattr(model, part, None), nn.Module):
                     module.eval()
 
 

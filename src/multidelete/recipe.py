@@ -17,9 +17,9 @@ from multidelete.data.requests import Request, resolve
 from multidelete.errors import InputError, did_you_mean
 from multidelete.methods import METHODS, Method, Retrain
 from multidelete.models import MODELS
-from multidelete.models.base import Model, ModelConfig
+from multidelete.models.base import Model, ModelConfig, read_config
 from multidelete.registry import unknown
-from multidelete.tasks import TASKS, Task
+from multidelete.tasks import TASKS, Task, task_for
 from multidelete.training import TrainSettings
 
 T = TypeVar("T", bound=BaseModel)
@@ -50,10 +50,12 @@ class Recipe(BaseModel):
     """One run, validated.
 
     Args:
-        task: What is asked, with its settings.
+        task: What is asked, with its settings; by default what a model that is brought was trained for, else retrieval.
         data: Name of the reader and its options.
         model: The architecture and its configuration; None where ``original`` brings the model.
         original: Folder of a trained model, instead of training one.
+        start: What the training of the original starts from instead of random weights: folder of a model, or another
+            recipe (TOML, beside this one or from the working folder), whose original is then trained first.
         train: How the original and Retrain are made; None where ``original`` brings a model that may say so itself.
         forget: The deletion request.
         method: The method that the run is about.
@@ -69,6 +71,7 @@ class Recipe(BaseModel):
     data: dict[str, Any]
     model: tuple[str, ModelConfig] | None
     original: str | None
+    start: str | None
     train: TrainSettings | None
     forget: ForgetSettings
     method: Method
@@ -112,6 +115,9 @@ def load(path: Path | None, overrides: Sequence[str] = (), options: Mapping[str,
     """
     source = "the command line" if path is None else str(path)
     values = {} if path is None else _read_toml(path)
+    start = values.get("start")
+    if path is not None and isinstance(start, str) and (path.parent / start).is_file():
+        values["start"] = str(path.parent / start)  # another recipe, which stands beside this one
     words = [_parse_override(word) for word in overrides]
     for given in ([options] if options else [], words):
         if any(over.get("original") is not None for over in given):
@@ -135,6 +141,7 @@ def as_values(recipe: Recipe) -> dict[str, Any]:
         "task": {"name": recipe.task.name, **recipe.task.model_dump(mode="json")},
         "data": recipe.data,
         "original": recipe.original,
+        "start": recipe.start,
         "model": recipe.model and {"name": recipe.model[0], **recipe.model[1].model_dump(mode="json")},
         "train": recipe.train and recipe.train.model_dump(mode="json"),
         "forget": recipe.forget.model_dump(mode="json", exclude_none=True),
@@ -218,10 +225,11 @@ class _Checker:
             self.mistakes.append(f"{self.source}: 'compare' must be a list of tables ([[compare]])")
             compare = []
         fields: dict[str, Any] = {
-            "task": self.named(values.get("task", "retrieval"), "task", TASKS),
+            "task": self.named(values.get("task") or self.task_of(values.get("original")), "task", TASKS),
             "data": self.data(values.get("data", {"reader": "scenes"})),
             "model": self.model(values),
             "original": self.scalar(values, "original", str, None),
+            "start": self.start(values),
             "train": self.train(values),
             "forget": self.section(ForgetSettings, values.get("forget", {}), "forget"),
             "method": method,
@@ -235,6 +243,12 @@ class _Checker:
         if isinstance(fields["seed"], int) and fields["seed"] < 0:
             self.mistakes.append(f"{self.source}: 'seed' must not be negative, it is {fields['seed']}")
         self.request(fields["forget"])
+        for each in (method, *fields["compare"]):
+            if each is not None and fields["task"] is not None and fields["task"].name not in each.tasks:
+                self.mistakes.append(
+                    f"{self.source}: method '{each.name}' does not apply to the task '{fields['task'].name}', "
+                    f"only to {', '.join(each.tasks)}"
+                )
         if self.mistakes:
             raise InputError("\n".join(self.mistakes))
         return Recipe(**fields)
@@ -252,6 +266,25 @@ class _Checker:
         if value is not default and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
             self.mistakes.append(f"{self.source}: '{key}' must be {_KINDS[kind]}, not {value!r}")
         return value
+
+    def task_of(self, original: Any) -> str:
+        """The task that a model which is brought was trained for; retrieval where that cannot be told yet."""
+        try:
+            fields = read_config(Path(original)) if isinstance(original, str) else {}
+            return task_for(MODELS[fields["model"]], fields.get("labels", ())) if fields else "retrieval"
+        except (InputError, KeyError):  # a folder that is none of ours is refused when the model is loaded
+            return "retrieval"
+
+    def start(self, values: Mapping[str, Any]) -> str | None:
+        start: str | None = self.scalar(values, "start", str, None)
+        if isinstance(start, str):
+            if values.get("original") is not None:
+                self.mistakes.append(f"{self.source}: 'original' is trained already; leave out 'start'")
+            if not Path(start).is_dir() and not (start.endswith(".toml") and Path(start).is_file()):
+                self.mistakes.append(
+                    f"{self.source}: 'start' is the folder of a model or a recipe (TOML); there is no '{start}'"
+                )
+        return start
 
     def train(self, values: Mapping[str, Any]) -> TrainSettings | None:
         if "train" not in values and values.get("original") is not None:

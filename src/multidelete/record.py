@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
-from multidelete.data.corpus import Corpus
+from multidelete.data.corpus import Corpus, Unit
 from multidelete.data.files import write_atomically, write_file
 from multidelete.data.requests import Request
 from multidelete.errors import InputError
@@ -236,19 +237,41 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def write_gallery(path: Path, request: Request, size: int, *, count: int = 8) -> None:
-    """Pictures and texts of the first deleted units and of some kept ones, for the report."""
+    """Pictures (or node names) and texts of the first deleted units and of some kept ones, for the report."""
     corpus: Corpus = request.corpus
-    images = corpus.images(size)
+    count_each = corpus.images_per_unit
+    images = corpus.images(size) if count_each else None
     picked = np.random.default_rng(len(request.retain)).permutation(request.retain)[:count]
     entries: list[dict[str, Any]] = []
     with write_atomically(path / "gallery") as part:
         for split, rows in (("forget", request.forget[:count]), ("retain", picked)):
             for row in rows:
-                name = f"{len(entries):03d}.png"
-                Image.fromarray(images[row]).save(part / name)
                 unit = corpus.units[row]
-                entries.append({"split": split, "unit": unit.id, "image": f"gallery/{name}", "texts": list(unit.texts)})
+                entry = {"split": split, "unit": unit.id, "texts": _shown_texts(corpus, unit)}
+                if images is not None:
+                    name = f"{len(entries):03d}.png"
+                    pictures = images[row * count_each : (row + 1) * count_each]
+                    Image.fromarray(_side_by_side(pictures)).save(part / name)
+                    entry["image"] = f"gallery/{name}"
+                entries.append(entry)
     write_file(path / "gallery.json", json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
+
+
+def _shown_texts(corpus: Corpus, unit: Unit) -> list[str]:
+    """The texts of a unit with their labels, and with the names of the nodes that they are about."""
+    about = ""
+    if corpus.graph is not None:
+        names = [corpus.graph.names[corpus.graph.row(node)] for node in unit.nodes]
+        about = f"{' – '.join(names)}: "
+    labels = [f"  [{label}]" for label in unit.labels] or [""] * len(unit.texts)
+    return [f"{about}{text}{label}" for text, label in zip(unit.texts, labels, strict=True)]
+
+
+def _side_by_side(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pictures ``(n, H, W, 3)`` as one, with a gap between them."""
+    gap = np.full((pictures.shape[1], max(2, pictures.shape[2] // 24), 3), 255, dtype=np.uint8)
+    parts = [part for picture in pictures for part in (gap, picture)][1:]
+    return np.concatenate(parts, axis=1)
 
 
 def command_line() -> str:

@@ -36,6 +36,7 @@ def run(recipe: Recipe, out: Path, engine: Engine, *, resume: bool = False) -> l
     """
     check_out(out, resume=resume)
     corpus = recipe.corpus()
+    recipe.task.check(corpus)
     request = recipe.request(corpus)
     check_splits(request, recipe.methods())
     known = identity(recipe, request)
@@ -58,7 +59,14 @@ def run(recipe: Recipe, out: Path, engine: Engine, *, resume: bool = False) -> l
                 made = Unlearned(original.model, original.history, 0.0, engine.encoded_inputs(original.model, inputs))
             else:
                 data = UnlearningData(
-                    request, inputs, recipe.task, training.settings, recipe.seed, folder.work(key), training.seed
+                    request,
+                    inputs,
+                    recipe.task,
+                    training.settings,
+                    recipe.seed,
+                    folder.work(key),
+                    training.seed,
+                    training.start,
                 )
                 made = find_or_unlearn(method, original, data, engine)
             began = time.perf_counter()

@@ -17,9 +17,10 @@ from multidelete.data.streams import PairInputs
 from multidelete.engine import Engine, History, digest, weights_hash
 from multidelete.errors import InputError
 from multidelete.methods import Method, Unlearned, UnlearningData
-from multidelete.models.base import Model, ModelConfig
-from multidelete.recipe import Recipe
-from multidelete.training import TrainSettings, train
+from multidelete.models.base import WEIGHTS_FILE, Model, ModelConfig
+from multidelete.recipe import Recipe, load
+from multidelete.tasks import Task
+from multidelete.training import TrainSettings, initial_model, train
 
 TRAINING_FILE = "training.json"
 HISTORY_FILE = "history.json"
@@ -52,10 +53,12 @@ class Training(BaseModel):
     Args:
         settings: Settings of the training.
         seed: Seed of the initial weights.
+        start: Folder of the model that it started from, if it did from one.
     """
 
     settings: TrainSettings
     seed: int = 0
+    start: Path | None = None
 
 
 def save_model(model: Model, folder: Path, training: Training | None) -> None:
@@ -101,16 +104,22 @@ def find_or_train_original(recipe: Recipe, corpus: Corpus, engine: Engine) -> Tr
     """The model that a recipe brings, or the one that it trains, found again where it was trained before."""
     if recipe.original is not None:
         model = Model.from_pretrained(recipe.original).to(engine.device)
+        recipe.task.check(corpus, type(model))
+        check_head(model, recipe.task)
         hashed = weights_hash(model.state_dict())
         training = read_training(Path(recipe.original))
         if recipe.train is not None:
-            training = Training(settings=recipe.train, seed=recipe.seed if training is None else training.seed)
+            training = (training or Training(settings=recipe.train, seed=recipe.seed)).model_copy(
+                update={"settings": recipe.train}
+            )
         return Trained(model, History(), hashed, f"brought: {recipe.original}", hashed, training)
     assert recipe.model is not None
     assert recipe.train is not None
-    training = Training(settings=recipe.train, seed=recipe.seed)
+    training = Training(settings=recipe.train, seed=recipe.seed, start=start_folder(recipe, engine))
     name, config = recipe.model
     architecture = recipe.architecture()
+    recipe.task.check(corpus, architecture)
+    config = config.for_corpus(corpus, labelled=recipe.task.labelled)
     key = digest(
         "original",
         corpus.hash,
@@ -119,11 +128,12 @@ def find_or_train_original(recipe: Recipe, corpus: Corpus, engine: Engine) -> Tr
         pretrained_hash(config),
         training.settings.model_dump_json(),
         recipe.seed,
+        start_hash(training.start),
         place(engine),
     )
 
     def make() -> tuple[Model, History]:
-        model = architecture.build(config, corpus.texts, recipe.seed)
+        model = initial_model(architecture, config, corpus.texts, recipe.seed, training.start)
         check_scopes(model, recipe.methods())
         inputs = PairInputs.of(corpus, model)
         pairs = corpus.text_rows(corpus.rows("train"))
@@ -134,15 +144,30 @@ def find_or_train_original(recipe: Recipe, corpus: Corpus, engine: Engine) -> Tr
             training.settings,
             engine,
             seed=recipe.seed,
-            what="training the original",
+            what=f"training the original ({recipe.task.name})",
             folder=work(key),
         )
         return model, history
 
-    model, history = stored(key, "the original", make, engine)
+    model, history = stored(key, f"the original ({recipe.task.name})", make, engine)
     return Trained(
         model, history, weights_hash(model.state_dict()), f"trained by this recipe ({key[:12]})", key, training
     )
+
+
+def start_folder(recipe: Recipe, engine: Engine) -> Path | None:
+    """Folder of the model that a recipe's training starts from: a model's, or that of another recipe's original."""
+    if recipe.start is None:
+        return None
+    if Path(recipe.start).is_dir():
+        return Path(recipe.start).resolve()
+    other = load(Path(recipe.start))
+    return cache_dir() / "models" / find_or_train_original(other, other.corpus(), engine).key
+
+
+def start_hash(folder: Path | None) -> str:
+    """Hash of the weights that a training starts from."""
+    return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest() if folder else ""
 
 
 def find_or_unlearn(method: Method, original: Trained, data: UnlearningData, engine: Engine) -> Unlearned:
@@ -160,6 +185,7 @@ def find_or_unlearn(method: Method, original: Trained, data: UnlearningData, eng
         data.request.hash,
         data.seed,
         data.initial_seed,
+        start_hash(data.start),
         place(engine),
     )
     prepared = 0.0
@@ -171,7 +197,8 @@ def find_or_unlearn(method: Method, original: Trained, data: UnlearningData, eng
         return made.model, made.history
 
     model, history = stored(key, f"{method.title} ({method.scope})", make, engine)
-    return Unlearned(model, history, prepared, engine.frozen_inputs(model, data.inputs, method.scope))
+    inputs = engine.frozen_inputs(model, method.reads(data.inputs, model), method.scope)
+    return Unlearned(model, history, prepared, inputs)
 
 
 def stored(key: str, what: str, make: Callable[[], tuple[Model, History]], engine: Engine) -> tuple[Model, History]:
@@ -217,8 +244,21 @@ def code_hash() -> str:
         "models/*.py",
         "data/streams.py",
         "methods/retrain.py",
+        "methods/unimodal.py",
+        "data/graph.py",
     )
     return digest(*(path.read_text() for room in rooms for path in sorted(source.glob(room))))
+
+
+def check_head(model: Model, task: Task) -> None:
+    """Refuse a model whose head answers another question.
+
+    Raises:
+        InputError: It tells classes apart and the task is about matching pairs, or the other way round.
+    """
+    if bool(model.config.labels) != task.labelled:
+        does = f"tells {', '.join(model.config.labels)} apart" if model.config.labels else "matches pairs (retrieval)"
+        raise InputError(f"the task '{task.name}' cannot be asked of this {model.name} model, whose head {does}")
 
 
 def check_scopes(model: Model, methods: Iterable[Method]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from multidelete.data.streams import PairInputs, Rows, TrainStream
 from multidelete.engine import Engine, History, Plan
-from multidelete.models.base import Model
+from multidelete.models.base import Model, ModelConfig
 
 
 class TrainSettings(BaseModel):
@@ -31,6 +33,30 @@ class TrainSettings(BaseModel):
     weight_decay: float = Field(default=0.02, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     clip: float = Field(default=1.0, gt=0)
+
+
+def initial_model(
+    architecture: type[Model],
+    config: ModelConfig,
+    texts: Sequence[str],
+    seed: int,
+    start: Path | None = None,
+    tokenizer: Any = None,
+) -> Model:
+    """A model as it is before its training: built, and where it starts from another one, with that one's weights.
+
+    Args:
+        architecture: Its class.
+        config: Its configuration.
+        texts: The corpus' texts, see :meth:`Model.build`.
+        seed: Seed of the random weights.
+        start: Folder of the model to start from.
+        tokenizer: One to use instead of making one from the texts.
+    """
+    model = architecture.build(config, texts, seed, tokenizer=tokenizer)
+    if start is not None:
+        model.take_weights(Model.from_pretrained(start))
+    return model
 
 
 def train(

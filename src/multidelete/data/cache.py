@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -40,16 +41,17 @@ def cache_dir() -> Path:
     return folder
 
 
-def decoded_images(files: Sequence[ImageFile], size: int, progress: Progress | None = None) -> Pixels:
-    """The images as squares, memory-mapped from the cache, ``(N, size, size, 3)``.
+def decoded_images(files: Sequence[ImageFile], size: int, panels: int = 1, progress: Progress | None = None) -> Pixels:
+    """The images as squares, memory-mapped from the cache, ``(N · panels, size, size, 3)``.
 
     Args:
         files: The images, in order.
         size: Side of the square in pixels.
+        panels: Pictures side by side in each file, which are cut apart.
         progress: Called with (images done, images in all) while files are decoded.
     """
-    shape = (len(files), size, size, 3)
-    target = cache_dir() / f"images-{_files_key(files, size)}.npy"
+    shape = (len(files) * panels, size, size, 3)
+    target = cache_dir() / f"images-{_files_key(files, size, panels)}.npy"
     if (cached := _mapped(target, shape)) is not None:
         return cached
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
@@ -60,7 +62,7 @@ def decoded_images(files: Sequence[ImageFile], size: int, progress: Progress | N
             with temporary.open("wb") as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
-                for done, (image, digest) in enumerate(_decode(files, size), start=1):
+                for done, (image, digest) in enumerate(_decode(files, size, panels), start=1):
                     file.write(image.tobytes())
                     digests.append(digest)
                     if progress is not None:
@@ -104,12 +106,14 @@ def squared(image: Image.Image, size: int) -> Pixels:
     return np.asarray(image)
 
 
-def _decode(files: Sequence[ImageFile], size: int) -> Iterator[tuple[Pixels, str]]:
+def _decode(files: Sequence[ImageFile], size: int, panels: int) -> Iterator[tuple[Pixels, str]]:
     def decode(file: ImageFile) -> tuple[Pixels, str]:
         content = read_image(file)
         try:
             with Image.open(io.BytesIO(content)) as image:
-                return squared(image, size), _sha256(content)
+                cuts = [round(number * image.width / panels) for number in range(panels + 1)]
+                parts = [image.crop((left, 0, right, image.height)) for left, right in pairwise(cuts)]
+                return np.stack([squared(part, size) for part in parts]), _sha256(content)
         except Exception as error:  # Pillow's decoders raise whatever the damage makes them raise
             raise InputError(
                 f"image {file.path} of unit {file.unit!r} cannot be decoded; is it damaged or cut off?"

@@ -25,6 +25,7 @@ from multidelete.data.cache import (
     squared,
 )
 from multidelete.data.files import write_atomically
+from multidelete.data.graph import NODES, Graph
 from multidelete.errors import InputError, did_you_mean
 
 SPLITS = ("train", "valid", "test")
@@ -32,25 +33,41 @@ MANIFEST = "manifest.jsonl"
 
 Rows = NDArray[np.int64]
 
-_KEYS = ("id", "split", "image", "texts")
+_REQUIRED = ("id", "split", "texts")
+_OPTIONAL = ("image", "images", "labels", "nodes", "panels", "group")
+_KEYS = (*_REQUIRED, *_OPTIONAL)
 _KINDS = {str: "a string", list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What one deletion names: an image with all its texts.
+    """What one deletion names: an image, several images that belong together, or a pair of entities; and its texts.
 
     Args:
         id: Its name, unique in the corpus.
         split: One of ``SPLITS``.
-        texts: Captions or hypotheses of the image, at least one.
-        image: Path of the image file below the corpus's image root; empty where the pixels are generated.
+        texts: Captions, hypotheses, statements or sentences, at least one.
+        images: Paths of the image files below the corpus's image root; empty where pixels are generated or a graph
+            takes their place.
+        labels: The label of each text; empty in retrieval.
+        nodes: Ids of the two nodes of the graph that the texts are about.
+        panels: Pictures that stand side by side in each image file; they are cut apart.
+        group: Units with the same group are drawn together, and deleted together or not at all.
     """
 
     id: str
     split: str
     texts: tuple[str, ...]
-    image: str = ""
+    images: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    panels: int = 1
+    group: str = ""
+
+    @property
+    def pictures(self) -> int:
+        """Number of pictures in the image files."""
+        return len(self.images) * self.panels
 
 
 class Corpus:
@@ -60,17 +77,24 @@ class Corpus:
         name: What tables and reports call it.
         units: The units; their position here is the *row* by which everything else refers to them.
         root: Folder that the units' image paths start from.
-        pixels: The images themselves, ``(N, R, R, 3)``, in place of files.
+        pixels: The images themselves, ``(N, R, R, 3)``, or ``(N, n, R, R, 3)`` for n pictures in a unit.
+        graph: What the units' nodes are nodes of; exactly one of ``root``, ``pixels`` and ``graph`` is given.
 
     Attributes:
         texts: All texts in the order of the units, ``(T,)``.
         text_units: Row of the unit that each text belongs to, ``(T,)``.
+        classes: Names of the labels, sorted; empty in retrieval.
+        labels: Class of each text, ``(T,)``, or None in retrieval.
+        images_per_unit: Pictures in a unit, the same in all; 0 where a graph takes their place.
     """
 
     name: str
     units: tuple[Unit, ...]
     texts: tuple[str, ...]
     text_units: Rows
+    classes: tuple[str, ...]
+    labels: Rows | None
+    images_per_unit: int
 
     def __init__(
         self,
@@ -79,19 +103,25 @@ class Corpus:
         *,
         root: Path | None = None,
         pixels: Pixels | None = None,
+        graph: Graph | None = None,
     ) -> None:
         self.name = name
         self.units = tuple(units)
         self.root = root
-        self.pixels = pixels
-        if (root is None) == (pixels is None):
-            raise InputError(f"corpus {name!r} expects either root= (image files) or pixels= (generated images)")
+        self.pixels = pixels[:, None] if pixels is not None and pixels.ndim == 4 else pixels
+        self.graph = graph
+        if sum(each is not None for each in (root, pixels, graph)) != 1:
+            raise InputError(
+                f"corpus {name!r} expects one of root= (image files), pixels= (generated images) and graph="
+            )
         self._rows_by_id: dict[str, int] = {}
         problems = []
         for row, unit in enumerate(self.units):
-            problem = unit_problem(unit)
+            problem = unit_problem(unit) or self._unlike_first(unit)
             if problem is None and root is not None:
-                problem = path_problem(unit.image)
+                problem = images_problem(unit)
+            if problem is None and graph is not None:
+                problem = graph.pair_problem(unit.nodes)
             if problem is None and unit.id in self._rows_by_id:
                 problem = f"id {unit.id!r} was already used by unit {self._rows_by_id[unit.id]}"
             self._rows_by_id.setdefault(unit.id, row)
@@ -102,6 +132,8 @@ class Corpus:
             raise InputError(f"corpus {name!r} has no unit in the split 'train': nothing could be learned")
         if pixels is not None:
             _check_pixels(name, pixels, len(self.units))
+            assert self.pixels is not None
+        self.images_per_unit = self.units[0].pictures if self.pixels is None else self.pixels.shape[1]
 
         counts = np.array([len(unit.texts) for unit in self.units], dtype=np.int64)
         self.texts = tuple(text for unit in self.units for text in unit.texts)
@@ -110,6 +142,25 @@ class Corpus:
         self._text_starts = np.cumsum(counts) - counts
         self._splits = np.array([unit.split for unit in self.units])
         self._images: dict[int, Pixels] = {}
+        given = [label for unit in self.units for label in unit.labels]
+        self.classes = tuple(sorted(set(given)))
+        class_of = {label: number for number, label in enumerate(self.classes)}
+        self.labels = np.array([class_of[label] for label in given], dtype=np.int64) if given else None
+
+    def _unlike_first(self, unit: Unit) -> str | None:
+        """In what a unit differs from the first one although all must be alike, if in anything."""
+        first = self.units[0]
+        if bool(unit.labels) != bool(first.labels):
+            one, other = ("has labels", "none") if unit.labels else ("has no labels", "some")
+            return f"unit {unit.id!r} {one}, but unit {first.id!r} has {other}; label all texts or none"
+        if self.root is not None and unit.pictures != first.pictures:
+            return f"unit {unit.id!r} has {unit.pictures} images, but unit {first.id!r} has {first.pictures}"
+        return None
+
+    @property
+    def modalities(self) -> tuple[str, str]:
+        """What a pair is of: that of the unit (``vision`` or ``graph``), and ``text``."""
+        return ("vision" if self.graph is None else "graph", "text")
 
     def __len__(self) -> int:
         return len(self.units)
@@ -140,7 +191,7 @@ class Corpus:
         return self._rows_by_id[unit_id]
 
     def images(self, size: int, progress: Progress | None = None) -> Pixels:
-        """All images as squares, in the order of the units, ``(N, size, size, 3)``.
+        """All images as squares, in the order of the units, ``(N · images_per_unit, size, size, 3)``.
 
         Image files are decoded once and memory-mapped from the cache from then on.
 
@@ -150,37 +201,53 @@ class Corpus:
         """
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             raise InputError(f"the image size is a whole number of pixels, at least 1; got {size!r}")
-        if self.pixels is not None and self.pixels.shape[1] == size:
-            return self.pixels
+        if self.graph is not None:
+            raise InputError(f"corpus {self.name!r} has a graph and no images; a model of graph and text reads it")
+        if self.pixels is not None and self.pixels.shape[2] == size:
+            return self.pixels.reshape(-1, size, size, 3)
         if size not in self._images:
             if self.pixels is None:
-                self._images[size] = decoded_images(self._files(), int(size), progress)
+                panels = self.units[0].panels
+                self._images[size] = decoded_images(self._files(), int(size), panels, progress)
             else:
-                resized = [squared(Image.fromarray(image), int(size)) for image in self.pixels]
-                self._images[size] = np.stack(resized)
+                flat = self.pixels.reshape(-1, *self.pixels.shape[2:])
+                self._images[size] = np.stack([squared(Image.fromarray(image), int(size)) for image in flat])
         return self._images[size]
 
     def image_digests(self) -> list[str]:
-        """SHA-256 of each unit's image file, or of its pixels where they are generated."""
+        """SHA-256 of each unit's image files, of its pixels where they are generated, or of its nodes."""
         return list(self._digests)
 
     @cached_property
     def _digests(self) -> list[str]:
-        if self.pixels is None:
-            return file_digests(self._files())
-        return [hashlib.sha256(image.tobytes()).hexdigest() for image in self.pixels]
+        if self.graph is not None:
+            return [hashlib.sha256("\0".join(unit.nodes).encode()).hexdigest() for unit in self.units]
+        if self.pixels is not None:
+            return [hashlib.sha256(images.tobytes()).hexdigest() for images in self.pixels]
+        digests = file_digests(self._files())
+        count = len(self.units[0].images)
+        if count == 1:
+            return digests
+        of_unit = (digests[start : start + count] for start in range(0, len(digests), count))
+        return [hashlib.sha256("\0".join(each).encode()).hexdigest() for each in of_unit]
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over ids, splits, texts and image digests in order: the same wherever the data lie."""
+        """SHA-256 over ids, splits, texts, labels and image digests in order: the same wherever the data lie."""
         digest = hashlib.sha256()
         for unit, image in zip(self.units, self.image_digests(), strict=True):
-            digest.update(json.dumps([unit.id, unit.split, unit.texts, image]).encode() + b"\n")
+            facts = [unit.id, unit.split, unit.texts, image, unit.labels, unit.panels]
+            digest.update(json.dumps(facts).encode() + b"\n")
+        if self.graph is not None:
+            digest.update(self.graph.hash.encode())
         return digest.hexdigest()
 
     @classmethod
     def load(cls, folder: str | Path) -> Corpus:
         """Read ``manifest.jsonl`` and check every line of it, and that every image is there.
+
+        A line has ``id``, ``split`` and ``texts``; ``image`` (or ``images``, a list) or, where ``nodes.tsv`` and
+        ``edges.tsv`` stand beside the manifest, ``nodes``; and where texts have labels ``labels``, one for each.
 
         Args:
             folder: Holds the manifest; image paths in it start from here.
@@ -192,6 +259,7 @@ class Corpus:
             raise InputError(f"{folder} {what}; expected a folder with {MANIFEST} and images")
         if not manifest.is_file():
             raise InputError(f"{folder} has no {MANIFEST}; expected that file, with one line of JSON per unit")
+        graph = Graph.load(folder) if (folder / NODES).is_file() else None
         units: list[Unit] = []
         problems: list[str] = []
         first_lines: dict[str, int] = {}
@@ -200,8 +268,9 @@ class Corpus:
             if not line.strip():
                 continue
             unit = _parse_line(line)
-            problem = unit if isinstance(unit, str) else image_problem(folder, unit.image)
+            problem = unit if isinstance(unit, str) else None
             if isinstance(unit, Unit):
+                problem = graph.pair_problem(unit.nodes) if graph else images_problem(unit, folder)
                 if unit.id in first_lines:
                     problem = f"id {unit.id!r} was already used in line {first_lines[unit.id]}"
                 first_lines.setdefault(unit.id, number)
@@ -213,6 +282,8 @@ class Corpus:
             raise InputError(f"{manifest} is empty; expected one line of JSON per unit")
         if not any(unit.split == "train" for unit in units):
             raise InputError(f"{manifest} has no line with the split 'train': nothing could be learned")
+        if graph is not None:
+            return cls(folder.resolve().name, units, graph=graph)
         return cls(folder.resolve().name, units, root=folder)
 
     def save(self, folder: str | Path) -> None:
@@ -238,30 +309,45 @@ class Corpus:
         names = self._names_to_write()
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if self.pixels is None:
+        if self.graph is not None:
+            self.graph.save(folder)
+        elif self.pixels is None:
             for file, name in zip(self._files(), names, strict=True):
                 (folder / name).write_bytes(read_image(file))
         else:
-            for image, name in zip(self.pixels, names, strict=True):
+            for image, name in zip(self.pixels.reshape(-1, *self.pixels.shape[2:]), names, strict=True):
                 Image.fromarray(image).save(folder / name)
+        each = len(names) // len(self.units)
         with (folder / MANIFEST).open("w", encoding="utf-8", newline="\n") as lines:
-            for unit, name in zip(self.units, names, strict=True):
-                record = {"id": unit.id, "split": unit.split, "image": name, "texts": unit.texts}
+            for row, unit in enumerate(self.units):
+                own = names[row * each : (row + 1) * each]
+                record: dict[str, Any] = {"id": unit.id, "split": unit.split, "texts": unit.texts}
+                if own:
+                    record |= {"image": own[0]} if each == 1 else {"images": own}
+                record |= {key: value for key in ("labels", "nodes", "group") if (value := getattr(unit, key))}
+                if unit.panels > 1:
+                    record["panels"] = unit.panels
                 lines.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def _names_to_write(self) -> list[str]:
+        """Names of the image files, unit after unit."""
+        if self.graph is not None:
+            return []
         if self.pixels is None:
-            below = all(unit.image.startswith("images/") for unit in self.units)
-            return [unit.image if below else f"images/{unit.image}" for unit in self.units]
+            given = [name for unit in self.units for name in unit.images]
+            below = all(name.startswith("images/") for name in given)
+            return [name if below else f"images/{name}" for name in given]
         # An id may hold what a file name may not, and two ids may differ in case alone.
         plain = all(re.fullmatch(r"\w[\w.-]*", unit.id, re.ASCII) for unit in self.units)
-        if plain and len({unit.id.lower() for unit in self.units}) == len(self.units):
-            return [f"images/{unit.id}.png" for unit in self.units]
-        return [f"images/{row:08d}.png" for row in range(len(self.units))]
+        plain = plain and len({unit.id.lower() for unit in self.units}) == len(self.units)
+        stems = [unit.id if plain else f"{row:08d}" for row, unit in enumerate(self.units)]
+        if self.images_per_unit == 1:
+            return [f"images/{stem}.png" for stem in stems]
+        return [f"images/{stem}.{number}.png" for stem in stems for number in range(self.images_per_unit)]
 
     def _files(self) -> list[ImageFile]:
         assert self.root is not None
-        return [ImageFile(unit.id, self.root / unit.image) for unit in self.units]
+        return [ImageFile(unit.id, self.root / name) for unit in self.units for name in unit.images]
 
 
 def raise_first(problems: Sequence[str], what: str) -> None:
@@ -282,8 +368,14 @@ def unit_problem(unit: Unit) -> str | None:
     for number, text in enumerate(unit.texts, start=1):
         if not text.strip():
             return f"text {number} of unit {unit.id!r} is blank; expected words"
+    if unit.labels and len(unit.labels) != len(unit.texts):
+        return f"unit {unit.id!r} has {len(unit.texts)} texts and {len(unit.labels)} labels; expected one for each text"
+    if any(not label.strip() for label in unit.labels):
+        return f"a label of unit {unit.id!r} is blank; expected the name of a class"
+    if unit.panels < 1:
+        return f"unit {unit.id!r} has {unit.panels} panels; expected at least 1"
     try:
-        "".join((unit.id, unit.image, *unit.texts)).encode()
+        "".join((unit.id, *unit.images, *unit.texts, *unit.labels, *unit.nodes, unit.group)).encode()
     except UnicodeEncodeError:
         return "holds half of a surrogate pair, which is not valid Unicode; was a text cut inside a character?"
     return None
@@ -300,6 +392,14 @@ def path_problem(image: str) -> str | None:
     if ".." in PurePosixPath(image).parts or ".." in PureWindowsPath(image).parts:
         return f"image path {image!r} leaves the folder of the images; expected a path without '..'"
     return None
+
+
+def images_problem(unit: Unit, root: Path | None = None) -> str | None:
+    """What is wrong with the image files of a unit, if anything; with ``root`` also whether they are there."""
+    if not unit.images:
+        return path_problem("")
+    problems = (path_problem(name) if root is None else image_problem(root, name) for name in unit.images)
+    return next(filter(None, problems), None)
 
 
 def image_problem(root: Path, image: str) -> str | None:
@@ -326,23 +426,39 @@ def _parse_line(line: bytes) -> Unit | str:
     except (ValueError, RecursionError) as error:
         return f"is not valid JSON ({error})"
     if not isinstance(record, dict):
-        return f"expected a JSON object with {', '.join(_KEYS)}, got {kind(record)}"
+        return f"expected a JSON object with {', '.join(_REQUIRED)}, got {kind(record)}"
     for key in record:
         if key not in _KEYS:
             return f"unknown key {key!r}, expected {', '.join(_KEYS)}{did_you_mean(key, _KEYS)}"
-    for key in _KEYS:
+    for key in _REQUIRED:
         if key not in record:
-            return f"the key {key!r} is missing, expected {', '.join(_KEYS)}"
-    for key in ("id", "split", "image"):
-        if not isinstance(record[key], str):
+            return f"the key {key!r} is missing, expected {', '.join(_REQUIRED)}"
+    if not {"image", "images", "nodes"} & record.keys():
+        return "the key 'image' is missing, expected it, or 'images' (several), or 'nodes' (of a graph)"
+    for key in ("id", "split", "image", "group"):
+        if not isinstance(record.get(key, ""), str):
             return f"{key!r} must be a string, got {kind(record[key])}"
-    texts = record["texts"]
-    if not isinstance(texts, list):
-        return f"'texts' must be a list of strings, got {kind(texts)}"
-    for number, text in enumerate(texts, start=1):
-        if not isinstance(text, str):
-            return f"'texts' must be a list of strings, but text {number} is {kind(text)}"
-    unit = Unit(record["id"], record["split"], tuple(texts), record["image"])
+    for key in ("texts", "images", "labels", "nodes"):
+        if not isinstance(values := record.get(key, []), list):
+            return f"{key!r} must be a list of strings, got {kind(values)}"
+        for number, value in enumerate(values, start=1):
+            if not isinstance(value, str):
+                return f"{key!r} must be a list of strings, but {key[:-1]} {number} is {kind(value)}"
+    if type(panels := record.get("panels", 1)) is not int:
+        return f"'panels' must be a whole number, got {panels!r}"
+    if "image" in record and "images" in record:
+        return "has both 'image' and 'images'; expected one of them"
+    images = [record["image"]] if "image" in record else record.get("images", [])
+    unit = Unit(
+        record["id"],
+        record["split"],
+        tuple(record["texts"]),
+        tuple(images),
+        tuple(record.get("labels", [])),
+        tuple(record.get("nodes", [])),
+        panels,
+        record.get("group", ""),
+    )
     return unit_problem(unit) or unit
 
 
@@ -353,7 +469,7 @@ def kind(value: object) -> str:
 
 def _check_pixels(name: str, pixels: NDArray[Any], count: int) -> None:
     shape = pixels.shape
-    fits = len(shape) == 4 and shape[0] == count and shape[1] == shape[2] and shape[3] == 3
+    fits = len(shape) in (4, 5) and shape[0] == count and shape[-3] == shape[-2] and shape[-1] == 3
     if not fits or pixels.dtype != np.uint8:
         raise InputError(
             f"corpus {name!r} expects uint8 pixels of shape ({count}, R, R, 3), got {pixels.dtype} of {shape}"

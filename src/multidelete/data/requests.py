@@ -39,6 +39,11 @@ class Request:
         """Ids of the units to forget, in the order of the request."""
         return tuple(self.corpus.units[row].id for row in self.forget)
 
+    def splits(self) -> dict[str, Rows]:
+        """The parts that are not empty, by name: forget, retain, valid, test."""
+        parts = {"forget": self.forget, "retain": self.retain, "valid": self.valid, "test": self.test}
+        return {name: rows for name, rows in parts.items() if len(rows)}
+
     @cached_property
     def hash(self) -> str:
         """SHA-256 over the sorted ids: the same for the same deletion in any order."""
@@ -59,8 +64,9 @@ def resolve(
     """Cut a corpus into what to forget and what to retain, by ids or by a seeded sample.
 
     Samples are nested: of one seed, the smaller sample is the beginning of the larger one. Training units
-    with the same image file are drawn together, so that no forgotten image stays in the retain set under
-    another id; a sample can therefore be larger than asked for by the copies of its last unit.
+    with the same image file, the same pair of nodes or the same group are drawn together, so that nothing
+    forgotten stays in the retain set under another id; a sample can therefore be larger than asked for by the
+    copies of its last unit.
 
     Args:
         corpus: What to cut.
@@ -79,12 +85,12 @@ def resolve(
     if ids is not None:
         source, entries = _entries(ids)
         forget = _named_rows(corpus, source, entries)
-        _check_retain(f"{source} names", forget, train)
+        _check_retain(f"{source} names", forget, corpus)
         _check_copies(corpus, source, forget, train)
     else:
         source, number = _sample_size(count, fraction, len(train))
         forget = _sample(corpus, train, number, seed)
-        _check_retain(f"{source} takes", forget, train)
+        _check_retain(f"{source} takes", forget, corpus)
     retain = np.setdiff1d(train, forget)
     return Request(corpus, forget, retain, corpus.rows("valid"), corpus.rows("test"))
 
@@ -146,27 +152,56 @@ def _named_rows(corpus: Corpus, source: str, entries: Sequence[tuple[str, str]])
     return np.array(rows, dtype=np.int64)
 
 
-def _check_retain(takes: str, forget: Rows, train: Rows) -> None:
+def _check_retain(takes: str, forget: Rows, corpus: Corpus) -> None:
+    train = corpus.rows("train")
     left = len(train) - len(forget)
     if left < 2:
         leaves = "nothing would be left to retain"
         if left == 1:
             leaves = "one would be left to retain, but mismatched pairs need at least two"
-        raise InputError(f"{takes} {len(forget):,} of {len(train):,} images: {leaves}")
+        units = "relations" if corpus.graph is not None else "images" if corpus.images_per_unit == 1 else "units"
+        raise InputError(f"{takes} {len(forget):,} of {len(train):,} {units}: {leaves}")
 
 
 def _check_copies(corpus: Corpus, source: str, forget: Rows, train: Rows) -> None:
     """An image that is forgotten under one id and retained under another would not be forgotten."""
-    digests = corpus.image_digests()
-    forgotten = {digests[row]: row for row in forget}
-    named = set(forget.tolist())
-    problems = [
-        f"{source} names {corpus.units[forgotten[digests[row]]].id!r} but not {corpus.units[row].id!r}, "
-        "which is the same image file; delete both"
-        for row in train
-        if row not in named and digests[row] in forgotten
-    ]
+    same = "is about the same two nodes" if corpus.graph is not None else "is the same image file"
+    problems: list[str] = []
+    for keys, why in ((corpus.image_digests(), same), (_groups(corpus), "belongs to the same group")):
+        forgotten = {keys[row]: row for row in forget}
+        named = set(forget.tolist())
+        problems += [
+            f"{source} names {corpus.units[forgotten[keys[row]]].id!r} but not {corpus.units[row].id!r}, "
+            f"which {why}; delete both"
+            for row in train
+            if row not in named and keys[row] in forgotten
+        ]
     raise_first(problems, "copies")
+
+
+def _groups(corpus: Corpus) -> list[str]:
+    """The group of each unit; a unit without one is alone."""
+    return [unit.group or f"\0{row}" for row, unit in enumerate(corpus.units)]
+
+
+def _drawn_together(corpus: Corpus, rows: Rows) -> dict[int, list[int]]:
+    """For each of these rows those that share its image, its nodes or its group, over any number of steps."""
+    parent = {row: row for row in rows.tolist()}
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    for keys in (corpus.image_digests(), _groups(corpus)):
+        first: dict[str, int] = {}
+        for row in rows.tolist():
+            parent[root(row)] = root(first.setdefault(keys[row], row))
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for row in rows.tolist():
+        members[root(row)].append(row)
+    return {row: members[root(row)] for row in rows.tolist()}
 
 
 def _sample_size(count: int | None, fraction: float | None, total: int) -> tuple[str, int]:
@@ -190,13 +225,10 @@ def _sample_size(count: int | None, fraction: float | None, total: int) -> tuple
 
 
 def _sample(corpus: Corpus, train: Rows, number: int, seed: int) -> Rows:
-    digests = corpus.image_digests()
-    copies: defaultdict[str, list[int]] = defaultdict(list)
-    for row in train.tolist():
-        copies[digests[row]].append(row)
+    together = _drawn_together(corpus, train)
     drawn: dict[int, None] = {}
     for row in np.random.default_rng(seed).permutation(train).tolist():
         if len(drawn) >= number:
             break
-        drawn.update(dict.fromkeys(copies[digests[row]]))
+        drawn.update(dict.fromkeys(together[row]))
     return np.array(list(drawn), dtype=np.int64)

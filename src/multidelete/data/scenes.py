@@ -7,8 +7,9 @@ across splits: what is tested was never trained on.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -27,6 +28,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (25, 25, 25),
 }
 SHAPES = ("circle", "square", "triangle", "cross", "diamond", "ring")
+LOOKS = tuple(product(COLOURS, SHAPES))
 BACKGROUNDS = ((250, 250, 250), (236, 236, 236), (232, 238, 246), (246, 238, 238))
 POSITIONS = (
     ("top left", "top", "top right"),
@@ -42,7 +44,10 @@ SYNONYMS = {
     "ring": ("ring", "hoop"),
 }
 
-_SMALLEST = 16  # pixels: below it the shapes cannot be told apart
+_PLURALS = {"box": "boxes", "cross": "crosses", "plus": "pluses", "rhombus": "rhombuses"}
+
+SMALLEST = 16  # pixels: below it the shapes cannot be told apart
+
 _DIAMETER = 0.8  # of a cell
 _JITTER = 0.04  # of a cell, to either side: an object never leaves its cell
 
@@ -68,6 +73,10 @@ class Thing:
     column: int
     shift: tuple[float, float] = (0.0, 0.0)
 
+    def fits(self, colour: str | None, shape: str | None) -> bool:
+        """Whether it has this colour and this shape; ``None`` is any."""
+        return colour in (None, self.colour) and shape in (None, self.shape)
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:
@@ -80,6 +89,11 @@ class Scene:
 
     things: tuple[Thing, ...]
     background: int = 0
+
+    @property
+    def key(self) -> tuple[tuple[str, str, int, int], ...]:
+        """What makes two scenes the same: their objects, wherever in its cell each lies."""
+        return tuple((thing.colour, thing.shape, thing.row, thing.column) for thing in self.things)
 
 
 def scenes(train: int = 4000, valid: int = 400, test: int = 400, size: int = 48, seed: int = 0) -> Corpus:
@@ -96,13 +110,7 @@ def scenes(train: int = 4000, valid: int = 400, test: int = 400, size: int = 48,
         seed: Another seed draws other scenes.
     """
     counts = {"train": train, "valid": valid, "test": test}
-    for name, value, least in [
-        *((split, count, 1 if split == "train" else 0) for split, count in counts.items()),
-        ("size", size, _SMALLEST),
-        ("seed", seed, 0),
-    ]:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"scenes expects {name!r} to be a whole number of at least {least}, got {value!r}")
+    check_whole("scenes", [*least_counts(counts), ("size", size, SMALLEST), ("seed", seed, 0)])
     units = []
     pictured = []
     for split, count in counts.items():
@@ -120,16 +128,14 @@ def draw(split: str, count: int, seed: int = 0) -> list[tuple[Scene, tuple[str, 
         count: How many.
         seed: Of the generator; each split has its own.
     """
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split),)))
+    rng = generator(split, seed)
     drawn: list[tuple[Scene, tuple[str, ...]]] = []
     seen: set[tuple[tuple[str, str, int, int], ...]] = set()
     while len(drawn) < count:
-        scene = _draw_scene(rng)
-        key = tuple((thing.colour, thing.shape, thing.row, thing.column) for thing in scene.things)
-        # The scene itself says which split it may go to: no split needs to know what the others have drawn.
-        residue = zlib.crc32(repr(key).encode()) % len(_SPLIT_OF_RESIDUE)
-        if _SPLIT_OF_RESIDUE[residue] == split and key not in seen:
-            seen.add(key)
+        things = int(rng.integers(2, 4))
+        scene = scatter(rng.permutation(9)[:things].tolist(), rng)
+        if split_of(scene.key) == split and scene.key not in seen:
+            seen.add(scene.key)
             drawn.append((scene, describe(scene, rng)))
     return drawn
 
@@ -162,22 +168,50 @@ def paint(pictured: Sequence[Scene], size: int) -> Pixels:
     return pictures
 
 
-def _draw_scene(rng: np.random.Generator) -> Scene:
-    count = int(rng.integers(2, 4))
-    cells = np.sort(rng.permutation(9)[:count])
+def check_whole(reader: str, options: Iterable[tuple[str, object, int]]) -> None:
+    """Refuse an option of a generator that is no whole number, or too small.
+
+    Args:
+        reader: Whose options they are.
+        options: Name, value and least value of each.
+    """
+    for name, value, least in options:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{reader} expects {name!r} to be a whole number of at least {least}, got {value!r}")
+
+
+def least_counts(counts: dict[str, int]) -> list[tuple[str, object, int]]:
+    """The numbers of units of the splits as ``check_whole`` expects them: something must be learned from."""
+    return [(split, count, 1 if split == "train" else 0) for split, count in counts.items()]
+
+
+def generator(split: str, seed: int) -> np.random.Generator:
+    """The generator of a split, which shares nothing with those of the other splits."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split),)))
+
+
+def split_of(key: object) -> str:
+    """The split that something generated may go to, which depends on nothing else.
+
+    No split needs to know what the others have drawn.
+    """
+    return _SPLIT_OF_RESIDUE[zlib.crc32(repr(key).encode()) % len(_SPLIT_OF_RESIDUE)]
+
+
+def scatter(cells: Sequence[int], rng: np.random.Generator, looks: Sequence[tuple[str, str]] = LOOKS) -> Scene:
+    """A scene with one object in each of these cells.
+
+    Args:
+        cells: Numbers of the cells, row by row, 0 to 8.
+        rng: Chooses looks, shifts and background.
+        looks: Colours and shapes to choose from.
+    """
     # Looks are drawn without replacement: "the red circle" means one object of the scene.
-    looks = rng.choice(len(COLOURS) * len(SHAPES), size=count, replace=False)
-    shifts = rng.uniform(-1, 1, size=(count, 2))
-    colours = list(COLOURS)
+    chosen = [looks[look] for look in rng.choice(len(looks), size=len(cells), replace=False)]
+    shifts = rng.uniform(-1, 1, size=(len(cells), 2)).tolist()
     things = tuple(
-        Thing(
-            colours[look // len(SHAPES)],
-            SHAPES[look % len(SHAPES)],
-            int(cell) // 3,
-            int(cell) % 3,
-            (float(down), float(right)),
-        )
-        for cell, look, (down, right) in zip(cells, looks, shifts, strict=True)
+        Thing(colour, shape, cell // 3, cell % 3, (down, right))
+        for cell, (colour, shape), (down, right) in zip(sorted(cells), chosen, shifts, strict=True)
     )
     return Scene(things, int(rng.integers(len(BACKGROUNDS))))
 
@@ -206,29 +240,49 @@ def _stamps(diameter: int) -> dict[tuple[str, str, int], Pixels]:
     return stamps
 
 
-def _one_of(options: Sequence[str], rng: np.random.Generator) -> str:
+def one_of(options: Sequence[str], rng: np.random.Generator) -> str:
+    """One of these, each as likely."""
     return options[int(rng.integers(len(options)))]
 
 
-def _shuffled(scene: Scene, rng: np.random.Generator) -> list[Thing]:
-    return [scene.things[index] for index in rng.permutation(len(scene.things))]
+def weighted(weights: Mapping[str, float], rng: np.random.Generator) -> str:
+    """One of these keys, each as likely as its weight says."""
+    left = rng.random() * sum(weights.values())
+    for key, weight in weights.items():
+        left -= weight
+        if left < 0:
+            return key
+    return key
 
 
-def _look(thing: Thing, rng: np.random.Generator) -> str:
-    colour, shape = (_one_of(SYNONYMS.get(word, (word,)), rng) for word in (thing.colour, thing.shape))
-    return f"{colour} {shape}"
+def word(name: str, rng: np.random.Generator) -> str:
+    """A word for a colour or a shape."""
+    return one_of(SYNONYMS.get(name, (name,)), rng)
 
 
-def _a(words: str) -> str:
+def a(words: str) -> str:
+    """The words with their indefinite article."""
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
-def _place(thing: Thing) -> str:
-    return POSITIONS[thing.row][thing.column]
+def noun(colour: str | None, shape: str | None, rng: np.random.Generator, *, plural: bool = False) -> str:
+    """What has this colour and this shape, ``None`` being any: "red circle", "red object", "circles"."""
+    what = word(shape, rng) if shape else one_of(("object", "thing"), rng)
+    if plural:
+        what = _PLURALS.get(what, f"{what}s")
+    return f"{word(colour, rng)} {what}" if colour else what
 
 
-def _at(thing: Thing) -> str:
-    place = _place(thing)
+def some(colour: str | None, shape: str | None, rng: np.random.Generator) -> str:
+    """One such object: "a red circle", "something red", "a circle"."""
+    if colour and not shape and rng.random() < 0.5:
+        return f"something {word(colour, rng)}"
+    return a(noun(colour, shape, rng))
+
+
+def at(row: int, column: int) -> str:
+    """Where a cell is, with its preposition."""
+    place = POSITIONS[row][column]
     preposition = {
         "centre": "in the",
         "left": "on the",
@@ -239,44 +293,60 @@ def _at(thing: Thing) -> str:
     return f"{preposition[place]} {place}" if place in preposition else place
 
 
+def _look(thing: Thing, rng: np.random.Generator) -> str:
+    return f"{word(thing.colour, rng)} {word(thing.shape, rng)}"
+
+
+def _place(thing: Thing) -> str:
+    return POSITIONS[thing.row][thing.column]
+
+
+def _at(thing: Thing) -> str:
+    return at(thing.row, thing.column)
+
+
+def _shuffled(scene: Scene, rng: np.random.Generator) -> list[Thing]:
+    return [scene.things[index] for index in rng.permutation(len(scene.things))]
+
+
 def _joined(parts: Sequence[str]) -> str:
     return ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
 def _thing_first(scene: Scene, rng: np.random.Generator) -> str:
-    opening = _one_of(("", "there is ", "we see "), rng)
-    return opening + _joined([f"{_a(_look(thing, rng))} {_at(thing)}" for thing in _shuffled(scene, rng)])
+    opening = one_of(("", "there is ", "we see "), rng)
+    return opening + _joined([f"{a(_look(thing, rng))} {_at(thing)}" for thing in _shuffled(scene, rng)])
 
 
 def _place_first(scene: Scene, rng: np.random.Generator) -> str:
-    verb = _one_of(("", "is ", "sits ") if len(scene.things) < 4 else ("",), rng)  # four make a long caption
-    return _joined([f"{_at(thing)} {verb}{_a(_look(thing, rng))}" for thing in _shuffled(scene, rng)])
+    verb = one_of(("", "is ", "sits ") if len(scene.things) < 4 else ("",), rng)  # four make a long caption
+    return _joined([f"{_at(thing)} {verb}{a(_look(thing, rng))}" for thing in _shuffled(scene, rng)])
 
 
 def _listed(scene: Scene, rng: np.random.Generator) -> str:
-    opening = _one_of(("picture", "scene", "image"), rng)
+    opening = one_of(("picture", "scene", "image"), rng)
     return f"{opening} with " + _joined([f"{_look(thing, rng)} at {_place(thing)}" for thing in _shuffled(scene, rng)])
 
 
 def _related(scene: Scene, rng: np.random.Generator) -> str:
     things = _shuffled(scene, rng)
     looks = [_look(thing, rng) for thing in things]
-    first = f"{_a(looks[0])} {_relation(things[0], things[1], rng)} {_a(looks[1])}"
+    first = f"{a(looks[0])} {_relation(things[0], things[1], rng)} {a(looks[1])}"
     if len(things) == 2:
         return first
     if len(things) == 3:
-        return f"{first} and {_a(looks[2])} {_relation(things[2], things[0], rng)} the {looks[0]}"
-    return f"{first} and {_a(looks[2])} {_relation(things[2], things[3], rng)} {_a(looks[3])}"
+        return f"{first} and {a(looks[2])} {_relation(things[2], things[0], rng)} the {looks[0]}"
+    return f"{first} and {a(looks[2])} {_relation(things[2], things[3], rng)} {a(looks[3])}"
 
 
 def _relation(one: Thing, other: Thing, rng: np.random.Generator) -> str:
     """How one object lies to another; both directions where it lies aslant."""
     words = []
     if one.row != other.row:
-        words.append(_one_of(("above", "over") if one.row < other.row else ("below", "under"), rng))
+        words.append(one_of(("above", "over") if one.row < other.row else ("below", "under"), rng))
     if one.column != other.column:
         side = "left" if one.column < other.column else "right"
-        words.append(f"{side} of" if words else _one_of((f"to the {side} of", f"{side} of"), rng))
+        words.append(f"{side} of" if words else one_of((f"to the {side} of", f"{side} of"), rng))
     return " and ".join(words)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from multidelete.data.corpus import Corpus
-from multidelete.models.base import Batch, Encoding, ModalityInput, Model, Tokens
+from multidelete.data.graph import FEATURES
+from multidelete.models.base import Batch, Encoding, ModalityInput, Model, Subgraphs, Tokens
 from multidelete.randomness import derive, generator
 
 Rows = NDArray[np.int64]
@@ -26,13 +27,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images, ``(N, H, W, 3)`` uint8, usually memory-mapped."""
+    """Images, ``(N · per_unit, H, W, 3)`` uint8, usually memory-mapped."""
 
     images: NDArray[np.uint8]
+    per_unit: int = 1
 
     def take(self, rows: Rows) -> torch.Tensor:
-        """uint8 ``(B, 3, H, W)``."""
-        return torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2)
+        """uint8 ``(B, 3, H, W)``, or ``(B, n, 3, H, W)`` where a unit has n pictures."""
+        if self.per_unit == 1:
+            return torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2)
+        places = rows[:, None] * self.per_unit + np.arange(self.per_unit)
+        return torch.from_numpy(self.images[places]).permute(0, 1, 4, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,13 @@ class Ragged:
     @classmethod
     def of(cls, sequences: list[list[int]]) -> Ragged:
         """From lists of integers."""
-        offsets = np.concatenate([[0], np.cumsum([len(s) for s in sequences])]).astype(np.int64)
-        return cls(np.concatenate([np.asarray(s, dtype=np.int64) for s in sequences]), offsets)
+        return cls.join([np.asarray(sequence, dtype=np.int64) for sequence in sequences])
+
+    @classmethod
+    def join(cls, sequences: Sequence[NDArray[Any]]) -> Ragged:
+        """From arrays, ``(length, ...)`` each."""
+        offsets = np.concatenate([[0], np.cumsum([len(each) for each in sequences])]).astype(np.int64)
+        return cls(np.concatenate(sequences), offsets)
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,64 @@ class Texts:
         """Token ids and mask, ``(B, L)`` with L the longest of the batch."""
         ids, mask = self.ids.take(rows)
         return Tokens(torch.from_numpy(np.where(mask, ids, self.padding)), torch.from_numpy(mask.astype(np.int64)))
+
+
+@dataclass(frozen=True)
+class Neighbourhoods:
+    """What is visible of a graph around each unit's pair of nodes.
+
+    Args:
+        nodes: Rows of the graph's nodes.
+        features: Their features, with the same offsets.
+        edges: Pairs of places among a unit's nodes.
+    """
+
+    nodes: Ragged
+    features: Ragged
+    edges: Ragged
+
+    @classmethod
+    def of(cls, corpus: Corpus, size: int) -> Neighbourhoods:
+        """Those of every unit, of at most ``size`` nodes."""
+        graph = corpus.graph
+        assert graph is not None
+        seen = [graph.neighbourhood(graph.row(unit.nodes[0]), graph.row(unit.nodes[1]), size) for unit in corpus.units]
+        return cls(
+            Ragged.join([each.nodes for each in seen]),
+            Ragged.join([each.features for each in seen]),
+            Ragged.join([each.edges for each in seen]),
+        )
+
+    def take(self, rows: Rows) -> Subgraphs:
+        """Subgraphs of these units, padded to the largest."""
+        nodes, mask = self.nodes.take(rows)
+        features, _ = self.features.take(rows)
+        own = self.edges.select(rows)
+        unit = np.repeat(np.arange(len(rows)), np.diff(own.offsets))
+        adjacency = np.zeros((*nodes.shape, nodes.shape[1]), dtype=np.float32)
+        adjacency[unit, own.flat[:, 0], own.flat[:, 1]] = 1
+        adjacency[unit, own.flat[:, 1], own.flat[:, 0]] = 1
+        return Subgraphs(
+            torch.from_numpy(nodes),
+            torch.from_numpy(np.where(mask[..., None], features, 0)),
+            torch.from_numpy(adjacency),
+            torch.from_numpy(mask.astype(np.int64)),
+        )
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One input for every row: what a model sees of a modality that is blanked.
+
+    Args:
+        inner: Its row 0 is that input.
+    """
+
+    inner: Source
+
+    def take(self, rows: Rows) -> ModalityInput:
+        """The same input as often as there are rows."""
+        return self.inner.take(np.zeros_like(rows))
 
 
 @dataclass(frozen=True)
@@ -116,22 +184,57 @@ def by_length(source: object, rows: Rows) -> Rows:
 class PairInputs:
     """A corpus as one model reads it: images as pixels, texts as tokens, or either as encodings computed before.
 
-    Rows of modality ``vision`` are rows of ``corpus.units``, rows of ``text`` are rows of ``corpus.texts``.
+    Rows of ``text`` are rows of ``corpus.texts``; those of the units' modality (``vision`` or ``graph``) are rows of
+    ``corpus.units``.
+
+    Args:
+        corpus: What is read.
+        sources: Inputs of each modality.
+        blanked: The modality of which the model sees nothing, if any.
     """
 
     corpus: Corpus
     sources: dict[str, Source]
+    blanked: str = ""
 
     @classmethod
     def of(cls, corpus: Corpus, model: Model) -> PairInputs:
-        """The raw inputs for this model."""
-        return cls(
-            corpus,
-            {
-                "vision": Pixels(corpus.images(model.config.image_size)),
-                "text": Texts(Ragged.of(model.tokenize(corpus.texts)), model.tokenizer.pad_token_id),
-            },
-        )
+        """The raw inputs for this model.
+
+        Raises:
+            InputError: The model does not read what the corpus holds.
+        """
+        model.config.check_corpus(corpus, model)
+        texts = Texts(Ragged.of(model.tokenize(corpus.texts)), model.tokenizer.pad_token_id)
+        if corpus.graph is not None:
+            return cls(corpus, {"graph": Neighbourhoods.of(corpus, model.neighbourhood), "text": texts})
+        pixels = Pixels(corpus.images(model.config.image_size), corpus.images_per_unit)
+        return cls(corpus, {"vision": pixels, "text": texts})
+
+    def blank(self, modality: str, model: Model) -> PairInputs:
+        """The same pairs with nothing to see in one modality: grey pictures, no words, or no surroundings."""
+        nothing: Source
+        if modality == "text":
+            nothing = Texts(Ragged.of(model.tokenize([""])), model.tokenizer.pad_token_id)
+        elif modality == "vision":
+            size, count = model.config.image_size, self.corpus.images_per_unit
+            nothing = Pixels(np.full((count, size, size, 3), 127, dtype=np.uint8), count)
+        else:
+            features = np.zeros((2, FEATURES), dtype=np.float32)
+            nothing = Neighbourhoods(
+                Ragged.of([[-1, -1]]), Ragged.join([features]), Ragged.join([np.empty((0, 2), np.int64)])
+            )
+        return replace(self, sources={**self.sources, modality: Constant(nothing)}, blanked=modality)
+
+    @property
+    def modalities(self) -> tuple[str, str]:
+        """That of the units, and ``text``."""
+        return self.corpus.modalities
+
+    @property
+    def hash(self) -> str:
+        """Hash of what is read: the same data with a modality blanked are other data."""
+        return self.corpus.hash + self.blanked
 
     def with_sources(self, sources: Mapping[str, Source]) -> PairInputs:
         """The same corpus with some modalities read from elsewhere."""
@@ -139,20 +242,23 @@ class PairInputs:
 
     def count(self, modality: str) -> int:
         """Number of rows of a modality."""
-        return len(self.corpus.units if modality == "vision" else self.corpus.texts)
+        return len(self.corpus.texts if modality == "text" else self.corpus.units)
 
     def true_pairs(self, text_rows: Rows) -> dict[str, Rows]:
         """Rows of the true pairs that these texts belong to."""
-        return {"vision": self.corpus.text_units[text_rows], "text": text_rows}
+        return {self.modalities[0]: self.corpus.text_units[text_rows], "text": text_rows}
 
     def batch(self, rows: Mapping[str, Rows], device: torch.device, randomness: torch.Generator | None = None) -> Batch:
         """The pairs of these rows on a device."""
-        units = {"vision": rows["vision"], "text": self.corpus.text_units[rows["text"]]}
+        whole = self.modalities[0]
+        units = {whole: rows[whole], "text": self.corpus.text_units[rows["text"]]}
+        labels = self.corpus.labels
         return Batch(
             {modality: self.sources[modality].take(chosen).to(device) for modality, chosen in rows.items()},
             {modality: torch.from_numpy(chosen) for modality, chosen in rows.items()},
             {modality: torch.from_numpy(unit).to(device) for modality, unit in units.items()},
             randomness,
+            None if labels is None else torch.from_numpy(labels[rows["text"]]).to(device),
         )
 
 
@@ -295,4 +401,4 @@ class ForgetRetainStream:
         text = randomness.choice(self.retain, count)
         while (same := image == units[text]).any():
             text[same] = randomness.choice(self.retain, int(same.sum()))
-        return {"vision": image, "text": text}
+        return {self.inputs.modalities[0]: image, "text": text}

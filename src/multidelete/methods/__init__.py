@@ -5,11 +5,18 @@ from multidelete.methods.finetune import FineTune
 from multidelete.methods.multidelete import MultiDelete
 from multidelete.methods.neggrad import NegGrad
 from multidelete.methods.retrain import Retrain
+from multidelete.methods.unimodal import Unimodal
 from multidelete.registry import with_entry_points
 
 METHODS: dict[str, type[Method]] = with_entry_points(
     "multidelete.methods",
-    {"retrain": Retrain, "multidelete": MultiDelete, "finetune": FineTune, "neggrad": NegGrad},
+    {
+        "retrain": Retrain,
+        "unimodal": Unimodal,
+        "multidelete": MultiDelete,
+        "finetune": FineTune,
+        "neggrad": NegGrad,
+    },
 )
 
 __all__ = [
@@ -21,6 +28,7 @@ __all__ = [
     "NegGrad",
     "Retrain",
     "Teacher",
+    "Unimodal",
     "Unlearned",
     "UnlearningData",
 ]

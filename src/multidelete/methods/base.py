@@ -21,7 +21,7 @@ from multidelete.engine import Engine, History, Plan
 from multidelete.errors import InputError
 from multidelete.models.base import Batch, Encoding, Model, iterate_rows
 from multidelete.tasks.base import Task
-from multidelete.training import TrainSettings
+from multidelete.training import TrainSettings, initial_model
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class UnlearningData:
         seed: Seed of every draw.
         folder: Where checkpoints are kept while the method runs.
         initial_seed: Seed of the original's initial weights.
+        start: Folder of the model that the original's training started from, if it did from one.
     """
 
     request: Request
@@ -45,6 +46,13 @@ class UnlearningData:
     seed: int = 0
     folder: Path | None = None
     initial_seed: int = 0
+    start: Path | None = None
+
+    def initial_model(self, original: Model) -> Model:
+        """The original as it was before its training."""
+        return initial_model(
+            type(original), original.config, (), self.initial_seed, self.start, tokenizer=original.tokenizer
+        )
 
     @property
     def forget_pairs(self) -> Rows:
@@ -96,13 +104,13 @@ class Teacher:
 
     def remember(self, rows: Sequence[Mapping[str, Rows]]) -> None:
         """Compute these pairs now, in large batches, to look them up later."""
-        images, texts = (np.concatenate([each[modality] for each in rows]) for modality in ("vision", "text"))
-        self._keys, first = np.unique(self._key(images, texts), return_index=True)
+        units, texts = (np.concatenate([each[modality] for each in rows]) for modality in self.inputs.modalities)
+        self._keys, first = np.unique(self._key(units, texts), return_index=True)
         order = by_length(self.inputs.sources["text"], texts[first])
         self._fused = torch.empty(len(first), self._true.values.shape[1])
         for part in iterate_rows(len(order), 512):
             chosen = first[order[part]]
-            self._fused[order[part]] = self._compute({"vision": images[chosen], "text": texts[chosen]}).cpu()
+            self._fused[order[part]] = self._compute(units[chosen], texts[chosen])
 
     def encode(self, batch: Batch) -> dict[str, Encoding]:
         """Encodings of the batch's rows."""
@@ -112,33 +120,35 @@ class Teacher:
 
     def fused(self, batch: Batch) -> Tensor:
         """``f(I, T)`` of the batch's pairs, ``(B, D)``, true pairs of the training split and mismatched ones."""
-        images, texts = batch.rows["vision"].numpy(), batch.rows["text"].numpy()
+        units, texts = (batch.rows[modality].numpy() for modality in self.inputs.modalities)
         fused = torch.empty(len(texts), self._fused.shape[1])
-        true = (self.inputs.corpus.text_units[texts] == images) & self._true.has[texts]
+        true = (self.inputs.corpus.text_units[texts] == units) & self._true.has[texts]
         fused[true] = torch.from_numpy(self._true.values[texts[true]])
-        keys = self._key(images, texts)
+        keys = self._key(units, texts)
         place = np.searchsorted(self._keys, keys)
         remembered = ~true & (np.append(self._keys, -1)[place] == keys)
         fused[remembered] = self._fused[place[remembered]]
         unknown = ~true & ~remembered
         if unknown.any():
-            fused[unknown] = self._compute({"vision": images[unknown], "text": texts[unknown]}).cpu()
+            fused[unknown] = self._compute(units[unknown], texts[unknown])
         return fused.to(self._engine.device)
 
-    def _key(self, images: Rows, texts: Rows) -> Rows:
-        return images * len(self.inputs.corpus.texts) + texts
+    def _key(self, units: Rows, texts: Rows) -> Rows:
+        return units * len(self.inputs.corpus.texts) + texts
 
     @torch.no_grad()
-    def _compute(self, rows: Mapping[str, Rows]) -> Tensor:
+    def _compute(self, units: Rows, texts: Rows) -> Tensor:
+        rows = dict(zip(self.inputs.modalities, (units, texts), strict=True))
         with self._engine.autocast():
-            return self.model.fused(self.inputs.batch(rows, self._engine.device)).float()
+            return self.model.fused(self.inputs.batch(rows, self._engine.device)).float().cpu()
 
 
 class Method(BaseModel, ABC):
     """A method: its fields are its hyper-parameters, and calling it unlearns.
 
     Args:
-        scope: Which parameters may change: ``all``, ``fusion`` (the "-F" rows), ``vision`` or ``text``.
+        scope: Which parameters may change: ``all``, ``fusion`` (the "-F" rows), or the encoder of one modality:
+            ``vision``, ``graph`` or ``text``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -147,8 +157,9 @@ class Method(BaseModel, ABC):
     title: ClassVar[str]
     needs_training: ClassVar[bool] = False  # whether it must be known how the original was trained
     stored: ClassVar[bool] = False  # whether its outcome is kept beside the originals, to be found again
+    tasks: ClassVar[tuple[str, ...]] = ("retrieval", "entailment", "reasoning", "graph_text")
 
-    scope: Literal["all", "fusion", "vision", "text"] = "all"
+    scope: Literal["all", "fusion", "vision", "graph", "text"] = "all"
 
     @final
     def __call__(self, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
@@ -175,6 +186,10 @@ class Method(BaseModel, ABC):
                 parameter.requires_grad_(before[name])
             for module, mode in modes.items():
                 module.training = mode
+
+    def reads(self, inputs: PairInputs, model: Model) -> PairInputs:
+        """What the method's model reads of the corpus: all of it, but for methods that blank a part."""
+        return inputs
 
     @abstractmethod
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:

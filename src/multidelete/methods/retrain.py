@@ -31,8 +31,7 @@ class Retrain(Method):
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
         """See :meth:`Method.unlearn`."""
         began = time.perf_counter()
-        fresh = type(original).build(original.config, (), data.initial_seed, tokenizer=original.tokenizer)
-        fresh.to(engine.device)
+        fresh = data.initial_model(original).to(engine.device)
         if self.scope == "all":
             student = fresh
         else:

@@ -41,6 +41,22 @@ def gap_to_retrain(metrics: Mapping[str, float], retrain: Mapping[str, float]) -
     return float(np.mean([abs(metrics[name] - retrain[name]) for name in GAP_METRICS]))
 
 
-def matching_loss(match_logit: Floats) -> float:
-    """Mean of −log P(match) over true pairs: the matching head's loss, one example at a time."""
-    return float(np.mean(np.logaddexp(0, -np.asarray(match_logit, dtype=np.float64))))
+def true_label_loss(score: Floats) -> float:
+    """Mean of −log s(x) over pairs: the head's cross-entropy, one example at a time.
+
+    Args:
+        score: Log-odds of the true label (of a match, in retrieval), ``(P,)``.
+    """
+    with np.errstate(invalid="ignore"):  # weights that were driven to infinity are reported by who asked
+        return float(np.mean(np.logaddexp(0, -np.asarray(score, dtype=np.float64))))
+
+
+def forgetting(predictions: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, float]:
+    """What stored scores say of D_f: beside D_r, beside test, and the losses of both parts of the training data."""
+    scores = {split: arrays["score"] for split, arrays in predictions.items()}
+    return {
+        "forget_auc": forget_auc(scores["forget"], scores["retain"]),
+        "forget_test_auc": forget_auc(scores["forget"], scores["test"]),
+        "forget_loss": true_label_loss(scores["forget"]),
+        "retain_loss": true_label_loss(scores["retain"]),
+    }

@@ -2,9 +2,33 @@
 
 from multidelete.models.albef import Albef
 from multidelete.models.base import Batch, Encoding, Model, ModelConfig, Tokens
+from multidelete.models.blip import Blip
 from multidelete.models.clip import Clip
+from multidelete.models.graph_text import GraphTextModel
+from multidelete.models.vilt import Vilt
 from multidelete.registry import with_entry_points
 
-MODELS: dict[str, type[Model]] = with_entry_points("multidelete.models", {"albef": Albef, "clip": Clip})
+MODELS: dict[str, type[Model]] = with_entry_points(
+    "multidelete.models",
+    {
+        "albef": Albef,
+        "blip": Blip,
+        "clip": Clip,
+        "vilt": Vilt,
+        "graph_text": GraphTextModel,
+    },
+)
 
-__all__ = ["MODELS", "Albef", "Batch", "Clip", "Encoding", "Model", "ModelConfig", "Tokens"]
+__all__ = [
+    "MODELS",
+    "Albef",
+    "Batch",
+    "Blip",
+    "Clip",
+    "Encoding",
+    "GraphTextModel",
+    "Model",
+    "ModelConfig",
+    "Tokens",
+    "Vilt",
+]

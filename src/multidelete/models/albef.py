@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from multidelete.models.base import Batch, EncoderConfig, Encoding, ModelConfig
-from multidelete.models.image_text import ImageTextModel, contrastive_logits, contrastive_losses, hard_negatives
+from multidelete.models.base import EncoderConfig, Encoding, ModelConfig
+from multidelete.models.image_text import ClassHead, ImageTextModel
 
 CHUNK = 64  # pairs that are fused together on a CPU
 
@@ -81,7 +81,8 @@ class Albef(ImageTextModel):
     with cross-attention fuse text tokens with image tokens; the first fused token is the fused representation.
     Training loss of a pair: contrastive (both directions, every pair of one unit is a positive) + matching (the pair,
     and one in-batch hard negative for its image and one for its text). Without ALBEF's momentum queue: a queue would
-    carry embeddings of deleted pairs inside the checkpoint.
+    carry embeddings of deleted pairs inside the checkpoint. With classes (entailment, reasoning) the loss is their
+    cross-entropy alone, and there are no contrastive embeddings.
 
     References:
         .. [1] Li et al., "Align before Fuse: Vision and Language Representation Learning with Momentum
@@ -89,11 +90,12 @@ class Albef(ImageTextModel):
     """
 
     name = "albef"
+    tasks = ("retrieval", "entailment", "reasoning")
     config_class = AlbefConfig
     parts: ClassVar[dict[str, tuple[str, ...]]] = {
         "vision": ("vision", "vision_adapter", "vision_projection"),
         "text": ("text", "text_adapter", "text_projection"),
-        "fusion": ("fusion", "matching_head", "log_scale"),
+        "fusion": ("fusion", "matching_head", "class_head", "log_scale"),
     }
     config: AlbefConfig
 
@@ -101,21 +103,26 @@ class Albef(ImageTextModel):
         super().__init__(config, tokenizer, backbones)
         for modality in self.modalities:
             width = self.width(modality)
-            self.add_module(f"{modality}_adapter", _adapter(width, config.fusion.width))
-            self.add_module(f"{modality}_projection", nn.Linear(width, config.embedding_width))
+            self.add_module(f"{modality}_adapter", adapter(width, config.fusion.width))
+            if not config.labels:
+                self.add_module(f"{modality}_projection", nn.Linear(width, config.embedding_width))
         self.fusion = FusionEncoder(config.fusion)
-        self.matching_head = nn.Linear(config.fusion.width, 2)
-        self.log_scale = nn.Parameter(torch.tensor(1 / config.temperature).log())
+        if config.labels:
+            self.class_head = ClassHead(config.images * config.fusion.width, len(config.labels))
+        else:
+            self.matching_head = nn.Linear(config.fusion.width, 2)
+            self.log_scale = nn.Parameter(torch.tensor(1 / config.temperature).log())
 
     def project(self, modality: str, embedded: Encoding) -> Encoding:
-        """See :meth:`Model.project`; ``pooled`` becomes the unit-length contrastive embedding."""
+        """See :meth:`Model.project`; without classes ``pooled`` becomes the unit-length contrastive embedding."""
         tokens = getattr(self, f"{modality}_adapter")(embedded.tokens)
+        if self.config.labels:
+            return Encoding(tokens, embedded.mask, embedded.pooled)
         pooled = F.normalize(getattr(self, f"{modality}_projection")(embedded.pooled).float(), dim=-1)
         return Encoding(tokens, embedded.mask, pooled)
 
-    def fuse(self, encodings: Mapping[str, Encoding]) -> Tensor:
-        """See :meth:`Model.fuse`; the first token of the fusion encoder."""
-        text, vision = encodings["text"], encodings["vision"]
+    def fuse_picture(self, text: Encoding, vision: Encoding) -> Tensor:
+        """See :meth:`ImageTextModel.fuse_picture`; the first token of the fusion encoder."""
         if len(text) < 2 * CHUNK or text.mask.device.type != "cpu":
             return self.fusion(text, vision)  # type: ignore[no-any-return]
         # On a CPU padding costs as much as words do: texts of similar length go together, cut to their longest.
@@ -124,35 +131,8 @@ class Albef(ImageTextModel):
         return torch.cat(parts)[order.argsort()]
 
     def head(self, fused: Tensor) -> Tensor:
-        """Logits of "does not match" and "matches", ``(B, 2)``."""
-        return self.matching_head(fused)  # type: ignore[no-any-return]
-
-    def losses(self, batch: Batch) -> Tensor:
-        """Contrastive + matching loss of each pair, ``(B,)``."""
-        encodings = self.encode(batch)
-        vision, text = encodings["vision"], encodings["text"]
-        similarity = contrastive_logits(self.embedding("vision", vision), self.embedding("text", text), self.log_scale)
-        same = batch.units["vision"][:, None] == batch.units["text"][None, :]  # (B, B): every caption of the image
-        contrastive = contrastive_losses(similarity, same)
-
-        # Hard negatives: the likelier the wrong partner, the likelier it is drawn (ALBEF, section 3.2).
-        negative_text = hard_negatives(similarity, same, batch.generator)
-        negative_vision = hard_negatives(similarity.T, same.T, batch.generator)
-        if negative_text is None or negative_vision is None:  # the whole batch is one unit: no wrong partner in it
-            matched = F.cross_entropy(
-                self.head(self.fuse(encodings)).float(), same.new_ones(len(batch)).long(), reduction="none"
-            )
-            return contrastive + matched
-        own = torch.arange(len(batch), device=similarity.device)
-        fused = self.fuse(
-            {
-                "vision": vision[torch.cat([own, own, negative_vision])],
-                "text": text[torch.cat([own, negative_text, own])],
-            }
-        )
-        labels = torch.cat([own.new_ones(len(batch)), own.new_zeros(2 * len(batch))])
-        matching = F.cross_entropy(self.head(fused).float(), labels, reduction="none")
-        return contrastive + matching.view(3, -1).mean(0)
+        """Logits of the classes, or of "does not match" and "matches", ``(B, C)``."""
+        return (self.class_head if self.config.labels else self.matching_head)(fused)  # type: ignore[no-any-return]
 
 
 class FusionEncoder(nn.Module):
@@ -199,7 +179,8 @@ class FusionEncoder(nn.Module):
         return states[:, 0]
 
 
-def _adapter(width: int, fusion_width: int) -> nn.Module:
+def adapter(width: int, fusion_width: int) -> nn.Module:
+    """What takes an encoder's token states to the width of the fusion encoder; nothing where they have it."""
     if width == fusion_width:
         return nn.Identity()
     return nn.Sequential(nn.Linear(width, fusion_width), nn.LayerNorm(fusion_width))

@@ -7,9 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 from multidelete.data.files import write_atomically
 from multidelete.errors import InputError, did_you_mean
 
-SCOPES = ("all", "fusion", "vision", "text")
+if TYPE_CHECKING:
+    from multidelete.data.corpus import Corpus
+
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = 1
@@ -69,7 +72,28 @@ class Encoding:
         return replace(self, tokens=self.tokens.to(device), mask=self.mask.to(device), pooled=self.pooled.to(device))
 
 
-ModalityInput = Tensor | Tokens | Encoding
+@dataclass(frozen=True)
+class Subgraphs:
+    """Neighbourhoods of a batch of node pairs; the pair stands in the first two places.
+
+    Args:
+        nodes: Rows of the graph's nodes, ``(B, L)``; -1 where there is none.
+        features: What is known of each node, ``(B, L, FEATURES)``.
+        adjacency: 1 where an edge is visible, ``(B, L, L)``.
+        mask: 1 on real nodes, ``(B, L)``.
+    """
+
+    nodes: Tensor
+    features: Tensor
+    adjacency: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device) -> Subgraphs:
+        """The same subgraphs on another device."""
+        return Subgraphs(*(each.to(device) for each in (self.nodes, self.features, self.adjacency, self.mask)))
+
+
+ModalityInput = Tensor | Tokens | Subgraphs | Encoding
 
 
 @dataclass(frozen=True)
@@ -77,17 +101,20 @@ class Batch:
     """B pairs, ready for a model.
 
     Args:
-        inputs: Per modality the raw input (images: uint8 ``(B, 3, H, W)``; texts: :class:`Tokens`) or, where the
-            encoder is frozen and its outputs were computed before, an :class:`Encoding`.
+        inputs: Per modality the raw input (images: uint8 ``(B, 3, H, W)``, or ``(B, n, 3, H, W)`` for n pictures in a
+            unit; texts: :class:`Tokens`; graphs: :class:`Subgraphs`) or, where the encoder is frozen and its outputs
+            were computed before, an :class:`Encoding`.
         rows: Per modality the rows in the corpus, ``(B,)``.
         units: Unit of each modality's row, ``(B,)``; a pair is a true pair where they are the same.
         generator: Randomness of this step (hard negatives); without one the choice is deterministic.
+        labels: Class of each text, ``(B,)``; None in retrieval. Of a mismatched pair it says nothing.
     """
 
     inputs: dict[str, ModalityInput]
     rows: dict[str, Tensor]
     units: dict[str, Tensor]
     generator: torch.Generator | None = None
+    labels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.rows.values())))
@@ -116,9 +143,27 @@ class EncoderConfig(BaseModel):
         if self.pretrained is None and self.config is None:
             raise ValueError("an encoder needs 'pretrained' (a folder or hub id) or 'config' (with 'model_type')")
 
+    def for_tokenizer(self, tokenizer: Any) -> Self:
+        """The configuration of a text encoder that reads this tokenizer's ids; a pretrained one stays as it is."""
+        if self.pretrained is not None:
+            return self
+        ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.cls_token_id}
+        ids |= {"eos_token_id": tokenizer.sep_token_id, "vocab_size": len(tokenizer)}
+        return self.model_copy(update={"config": {**(self.config or {}), **ids}})
+
 
 class ModelConfig(BaseModel):
-    """What every architecture's configuration has in common."""
+    """What every architecture's configuration has in common.
+
+    Args:
+        image_size: Side of the square that an image becomes, in pixels.
+        image_mean: Mean of each channel that is taken off pixels in [0, 1].
+        image_std: Deviation of each channel that they are divided by.
+        max_text_tokens: Longer texts are cut.
+        labels: Names of the classes that the head tells apart; none: it tells matching pairs from others. Taken from
+            the data when a model is trained.
+        images: Pictures in a unit; taken from the data as well.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -126,6 +171,41 @@ class ModelConfig(BaseModel):
     image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     max_text_tokens: int = Field(default=40, ge=3)
+    labels: tuple[str, ...] = ()
+    images: int = Field(default=1, ge=1)
+
+    def for_corpus(self, corpus: Corpus, *, labelled: bool) -> Self:
+        """The configuration of a model that learns a task on this corpus.
+
+        Args:
+            corpus: The data.
+            labelled: Whether the task is to tell the corpus' labels.
+        """
+        return self.model_copy(
+            update={"labels": corpus.classes if labelled else (), "images": corpus.images_per_unit or 1}
+        )
+
+    def check_corpus(self, corpus: Corpus, model: Model) -> None:
+        """Refuse data that a model of this configuration does not read.
+
+        Raises:
+            InputError: Other modalities, another number of pictures, or other classes.
+        """
+        if corpus.modalities != model.modalities:
+            raise InputError(
+                f"a model of kind '{model.name}' reads {' and '.join(model.modalities)}, "
+                f"but corpus '{corpus.name}' holds {' and '.join(corpus.modalities)}"
+            )
+        if corpus.graph is None and corpus.images_per_unit != self.images:
+            raise InputError(
+                f"this {model.name} model was made for {self.images} pictures in a unit, "
+                f"but corpus '{corpus.name}' has {corpus.images_per_unit}"
+            )
+        if self.labels and corpus.classes != self.labels:
+            given = ", ".join(corpus.classes) or "no labels"
+            raise InputError(
+                f"this {model.name} model tells {', '.join(self.labels)} apart, but corpus '{corpus.name}' has {given}"
+            )
 
     def canonical(self, include: set[str] | None = None) -> str:
         """The configuration as one text, the same whether it was written down just now or read from a folder."""
@@ -143,13 +223,17 @@ class Model(nn.Module, ABC):
     config_class: ClassVar[type[ModelConfig]]
     parts: ClassVar[dict[str, tuple[str, ...]]]
     modalities: ClassVar[tuple[str, ...]] = ("vision", "text")
+    tasks: ClassVar[tuple[str, ...]]
+    contrastive: ClassVar[bool] = True  # it has embeddings by whose similarity retrieval picks candidates
     matching: ClassVar[bool] = True  # the head sees more than the contrastive similarity does: re-ranking helps
+
+    neighbourhood: int = 0  # nodes of a graph that it sees around a pair, the pair included
 
     config: ModelConfig
     tokenizer: Any
 
     @abstractmethod
-    def embed(self, modality: str, inputs: Tensor | Tokens) -> Encoding:
+    def embed(self, modality: str, inputs: Tensor | Tokens | Subgraphs) -> Encoding:
         """The backbone alone: the slow part, and the one that can be frozen."""
 
     @abstractmethod
@@ -162,11 +246,22 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def head(self, fused: Tensor) -> Tensor:
-        """Logits of the task, ``(B, C)``; for retrieval C = 2, the last column is "these two match"."""
+        """Logits of the classes, ``(B, C)``; without classes C = 2, the last column is "these two match"."""
 
-    @abstractmethod
     def losses(self, batch: Batch) -> Tensor:
-        """Training loss of each example, ``(B,)``, never reduced."""
+        """Training loss of each example, ``(B,)``, never reduced.
+
+        With classes the cross-entropy of the head on the fused representation, else :meth:`pair_losses`.
+        """
+        encodings = self.encode(batch)
+        if not self.config.labels:
+            return self.pair_losses(batch, encodings)
+        assert batch.labels is not None
+        return F.cross_entropy(self.head(self.fuse(encodings)).float(), batch.labels, reduction="none")
+
+    def pair_losses(self, batch: Batch, encodings: Mapping[str, Encoding]) -> Tensor:
+        """Training loss of each pair where the head tells matching pairs from others (retrieval), ``(B,)``."""
+        raise NotImplementedError(f"{self.name} does no retrieval")
 
     def encode_one(self, modality: str, inputs: ModalityInput) -> Encoding:
         """Encodings of one modality from whatever stage the input is at."""
@@ -190,32 +285,36 @@ class Model(nn.Module, ABC):
         """One over the temperature of the contrastive loss."""
         return 1.0
 
-    def pair_scores(self, fused: Tensor) -> Tensor:
-        """Log-odds that each pair matches, ``(B,)``: s(x) of the protocol is its logistic function."""
-        logits = self.head(fused).float()
-        return logits[:, 1] - logits[:, 0]
-
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, cut at ``max_text_tokens``."""
         encoded = self.tokenizer(list(texts), truncation=True, max_length=self.config.max_text_tokens)
         return list(encoded["input_ids"])
 
     def frozen_parameters(self) -> Iterable[str]:
-        """Names of parameters that no training and no method may change."""
-        return ()
+        """Names of parameters that no training and no method may change: those of the backbones that are frozen."""
+        return [
+            f"{modality}.{name}"
+            for modality in self.modalities
+            if self.backbone_frozen(modality)
+            for name, _ in getattr(self, modality).named_parameters()
+        ]
 
     def parameters_of(self, scope: str) -> dict[str, nn.Parameter]:
         """Named parameters that a method with this scope may change.
 
         Args:
-            scope: ``all``, ``fusion`` (fusion module, heads and what follows), ``vision`` or ``text``. Encoders that
-                the configuration freezes are in no scope.
+            scope: ``all``, ``fusion`` (fusion module, heads and what follows), or one of the model's modalities.
+                Encoders that the configuration freezes are in no scope.
 
         Raises:
-            InputError: The scope is unknown, or nothing in it may change.
+            InputError: The model has no such scope, or nothing in it may change.
         """
-        if scope not in SCOPES:
-            raise InputError(f"'{scope}' is not a scope{did_you_mean(scope, SCOPES)}; there are {', '.join(SCOPES)}")
+        scopes = ("all", *self.parts)
+        if scope not in scopes:
+            raise InputError(
+                f"'{scope}' is not a scope of a model of kind '{self.name}' (there are {', '.join(scopes)})"
+                f"{did_you_mean(scope, scopes)}"
+            )
         frozen = set(self.frozen_parameters())
         chosen = {
             name: parameter
@@ -262,7 +361,7 @@ class Model(nn.Module, ABC):
         from multidelete.models import MODELS
 
         folder = Path(folder)
-        fields = _read_config(folder)
+        fields = read_config(folder)
         name = fields.pop("model", None)
         if name not in MODELS:
             known = ", ".join(MODELS)
@@ -288,6 +387,33 @@ class Model(nn.Module, ABC):
 
     # -- building -----------------------------------------------------------------------------------------------
 
+    @torch.no_grad()
+    def take_weights(self, source: Model) -> None:
+        """Begin with the weights of another model, wherever name and shape agree; word vectors go by the word.
+
+        Its heads are left where they answer another question, and of words that it never saw it knows nothing.
+
+        Raises:
+            InputError: Nothing agrees.
+        """
+        theirs = source.state_dict()
+        words, known = self.tokenizer.get_vocab(), source.tokenizer.get_vocab()
+        taken = 0
+        for name, tensor in self.state_dict().items():
+            if name not in theirs or tensor.shape[1:] != theirs[name].shape[1:]:
+                continue
+            if tensor.dim() == 2 and len(tensor) == len(words) and len(theirs[name]) == len(known):
+                both = [(row, known[word]) for word, row in words.items() if word in known]
+                here, there = (torch.tensor(rows, device=tensor.device) for rows in zip(*both, strict=True))
+                tensor[here] = theirs[name].to(tensor.device)[there]
+            elif tensor.shape == theirs[name].shape:
+                tensor.copy_(theirs[name])
+            else:
+                continue
+            taken += 1
+        if not taken:
+            raise InputError(f"no weight of the {source.name} model that this one should start from fits it")
+
     @classmethod
     @abstractmethod
     def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> Model:
@@ -301,7 +427,12 @@ class Model(nn.Module, ABC):
         """
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """What stands in the configuration file of a model's folder.
+
+    Raises:
+        InputError: The folder or the file is missing, or the file is damaged.
+    """
     if not folder.is_dir():
         raise InputError(f"there is no model folder '{folder}'")
     path = folder / CONFIG_FILE

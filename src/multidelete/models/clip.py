@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from multidelete.models.base import Batch, EncoderConfig, Encoding, ModelConfig, Tokens
+from multidelete.models.base import Batch, EncoderConfig, Encoding, ModelConfig, Subgraphs, Tokens
 from multidelete.models.encoders import load_pretrained
 from multidelete.models.image_text import ImageTextModel, contrastive_logits, contrastive_losses
 
@@ -70,6 +70,7 @@ class Clip(ImageTextModel):
     """
 
     name = "clip"
+    tasks = ("retrieval",)
     config_class = ClipConfig
     matching = False
     parts: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -117,7 +118,7 @@ class Clip(ImageTextModel):
         if hasattr(dual, "logit_bias"):
             self.bias.copy_(dual.logit_bias.reshape(()))
 
-    def embed(self, modality: str, inputs: Tensor | Tokens) -> Encoding:
+    def embed(self, modality: str, inputs: Tensor | Tokens | Subgraphs) -> Encoding:
         """See :meth:`Model.embed`."""
         tower: Any = self.text
         if isinstance(inputs, Tokens) and tower.config.model_type.startswith("siglip"):
@@ -145,9 +146,8 @@ class Clip(ImageTextModel):
         matches = fused.mean(-1) * self.log_scale.exp().clamp(max=100) + self.bias
         return torch.stack([torch.zeros_like(matches), matches], -1)
 
-    def losses(self, batch: Batch) -> Tensor:
+    def pair_losses(self, batch: Batch, encodings: Mapping[str, Encoding]) -> Tensor:
         """Contrastive loss of each pair, both directions, ``(B,)``."""
-        encodings = self.encode(batch)
         vision, text = (self.embedding(m, encodings[m]) for m in self.modalities)
         same = batch.units["vision"][:, None] == batch.units["text"][None, :]  # (B, B)
         return contrastive_losses(contrastive_logits(vision, text, self.log_scale), same)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,12 @@ from torch import Tensor, nn
 
 from multidelete.errors import InputError, did_you_mean
 from multidelete.models.base import EncoderConfig, Encoding, Tokens
+
+UNMAPPED = {  # towers by model_type that AutoModel does not know
+    "siglip_text_model": "SiglipTextModel",
+    "blip_vision_model": "BlipVisionModel",
+    "blip_text_model": "BlipTextModel",
+}
 
 
 def build_backbone(encoder: EncoderConfig, modality: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -29,12 +36,27 @@ def build_backbone(encoder: EncoderConfig, modality: str) -> tuple[nn.Module, di
         return backbone_from_config(encoder.config or {}, where, check=True)
     backbone = load_pretrained(encoder.pretrained, where)
     backbone = getattr(backbone, f"{modality}_model", backbone)
-    return backbone, _describe(backbone)
+    return backbone, describe(backbone)
 
 
 def load_pretrained(source: str, where: str) -> nn.Module:
     """A pretrained model from a folder or hub id, in fp32."""
     from transformers import AutoConfig, AutoModel
+
+    with loading(source, where) as place:
+        # Stored in half precision or not: training and unlearning hold their weights in fp32.
+        config = AutoConfig.from_pretrained(place)
+        model: nn.Module = AutoModel.from_pretrained(place, dtype=torch.float32, **_without_pooler(config))
+    return model
+
+
+@contextmanager
+def loading(source: str, where: str) -> Iterator[str]:
+    """The place that ``transformers`` loads from; what goes wrong inside the block is told in one line.
+
+    Raises:
+        InputError: There is no such folder, or what is in it cannot be loaded.
+    """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -44,15 +66,11 @@ def load_pretrained(source: str, where: str) -> nn.Module:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # heads of the pretraining task that are not used are not worth a warning
     try:
-        place = str(folder.resolve()) if folder.is_dir() else source
-        # Stored in half precision or not: training and unlearning hold their weights in fp32.
-        config = AutoConfig.from_pretrained(place)
-        model: nn.Module = AutoModel.from_pretrained(place, dtype=torch.float32, **_without_pooler(config))
+        yield str(folder.resolve()) if folder.is_dir() else source
     except Exception as error:  # a foreign or damaged folder makes transformers raise whatever it stumbles over
         raise InputError(f"{where}.pretrained: '{source}' could not be loaded: {reason(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
-    return model
 
 
 def backbone_from_config(
@@ -65,6 +83,7 @@ def backbone_from_config(
         where: What messages call it.
         check: Refuse unknown fields; the configuration of a published model may well have some.
     """
+    import transformers
     from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
 
     fields = dict(fields)
@@ -80,15 +99,25 @@ def backbone_from_config(
         raise InputError(f"{where}.config: a {kind} configuration has no field '{unknown[0]}'{hint}")
     try:
         config: Any = AutoConfig.for_model(kind, **fields)
-        if kind == "siglip_text_model":  # the one tower that AutoModel does not map
-            from transformers import SiglipTextModel
-
-            backbone: nn.Module = SiglipTextModel(config)
+        if kind in UNMAPPED:
+            architecture = getattr(transformers, UNMAPPED[kind])
+            backbone: nn.Module = architecture(config, **_no_pooling(architecture))
         else:
             backbone = AutoModel.from_config(config, **_without_pooler(config))
     except Exception as error:  # a value that does not fit makes transformers raise whatever it stumbles over
         raise InputError(f"{where}.config does not describe a {kind} encoder: {reason(error)}") from error
-    return backbone, _describe(backbone)
+    return backbone, describe(backbone)
+
+
+def drawn_by_width(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a configuration with a deviation of random weights that goes with the width, unless they have one.
+
+    BERT's 0.02 belongs to a width of 768; a narrow transformer that is drawn with it starts almost dead.
+
+    >>> drawn_by_width({"hidden_size": 192})["initializer_range"]
+    0.04
+    """
+    return {"initializer_range": 0.02 * (768 / fields.get("hidden_size", 768)) ** 0.5, **fields}
 
 
 def reason(error: Exception) -> str:
@@ -107,12 +136,16 @@ def _without_pooler(config: Any) -> dict[str, bool]:
     mapping = AutoModel._model_mapping
     if type(config) not in mapping:
         return {}
-    architecture: Any = mapping[type(config)]
+    return _no_pooling(mapping[type(config)])
+
+
+def _no_pooling(architecture: Any) -> dict[str, bool]:
     pools = "add_pooling_layer" in inspect.signature(architecture).parameters
     return {"add_pooling_layer": False} if pools else {}
 
 
-def _describe(backbone: nn.Module) -> dict[str, Any]:
+def describe(backbone: nn.Module) -> dict[str, Any]:
+    """The fields of a backbone's configuration from which the same architecture can be made again."""
     config: Any = backbone.config
     fields = dict(config.to_diff_dict())
     for key in ("_name_or_path", "transformers_version", "architectures", "dtype"):
@@ -146,6 +179,11 @@ def run_text(backbone: nn.Module, encoder: EncoderConfig, tokens: Tokens) -> Enc
     output: Any = backbone(input_ids=tokens.ids, attention_mask=tokens.mask)
     states = output.last_hidden_state
     return Encoding(states, tokens.mask, _pool(states, tokens.mask, encoder.pooling, output), "embedded")
+
+
+def additive(mask: Tensor) -> Tensor:
+    """What layers without a fused attention add to their scores, ``(B, 1, 1, L)``, from a mask ``(B, L)``."""
+    return (1 - mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
 
 
 def _pool(states: Tensor, mask: Tensor, pooling: str | None, output: Any) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from multidelete.errors import InputError
-from multidelete.models.base import Encoding, Model, ModelConfig, Tokens
+from multidelete.models.base import Batch, Encoding, Model, ModelConfig, Subgraphs, Tokens
 from multidelete.models.encoders import (
     backbone_from_config,
     build_backbone,
@@ -24,7 +25,10 @@ from multidelete.randomness import seeded
 
 
 class ImageTextModel(Model):
-    """A vision and a text backbone from ``transformers``, each of which the configuration can freeze."""
+    """A vision and a text backbone from ``transformers``, each of which the configuration can freeze.
+
+    The token states of a unit's pictures stand one behind the other.
+    """
 
     config: Any
     vision: nn.Module
@@ -48,11 +52,7 @@ class ImageTextModel(Model):
         """See :meth:`Model.build`."""
         with seeded(seed, "initial weights"):
             tokenizer = tokenizer or build_tokenizer(config.text, texts, "model.text")
-            if config.text.pretrained is None:
-                ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.cls_token_id}
-                ids |= {"eos_token_id": tokenizer.sep_token_id, "vocab_size": len(tokenizer)}
-                sized = config.text.model_copy(update={"config": {**config.text.config, **ids}})
-                config = config.model_copy(update={"text": sized})
+            config = config.model_copy(update={"text": config.text.for_tokenizer(tokenizer)})
             backbones, resolved = {}, {}
             for modality in cls.modalities:
                 encoder = getattr(config, modality)
@@ -70,7 +70,8 @@ class ImageTextModel(Model):
             InputError: An encoder does not take what the configuration would give it.
         """
         size, length = self.config.image_size, self.config.max_text_tokens
-        blank = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+        several = (self.config.images,) if self.config.images > 1 else ()
+        blank = torch.zeros(1, *several, 3, size, size, dtype=torch.uint8)
         words = torch.zeros(1, length, dtype=torch.long)
         for modality, setting, inputs in (
             ("vision", f"image_size = {size}", blank),
@@ -85,25 +86,91 @@ class ImageTextModel(Model):
         """Width of a backbone's token states."""
         return width_of(getattr(self, modality), f"model.{modality}")
 
-    def frozen_parameters(self) -> Iterable[str]:
-        """Parameters of the backbones that the configuration freezes."""
-        return [
-            f"{modality}.{name}"
-            for modality in self.modalities
-            if self.backbone_frozen(modality)
-            for name, _ in getattr(self, modality).named_parameters()
-        ]
-
     def contrastive_scale(self) -> float:
         """See :meth:`Model.contrastive_scale`; the learned temperature, capped as in the loss."""
         return float(self.log_scale.detach().exp().clamp(max=100))
 
-    def embed(self, modality: str, inputs: Tensor | Tokens) -> Encoding:
+    def embed(self, modality: str, inputs: Tensor | Tokens | Subgraphs) -> Encoding:
         """See :meth:`Model.embed`."""
         encoder = getattr(self.config, modality)
         if isinstance(inputs, Tokens):
             return run_text(self.text, encoder, inputs)
-        return run_vision(self.vision, encoder, normalise(inputs, self.config))
+        assert isinstance(inputs, Tensor)
+        if inputs.dim() == 4:
+            return run_vision(self.vision, encoder, normalise(inputs, self.config))
+        count = inputs.shape[1]
+        each = run_vision(self.vision, encoder, normalise(inputs.flatten(0, 1), self.config))  # (B · n, K, D)
+        return replace(
+            each,
+            tokens=each.tokens.unflatten(0, (-1, count)).flatten(1, 2),
+            mask=each.mask.unflatten(0, (-1, count)).flatten(1, 2),
+            pooled=each.pooled.unflatten(0, (-1, count)).mean(1),
+        )
+
+    def fuse(self, encodings: Mapping[str, Encoding]) -> Tensor:
+        """See :meth:`Model.fuse`; the text is fused with each of n pictures, and the results stand side by side.
+
+        So ViLT reads the pairs of NLVR2; ALBEF and BLIP run through their fusion layers twice.
+
+        Returns:
+            ``(B, n · D)``.
+        """
+        text, vision, count = encodings["text"], encodings["vision"], self.config.images
+        if count == 1:
+            return self.fuse_picture(text, vision)
+        tokens, mask = (
+            each.unflatten(1, (count, -1)).transpose(0, 1).flatten(0, 1) for each in (vision.tokens, vision.mask)
+        )  # (n · B, K, D) and (n · B, K)
+        again = torch.arange(len(text), device=mask.device).repeat(count)
+        fused = self.fuse_picture(text[again], replace(vision, tokens=tokens, mask=mask, pooled=tokens[:, 0]))
+        return torch.cat(fused.chunk(count), dim=-1)
+
+    def fuse_picture(self, text: Encoding, vision: Encoding) -> Tensor:
+        """The fused representation of texts and single pictures, ``(B, D)``."""
+        raise NotImplementedError
+
+    def pair_losses(self, batch: Batch, encodings: Mapping[str, Encoding]) -> Tensor:
+        """Contrastive + matching loss of each pair, ``(B,)``; hard negatives as in ALBEF."""
+        vision, text = encodings["vision"], encodings["text"]
+        similarity = contrastive_logits(self.embedding("vision", vision), self.embedding("text", text), self.log_scale)
+        same = batch.units["vision"][:, None] == batch.units["text"][None, :]  # (B, B): every caption of the image
+        return contrastive_losses(similarity, same) + self.matching_losses(batch, encodings, similarity, same)
+
+    def matching_losses(
+        self, batch: Batch, encodings: Mapping[str, Encoding], similarity: Tensor, same: Tensor
+    ) -> Tensor:
+        """Matching loss over each pair, one wrong text for its image and one wrong image for its text, ``(B,)``.
+
+        Args:
+            batch: The true pairs.
+            encodings: Theirs.
+            similarity: The likelier the wrong partner, the likelier it is drawn, ``(B, B)`` (ALBEF, section 3.2).
+            same: Which places hold true pairs, ``(B, B)``.
+        """
+        vision, text = encodings["vision"], encodings["text"]
+        negative_text = hard_negatives(similarity, same, batch.generator)
+        negative_vision = hard_negatives(similarity.T, same.T, batch.generator)
+        if negative_text is None or negative_vision is None:  # the whole batch is one unit: no wrong partner in it
+            return F.cross_entropy(
+                self.head(self.fuse(encodings)).float(), same.new_ones(len(batch)).long(), reduction="none"
+            )
+        own = torch.arange(len(batch), device=similarity.device)
+        fused = self.fuse(
+            {
+                "vision": vision[torch.cat([own, own, negative_vision])],
+                "text": text[torch.cat([own, negative_text, own])],
+            }
+        )
+        labels = torch.cat([own.new_ones(len(batch)), own.new_zeros(2 * len(batch))])
+        matching = F.cross_entropy(self.head(fused).float(), labels, reduction="none")
+        return matching.view(3, -1).mean(0)
+
+
+class ClassHead(nn.Sequential):
+    """Logits of the classes from a fused representation: one hidden layer, as in ALBEF's class heads."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes))
 
 
 def normalise(images: Tensor, config: ModelConfig) -> Tensor:

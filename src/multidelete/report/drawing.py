@@ -23,6 +23,7 @@ INK, MUTED, PALE = "#1c1c1c", "#5f6368", "#eceef0"
 # Okabe and Ito's colours, which stay apart for the colour-blind; the two references are neutral.
 COLOURS = {
     "original": "#6f757d",
+    "unimodal": "#a3a9b1",
     "retrain": "#1c1c1c",
     "multidelete": "#0072B2",
     "finetune": "#E69F00",

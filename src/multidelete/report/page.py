@@ -108,6 +108,7 @@ def render(runs: Sequence[Run]) -> str:
         settings=list(zip(tables.labels(groups), groups, strict=True)),
         provenance=[(run.folder.name, run.provenance, tables.summary([run])[0].seeds) for run in runs],
         colour=drawing.colour,
+        baselines=tables.BASELINES,
     )
 
 
@@ -163,7 +164,7 @@ def _lookup(scores: Scores | None) -> dict[tuple[str, int], float]:
         return {}
     return {
         (str(unit), int(text)): 0.5 * (1 + math.tanh(logit / 2))
-        for unit, text, logit in zip(scores.unit, scores.text, scores.match_logit, strict=True)
+        for unit, text, logit in zip(scores.unit, scores.text, scores.score, strict=True)
     }
 
 
@@ -208,7 +209,7 @@ def _histograms(runs: Sequence[Run]) -> list[Panel]:
             for split in ("forget", "retain", "test"):
                 scores = run.scores(index, split)
                 if scores is not None:
-                    logits[split] = scores.match_logit[~np.isnan(scores.match_logit)]
+                    logits[split] = scores.score[~np.isnan(scores.score)]
             if any(map(len, logits.values())):
                 found[index] = logits
         if found:

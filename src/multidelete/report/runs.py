@@ -28,12 +28,12 @@ class Scores:
     Args:
         unit: Id of the deletion unit of each pair, ``(P,)``.
         text: Index of the text within its unit, ``(P,)``.
-        match_logit: Log-odds that the pair matches, ``(P,)``.
+        score: Log-odds that the pair matches, ``(P,)``.
     """
 
     unit: NDArray[np.str_]
     text: NDArray[np.int64]
-    match_logit: NDArray[np.float64]
+    score: NDArray[np.float64]
 
 
 @dataclass
@@ -88,14 +88,14 @@ class Run:
                 arrays = {name: file[name] for name in file.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path} cannot be read as an npz file: {error}") from error
-        missing = [name for name in ("unit", "text", "match_logit") if name not in arrays]
+        missing = [name for name in ("unit", "text", "score") if name not in arrays]
         if missing:
             present = ", ".join(sorted(arrays)) or "none"
             raise InputError(f"{path} has no array {missing[0]!r}; it has {present}")
         return Scores(
             arrays["unit"].astype(np.str_),
             arrays["text"].astype(np.int64),
-            arrays["match_logit"].astype(np.float64),
+            arrays["score"].astype(np.float64),
         )
 
     def history(self) -> dict[str, History]:

@@ -21,11 +21,12 @@ from multidelete.report.runs import Run as Run
 from multidelete.report.runs import numbers
 
 QUESTION = ("task", "data", "model", "forget_units")  # only rows that agree in these may be compared
-BASELINES = ("original", "retrain")  # always listed first, in this order
+BASELINES = ("original", "retrain", "unimodal")  # always listed first, in this order; they unlearn nothing
 
 NAMES = {
     "original": "Original",
     "retrain": "Retrain",
+    "unimodal": "Single modality",
     "finetune": "FineTune",
     "neggrad": "NegGrad",
     "neggrad_plus": "NegGrad+",
@@ -67,6 +68,8 @@ def label(row: Row, rows: Iterable[Row]) -> str:
 def _name(row: Row, rows: Iterable[Row]) -> str:
     method, scope, settings = row["method"], row["scope"], row["settings"]
     name = NAMES.get(method, str(method).replace("_", " ").title())
+    if method == "unimodal":
+        return f"Only {settings['modality']}"
     if method in BASELINES:
         return name
     name += {"all": "", "fusion": "-F"}.get(scope, f" ({scope})")

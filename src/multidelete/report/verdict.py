@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from multidelete.report.tables import Group, Spread, duration, labels, percent, reference, signed
+from multidelete.report.tables import BASELINES, Group, Spread, duration, labels, percent, reference, signed
 
 # All thresholds of the verdicts. Points are points of 0-100; the page prints them in a footnote.
 CLEAR_SIGNAL = 5.0  # points of AUC between Original and Retrain below which there is little to forget
@@ -59,7 +59,7 @@ def verdicts(groups: Sequence[Group]) -> list[Verdict]:
             cost(group, retrain),
         )
         for name, group in zip(labels(groups), groups, strict=True)
-        if group.method not in ("original", "retrain")
+        if group.method not in BASELINES
     ]
 
 

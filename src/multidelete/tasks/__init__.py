@@ -1,9 +1,36 @@
 """Tasks: the table is the registry, and packages add to it by the entry point ``multidelete.tasks``."""
 
+from collections.abc import Collection
+
+from multidelete.errors import InputError
+from multidelete.models.base import Model
 from multidelete.registry import with_entry_points
 from multidelete.tasks.base import Predictions, Task
+from multidelete.tasks.entailment import Entailment
+from multidelete.tasks.graph_text import GraphText
+from multidelete.tasks.reasoning import Reasoning
 from multidelete.tasks.retrieval import Retrieval
 
-TASKS: dict[str, type[Task]] = with_entry_points("multidelete.tasks", {"retrieval": Retrieval})
+TASKS: dict[str, type[Task]] = with_entry_points(
+    "multidelete.tasks",
+    {"retrieval": Retrieval, "entailment": Entailment, "reasoning": Reasoning, "graph_text": GraphText},
+)
 
-__all__ = ["TASKS", "Predictions", "Retrieval", "Task"]
+
+def task_for(model: type[Model], labels: Collection[str]) -> str:
+    """Name of the task that a trained model was trained for.
+
+    Args:
+        model: Its architecture.
+        labels: The classes that its head tells apart, if any.
+
+    Raises:
+        InputError: No task has these classes.
+    """
+    for name, task in TASKS.items():
+        if name in model.tasks and task.labelled == bool(labels) and task.classes == frozenset(labels):
+            return name
+    raise InputError(f"no task of {model.name} tells {', '.join(labels)} apart; there are {', '.join(TASKS)}")
+
+
+__all__ = ["TASKS", "Entailment", "GraphText", "Predictions", "Reasoning", "Retrieval", "Task", "task_for"]

@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from multidelete.errors import InputError
+from multidelete.metrics.forgetting import forget_auc
+
 if TYPE_CHECKING:
+    from multidelete.data.corpus import Corpus
     from multidelete.data.requests import Request
     from multidelete.data.streams import PairInputs
     from multidelete.engine import Engine
@@ -21,13 +24,44 @@ Predictions = dict[str, dict[str, NDArray[Any]]]
 class Task(BaseModel, ABC):
     """A task; its fields are its settings.
 
-    Predictions are ``{split: {name: array}}`` with splits forget, retain, valid, test, and for each pair its unit,
-    its text within the unit, and its score s(x).
+    Predictions are ``{split: {name: array}}`` with splits forget, retain, valid, test, and for each pair its ``unit``,
+    its ``text`` within the unit, and ``score``: s(x) as log-odds, which order pairs as probabilities do but do not
+    saturate.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: ClassVar[str]
+    modalities: ClassVar[tuple[str, str]] = ("vision", "text")
+    labelled: ClassVar[bool] = False  # whether it tells labels of the data
+    classes: ClassVar[frozenset[str]] = frozenset()  # which labels the data must have
+
+    def check(self, corpus: Corpus, model: type[Model] | None = None) -> None:
+        """Refuse data or a model that this task is not about, before anything slow starts.
+
+        Raises:
+            InputError: The corpus holds other modalities or labels, or the model cannot do the task.
+        """
+        if model is not None and self.name not in model.tasks:
+            raise InputError(
+                f"a model of kind '{model.name}' does not do the task '{self.name}'; it does {', '.join(model.tasks)}"
+            )
+        if corpus.modalities != self.modalities:
+            raise InputError(
+                f"the task '{self.name}' is about {' and '.join(self.modalities)}, "
+                f"but corpus '{corpus.name}' holds {' and '.join(corpus.modalities)}"
+            )
+        if self.labelled and set(corpus.classes) != self.classes:
+            given = ", ".join(corpus.classes) or "none"
+            raise InputError(
+                f"the task '{self.name}' needs the labels {', '.join(sorted(self.classes))}; "
+                f"corpus '{corpus.name}' has {given}"
+            )
+        if not self.labelled and corpus.images_per_unit != 1:
+            raise InputError(
+                f"the task '{self.name}' is about single images; "
+                f"corpus '{corpus.name}' has {corpus.images_per_unit} in a unit"
+            )
 
     @abstractmethod
     def predict(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> Predictions:
@@ -45,7 +79,10 @@ class Task(BaseModel, ABC):
             ``utility`` (valid score) and ``forget_auc`` (D_f against valid: do deleted pairs look unseen?).
         """
 
-
-def pair_scores(predictions: Predictions, split: str) -> NDArray[np.floating[Any]]:
-    """s(x) of each pair of a split as log-odds, which order pairs as probabilities do but do not saturate."""
-    return predictions[split]["match_logit"]
+    @staticmethod
+    def judged_by(predictions: Predictions, utility: float) -> dict[str, float]:
+        """What :meth:`judge` says, from predictions of valid and D_f."""
+        return {
+            "utility": utility,
+            "forget_auc": forget_auc(predictions["forget"]["score"], predictions["valid"]["score"]),
+        }

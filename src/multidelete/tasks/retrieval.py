@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from multidelete.data.streams import Encodings, Rows
-from multidelete.metrics.forgetting import forget_auc, matching_loss
+from multidelete.metrics.classification import true_label_log_odds
+from multidelete.metrics.forgetting import forget_auc, forgetting
 from multidelete.metrics.ranking import first_true_ranks, recalls
 from multidelete.randomness import derive
-from multidelete.tasks.base import Predictions, Task, pair_scores
+from multidelete.tasks.base import Predictions, Task
 
 if TYPE_CHECKING:
     from multidelete.data.requests import Request
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 class Retrieval(Task):
     """Candidates by contrastive similarity, the first ``rerank`` re-ordered by the matching head.
+
+    A model without contrastive embeddings (ViLT) has its head score every pair.
 
     The score of a pair is the matching head's log-odds; the contrastive cosine stands beside it. Recall on D_f and
     on a seeded sample of D_r is measured with that set as the candidates.
@@ -42,16 +45,9 @@ class Retrieval(Task):
 
     def predict(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> Predictions:
         """See :meth:`Task.predict`; ``i2t_rank`` ``(I,)`` and ``t2i_rank`` ``(T,)`` are of the ranked units."""
-        splits = {
-            "forget": request.forget,
-            "retain": request.retain,
-            "valid": request.valid,
-            "test": request.test,
-        }
         return {
             split: self._predict_split(model, inputs, units, engine, self.sample, f"evaluating {split}")
-            for split, units in splits.items()
-            if len(units)
+            for split, units in request.splits().items()
         }
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
@@ -61,23 +57,18 @@ class Retrieval(Task):
         found |= {
             f"{split}_score": scores[split]["mean_recall"] for split in ("valid", "retain", "forget") if split in scores
         }
-        forget = pair_scores(predictions, "forget")
-        found["forget_auc"] = forget_auc(forget, pair_scores(predictions, "retain"))
-        found["forget_test_auc"] = forget_auc(forget, pair_scores(predictions, "test"))
-        for name, others in (("forget_auc_cosine", "retain"), ("forget_test_auc_cosine", "test")):
-            found[name] = forget_auc(predictions["forget"]["cosine"], predictions[others]["cosine"])
-        found["forget_loss"] = matching_loss(forget)
-        found["retain_loss"] = matching_loss(pair_scores(predictions, "retain"))
+        found |= forgetting(predictions)
+        if "cosine" in predictions["forget"]:
+            for name, others in (("forget_auc_cosine", "retain"), ("forget_test_auc_cosine", "test")):
+                found[name] = forget_auc(predictions["forget"]["cosine"], predictions[others]["cosine"])
         return found
 
     def judge(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> dict[str, float]:
         """See :meth:`Task.judge`; at most 200 units of valid and of D_f are looked at."""
         valid = self._predict_split(model, inputs, request.valid[:200], engine, 200)
         forget = self._predict_split(model, inputs, request.forget[:200], engine, 0)
-        return {
-            "utility": recalls(valid["i2t_rank"], valid["t2i_rank"])["mean_recall"],
-            "forget_auc": forget_auc(forget["match_logit"], valid["match_logit"]),
-        }
+        utility = recalls(valid["i2t_rank"], valid["t2i_rank"])["mean_recall"]
+        return self.judged_by({"valid": valid, "forget": forget}, utility)
 
     def _predict_split(
         self,
@@ -94,23 +85,26 @@ class Retrieval(Task):
         text = engine.encode_all(model, inputs, "text", texts)
         own = np.searchsorted(units, corpus.text_units[texts], sorter=np.argsort(units))
         own = np.argsort(units)[own]  # which of ``units`` each text belongs to
-        embeddings = [engine.embeddings(model, m, e) for m, e in (("vision", vision), ("text", text))]
-        pairs = (own, np.arange(len(texts)))
+        matched = engine.pair_logits(model, vision, text, (own, np.arange(len(texts))))
         first = np.concatenate([[0], np.cumsum(np.bincount(own, minlength=len(units)))])
         found: dict[str, NDArray[Any]] = {
             "unit": np.array([corpus.units[row].id for row in corpus.text_units[texts]]),
             "text": (np.arange(len(texts)) - first[own]).astype(np.int32),
-            "match_logit": engine.pair_logits(model, vision, text, pairs),
-            "cosine": np.einsum("pd,pd->p", embeddings[0][own], embeddings[1]).astype(np.float32),
+            "score": match_log_odds(matched),
         }
+        cosines = None
+        if model.contrastive:
+            embeddings = [engine.embeddings(model, m, e) for m, e in (("vision", vision), ("text", text))]
+            found["cosine"] = np.einsum("pd,pd->p", embeddings[0][own], embeddings[1]).astype(np.float32)
         if not sample:
             return found
         order = np.random.default_rng(derive(len(units), "ranked sample")).permutation(len(units))
         ranked = np.sort(order[:sample])
         kept = np.flatnonzero(np.isin(own, ranked))
         true = own[kept][None, :] == ranked[:, None]  # (I, T)
-        cosine = embeddings[0][ranked] @ embeddings[1][kept].T
-        scores = self._scores(model, vision, text, (ranked, kept), cosine, engine, what)
+        if model.contrastive:
+            cosines = embeddings[0][ranked] @ embeddings[1][kept].T
+        scores = self._scores(model, vision, text, (ranked, kept), cosines, engine, what)
         found["ranked_unit"] = np.array([corpus.units[units[row]].id for row in ranked])
         found["i2t_rank"] = first_true_ranks(scores[0], true)
         found["t2i_rank"] = first_true_ranks(scores[1].T, true.T)
@@ -122,11 +116,16 @@ class Retrieval(Task):
         vision: Encodings,
         text: Encodings,
         rows: tuple[Rows, Rows],
-        cosine: NDArray[np.floating[Any]],
+        cosine: NDArray[np.floating[Any]] | None,
         engine: Engine,
         what: str | None,
     ) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
         """Scores of every image with every text, ``(I, T)`` for each direction: candidates stand above the rest."""
+        if cosine is None:  # a model without contrastive embeddings sees every pair
+            images, texts = (each.ravel() for each in np.indices((len(rows[0]), len(rows[1]))))
+            logits = engine.pair_logits(model, vision, text, (rows[0][images], rows[1][texts]), what=what)
+            every = match_log_odds(logits).reshape(len(rows[0]), len(rows[1]))
+            return every, every
         if not model.matching:
             return cosine, cosine
         by_image = _top(cosine, self.rerank)
@@ -135,10 +134,15 @@ class Retrieval(Task):
         logits = engine.pair_logits(model, vision, text, (rows[0][images], rows[1][texts]), what=what)
         scale = model.contrastive_scale()
         table = np.full(cosine.shape, -np.inf)
-        table[images, texts] = logits + self.similarity_weight * scale * cosine[images, texts]
+        table[images, texts] = match_log_odds(logits) + self.similarity_weight * scale * cosine[images, texts]
         # Below every candidate, in the order of the contrastive similarity; fp32 would round that order away.
         rest = cosine.astype(np.float64) - 1e6
         return np.where(by_image, table, rest), np.where(by_text, table, rest)
+
+
+def match_log_odds(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Log-odds that a pair matches, ``(P,)``, from the matching head's two logits."""
+    return true_label_log_odds(logits, np.ones(len(logits), dtype=np.int64))
 
 
 def _top(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.bool_]:

@@ -9,8 +9,15 @@ from types import UnionType
 from typing import get_args, get_type_hints
 
 from multidelete.data.corpus import MANIFEST, Corpus
+from multidelete.data.genes import genes
+from multidelete.data.premises import premises
 from multidelete.data.readers.karpathy import find_split_files, karpathy
+from multidelete.data.readers.nlvr import holds_nlvr, nlvr
+from multidelete.data.readers.nlvr2 import holds_nlvr2, nlvr2
+from multidelete.data.readers.pgr import holds_pgr, pgr
+from multidelete.data.readers.snli_ve import holds_snli_ve, snli_ve
 from multidelete.data.scenes import scenes
+from multidelete.data.statements import statements
 from multidelete.errors import InputError, did_you_mean
 from multidelete.registry import choose, with_entry_points
 
@@ -31,9 +38,26 @@ READERS: dict[str, Reader] = with_entry_points(
     {
         "corpus": corpus,
         "karpathy": karpathy,
+        "snli_ve": snli_ve,
+        "nlvr2": nlvr2,
+        "nlvr": nlvr,
+        "pgr": pgr,
         "scenes": scenes,
+        "premises": premises,
+        "statements": statements,
+        "genes": genes,
     },
 )
+
+# By reader: what its layout is known by, in words and as a test of a folder.
+LAYOUTS: dict[str, tuple[str, Callable[[Path], bool]]] = {
+    "corpus": (MANIFEST, lambda root: (root / MANIFEST).is_file()),
+    "karpathy": ("a Karpathy split file dataset_*.json", lambda root: bool(find_split_files(root))),
+    "snli_ve": ("snli_ve_*.jsonl", holds_snli_ve),
+    "nlvr2": ('train.json with identifiers like "train-1-0-0"', holds_nlvr2),
+    "nlvr": ('train.json with identifiers like "1-0"', holds_nlvr),
+    "pgr": ("train*.tsv with nodes.tsv", holds_pgr),
+}
 
 
 def read(reader: str, **options: object) -> Corpus:
@@ -84,14 +108,11 @@ def detect(root: str | Path) -> str:
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root} {'is a file' if root.exists() else 'does not exist'}; expected a folder with data")
-    if (root / MANIFEST).is_file():
-        return "corpus"
-    if find_split_files(root):
-        return "karpathy"
-    raise InputError(
-        f"{root} holds no data in a known layout; expected {MANIFEST} (reader 'corpus') "
-        "or a Karpathy split file dataset_*.json (reader 'karpathy')"
-    )
+    for reader, (_, holds) in LAYOUTS.items():
+        if holds(root):
+            return reader
+    layouts = [f"{sign} (reader {reader!r})" for reader, (sign, _) in LAYOUTS.items()]
+    raise InputError(f"{root} holds no data in a known layout; expected {', '.join(layouts[:-1])} or {layouts[-1]}")
 
 
 def _hints(function: Reader) -> dict[str, object]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from multidelete.data.corpus import (
     Corpus,
     Unit,
-    image_problem,
+    images_problem,
     kind,
     path_problem,
     raise_first,
@@ -56,7 +56,7 @@ def karpathy(root: str | Path, file: str | None = None, images: str | None = Non
     missing = [
         f"{path}, images[{number}]: {problem}"
         for number, unit in enumerate(units)
-        if (problem := image_problem(folder, unit.image))
+        if (problem := images_problem(unit, folder))
     ]
     raise_first(missing, "entries")
     return Corpus(name, units, root=folder)
@@ -127,7 +127,7 @@ def _parse_entry(entry: object) -> Unit | str:
     image = f"{filepath}/{filename}" if filepath else filename
     if not filename.strip():
         return "'filename' is empty; expected the name of the image file"
-    unit = Unit(filename, _SPLITS[entry["split"]], tuple(texts), image)
+    unit = Unit(filename, _SPLITS[entry["split"]], tuple(texts), (image,))
     return path_problem(image) or unit_problem(unit) or unit
 
 
@@ -138,7 +138,7 @@ def _image_folder(root: Path, name: str, images: str | None, units: Sequence[Uni
         return root / images
     folders = [root / "images", root / f"{name}-images", root]
     for folder in folders:
-        if folder.is_dir() and any((folder / unit.image).is_file() for unit in units):
+        if folder.is_dir() and any((folder / unit.images[0]).is_file() for unit in units):
             return folder
     looked = ", ".join(str(folder) for folder in folders)
     raise InputError(f"found none of the {len(units):,} images (looked in {looked}); name their folder with images=")

@@ -1,0 +1,88 @@
+"""NLVR: is a statement true of three boxes with coloured shapes (Suhr et al., 2017)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from multidelete.data.corpus import Corpus, Unit, kind
+from multidelete.data.readers.lines import Gathered, file_in, first_identifier, image_files, json_lines, truth
+from multidelete.errors import InputError
+
+FILES = {"train": "train", "valid": "dev", "test": "test"}
+ARRANGEMENTS = 6
+IDENTIFIER = re.compile(r"\d+-\d+", re.ASCII)
+
+_KEYS = {"identifier": (str,), "sentence": (str,), "label": (str, bool)}
+
+
+def nlvr(root: str | Path, images: str | None = None, boxes: int = 3, arrangements: int = ARRANGEMENTS) -> Corpus:
+    """NLVR: drawings of three boxes with a statement, true or false; a unit is one image, as "train-2321-0-5".
+
+    The same three boxes are drawn in six orders. The six images of a line make a group: they are deleted together.
+
+    Args:
+        root: Folder with ``train.json``, ``dev.json`` and ``test.json``, or ``train/train.json`` and so on.
+        images: Folder that the images lie in or below, from ``root``; by default ``root`` itself.
+        boxes: 3 cuts an image into its boxes, each a picture of its own; 1 takes it whole.
+        arrangements: How many of the six orders to read.
+    """
+    if boxes not in (1, 3):
+        raise InputError(f"boxes is 3 (each box a picture) or 1 (the whole image as one picture), got {boxes}")
+    if not 1 <= arrangements <= ARRANGEMENTS:
+        raise InputError(f"arrangements is a number from 1 to {ARRANGEMENTS}, got {arrangements}")
+    root = Path(root)
+    records = {
+        split: json_lines(file_in(root, f"{name}.json", f"{name}/{name}.json"), _KEYS) for split, name in FILES.items()
+    }
+    files = image_files(root, images)
+    gathered = Gathered()
+    for split, lines in records.items():
+        for where, line in lines:
+            identifier, label = line["identifier"], truth(line["label"])
+            # The official release names no files: they follow from the identifier.
+            named = line.get("images", [f"{FILES[split]}-{identifier}-{k}.png" for k in range(ARRANGEMENTS)])
+            problem = _line_problem(identifier, line["label"], named)
+            if problem is not None:
+                gathered.problems.append(f"{where}: {problem}")
+                continue
+            if not gathered.is_new(where, "identifier", identifier, scope=split):
+                continue
+            for name in named[:arrangements]:
+                stem = Path(name).stem
+                if not gathered.is_new(where, "image", stem):
+                    break
+                if missing := files.problem(name):
+                    gathered.problems.append(f"{where}: {missing}")
+                    break
+                unit = Unit(
+                    id=stem,
+                    split=split,
+                    texts=(line["sentence"],),
+                    images=(files.path(name),),
+                    labels=(label or "",),
+                    panels=boxes,
+                    group=f"{FILES[split]}-{identifier}",
+                )
+                gathered.add(where, unit)
+    return Corpus("nlvr", gathered.units, root=files.root)
+
+
+def holds_nlvr(root: Path) -> bool:
+    """Whether a folder looks like this release."""
+    names = [file for name in FILES.values() for file in (f"{name}.json", f"{name}/{name}.json")]
+    return IDENTIFIER.fullmatch(first_identifier(root, names)) is not None
+
+
+def _line_problem(identifier: str, label: object, images: object) -> str | None:
+    if not IDENTIFIER.fullmatch(identifier):
+        return f"identifier {identifier!r} is not one of NLVR; expected set and position, as in '2321-0'"
+    if truth(label) is None:
+        return f"unknown label {label!r}, expected 'true' or 'false'"
+    if not isinstance(images, list):
+        return f"'images' must be a list, got {kind(images)}"
+    if not all(isinstance(name, str) for name in images):
+        return "'images' must be a list of file names"
+    if len(images) != ARRANGEMENTS:
+        return f"'images' names {len(images)} files, expected {ARRANGEMENTS}, one for each order of the boxes"
+    return None

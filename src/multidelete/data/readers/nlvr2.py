@@ -1,0 +1,55 @@
+"""NLVR2: is a statement true of two photographs (Suhr et al., 2019)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from multidelete.data.corpus import Corpus, Unit
+from multidelete.data.readers.lines import Gathered, file_in, first_identifier, image_files, json_lines, truth
+
+FILES = {"train": ("train.json",), "valid": ("dev.json",), "test": ("test1.json", "test.json")}
+IDENTIFIER = re.compile(r"(\w+-\d+-\d+)-\d+", re.ASCII)
+
+_KEYS = {"identifier": (str,), "sentence": (str,), "label": (str, bool)}
+
+
+def nlvr2(root: str | Path, images: str | None = None) -> Corpus:
+    """NLVR2: pairs of photographs with statements, true or false; a unit is a pair, as "dev-850-0".
+
+    The two images of the pair are ``dev-850-0-img0.png`` and ``dev-850-0-img1.png``. They may lie in folders as the
+    official release has them (``images/train/<directory>/``, ``dev/``, ``test1/``) or all in one.
+
+    Args:
+        root: Folder with ``train.json``, ``dev.json`` and ``test1.json`` (or ``test.json``).
+        images: Folder that the images lie in or below, from ``root``; by default ``root`` itself.
+    """
+    root = Path(root)
+    records = {split: json_lines(file_in(root, *files), _KEYS) for split, files in FILES.items()}
+    files = image_files(root, images)
+    gathered = Gathered()
+    for split, lines in records.items():
+        for where, line in lines:
+            match = IDENTIFIER.fullmatch(line["identifier"])
+            if match is None:
+                form = "expected split, set, pair and sentence, as in 'dev-850-0-0'"
+                gathered.problems.append(f"{where}: identifier {line['identifier']!r} is not one of NLVR2; {form}")
+                continue
+            if not gathered.is_new(where, "identifier", line["identifier"]):
+                continue
+            pair = match[1]
+            label = truth(line["label"])
+            names = [f"{pair}-img{side}.png" for side in (0, 1)]
+            problem = next(filter(None, map(files.problem, names)), None)
+            if problem is not None:
+                problem += f"; a statement is about both images of the pair {pair!r}"
+            if label is None:
+                problem = f"unknown label {line['label']!r}, expected 'True' or 'False'"
+            paths = tuple(files.path(name) for name in names)
+            gathered.add(where, Unit(pair, split, (line["sentence"],), paths, (label or "",)), problem)
+    return Corpus("nlvr2", gathered.units, root=files.root)
+
+
+def holds_nlvr2(root: Path) -> bool:
+    """Whether a folder looks like this release."""
+    return IDENTIFIER.fullmatch(first_identifier(root, sum(FILES.values(), ()))) is not None

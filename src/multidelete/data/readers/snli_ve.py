@@ -1,0 +1,74 @@
+"""SNLI-VE: does a photograph entail a sentence, contradict it, or neither (Xie et al., 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from multidelete.data.corpus import Corpus, Unit
+from multidelete.data.readers.lines import Gathered, ImageFiles, file_in, image_files, json_lines
+from multidelete.errors import InputError, did_you_mean
+
+FILES = {"train": "snli_ve_train.jsonl", "valid": "snli_ve_dev.jsonl", "test": "snli_ve_test.jsonl"}
+LABELS = ("entailment", "neutral", "contradiction")
+UNDECIDED = "-"  # the annotators disagreed
+
+_KEYS = {"Flickr30K_ID": (str,), "sentence2": (str,), "gold_label": (str,)}
+_FOLDERS = ("flickr30k-images", "flickr30k_images", "images", "../flickr8k/images")
+
+
+def snli_ve(root: str | Path, images: str | None = None) -> Corpus:
+    """Visual entailment (SNLI-VE): photographs with hypotheses; a unit is a photograph, its id the Flickr30K_ID.
+
+    Lines without a gold label, on which the annotators disagreed, are left out.
+
+    Args:
+        root: Folder with ``snli_ve_train.jsonl``, ``snli_ve_dev.jsonl`` and ``snli_ve_test.jsonl``.
+        images: Folder with the images ``<Flickr30K_ID>.jpg``, from ``root``; found by itself where it is
+            ``flickr30k-images``, ``flickr30k_images``, ``images`` or ``../flickr8k/images``.
+    """
+    root = Path(root)
+    gathered = Gathered()
+    first_lines: dict[str, str] = {}
+    for split, file in FILES.items():
+        for where, line in json_lines(file_in(root, file), _KEYS):
+            # pairID names the line, where the file has it.
+            if "pairID" in line and not gathered.is_new(where, "pairID", str(line["pairID"])):
+                continue
+            label, photo = line["gold_label"], line["Flickr30K_ID"]
+            if label == UNDECIDED:
+                continue
+            problem = None
+            if label not in LABELS:
+                hint = did_you_mean(label, LABELS)
+                problem = f"unknown label {label!r}, expected {', '.join(LABELS)} or {UNDECIDED!r}{hint}"
+            unit = Unit(photo, split, (line["sentence2"],), (f"{photo}.jpg",), (label,))
+            first_lines.setdefault(photo, where)
+            gathered.add(where, unit, problem)
+    units = gathered.units
+
+    files = _image_files(root, images, units)
+    gathered.problems += [
+        f"{first_lines[unit.id]}: {problem}" for unit in units if (problem := files.problem(unit.images[0]))
+    ]
+    placed = [replace(unit, images=(files.path(unit.images[0]),)) for unit in gathered.units]
+    return Corpus("snli_ve", placed, root=files.root)
+
+
+def holds_snli_ve(root: Path) -> bool:
+    """Whether a folder looks like this release."""
+    return any((root / file).is_file() for file in FILES.values())
+
+
+def _image_files(root: Path, images: str | None, units: Sequence[Unit]) -> ImageFiles:
+    if images is not None:
+        return image_files(root, images)
+    folders = [root / folder for folder in _FOLDERS]
+    for folder in folders:
+        if folder.is_dir():
+            files = ImageFiles(folder)
+            if any(unit.images[0] in files for unit in units):
+                return files
+    looked = ", ".join(str(folder) for folder in folders)
+    raise InputError(f"found none of the {len(units):,} images (looked in {looked}); name their folder with images=")

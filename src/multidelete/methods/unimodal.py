@@ -1,0 +1,70 @@
+"""A control for every comparison: the same model, trained to do the task from one modality."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from multidelete.data.streams import PairInputs
+from multidelete.engine import Engine
+from multidelete.errors import InputError
+from multidelete.methods.base import Method, Unlearned, UnlearningData
+from multidelete.models.base import Model
+from multidelete.training import train
+
+
+class Unimodal(Method):
+    """The original's recipe on all training pairs, with the other modality blanked, in training and in evaluation.
+
+    It unlearns nothing: it says how much of the task one modality decides, and so how much association there is to
+    forget. An original that is not clearly above it has not learned to join its modalities [1]_.
+
+    Args:
+        modality: The one that is seen; the model sees grey pictures, no words or no surroundings of the other.
+
+    References:
+        .. [1] Goyal et al., "Making the V in VQA Matter: Elevating the Role of Image Understanding in Visual
+           Question Answering", CVPR 2017
+    """
+
+    name: ClassVar[str] = "unimodal"
+    title: ClassVar[str] = "Single modality"
+    needs_training: ClassVar[bool] = True
+    stored: ClassVar[bool] = True
+    tasks: ClassVar[tuple[str, ...]] = ("entailment", "reasoning", "graph_text")
+
+    modality: Literal["text", "vision", "graph"] = "text"
+
+    def model_post_init(self, _: Any) -> None:
+        """Refuse a scope: what is trained is a whole model."""
+        if self.scope != "all":
+            raise ValueError(f"a single modality trains a whole model: scope must be 'all', not '{self.scope}'")
+
+    def reads(self, inputs: PairInputs, model: Model) -> PairInputs:
+        """The inputs with the other modality blanked."""
+        if self.modality not in inputs.modalities:
+            raise InputError(
+                f"unimodal: there is no modality '{self.modality}' here, only {' and '.join(inputs.modalities)}"
+            )
+        other = next(each for each in inputs.modalities if each != self.modality)
+        return inputs.blank(other, model)
+
+    def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
+        """See :meth:`Method.unlearn`."""
+        began = time.perf_counter()
+        fresh = data.initial_model(original).to(engine.device)
+        inputs = self.reads(data.inputs, fresh)
+        prepared = time.perf_counter() - began
+        history = train(
+            fresh,
+            inputs,
+            np.sort(np.concatenate([data.forget_pairs, data.retain_pairs])),
+            data.training,
+            engine,
+            seed=data.seed,
+            what=f"{self.title} ({self.modality})",
+            folder=data.folder,
+        )
+        return Unlearned(fresh, history, prepared, engine.frozen_inputs(fresh, inputs, "all"))

@@ -1,0 +1,60 @@
+"""Classification: accuracy, F1, and how sure a model is of the true label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.integer[Any]]
+
+
+def accuracy(logits: Floats, label: Ints) -> float:
+    """Share of examples whose true class has the largest logit, in points (0-100).
+
+    Ties count against the model, and so does nan: one that gives every class the same logit knows nothing.
+
+    Args:
+        logits: ``(P, C)``.
+        label: The true class of each, ``(P,)``.
+
+    >>> accuracy(np.array([[2.0, 1.0], [0.0, 0.0]]), np.array([0, 1]))
+    50.0
+    """
+    return float(100 * np.mean(true_label_log_odds(logits, label, against_best=True) > 0))
+
+
+def f1(logits: Floats, label: Ints, positive: int) -> float:
+    """Harmonic mean of precision and recall of one class, in points (0-100); 0 where it is never found.
+
+    >>> f1(np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), np.array([1, 0, 1]), positive=1)
+    50.0
+    """
+    named, true = logits.argmax(1) == positive, label == positive
+    found = int((named & true).sum())
+    return float(200 * found / (named.sum() + true.sum())) if found else 0.0
+
+
+def true_label_log_odds(logits: Floats, label: Ints, *, against_best: bool = False) -> NDArray[np.float32]:
+    """Log-odds of the true label: s(x) is their logistic function, the probability of the true label, ``(P,)``.
+
+    They order pairs as the probability does but do not saturate. Two classes' odds are the difference of their logits.
+
+    Args:
+        logits: ``(P, C)``.
+        label: The true class of each, ``(P,)``.
+        against_best: Against the best other class alone, instead of all others together.
+
+    >>> true_label_log_odds(np.array([[1.0, 3.0]]), np.array([1]))
+    array([2.], dtype=float32)
+    """
+    wide = np.asarray(logits, dtype=np.float64)
+    rows = np.arange(len(wide))
+    others = wide.copy()
+    others[rows, label] = -np.inf
+    rest = others.max(1) if against_best else logsumexp(others, axis=1)
+    odds: NDArray[np.float32] = (wide[rows, label] - rest).astype(np.float32)
+    return odds

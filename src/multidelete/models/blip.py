@@ -1,0 +1,275 @@
+"""BLIP: one text tower that reads alone, or grounded in the image through cross-attention, and a matching head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from multidelete.errors import InputError
+from multidelete.models.base import EncoderConfig, Encoding, ModelConfig, Subgraphs, Tokens, within
+from multidelete.models.encoders import additive, build_backbone, build_tokenizer, describe, drawn_by_width, loading
+from multidelete.models.image_text import ClassHead, ImageTextModel
+from multidelete.randomness import seeded
+
+ENCODE_TOKEN = "[ENC]"  # takes the place of the class token where BLIP reads text grounded in an image
+
+
+class BlipConfig(ModelConfig):
+    """Configuration of :class:`Blip`.
+
+    Args:
+        vision: Vision tower (``blip_vision_model``); a BLIP folder or hub id may be given for both towers.
+        text: Text tower (``blip_text_model``), without its cross-attention, which belongs to the fusion.
+        embedding_width: Width P of the contrastive embeddings; a BLIP folder brings its own.
+        temperature: Initial temperature of the contrastive loss; it is learned.
+    """
+
+    vision: EncoderConfig = EncoderConfig(
+        config={
+            "model_type": "blip_vision_model",
+            "hidden_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 256,
+            "image_size": 48,
+            "patch_size": 8,
+        }
+    )
+    text: EncoderConfig = EncoderConfig(
+        config={
+            "model_type": "blip_text_model",
+            "hidden_size": 128,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 256,
+            "max_position_embeddings": 64,
+            "is_decoder": False,
+        }
+    )
+    embedding_width: int = Field(default=64, ge=1)
+    temperature: float = Field(default=0.07, gt=0)
+
+    @field_validator("text")
+    @classmethod
+    def _without_cross_attention(cls, text: EncoderConfig) -> EncoderConfig:
+        if text.config is None:
+            return text
+        if (kind := text.config.get("model_type")) != "blip_text_model":
+            raise ValueError(f"the text tower of a blip model is a 'blip_text_model', not a {kind!r}")
+        # transformers would put cross-attention into the tower of a decoder; here it is the fusion's.
+        return text.model_copy(update={"config": {**text.config, "is_decoder": False}})
+
+
+class Blip(ImageTextModel):
+    """Bootstrapped language-image pre-training [1]_, assembled from ``transformers`` parts.
+
+    The text tower works twice. Alone it gives the contrastive embedding of a text; grounded, its layers are joined by
+    cross-attention to the image's tokens, and the first token's last state is the fused representation. The grounded
+    pass starts from the word embeddings again, so a text's encoding holds both, side by side along the width:
+    ``tokens`` is ``(B, L, 2D)``, the states of the unimodal pass and then the word embeddings. :meth:`fuse` reads the
+    second half; whatever compares encodings (MultiDelete's unimodal term) compares both.
+
+    Scope ``fusion`` is the cross-attention, the head and the temperature. Self-attention and feed-forward layers serve
+    both passes and belong to the text tower, in scope ``text``: under scope ``fusion`` gradients flow through them, but
+    they stand still.
+
+    A tokenizer that knows ``[ENC]`` has it in place of the class token in the grounded pass, as in the paper; another
+    keeps the class token, as ``transformers`` does. Losses are those of :class:`~multidelete.models.albef.Albef`,
+    without BLIP's momentum queue for the same reason. With classes the loss is their cross-entropy alone, and there
+    are no contrastive embeddings. Each of several pictures is read in a grounded pass of its own (for NLVR2, BLIP
+    merges the two pictures after each cross-attention).
+
+    References:
+        .. [1] Li et al., "BLIP: Bootstrapping Language-Image Pre-training for Unified Vision-Language Understanding
+           and Generation", ICML 2022
+    """
+
+    name = "blip"
+    tasks = ("retrieval", "entailment", "reasoning")
+    config_class = BlipConfig
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {
+        "vision": ("vision", "vision_projection"),
+        "text": ("text", "text_projection"),
+        "fusion": ("fusion", "matching_head", "class_head", "log_scale"),
+    }
+    config: BlipConfig
+
+    def __init__(self, config: BlipConfig, tokenizer: Any, backbones: Mapping[str, nn.Module] | None = None) -> None:
+        super().__init__(config, tokenizer, backbones)
+        self.fusion = cross_attention(self.text, self.width("vision"))
+        if config.labels:
+            self.class_head = ClassHead(config.images * self.width("text"), len(config.labels))
+        else:
+            for modality in self.modalities:
+                self.add_module(f"{modality}_projection", nn.Linear(self.width(modality), config.embedding_width))
+            self.matching_head = nn.Linear(self.width("text"), 2)
+            self.log_scale = nn.Parameter(torch.tensor(1 / config.temperature).log())
+        self.encode_token: int | None = tokenizer.get_vocab().get(ENCODE_TOKEN)
+
+    @classmethod
+    def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> Blip:
+        """See :meth:`Model.build`; what a BLIP folder has of cross-attention, projections and matching head is taken.
+
+        Raises:
+            InputError: The folder has no whole text tower, or its sizes do not fit the configuration.
+        """
+        if config.text.pretrained is None:
+            model = super().build(_for_drawing(config), texts, seed, tokenizer)
+            assert isinstance(model, cls)
+            return model
+        with seeded(seed, "initial weights"):
+            source = config.text.pretrained
+            shared = config.vision.pretrained == source
+            whole = load_retrieval_model(source, both=shared)
+            tokenizer = tokenizer or build_tokenizer(config.text, texts, "model.text")
+            layers = whole.text_encoder.encoder.layer
+            crossings = [layer._modules.pop("crossattention", None) for layer in layers]
+            whole.text_encoder.config.is_decoder = False
+            if shared:
+                vision, fields = whole.vision_model, describe(whole.vision_model)
+            else:
+                vision, fields = build_backbone(_for_drawing(config).vision, "vision")
+            update = {
+                "vision": config.vision.model_copy(update={"config": fields}),
+                "text": config.text.model_copy(update={"config": describe(whole.text_encoder)}),
+                "embedding_width": whole.vision_proj.out_features,
+            }
+            model = cls(config.model_copy(update=update), tokenizer, {"vision": vision, "text": whole.text_encoder})
+            model._take(whole, crossings)
+        model.eval().check_sizes()
+        return model
+
+    @torch.no_grad()
+    def _take(self, whole: Any, crossings: Sequence[nn.Module | None]) -> None:
+        """Take over what ``transformers`` calls the retrieval model, but for its towers."""
+        pairs: list[tuple[Any, Any]] = list(zip(self.fusion, crossings, strict=True))
+        if not self.config.labels:
+            pairs += [(self.vision_projection, whole.vision_proj), (self.text_projection, whole.text_proj)]
+            pairs += [(self.matching_head, whole.itm_head)]
+        for mine, theirs in pairs:
+            if theirs is None:  # a tower that was saved without cross-attention
+                continue
+            try:
+                mine.load_state_dict(theirs.state_dict())
+            except RuntimeError as error:
+                raise InputError(
+                    f"model.text.pretrained: '{self.config.text.pretrained}' was made for another vision tower than "
+                    "model.vision; give the same folder for both"
+                ) from error
+
+    def check_sizes(self) -> None:
+        """See :meth:`ImageTextModel.check_sizes`; BLIP's vision tower would read a smaller image with wrong positions.
+
+        Raises:
+            InputError: An encoder does not take what the configuration would give it.
+        """
+        tower: Any = self.vision
+        size = self.config.image_size
+        if tower.config.model_type == "blip_vision_model" and tower.config.image_size != size:
+            raise InputError(
+                f"model.vision reads images of {tower.config.image_size} pixels; set image_size = "
+                f"{tower.config.image_size} instead of {size}"
+            )
+        super().check_sizes()
+
+    def embed(self, modality: str, inputs: Tensor | Tokens | Subgraphs) -> Encoding:
+        """See :meth:`Model.embed`; texts get ``(B, L, 2D)``: states of the unimodal pass, then word embeddings."""
+        embedded = super().embed(modality, inputs)
+        if not isinstance(inputs, Tokens):
+            return embedded
+        ids = inputs.ids
+        if self.encode_token is not None:
+            ids = torch.cat([ids.new_full((len(ids), 1), self.encode_token), ids[:, 1:]], dim=1)
+        tower: Any = self.text
+        return replace(embedded, tokens=torch.cat([embedded.tokens, tower.embeddings(ids)], dim=-1))
+
+    def project(self, modality: str, embedded: Encoding) -> Encoding:
+        """See :meth:`Model.project`; without classes ``pooled`` becomes the unit-length contrastive embedding."""
+        pooled = embedded.pooled
+        if not self.config.labels:
+            pooled = F.normalize(getattr(self, f"{modality}_projection")(pooled).float(), dim=-1)
+        return Encoding(embedded.tokens, embedded.mask, pooled)
+
+    def fuse_picture(self, text: Encoding, vision: Encoding) -> Tensor:
+        """See :meth:`ImageTextModel.fuse_picture`; the first token of the grounded pass."""
+        tower: Any = self.text
+        states = text.tokens[..., self.width("text") :].contiguous()
+        own = additive(text.mask)
+        # Images have no padding, and to add zeros to every score takes time.
+        other = None if vision.mask.all() else additive(vision.mask)
+        layer: Any
+        crossing: Any
+        for depth, (layer, crossing) in enumerate(zip(tower.encoder.layer, self.fusion, strict=True), start=1):
+            attended = layer.attention(states, own)[0]
+            if depth == len(self.fusion):
+                # Only the first token is read after the last layer; contiguous, as in ALBEF's fusion encoder.
+                attended = attended[:, :1].contiguous()
+            # Not by its own forward, which loses the mask of the tokens that are looked at.
+            attended = crossing.output(crossing.self(attended, None, vision.tokens, other)[0], attended)
+            states = layer.feed_forward_chunk(attended)
+        return states[:, 0]
+
+    def head(self, fused: Tensor) -> Tensor:
+        """Logits of the classes, or of "does not match" and "matches", ``(B, C)``."""
+        return (self.class_head if self.config.labels else self.matching_head)(fused)  # type: ignore[no-any-return]
+
+
+def cross_attention(tower: Any, width: int) -> nn.ModuleList:
+    """Random cross-attention for each layer of a BLIP text tower, to image tokens of this width."""
+    from transformers.models.blip.modeling_blip_text import BlipTextAttention
+
+    config = copy(tower.config)
+    config.encoder_hidden_size = width
+    made = nn.ModuleList(
+        BlipTextAttention(config, is_cross_attention=True, layer_idx=i) for i in range(config.num_hidden_layers)
+    )
+    return made.apply(tower._init_weights)
+
+
+def load_retrieval_model(source: str, *, both: bool) -> Any:
+    """``transformers``' BLIP retrieval model from a folder or hub id; heads that it lacks there are random.
+
+    Args:
+        source: Folder or hub id of a BLIP with a text encoder: one for retrieval, for answering, or the plain model.
+        both: Whether its vision tower is needed as well.
+
+    Raises:
+        InputError: It cannot be loaded, or lacks a tower.
+    """
+    from transformers import BlipForImageTextRetrieval
+
+    architecture: Any = BlipForImageTextRetrieval
+    with loading(source, "model.text") as place:
+        model, facts = architecture.from_pretrained(
+            place,
+            dtype=torch.float32,
+            key_mapping={r"^text_model\.": "text_encoder."},  # the plain model's name of the same tower
+            output_loading_info=True,
+        )
+    towers = ("text_encoder", "vision_model") if both else ("text_encoder",)
+    missing = sorted(name for name in facts["missing_keys"] if within(name, towers) and ".crossattention." not in name)
+    if missing:
+        raise InputError(
+            f"model.text.pretrained: '{source}' has no whole BLIP encoder: weight '{missing[0]}' is missing; "
+            "expected a BLIP for image-text retrieval, such as Salesforce/blip-itm-base-coco"
+        )
+    return model
+
+
+def _for_drawing(config: BlipConfig) -> BlipConfig:
+    """The configuration with what random towers need and ``transformers`` gets wrong by default."""
+    vision, text = config.vision, config.text
+    if vision.pretrained is None and vision.config and vision.config.get("model_type") == "blip_vision_model":
+        # Without it the deviation would be 1e-10.
+        vision = vision.model_copy(update={"config": drawn_by_width(vision.config)})
+    if text.pretrained is None and text.config:
+        # The separator would be BERT's, which a small vocabulary does not have; the tower does not read it.
+        text = text.model_copy(update={"config": {"sep_token_id": None, **drawn_by_width(text.config)}})
+    return config.model_copy(update={"vision": vision, "text": text})

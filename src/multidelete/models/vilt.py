@@ -1,0 +1,263 @@
+"""ViLT: no encoders beyond embeddings; one transformer reads words and patches side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import field_validator
+from torch import Tensor, nn
+
+from multidelete.errors import InputError
+from multidelete.models.base import Batch, EncoderConfig, Encoding, Model, ModelConfig, Subgraphs, Tokens, within
+from multidelete.models.encoders import (
+    additive,
+    backbone_from_config,
+    build_tokenizer,
+    describe,
+    drawn_by_width,
+    loading,
+)
+from multidelete.models.image_text import ClassHead, ImageTextModel, normalise
+from multidelete.randomness import seeded
+
+
+class ViltConfig(ModelConfig):
+    """Configuration of :class:`Vilt`.
+
+    Args:
+        encoder: The one backbone (``vilt``), or a folder or hub id of it; frozen, only the head can learn. Its
+            pooling is ViLT's own.
+    """
+
+    encoder: EncoderConfig = EncoderConfig(
+        config={
+            "model_type": "vilt",
+            "hidden_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 256,
+            "image_size": 48,
+            "patch_size": 8,
+            "max_position_embeddings": 64,
+        }
+    )
+
+    @field_validator("encoder")
+    @classmethod
+    def _is_vilt(cls, encoder: EncoderConfig) -> EncoderConfig:
+        if encoder.config is not None and (kind := encoder.config.get("model_type")) != "vilt":
+            raise ValueError(f"the encoder of a vilt model is a 'vilt', not a {kind!r}")
+        if encoder.pooling not in (None, "pooler"):
+            raise ValueError(f"a vilt model has its own pooler; pooling = '{encoder.pooling}' does not fit it")
+        return encoder
+
+
+class Vilt(ImageTextModel):
+    """Vision-and-language transformer without convolution or region supervision [1]_, from ``transformers`` parts.
+
+    A single stream: what is called encoding is embedding (words, or linear patches, each with their positions), and
+    all that follows is fusion: modality embeddings, transformer, norm and pooler, whose output is the fused
+    representation. With n pictures, each is read beside the text in a pass of its own, and the n outputs stand side by
+    side, ``(B, n * D)``, as ViLT reads the pairs of pictures of NLVR2.
+
+    There is no contrastive embedding: retrieval must score every pair by the head. ``pooled`` of an encoding is the
+    mean of its tokens, and no part of the model reads it.
+
+    Training loss of a pair in retrieval: matching the pair, and one in-batch partner of another unit for its image and
+    one for its text, drawn uniformly. The paper pretrains with the image replaced in half of the pairs and fine-tunes
+    retrieval with 15 drawn texts; what we do lies between the two and is what our other models do, but for the draw,
+    which ViLT has no similarity to steer by. All patches of an image are read (the paper samples 200 of a large one).
+
+    References:
+        .. [1] Kim et al., "ViLT: Vision-and-Language Transformer Without Convolution or Region Supervision", ICML 2021
+    """
+
+    name = "vilt"
+    tasks = ("retrieval", "entailment", "reasoning")
+    config_class = ViltConfig
+    contrastive = False
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {
+        "vision": ("vision",),
+        "text": ("text",),
+        "fusion": ("fusion", "matching_head", "class_head"),
+    }
+    config: ViltConfig
+    fusion: SingleStream
+
+    def __init__(self, config: ViltConfig, tokenizer: Any, backbone: Any = None) -> None:
+        Model.__init__(self)  # the parts come out of one backbone, not out of two
+        self.config, self.tokenizer = config, tokenizer
+        if backbone is None:
+            backbone = _fresh_backbone(config.encoder)
+        self.vision = PatchEmbeddings(backbone)
+        self.text = backbone.embeddings.text_embeddings
+        self.fusion = SingleStream(backbone, config.images)
+        self.requires_grad_(not config.encoder.freeze)
+        width = config.images * backbone.config.hidden_size
+        if config.labels:
+            self.class_head = ClassHead(width, len(config.labels))
+        else:
+            self.matching_head = nn.Linear(width, 2)
+
+    @classmethod
+    def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> Vilt:
+        """See :meth:`Model.build`."""
+        with seeded(seed, "initial weights"):
+            encoder = config.encoder
+            tokenizer = tokenizer or build_tokenizer(encoder, texts, "model.encoder")
+            if encoder.pretrained is None:
+                ids = {"pad_token_id": tokenizer.pad_token_id, "vocab_size": len(tokenizer)}
+                fields = {**drawn_by_width(encoder.config), **ids}
+                backbone = _fresh_backbone(encoder.model_copy(update={"config": fields}), check=True)
+            else:
+                backbone = load_backbone(encoder.pretrained)
+            resolved = encoder.model_copy(update={"config": describe(backbone)})
+            model = cls(config.model_copy(update={"encoder": resolved}), tokenizer, backbone)
+        model.eval().check_sizes()
+        return model
+
+    def width(self, modality: str) -> int:
+        """Width of the token states, the same in both modalities."""
+        return self.fusion.token_types.shape[-1]
+
+    def backbone_frozen(self, modality: str) -> bool:
+        """Whether the configuration freezes the backbone, of which either modality's embeddings are a part."""
+        return self.config.encoder.freeze
+
+    def frozen_parameters(self) -> Iterable[str]:
+        """The whole backbone's, embeddings and transformer, where the configuration freezes it."""
+        if not self.config.encoder.freeze:
+            return []
+        return [name for name, _ in self.named_parameters() if within(name, ("vision", "text", "fusion"))]
+
+    def train(self, mode: bool = True) -> Self:
+        """See :meth:`Model.train`; the transformer is a part of the backbone."""
+        super().train(mode)
+        if self.config.encoder.freeze:
+            self.fusion.eval()
+        return self
+
+    def contrastive_scale(self) -> float:
+        """See :meth:`Model.contrastive_scale`; of no use here."""
+        return 1.0
+
+    def embed(self, modality: str, inputs: Tensor | Tokens | Subgraphs) -> Encoding:
+        """See :meth:`Model.embed`; the tokens of n pictures, one behind the other, are ``(B, n * K, D)``."""
+        if isinstance(inputs, Tokens):
+            states, mask = self.text(input_ids=inputs.ids), inputs.mask
+        else:
+            assert isinstance(inputs, Tensor)
+            pixels = normalise(inputs, self.config).flatten(0, -4)  # (B * n, 3, H, W)
+            states = self.vision(pixels).reshape(len(inputs), -1, self.width(modality))
+            mask = states.new_ones(states.shape[:2], dtype=torch.long)
+        weights = mask.unsqueeze(-1).to(states.dtype)
+        return Encoding(states, mask, (states * weights).sum(1) / weights.sum(1), "embedded")
+
+    def project(self, modality: str, embedded: Encoding) -> Encoding:
+        """See :meth:`Model.project`: nothing follows the embeddings before the fusion."""
+        return replace(embedded, stage="encoded")
+
+    def fuse(self, encodings: Mapping[str, Encoding]) -> Tensor:
+        """See :meth:`Model.fuse`; the pooler's output for each picture, ``(B, n * D)``."""
+        return self.fusion(encodings["text"], encodings["vision"], self.config.images)  # type: ignore[no-any-return]
+
+    def head(self, fused: Tensor) -> Tensor:
+        """Logits of the classes, or of "does not match" and "matches", ``(B, C)``."""
+        return (self.class_head if self.config.labels else self.matching_head)(fused)  # type: ignore[no-any-return]
+
+    def pair_losses(self, batch: Batch, encodings: Mapping[str, Encoding]) -> Tensor:
+        """Matching loss of each pair, ``(B,)``; wrong partners of other units are all as likely to be drawn."""
+        same = batch.units["vision"][:, None] == batch.units["text"][None, :]  # (B, B)
+        return self.matching_losses(batch, encodings, torch.zeros(same.shape, device=same.device), same)
+
+
+class PatchEmbeddings(nn.Module):
+    """Linear patches, a class token and positions, taken out of a ViLT backbone."""
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__()
+        embeddings = backbone.embeddings
+        self.patches: nn.Conv2d = embeddings.patch_embeddings.projection
+        self.cls_token: nn.Parameter = embeddings.cls_token
+        self.position_embeddings: nn.Parameter = embeddings.position_embeddings
+        self.dropout = nn.Dropout(embeddings.dropout.p)
+        self.grid = backbone.config.image_size // backbone.config.patch_size
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Tokens of normalised images ``(B, 3, H, W)``: ``(B, 1 + h * w, D)``."""
+        patches = self.patches(pixels)  # (B, D, h, w)
+        positions: Tensor = self.position_embeddings
+        if (size := patches.shape[2:]) != (self.grid, self.grid):
+            square = positions[:, 1:].transpose(1, 2).unflatten(2, (self.grid, self.grid))
+            square = F.interpolate(square, size=size, mode="bilinear", align_corners=True)
+            positions = torch.cat([positions[:, :1], square.flatten(2).transpose(1, 2)], dim=1)
+        first = self.cls_token.expand(len(pixels), -1, -1)
+        tokens = torch.cat([first, patches.flatten(2).transpose(1, 2)], dim=1)
+        return self.dropout(tokens + positions)  # type: ignore[no-any-return]
+
+
+class SingleStream(nn.Module):
+    """What ViLT does with embedded words and patches: one transformer over both.
+
+    Args:
+        backbone: The ViLT whose transformer, norm and pooler are taken.
+        images: Pictures that are told apart by their modality embedding.
+    """
+
+    def __init__(self, backbone: Any, images: int) -> None:
+        super().__init__()
+        types: Tensor = backbone.embeddings.token_type_embeddings.weight.detach()
+        # Another picture starts as the first does, as in ViLT's own fine-tuning on NLVR2.
+        missing = max(0, 1 + images - len(types))
+        self.token_types = nn.Parameter(torch.cat([types, types[1:2].repeat(missing, 1)]))  # text, first picture, ...
+        self.layers: nn.ModuleList = backbone.encoder.layer
+        self.layernorm: nn.Module = backbone.layernorm
+        self.pooler: nn.Module = backbone.pooler
+
+    def forward(self, text: Encoding, vision: Encoding, images: int) -> Tensor:
+        """Pooled outputs ``(B, n * D)`` of ``(B, L, D)`` words beside ``(B, n * K, D)`` patches of n pictures."""
+        words = text.tokens + self.token_types[0]
+        pictures = zip(vision.tokens.chunk(images, dim=1), vision.mask.chunk(images, dim=1), strict=True)
+        outputs = []
+        for number, (patches, seen) in enumerate(pictures, start=1):
+            states = torch.cat([words, patches + self.token_types[number]], dim=1)
+            mask = additive(torch.cat([text.mask, seen], dim=1))
+            layer: Any
+            for layer in self.layers:
+                states = layer(states, mask)[0]
+            outputs.append(self.pooler(self.layernorm(states)))
+        return torch.cat(outputs, dim=-1)
+
+
+def load_backbone(source: str) -> Any:
+    """A whole ViLT, with its pooler, from a folder or hub id.
+
+    Raises:
+        InputError: It cannot be loaded, or is no ViLT.
+    """
+    from transformers import ViltModel
+
+    architecture: Any = ViltModel
+    with loading(source, "model.encoder") as place:
+        model, facts = architecture.from_pretrained(place, dtype=torch.float32, output_loading_info=True)
+    if missing := sorted(facts["missing_keys"]):
+        raise InputError(
+            f"model.encoder.pretrained: '{source}' has no whole ViLT: weight '{missing[0]}' is missing; "
+            "expected one such as dandelin/vilt-b32-mlm"
+        )
+    return model
+
+
+def _fresh_backbone(encoder: EncoderConfig, *, check: bool = False) -> Any:
+    from transformers.models.vilt.modeling_vilt import ViltPooler
+
+    backbone: Any = backbone_from_config(encoder.config or {}, "model.encoder", check=check)[0]
+    backbone.pooler = ViltPooler(backbone.config).apply(backbone._init_weights)
+    # transformers starts these at zero, so that all places of an image look the same.
+    for parameter in (backbone.embeddings.cls_token, backbone.embeddings.position_embeddings):
+        nn.init.trunc_normal_(parameter, std=backbone.config.initializer_range)
+    return backbone

@@ -1,0 +1,92 @@
+"""The recipes that are committed: each is checked whole, and those of the published sizes take a step."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny
+from multidelete.data.streams import PairInputs
+from multidelete.models.base import EncoderConfig
+from multidelete.recipe import load
+from multidelete.training import TrainSettings, train
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
+PUBLISHED = [path for path in RECIPES if path.parent.name == "published"]
+
+BASE = {"hidden_size": 768, "num_hidden_layers": 1, "num_attention_heads": 12, "intermediate_size": 3072}
+# The architectures behind the hub ids, one layer deep.
+SHALLOW: dict[str, dict[str, dict[str, Any]]] = {
+    "google/vit-base-patch16-384": {"vision": {"model_type": "vit", "image_size": 384, "patch_size": 16, **BASE}},
+    "google-bert/bert-base-uncased": {"text": {"model_type": "bert", **BASE}},
+    "dmis-lab/biobert-base-cased-v1.2": {"text": {"model_type": "bert", **BASE}},
+    "Salesforce/blip-itm-base-coco": {
+        "vision": {"model_type": "blip_vision_model", "image_size": 384, "patch_size": 16, **BASE},
+        "text": {"model_type": "blip_text_model", **BASE},
+    },
+    "dandelin/vilt-b32-mlm": {"encoder": {"model_type": "vilt", "image_size": 384, "patch_size": 32, **BASE}},
+}
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT / "recipes").with_suffix(""))
+
+
+def test_there_are_recipes() -> None:
+    assert len(RECIPES) >= 12
+    assert len(PUBLISHED) >= 8
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=named)
+def test_every_recipe_is_whole_and_says_what_it_is(path: Path) -> None:
+    recipe = load(path)
+    assert recipe.model is not None
+    assert recipe.task.name in recipe.architecture().tasks
+    head = re.match(r"(# .*\n)+", path.read_text(encoding="utf-8"))
+    assert head is not None
+    for word in ("# Paper: ", "# Run: ", "# Expect: "):
+        assert word in head[0]
+    assert f"multidelete unlearn {path.relative_to(ROOT)}" in head[0]
+
+
+def shallow(config: Any) -> Any:
+    """The configuration with one layer of random weights of the architecture that each hub id stands for."""
+    fields = {}
+    for modality in ("vision", "text", "encoder"):
+        encoder = getattr(config, modality, None)
+        if isinstance(encoder, EncoderConfig) and encoder.pretrained:
+            fields[modality] = encoder.model_copy(
+                update={"pretrained": None, "config": SHALLOW[encoder.pretrained][modality]}
+            )
+    assert fields
+    if hasattr(config, "fusion"):
+        fields["fusion"] = config.fusion.model_copy(update={"layers": 1})
+    return config.model_copy(update=fields)
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=named)
+def test_published_sizes_take_a_step(path: Path) -> None:
+    recipe = load(path)
+    assert recipe.model is not None
+    corpus = tiny.corpus_for(recipe.task.name)
+    config = shallow(recipe.model[1]).for_corpus(corpus, labelled=recipe.task.labelled)
+    model = recipe.architecture().build(config, corpus.texts, 0)
+    before = tiny.weights(model)
+    inputs = PairInputs.of(corpus, model)
+    rows = corpus.text_rows(corpus.rows("train"))[:4]
+    settings = TrainSettings(epochs=1, batch_size=4, learning_rate=1e-3, warmup=0)
+    history = train(model, inputs, rows, settings, tiny.engine(), seed=0, what="one step")
+    assert len(history.lines) == 1
+    moved = tiny.changed(before, model.state_dict())
+    for part in model.parts:
+        assert moved & model.parameters_of(part).keys()
+    batch = inputs.batch(inputs.true_pairs(rows[:2]), torch.device("cpu"))
+    with torch.no_grad():
+        logits = model.head(model.fused(batch))
+    assert logits.shape == (2, max(2, len(corpus.classes if recipe.task.labelled else ())))
+    assert bool(logits.isfinite().all())
