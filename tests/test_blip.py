@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,7 @@ from multidelete.models.base import EncoderConfig
 from multidelete.models.blip import ENCODE_TOKEN, Blip, BlipConfig
 from multidelete.models.encoders import word_tokenizer
 from multidelete.models.image_text import normalise
-
-TEXTS = (
-    "a red circle",
-    "a small blue square left of a large green star",
-    "two yellow crosses",
-    "nothing but a white triangle above it",
-)
-SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-LABELS = ("contradiction", "entailment", "neutral")
-VARIANTS: dict[str, dict[str, Any]] = {
-    "retrieval": {},
-    "entailment": {"labels": LABELS},
-    "reasoning": {"labels": ("False", "True"), "images": 2},
-}
+from pairs import SIZE, TEXTS, VARIANTS, batch
 
 
 def blip(**changes: Any) -> BlipConfig:
@@ -52,28 +38,6 @@ def build(config: BlipConfig, tokenizer: Any = None, seed: int = 0) -> Blip:
 @pytest.fixture(params=VARIANTS)
 def model(request: pytest.FixtureRequest) -> Blip:
     return build(blip(**VARIANTS[request.param]))
-
-
-def tokens(model: Model, texts: Sequence[str]) -> Tokens:
-    ids = model.tokenize(texts)
-    longest = max(map(len, ids))
-    padding = model.tokenizer.pad_token_id
-    return Tokens(
-        torch.tensor([row + [padding] * (longest - len(row)) for row in ids]),
-        torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids]),
-    )
-
-
-def batch(model: Model, count: int = 4, **changes: Any) -> Batch:
-    """Noise beside texts, each pair a unit of its own."""
-    several = (model.config.images,) if model.config.images > 1 else ()
-    size = model.config.image_size
-    noise = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (count, *several, 3, size, size), dtype=torch.uint8, generator=noise)
-    own = {"vision": torch.arange(count), "text": torch.arange(count)}
-    labels = torch.arange(count) % len(model.config.labels) if model.config.labels else None
-    made = Batch({"vision": pixels, "text": tokens(model, TEXTS[:count])}, own, own, labels=labels)
-    return replace(made, **changes)
 
 
 # -- the contract, for each task ----------------------------------------------------------------------------------
@@ -284,7 +248,7 @@ def test_scores_are_those_of_transformers(encode_token: bool, tmp_path: Path) ->
 def test_classes_are_learned_on_top_of_a_retrieval_model(tmp_path: Path) -> None:
     reference = save_retrieval_model(tmp_path / "hub", word_tokenizer(TEXTS))
     both = EncoderConfig(pretrained=str(tmp_path / "hub"))
-    model = build(blip(vision=both, text=both, labels=LABELS))
+    model = build(blip(vision=both, text=both, labels=VARIANTS["entailment"]["labels"]))
     given = batch(model)
     pixels, words = given.inputs["vision"], given.inputs["text"]
     assert isinstance(pixels, Tensor)

@@ -102,7 +102,7 @@ class RunFolder:
         return {path.stem: dict(np.load(path, allow_pickle=False)) for path in sorted(folder.glob("*.npz"))}
 
     def finish(self, keys: list[str], rows: list[dict[str, Any]], provenance: dict[str, Any]) -> None:
-        """Write history and results, and drop what only a continuation would have needed."""
+        """Write history and results; the rows' own files stay, so that a finished run can be asked for again."""
         history = "".join((self.path / "work" / f"{key}.history.jsonl").read_text() for key in keys)
         write_file(self.path / "history.jsonl", history)
         results = {"schema": SCHEMA, "rows": rows, "provenance": provenance}

@@ -113,15 +113,17 @@ def histogram(
     *,
     ids: str,
     title: str,
+    of: str = "a match",
 ) -> str:
     """How one model scores the pairs of D_f, D_r and the test split, each set as shares of itself.
 
     Args:
-        scores: Log-odds of a match by split (``forget``, ``retain``, ``test``).
+        scores: Log-odds by split (``forget``, ``retain``, ``test``).
         bins: Common edges, see ``common_bins``.
         method: Whose colour D_f gets.
         ids: Prefix of every id in the SVG, unique within the page.
         title: What the figure shows, for those who cannot see it.
+        of: What the log-odds are of.
     """
     with style():
         figure = Figure(figsize=(3.5, 2.15), layout="constrained")
@@ -148,7 +150,7 @@ def histogram(
         _probability_ticks(axes)
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.yaxis.set_major_formatter("{x:.0f} %")
-        axes.set_xlabel("probability of a match")
+        axes.set_xlabel(f"probability of {of}")
         legend(figure, handles)
     return to_svg(figure, ids, f"{title}. {'; '.join(medians)}.")
 

@@ -40,7 +40,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Caption:
-    """A text of a unit, and the probability of a match by the index of the row that gives it."""
+    """A text of a unit, and its s(x) as a probability by the index of the row that gives it."""
 
     text: str
     probability: Mapping[int, float]
@@ -222,7 +222,12 @@ def _histogram(run: Run, index: int, logits: Mapping[str, NDArray[np.float64]], 
     row = run.rows[index]
     name = tables.label(row, run.rows)
     drawn = figures.histogram(
-        logits, bins, row["method"], ids=f"scores-{index}", title=f"Scores under {name}, seed {row['seed']}"
+        logits,
+        bins,
+        row["method"],
+        ids=f"scores-{index}",
+        title=f"Scores under {name}, seed {row['seed']}",
+        of="a match" if row["task"] == "retrieval" else "the true answer",
     )
     metrics = numbers(row["metrics"])
     aucs = (("D_f AUC", "forget_auc"), ("vs test", "forget_test_auc"))

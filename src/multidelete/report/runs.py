@@ -28,7 +28,7 @@ class Scores:
     Args:
         unit: Id of the deletion unit of each pair, ``(P,)``.
         text: Index of the text within its unit, ``(P,)``.
-        score: Log-odds that the pair matches, ``(P,)``.
+        score: s(x) as log-odds: of a match, or of the true label, ``(P,)``.
     """
 
     unit: NDArray[np.str_]
