@@ -138,7 +138,7 @@ def _gallery(runs: Sequence[Run]) -> dict[str, Any] | None:
     names = [tables.label(row, run.rows) for row in run.rows]
     methods = [str(row["method"]) for row in run.rows]
     entries = run.gallery()
-    parts = []
+    parts: list[dict[str, Any]] = []
     stored = {s: {i: _lookup(run.scores(i, s)) for i in range(len(run.rows))} for s in SPLITS}
     for split, title in SPLITS.items():
         mine = [entry for entry in entries if entry.get("split") == split]
@@ -151,6 +151,7 @@ def _gallery(runs: Sequence[Run]) -> dict[str, Any] | None:
         "parts": parts,
         "names": names,
         "methods": methods,
+        "pictures": any(card.picture for part in parts for card in part["cards"]),
         "original": next((i for i in scored if methods[i] == "original"), None),
         "retrain": next((i for i in scored if methods[i] == "retrain"), None),
         "switch": switch,
