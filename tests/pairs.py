@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,3 +45,29 @@ def batch(model: Model, count: int = 4, **changes: Any) -> Batch:
     labels = torch.arange(count) % len(model.config.labels) if model.config.labels else None
     made = Batch({"vision": pixels, "text": tokens(model, TEXTS[:count])}, own, own, labels=labels)
     return replace(made, **changes)
+
+
+def check_repairing(model: Model) -> None:
+    """Encodings in another order, fused, are the fused pairs in that order: no second encoding is needed."""
+    given = batch(model)
+    encodings = model.encode(given)
+    order = torch.tensor([2, 0, 3, 1])
+    words = given.inputs["text"]
+    assert isinstance(words, Tokens)
+    other = replace(given, inputs={**given.inputs, "text": Tokens(words.ids[order], words.mask[order])})
+    repaired = model.fuse({**encodings, "text": encodings["text"][order]})
+    torch.testing.assert_close(repaired, model.fused(other), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(repaired, model.fuse(encodings), atol=1e-3)
+
+
+def check_round_trip(model: Model, folder: Path) -> None:
+    """A folder gives the same model back, bit for bit."""
+    model.save_pretrained(folder)
+    loaded = Model.from_pretrained(folder)
+    assert type(loaded) is type(model)
+    assert loaded.config == model.config
+    before, after = model.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    given = batch(model)
+    assert torch.equal(loaded.losses(given), model.losses(given))

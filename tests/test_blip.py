@@ -16,7 +16,7 @@ from multidelete.models.base import EncoderConfig
 from multidelete.models.blip import ENCODE_TOKEN, Blip, BlipConfig
 from multidelete.models.encoders import word_tokenizer
 from multidelete.models.image_text import normalise
-from pairs import SIZE, TEXTS, VARIANTS, batch
+from pairs import SIZE, TEXTS, VARIANTS, batch, check_repairing, check_round_trip
 
 
 def blip(**changes: Any) -> BlipConfig:
@@ -120,28 +120,12 @@ def test_cross_attention_learns_the_same_from_encodings_computed_before() -> Non
 
 @torch.no_grad()
 def test_repaired_encodings_are_those_of_the_repaired_batch(model: Blip) -> None:
-    given = batch(model)
-    encodings = model.encode(given)
-    order = torch.tensor([2, 0, 3, 1])
-    words = given.inputs["text"]
-    assert isinstance(words, Tokens)
-    other = replace(given, inputs={**given.inputs, "text": Tokens(words.ids[order], words.mask[order])})
-    repaired = model.fuse({**encodings, "text": encodings["text"][order]})
-    torch.testing.assert_close(repaired, model.fused(other), atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(repaired, model.fuse(encodings), atol=1e-3)
+    check_repairing(model)
 
 
 @torch.no_grad()
 def test_folder_gives_the_model_back(model: Blip, tmp_path: Path) -> None:
-    model.save_pretrained(tmp_path / "model")
-    loaded = Model.from_pretrained(tmp_path / "model")
-    assert isinstance(loaded, Blip)
-    assert loaded.config == model.config
-    before, after = model.state_dict(), loaded.state_dict()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    given = batch(model)
-    assert torch.equal(loaded.losses(given), model.losses(given))
+    check_round_trip(model, tmp_path / "model")
 
 
 def test_seed_and_resolved_configuration_give_the_same_weights_again(model: Blip) -> None:

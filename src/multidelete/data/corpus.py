@@ -83,6 +83,7 @@ class Corpus:
     Attributes:
         texts: All texts in the order of the units, ``(T,)``.
         text_units: Row of the unit that each text belongs to, ``(T,)``.
+        text_counts: Number of texts of each unit, ``(N,)``.
         classes: Names of the labels, sorted; empty in retrieval.
         labels: Class of each text, ``(T,)``, or None in retrieval.
         images_per_unit: Pictures in a unit, the same in all; 0 where a graph takes their place.
@@ -92,6 +93,7 @@ class Corpus:
     units: tuple[Unit, ...]
     texts: tuple[str, ...]
     text_units: Rows
+    text_counts: Rows
     classes: tuple[str, ...]
     labels: Rows | None
     images_per_unit: int
@@ -138,7 +140,7 @@ class Corpus:
         counts = np.array([len(unit.texts) for unit in self.units], dtype=np.int64)
         self.texts = tuple(text for unit in self.units for text in unit.texts)
         self.text_units = np.repeat(np.arange(len(self.units), dtype=np.int64), counts)
-        self._text_counts = counts
+        self.text_counts = counts
         self._text_starts = np.cumsum(counts) - counts
         self._splits = np.array([unit.split for unit in self.units])
         self._images: dict[int, Pixels] = {}
@@ -177,7 +179,7 @@ class Corpus:
 
     def text_rows(self, unit_rows: Rows) -> Rows:
         """Rows of the texts that belong to these units, unit after unit, in the order given."""
-        counts = self._text_counts[unit_rows]
+        counts = self.text_counts[unit_rows]
         ends = np.cumsum(counts)
         within = np.arange(counts.sum(), dtype=np.int64) - np.repeat(ends - counts, counts)
         rows: Rows = np.repeat(self._text_starts[unit_rows], counts) + within
@@ -421,10 +423,8 @@ def _parse_line(line: bytes) -> Unit | str:
         record = json.loads(line.decode())
     except UnicodeDecodeError:
         return "is not UTF-8; save the manifest as UTF-8"
-    except json.JSONDecodeError as error:
-        return f"is not valid JSON ({error.msg}, column {error.colno}); was the line cut off?"
     except (ValueError, RecursionError) as error:
-        return f"is not valid JSON ({error})"
+        return json_problem(error)
     if not isinstance(record, dict):
         return f"expected a JSON object with {', '.join(_REQUIRED)}, got {kind(record)}"
     for key in record:
@@ -460,6 +460,13 @@ def _parse_line(line: bytes) -> Unit | str:
         record.get("group", ""),
     )
     return unit_problem(unit) or unit
+
+
+def json_problem(error: ValueError | RecursionError) -> str:
+    """What is wrong with a line that JSON could not be read from."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"is not valid JSON ({error.msg}, column {error.colno}); was the line cut off?"
+    return f"is not valid JSON ({error})"
 
 
 def kind(value: object) -> str:

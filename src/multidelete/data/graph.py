@@ -128,13 +128,13 @@ class Graph:
             size: Nodes at most, the pair included.
         """
         hidden = self.hidden(first, second)
-        own = [row for row in self._around[first].tolist() if row not in hidden]
+        around = self._around[first].tolist()
+        own = [row for row in around if row not in hidden]
         others = [row for row in self._around[second].tolist() if row != first]
-        shared = {row: self._similarity(row, second) for row in {*own, *others}}
+        shared = {row: self._similarity(row, second) for row in {second, *own, *others}}
         # Python's sort is stable, and the rows are sorted: ties stay in the order of the rows.
         own.sort(key=lambda row: -shared[row])
-        hierarchy = self.ancestors(second) | self.descendants(second)
-        others.sort(key=lambda row: (row not in hierarchy, -shared[row]))
+        others.sort(key=lambda row: (row not in hidden, -shared[row]))
         room = size - 2
         half = max(room // 2, room - len(others))
         chosen = dict.fromkeys([first, second, *own[:half]])
@@ -150,25 +150,19 @@ class Graph:
             for other in self._around[row].tolist()
             if row < other and other in place and not self._answers(row, other, first, hidden)
         ]
-        degrees = np.array([len(self._around[row]) for row in chosen], dtype=np.float32)
+        cut = hidden.intersection(around)  # what loses its edge to the first node, and the degree that goes with it
+        degrees = np.array([len(self._around[row]) - (row in cut) for row in chosen], dtype=np.float32)
         degrees[0] = len(own)
-        for number, row in enumerate(chosen):
-            if number and row in hidden and first in self._around_sets(row):
-                degrees[number] -= 1
         features = np.zeros((len(nodes), FEATURES), dtype=np.float32)
         features[0, 0] = features[1, 1] = 1
         features[:, 2] = [len(self._above[row]) + len(self._below[row]) > 0 for row in chosen]
-        features[:, 3] = [self._similarity(row, second) for row in chosen]
+        features[1:, 3] = [shared[row] for row in chosen if row != first]
         features[:, 4] = np.log1p(degrees) / 5
-        features[0, 3] = 0
         return Neighbourhood(nodes, np.array(edges, dtype=np.int64).reshape(-1, 2), features)
 
     @staticmethod
     def _answers(row: int, other: int, first: int, hidden: frozenset[int]) -> bool:
         return (row == first and other in hidden) or (other == first and row in hidden)
-
-    def _around_sets(self, row: int) -> set[int]:
-        return set(self._around[row].tolist())
 
     def _similarity(self, row: int, term: int) -> float:
         """Share of the two nodes' ancestries, themselves included, that they have in common."""

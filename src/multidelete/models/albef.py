@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from multidelete.models.base import EncoderConfig, Encoding, ModelConfig
-from multidelete.models.image_text import ClassHead, ImageTextModel
+from multidelete.models.base import EncoderConfig, Encoding, ModelConfig, small_encoder
+from multidelete.models.image_text import ImageTextModel
 
 CHUNK = 64  # pairs that are fused together on a CPU
 
@@ -44,30 +44,11 @@ class AlbefConfig(ModelConfig):
         temperature: Initial temperature of the contrastive loss; it is learned.
     """
 
-    vision: EncoderConfig = EncoderConfig(
-        config={
-            "model_type": "vit",
-            "hidden_size": 128,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "intermediate_size": 256,
-            "image_size": 48,
-            "patch_size": 8,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
-        }
+    vision: EncoderConfig = small_encoder(
+        "vit", 4, image_size=48, patch_size=8, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )
-    text: EncoderConfig = EncoderConfig(
-        config={
-            "model_type": "bert",
-            "hidden_size": 128,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "intermediate_size": 256,
-            "max_position_embeddings": 64,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
-        }
+    text: EncoderConfig = small_encoder(
+        "bert", 3, max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )
     fusion: FusionConfig = FusionConfig()
     embedding_width: int = Field(default=64, ge=1)
@@ -107,10 +88,8 @@ class Albef(ImageTextModel):
             if not config.labels:
                 self.add_module(f"{modality}_projection", nn.Linear(width, config.embedding_width))
         self.fusion = FusionEncoder(config.fusion)
-        if config.labels:
-            self.class_head = ClassHead(config.images * config.fusion.width, len(config.labels))
-        else:
-            self.matching_head = nn.Linear(config.fusion.width, 2)
+        self.add_head(config.fusion.width)
+        if not config.labels:
             self.log_scale = nn.Parameter(torch.tensor(1 / config.temperature).log())
 
     def project(self, modality: str, embedded: Encoding) -> Encoding:
@@ -129,10 +108,6 @@ class Albef(ImageTextModel):
         order = text.mask.sum(1).argsort(stable=True)
         parts = [self.fusion(text[rows].cut(), vision[rows]) for rows in order.split(CHUNK)]
         return torch.cat(parts)[order.argsort()]
-
-    def head(self, fused: Tensor) -> Tensor:
-        """Logits of the classes, or of "does not match" and "matches", ``(B, C)``."""
-        return (self.class_head if self.config.labels else self.matching_head)(fused)  # type: ignore[no-any-return]
 
 
 class FusionEncoder(nn.Module):

@@ -152,6 +152,14 @@ class EncoderConfig(BaseModel):
         return self.model_copy(update={"config": {**(self.config or {}), **ids}})
 
 
+def small_encoder(
+    model_type: str, layers: int, pooling: Literal["pooler"] | None = None, **fields: Any
+) -> EncoderConfig:
+    """An encoder of width 128 with random weights, as the architectures have it by default."""
+    size = {"hidden_size": 128, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 256}
+    return EncoderConfig(pooling=pooling, config={"model_type": model_type, **size, **fields})
+
+
 class ModelConfig(BaseModel):
     """What every architecture's configuration has in common.
 

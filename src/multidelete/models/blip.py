@@ -13,9 +13,9 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from multidelete.errors import InputError
-from multidelete.models.base import EncoderConfig, Encoding, ModelConfig, Subgraphs, Tokens, within
+from multidelete.models.base import EncoderConfig, Encoding, ModelConfig, Subgraphs, Tokens, small_encoder, within
 from multidelete.models.encoders import additive, build_backbone, build_tokenizer, describe, drawn_by_width, loading
-from multidelete.models.image_text import ClassHead, ImageTextModel
+from multidelete.models.image_text import ImageTextModel
 from multidelete.randomness import seeded
 
 ENCODE_TOKEN = "[ENC]"  # takes the place of the class token where BLIP reads text grounded in an image
@@ -31,28 +31,8 @@ class BlipConfig(ModelConfig):
         temperature: Initial temperature of the contrastive loss; it is learned.
     """
 
-    vision: EncoderConfig = EncoderConfig(
-        config={
-            "model_type": "blip_vision_model",
-            "hidden_size": 128,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "intermediate_size": 256,
-            "image_size": 48,
-            "patch_size": 8,
-        }
-    )
-    text: EncoderConfig = EncoderConfig(
-        config={
-            "model_type": "blip_text_model",
-            "hidden_size": 128,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "intermediate_size": 256,
-            "max_position_embeddings": 64,
-            "is_decoder": False,
-        }
-    )
+    vision: EncoderConfig = small_encoder("blip_vision_model", 4, image_size=48, patch_size=8)
+    text: EncoderConfig = small_encoder("blip_text_model", 3, max_position_embeddings=64, is_decoder=False)
     embedding_width: int = Field(default=64, ge=1)
     temperature: float = Field(default=0.07, gt=0)
 
@@ -104,13 +84,11 @@ class Blip(ImageTextModel):
     def __init__(self, config: BlipConfig, tokenizer: Any, backbones: Mapping[str, nn.Module] | None = None) -> None:
         super().__init__(config, tokenizer, backbones)
         self.fusion = cross_attention(self.text, self.width("vision"))
-        if config.labels:
-            self.class_head = ClassHead(config.images * self.width("text"), len(config.labels))
-        else:
+        if not config.labels:
             for modality in self.modalities:
                 self.add_module(f"{modality}_projection", nn.Linear(self.width(modality), config.embedding_width))
-            self.matching_head = nn.Linear(self.width("text"), 2)
             self.log_scale = nn.Parameter(torch.tensor(1 / config.temperature).log())
+        self.add_head(self.width("text"))
         self.encode_token: int | None = tokenizer.get_vocab().get(ENCODE_TOKEN)
 
     @classmethod
@@ -215,10 +193,6 @@ class Blip(ImageTextModel):
             attended = crossing.output(crossing.self(attended, None, vision.tokens, other)[0], attended)
             states = layer.feed_forward_chunk(attended)
         return states[:, 0]
-
-    def head(self, fused: Tensor) -> Tensor:
-        """Logits of the classes, or of "does not match" and "matches", ``(B, C)``."""
-        return (self.class_head if self.config.labels else self.matching_head)(fused)  # type: ignore[no-any-return]
 
 
 def cross_attention(tower: Any, width: int) -> nn.ModuleList:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from multidelete.models.base import Batch, EncoderConfig, Encoding, ModelConfig, Subgraphs, Tokens
+from multidelete.models.base import Batch, EncoderConfig, Encoding, ModelConfig, Subgraphs, Tokens, small_encoder
 from multidelete.models.encoders import load_pretrained
 from multidelete.models.image_text import ImageTextModel, contrastive_logits, contrastive_losses
 
@@ -26,29 +26,8 @@ class ClipConfig(ModelConfig):
         temperature: Initial temperature of the contrastive loss; it is learned.
     """
 
-    vision: EncoderConfig = EncoderConfig(
-        pooling="pooler",
-        config={
-            "model_type": "clip_vision_model",
-            "hidden_size": 128,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "intermediate_size": 256,
-            "image_size": 48,
-            "patch_size": 8,
-        },
-    )
-    text: EncoderConfig = EncoderConfig(
-        pooling="pooler",
-        config={
-            "model_type": "clip_text_model",
-            "hidden_size": 128,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "intermediate_size": 256,
-            "max_position_embeddings": 64,
-        },
-    )
+    vision: EncoderConfig = small_encoder("clip_vision_model", 4, pooling="pooler", image_size=48, patch_size=8)
+    text: EncoderConfig = small_encoder("clip_text_model", 3, pooling="pooler", max_position_embeddings=64)
     embedding_width: int = Field(default=64, ge=1)
     temperature: float = Field(default=0.07, gt=0)
 

@@ -125,6 +125,18 @@ class ImageTextModel(Model):
         fused = self.fuse_picture(text[again], replace(vision, tokens=tokens, mask=mask, pooled=tokens[:, 0]))
         return torch.cat(fused.chunk(count), dim=-1)
 
+    def add_head(self, width: int) -> None:
+        """Make what judges fused representations of single pictures, ``(B, D)`` wide: of classes, or of matching."""
+        if self.config.labels:
+            self.class_head = ClassHead(self.config.images * width, len(self.config.labels))
+        else:
+            self.matching_head = nn.Linear(width, 2)
+
+    def head(self, fused: Tensor) -> Tensor:
+        """Logits of the classes, or of "does not match" and "matches", ``(B, C)``."""
+        logits: Tensor = (self.class_head if self.config.labels else self.matching_head)(fused)
+        return logits
+
     def fuse_picture(self, text: Encoding, vision: Encoding) -> Tensor:
         """The fused representation of texts and single pictures, ``(B, D)``."""
         raise NotImplementedError

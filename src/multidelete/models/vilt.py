@@ -12,7 +12,17 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from multidelete.errors import InputError
-from multidelete.models.base import Batch, EncoderConfig, Encoding, Model, ModelConfig, Subgraphs, Tokens, within
+from multidelete.models.base import (
+    Batch,
+    EncoderConfig,
+    Encoding,
+    Model,
+    ModelConfig,
+    Subgraphs,
+    Tokens,
+    small_encoder,
+    within,
+)
 from multidelete.models.encoders import (
     additive,
     backbone_from_config,
@@ -21,7 +31,7 @@ from multidelete.models.encoders import (
     drawn_by_width,
     loading,
 )
-from multidelete.models.image_text import ClassHead, ImageTextModel, normalise
+from multidelete.models.image_text import ImageTextModel, normalise
 from multidelete.randomness import seeded
 
 
@@ -33,18 +43,7 @@ class ViltConfig(ModelConfig):
             pooling is ViLT's own.
     """
 
-    encoder: EncoderConfig = EncoderConfig(
-        config={
-            "model_type": "vilt",
-            "hidden_size": 128,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "intermediate_size": 256,
-            "image_size": 48,
-            "patch_size": 8,
-            "max_position_embeddings": 64,
-        }
-    )
+    encoder: EncoderConfig = small_encoder("vilt", 4, image_size=48, patch_size=8, max_position_embeddings=64)
 
     @field_validator("encoder")
     @classmethod
@@ -97,11 +96,7 @@ class Vilt(ImageTextModel):
         self.text = backbone.embeddings.text_embeddings
         self.fusion = SingleStream(backbone, config.images)
         self.requires_grad_(not config.encoder.freeze)
-        width = config.images * backbone.config.hidden_size
-        if config.labels:
-            self.class_head = ClassHead(width, len(config.labels))
-        else:
-            self.matching_head = nn.Linear(width, 2)
+        self.add_head(backbone.config.hidden_size)
 
     @classmethod
     def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> Vilt:
@@ -164,10 +159,6 @@ class Vilt(ImageTextModel):
     def fuse(self, encodings: Mapping[str, Encoding]) -> Tensor:
         """See :meth:`Model.fuse`; the pooler's output for each picture, ``(B, n * D)``."""
         return self.fusion(encodings["text"], encodings["vision"], self.config.images)  # type: ignore[no-any-return]
-
-    def head(self, fused: Tensor) -> Tensor:
-        """Logits of the classes, or of "does not match" and "matches", ``(B, C)``."""
-        return (self.class_head if self.config.labels else self.matching_head)(fused)  # type: ignore[no-any-return]
 
     def pair_losses(self, batch: Batch, encodings: Mapping[str, Encoding]) -> Tensor:
         """Matching loss of each pair, ``(B,)``; wrong partners of other units are all as likely to be drawn."""

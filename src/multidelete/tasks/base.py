@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
@@ -12,7 +13,7 @@ from multidelete.errors import InputError
 from multidelete.metrics.forgetting import forget_auc
 
 if TYPE_CHECKING:
-    from multidelete.data.corpus import Corpus
+    from multidelete.data.corpus import Corpus, Rows
     from multidelete.data.requests import Request
     from multidelete.data.streams import PairInputs
     from multidelete.engine import Engine
@@ -86,3 +87,19 @@ class Task(BaseModel, ABC):
             "utility": utility,
             "forget_auc": forget_auc(predictions["forget"]["score"], predictions["valid"]["score"]),
         }
+
+
+def true_pairs(corpus: Corpus, units: Rows) -> tuple[Rows, Rows, dict[str, NDArray[Any]]]:
+    """The true pairs of some units: rows of their texts, and to which of ``units`` each belongs, ``(P,)`` both.
+
+    Returns:
+        The two, and the ``unit`` (its id) and ``text`` (its place in the unit) of each pair for the predictions.
+    """
+    texts, counts = corpus.text_rows(units), corpus.text_counts[units]
+    own = np.repeat(np.arange(len(units)), counts)
+    first = np.cumsum(counts) - counts
+    named = {
+        "unit": np.array([corpus.units[row].id for row in corpus.text_units[texts]]),
+        "text": (np.arange(len(texts)) - first[own]).astype(np.int32),
+    }
+    return texts, own, named

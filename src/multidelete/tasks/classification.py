@@ -10,7 +10,7 @@ from pydantic import Field
 
 from multidelete.metrics.classification import accuracy, true_label_log_odds
 from multidelete.metrics.forgetting import forgetting
-from multidelete.tasks.base import Predictions, Task
+from multidelete.tasks.base import Predictions, Task, true_pairs
 
 if TYPE_CHECKING:
     from multidelete.data.requests import Request
@@ -52,9 +52,7 @@ class Classification(Task):
         self, model: Model, inputs: PairInputs, units: Rows, engine: Engine, what: str | None = None
     ) -> dict[str, NDArray[Any]]:
         corpus = inputs.corpus
-        texts = corpus.text_rows(units)
-        counts = np.bincount(corpus.text_units[texts], minlength=len(corpus))[units]
-        own = np.repeat(np.arange(len(units)), counts)
+        texts, own, named = true_pairs(corpus, units)
         whole, text = (
             engine.encode_all(model, inputs, modality, rows)
             for modality, rows in zip(inputs.modalities, (units, texts), strict=True)
@@ -62,10 +60,8 @@ class Classification(Task):
         logits = engine.pair_logits(model, whole, text, (own, np.arange(len(texts))), what=what)
         assert corpus.labels is not None
         label = corpus.labels[texts]
-        first = np.cumsum(counts) - counts
         return {
-            "unit": np.array([corpus.units[row].id for row in corpus.text_units[texts]]),
-            "text": (np.arange(len(texts)) - first[own]).astype(np.int32),
+            **named,
             "label": label.astype(np.int32),
             "logits": logits,
             "score": true_label_log_odds(logits, label),

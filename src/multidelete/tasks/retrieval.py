@@ -13,7 +13,7 @@ from multidelete.metrics.classification import true_label_log_odds
 from multidelete.metrics.forgetting import forget_auc, forgetting
 from multidelete.metrics.ranking import first_true_ranks, recalls
 from multidelete.randomness import derive
-from multidelete.tasks.base import Predictions, Task
+from multidelete.tasks.base import Predictions, Task, true_pairs
 
 if TYPE_CHECKING:
     from multidelete.data.requests import Request
@@ -80,18 +80,11 @@ class Retrieval(Task):
         what: str | None = None,
     ) -> dict[str, NDArray[Any]]:
         corpus = inputs.corpus
-        texts = corpus.text_rows(units)
+        texts, own, named = true_pairs(corpus, units)
         vision = engine.encode_all(model, inputs, "vision", units)
         text = engine.encode_all(model, inputs, "text", texts)
-        own = np.searchsorted(units, corpus.text_units[texts], sorter=np.argsort(units))
-        own = np.argsort(units)[own]  # which of ``units`` each text belongs to
         matched = engine.pair_logits(model, vision, text, (own, np.arange(len(texts))))
-        first = np.concatenate([[0], np.cumsum(np.bincount(own, minlength=len(units)))])
-        found: dict[str, NDArray[Any]] = {
-            "unit": np.array([corpus.units[row].id for row in corpus.text_units[texts]]),
-            "text": (np.arange(len(texts)) - first[own]).astype(np.int32),
-            "score": match_log_odds(matched),
-        }
+        found = {**named, "score": match_log_odds(matched)}
         cosines = None
         if model.contrastive:
             embeddings = [engine.embeddings(model, m, e) for m, e in (("vision", vision), ("text", text))]

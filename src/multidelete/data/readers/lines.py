@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from multidelete.data.corpus import Unit, kind, path_problem, raise_first, unit_problem
+from multidelete.data.corpus import Unit, json_problem, kind, path_problem, raise_first, unit_problem
 from multidelete.errors import InputError, did_you_mean
 
 
@@ -75,10 +75,8 @@ def _parse(line: str, keys: Mapping[str, tuple[type, ...]]) -> dict[str, Any] | 
     """The object that a line holds, or what is wrong with the line."""
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
-        return f"is not valid JSON ({error.msg}, column {error.colno}); was the line cut off?"
     except (ValueError, RecursionError) as error:
-        return f"is not valid JSON ({error})"
+        return json_problem(error)
     if not isinstance(record, dict):
         return f"expected an object with {', '.join(keys)}, got {kind(record)}"
     for key, types in keys.items():
