@@ -279,6 +279,14 @@ def test_bad_line(folder: Path, line: str | dict[str, object], message: str) -> 
     assert "more wrong" not in str(caught.value)
 
 
+def test_as_many_pictures_cut_from_another_number_of_files(folder: Path) -> None:
+    one = {"id": "one", "split": "train", "image": "images/a.png", "panels": 2, "texts": ["t"]}
+    two = {"id": "two", "split": "test", "images": ["images/a.png", "images/a.png"], "texts": ["t"]}
+    write_manifest(folder, one, two)
+    with pytest.raises(InputError, match="unit 'two' has 1 panels in an image, but unit 'one' has 2"):
+        Corpus.load(folder)
+
+
 def test_several_bad_lines(folder: Path) -> None:
     write_manifest(folder, RECORDS[0], "{", RECORDS[1], "[]", {**GOOD, "id": ""})
     with pytest.raises(InputError, match=r"line 2: is not valid JSON .* \(more wrong lines: 2\)$"):

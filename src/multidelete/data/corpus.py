@@ -157,6 +157,8 @@ class Corpus:
             return f"unit {unit.id!r} {one}, but unit {first.id!r} has {other}; label all texts or none"
         if self.root is not None and unit.pictures != first.pictures:
             return f"unit {unit.id!r} has {unit.pictures} images, but unit {first.id!r} has {first.pictures}"
+        if unit.panels != first.panels:
+            return f"unit {unit.id!r} has {unit.panels} panels in an image, but unit {first.id!r} has {first.panels}"
         return None
 
     @property
