@@ -15,13 +15,15 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import tiny
+from multidelete.data.requests import resolve
 from multidelete.data.streams import ForgetRetainStream, PairInputs, Pixels, Ragged, RetainBatch, Texts
 from multidelete.engine import Engine, History
 from multidelete.errors import InputError
 from multidelete.methods import METHODS, FineTune, Method, MultiDelete, NegGrad, Retrain, Teacher, UnlearningData
-from multidelete.methods.base import LossMethod
+from multidelete.methods.base import MEAN_OF, LossMethod
 from multidelete.methods.multidelete import token_drift
 from multidelete.models import Batch, Encoding, Model
+from multidelete.tasks.entailment import Entailment
 from multidelete.training import TrainSettings, train
 
 CPU = torch.device("cpu")
@@ -240,6 +242,40 @@ def test_multidelete_of_another_student_by_hand(name: str) -> None:
         torch.testing.assert_close(terms[key].detach(), value, atol=1e-6, rtol=1e-4, msg=key)
 
 
+@pytest.mark.parametrize("target", ["mean", "undecided"])
+def test_multidelete_towards_a_mean(target: str) -> None:
+    """Of mismatched pairs of D_r, and for ``undecided`` of the classes that the original decides for on them."""
+    model = copy.deepcopy(tiny.original_for("entailment", "albef"))
+    corpus = tiny.corpus_for("entailment")
+    inputs = PairInputs.of(corpus, model)
+    with torch.no_grad():  # every class shall be decided for now and then, unlike by a model that was hardly trained
+        logits = model.head(model.fused(inputs.batch(inputs.true_pairs(np.arange(len(corpus.texts))), CPU)))
+        model.class_head[-1].bias -= logits.mean(0)
+    data = UnlearningData(resolve(corpus, count=6), inputs, Entailment())
+    teacher = Teacher(model, data.inputs, tiny.engine())
+    stream = ForgetRetainStream(data.inputs, data.forget_pairs, data.retain_pairs, 8, 3, 0.0, data.seed)
+    method = MultiDelete(target=target, beta=0, gamma=0)  # type: ignore[arg-type]
+    method.prepare(teacher, stream, 1)
+    forget, retain = stream.at(0, CPU)
+    with torch.no_grad():
+        term = method.losses(copy.deepcopy(model), teacher, forget, retain)["md"]
+        rows = stream.mismatched_rows(MEAN_OF, 0, "mean")
+        assert (rows["vision"] != corpus.text_units[rows["text"]]).all()
+        assert not np.isin(rows["text"], data.forget_pairs).any()
+        fused = torch.cat([model.fused(data.inputs.batch(each, CPU)) for each in parts(rows, 512)])
+        decided = model.head(fused).argmax(1)
+        assert len(decided.unique()) > 1
+        weights = torch.ones(len(fused)) if target == "mean" else 1 / decided.bincount()[decided].float()
+        mean = (fused * weights[:, None]).sum(0) / weights.sum()
+        expected = (model.fused(forget) - mean).square().mean()
+    torch.testing.assert_close(term, expected, atol=1e-6, rtol=1e-4)
+
+
+def parts(rows: dict[str, np.ndarray[Any, Any]], size: int) -> list[dict[str, np.ndarray[Any, Any]]]:
+    count = len(rows["text"])
+    return [{name: each[start : start + size] for name, each in rows.items()} for start in range(0, count, size)]
+
+
 @pytest.mark.parametrize("modality", ["vision", "text"])
 def test_unimodal_retention_covers_both_modalities(modality: str) -> None:
     model = tiny.original("albef")
@@ -427,7 +463,7 @@ def test_teacher_computes_no_mismatched_pair_twice(monkeypatch: pytest.MonkeyPat
     stream = ForgetRetainStream(data.inputs, data.forget_pairs, data.retain_pairs, 8, 2, 0.5, seed=0)
     plain = Teacher(model, data.inputs, engine)
     teacher = Teacher(model, data.inputs, engine)
-    teacher.remember([rows for step in range(3) for rows in stream.mismatched_at(step)])
+    MultiDelete(retain_mismatched=0.5).prepare(teacher, stream, 3)
     monkeypatch.setattr(teacher, "_compute", lambda rows: pytest.fail("computed again"))
     for step in range(3):
         forget, retain = stream.at(step, engine.device)

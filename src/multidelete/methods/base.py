@@ -23,6 +23,8 @@ from multidelete.models.base import Batch, Encoding, Model, iterate_rows
 from multidelete.tasks.base import Task
 from multidelete.training import TrainSettings, initial_model
 
+MEAN_OF = 2048  # mismatched pairs whose mean is taken for that of all
+
 
 @dataclass(frozen=True)
 class UnlearningData:
@@ -101,16 +103,32 @@ class Teacher:
         self._true = engine.fused_once(model, inputs, corpus.text_rows(corpus.rows("train")))
         self._keys = np.empty(0, dtype=np.int64)
         self._fused = torch.empty(0, self._true.values.shape[1])
+        self._means: dict[bool, Tensor] = {}
 
     def remember(self, rows: Sequence[Mapping[str, Rows]]) -> None:
         """Compute these pairs now, in large batches, to look them up later."""
         units, texts = (np.concatenate([each[modality] for each in rows]) for modality in self.inputs.modalities)
         self._keys, first = np.unique(self._key(units, texts), return_index=True)
-        order = by_length(self.inputs.sources["text"], texts[first])
-        self._fused = torch.empty(len(first), self._true.values.shape[1])
-        for part in iterate_rows(len(order), 512):
-            chosen = first[order[part]]
-            self._fused[order[part]] = self._compute(units[chosen], texts[chosen])
+        self._fused = self._compute_all(units[first], texts[first])
+
+    def mismatched_mean(self, stream: ForgetRetainStream, *, by_class: bool = False) -> Tensor:
+        """Mean of ``f(I_p, T_q)`` over many mismatched pairs of D_r, ``(D,)``; the draws are those of the first call.
+
+        Args:
+            stream: What draws the pairs.
+            by_class: Whether the mean is taken over each class that the original decides for, and then over those.
+        """
+        if by_class not in self._means:
+            rows = stream.mismatched_rows(MEAN_OF, 0, "mean")
+            units, texts = (rows[modality] for modality in self.inputs.modalities)
+            fused = self._compute_all(units, texts).to(self._engine.device)
+            groups = [fused]
+            if by_class:
+                with torch.no_grad():
+                    decided = self.model.head(fused).argmax(-1)
+                groups = [fused[decided == each] for each in decided.unique()]
+            self._means[by_class] = torch.stack([group.mean(0) for group in groups]).mean(0)
+        return self._means[by_class]
 
     def encode(self, batch: Batch) -> dict[str, Encoding]:
         """Encodings of the batch's rows."""
@@ -135,6 +153,14 @@ class Teacher:
 
     def _key(self, units: Rows, texts: Rows) -> Rows:
         return units * len(self.inputs.corpus.texts) + texts
+
+    def _compute_all(self, units: Rows, texts: Rows) -> Tensor:
+        """:meth:`_compute` in large batches of texts of about the same length."""
+        order = by_length(self.inputs.sources["text"], texts)
+        fused = torch.empty(len(order), self._true.values.shape[1])
+        for part in iterate_rows(len(order), 512):
+            fused[order[part]] = self._compute(units[order[part]], texts[order[part]])
+        return fused
 
     @torch.no_grad()
     def _compute(self, units: Rows, texts: Rows) -> Tensor:
@@ -244,6 +270,9 @@ class LossMethod(Method):
         """Peak learning rate."""
         return self.learning_rate
 
+    def prepare(self, original: Teacher, stream: ForgetRetainStream, steps: int) -> None:
+        """Ask the original beforehand, all at once, for what the steps will need of it."""
+
     @final
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
         """See :meth:`Method.unlearn`."""
@@ -273,7 +302,7 @@ class LossMethod(Method):
             **self.model_dump(include={"weight_decay", "warmup", "clip", "evaluations"}),
         )
         if teacher is not None:
-            teacher.remember([rows for step in range(plan.steps) for rows in stream.mismatched_at(step)])
+            self.prepare(teacher, stream, plan.steps)
         prepared = time.perf_counter() - began
 
         def losses(step: int) -> dict[str, Tensor]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from multidelete.data.streams import RetainBatch
+from multidelete.data.streams import ForgetRetainStream, RetainBatch
 from multidelete.errors import InputError
 from multidelete.methods.base import LossMethod, Teacher
 from multidelete.models.base import Batch, Encoding, Model
@@ -32,6 +32,11 @@ class MultiDelete(LossMethod):
         alpha: Weight of modality decoupling.
         beta: Weight of multimodal knowledge retention.
         gamma: Weight of unimodal knowledge retention.
+        target: What deleted pairs become: ``drawn``, one mismatched pair each, fresh at every step (the paper);
+            ``mean``, the mean of many mismatched pairs, which the squared error of drawn ones pulls to as well, only
+            with noise; ``undecided``, that mean with each class weighing the same. Mismatched pairs of a task with
+            classes mostly belong to one of them (a statement about other pictures is false), and what becomes like
+            them is then not forgotten but decided: right, for deleted pairs of that class. The last two are ours.
         retain_mismatched: Share of the D_r batch taken as mismatched pairs, so that retention also covers what "not
             matching" looks like. Ours; 0 is the paper.
 
@@ -46,6 +51,7 @@ class MultiDelete(LossMethod):
     alpha: float = Field(default=1.0, ge=0)
     beta: float = Field(default=1.0, ge=0)
     gamma: float = Field(default=1.0, ge=0)
+    target: Literal["drawn", "mean", "undecided"] = "drawn"
     retain_mismatched: float = Field(default=0.0, ge=0, lt=1)
 
     def model_post_init(self, _: Any) -> None:
@@ -57,13 +63,28 @@ class MultiDelete(LossMethod):
         """See :meth:`LossMethod.mismatched_share`."""
         return self.retain_mismatched
 
+    def prepare(self, original: Teacher, stream: ForgetRetainStream, steps: int) -> None:
+        """Compute the original's view of the mismatched pairs that the steps will draw."""
+        drawn = self.alpha and self.target == "drawn"
+        sizes = {"retain": stream.apart, "target": stream.forget_size if drawn else 0}
+        original.remember(
+            [stream.mismatched_rows(size, step, use) for step in range(steps) for use, size in sizes.items()]
+        )
+        if self.alpha and not drawn:
+            original.mismatched_mean(stream, by_class=self.target == "undecided")
+
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         """The three terms, weighted; a term of weight 0 is not computed."""
         encoded = student.encode(forget)
         terms: dict[str, Tensor] = {}
         if self.alpha:
             # The paper draws the mismatched pairs from D_r; its released code re-pairs D_f. We follow the paper.
-            target = original.fused(retain.mismatched(len(forget)))  # (B_f, D)
+            if self.target == "drawn":
+                target = original.fused(retain.mismatched(len(forget)))  # (B_f, D)
+            else:
+                assert retain.stream is not None
+                mean = original.mismatched_mean(retain.stream, by_class=self.target == "undecided")
+                target = mean.expand(len(forget), -1)
             terms["md"] = self.alpha * F.mse_loss(student.fuse(encoded).float(), target.float())
         if self.beta:
             terms["mkr"] = self.beta * F.mse_loss(student.fused(retain).float(), original.fused(retain).float())
