@@ -367,13 +367,6 @@ class ForgetRetainStream:
         """How many of the pairs of D_r in a step are re-paired."""
         return round(self.mismatched * self.retain_size)
 
-    def mismatched_at(self, step: int) -> list[dict[str, Rows]]:
-        """Rows of the mismatched pairs of a step: those of the D_r batch, and one target for each pair of D_f."""
-        return [
-            self.mismatched_rows(self.apart, step, "retain"),
-            self.mismatched_rows(self.forget_size, step, "target"),
-        ]
-
     def steps(self, epochs: float) -> int:
         """Steps in which so many passes over D_f are made."""
         return max(1, round(epochs * len(self.forget) / self.forget_size))
