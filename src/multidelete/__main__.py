@@ -1,0 +1,5 @@
+"""``python -m multidelete``: the command line."""
+
+from multidelete.cli import main
+
+main()
