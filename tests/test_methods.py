@@ -255,7 +255,7 @@ def test_multidelete_towards_a_mean(target: str) -> None:
     teacher = Teacher(model, data.inputs, tiny.engine())
     stream = ForgetRetainStream(data.inputs, data.forget_pairs, data.retain_pairs, 8, 3, 0.0, data.seed)
     method = MultiDelete(target=target, beta=0, gamma=0)  # type: ignore[arg-type]
-    method.prepare(teacher, stream, 1)
+    method.prepare(model, teacher, stream, 1)
     forget, retain = stream.at(0, CPU)
     with torch.no_grad():
         term = method.losses(copy.deepcopy(model), teacher, forget, retain)["md"]
@@ -463,7 +463,7 @@ def test_teacher_computes_no_mismatched_pair_twice(monkeypatch: pytest.MonkeyPat
     stream = ForgetRetainStream(data.inputs, data.forget_pairs, data.retain_pairs, 8, 2, 0.5, seed=0)
     plain = Teacher(model, data.inputs, engine)
     teacher = Teacher(model, data.inputs, engine)
-    MultiDelete(retain_mismatched=0.5).prepare(teacher, stream, 3)
+    MultiDelete(retain_mismatched=0.5).prepare(model, teacher, stream, 3)
     monkeypatch.setattr(teacher, "_compute", lambda rows: pytest.fail("computed again"))
     for step in range(3):
         forget, retain = stream.at(step, engine.device)

@@ -318,10 +318,17 @@ class TrainStream:
 
 @dataclass(frozen=True)
 class RetainBatch(Batch):
-    """Pairs of D_r of one step, from which mismatched pairs can be drawn."""
+    """Pairs of D_r of one step, from which mismatched pairs can be drawn.
+
+    Args:
+        stream: What draws them.
+        step: Which step.
+        progress: Share of the steps that has been taken, from 0 to just below 1.
+    """
 
     stream: ForgetRetainStream | None = None
     step: int = 0
+    progress: float = 0.0
 
     def mismatched(self, count: int) -> Batch:
         """``count`` pairs (I_p, T_q) of D_r with p and q from two different units, fresh at every step."""

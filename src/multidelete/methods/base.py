@@ -6,7 +6,7 @@ import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal, final
 
@@ -270,8 +270,15 @@ class LossMethod(Method):
         """Peak learning rate."""
         return self.learning_rate
 
-    def prepare(self, original: Teacher, stream: ForgetRetainStream, steps: int) -> None:
-        """Ask the original beforehand, all at once, for what the steps will need of it."""
+    def prepare(self, student: Model, original: Teacher, stream: ForgetRetainStream, steps: int) -> None:
+        """Whatever is done once, before the first step.
+
+        Args:
+            student: Still equal to the original.
+            original: Where ``needs_teacher`` is set; what the steps will ask of it is best asked here, all at once.
+            stream: The batches of D_f and D_r.
+            steps: How many steps there will be.
+        """
 
     @final
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
@@ -301,12 +308,13 @@ class LossMethod(Method):
             seed=data.seed,
             **self.model_dump(include={"weight_decay", "warmup", "clip", "evaluations"}),
         )
-        if teacher is not None:
-            self.prepare(teacher, stream, plan.steps)
+        self.prepare(student, teacher, stream, plan.steps)  # type: ignore[arg-type]
         prepared = time.perf_counter() - began
 
         def losses(step: int) -> dict[str, Tensor]:
-            return self.losses(student, teacher, *stream.at(step, engine.device))  # type: ignore[arg-type]
+            forget, retain = stream.at(step, engine.device)
+            retain = replace(retain, progress=step / plan.steps)
+            return self.losses(student, teacher, forget, retain)  # type: ignore[arg-type]
 
         def judge() -> dict[str, float]:
             found = data.task.judge(student, inputs, data.request, engine)

@@ -63,7 +63,7 @@ class MultiDelete(LossMethod):
         """See :meth:`LossMethod.mismatched_share`."""
         return self.retain_mismatched
 
-    def prepare(self, original: Teacher, stream: ForgetRetainStream, steps: int) -> None:
+    def prepare(self, student: Model, original: Teacher, stream: ForgetRetainStream, steps: int) -> None:
         """Compute the original's view of the mismatched pairs that the steps will draw."""
         drawn = self.alpha and self.target == "drawn"
         sizes = {"retain": stream.apart, "target": stream.forget_size if drawn else 0}
