@@ -79,4 +79,4 @@ def test_public_names_exist():
 
 def test_every_module_says_what_it_is_for():
     for path in (ROOT / "src").rglob("*.py"):
-        assert path.read_text(encoding="utf-8").startswith('"""'), path
+        assert path.read_text(encoding="utf-8").startswith(('"""', 'r"""')), path

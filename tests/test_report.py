@@ -150,7 +150,7 @@ def make_run(folder: Path, *, seed: int = 0, shift: float = 0.0, rows: Any = Non
 
 
 def page_of(*runs: Path) -> str:
-    return write_report(runs, runs[0] / "out").read_text(encoding="utf-8")
+    return write_report(Run.load_all(runs), runs[0] / "out").read_text(encoding="utf-8")
 
 
 def words_of(html: str) -> str:
@@ -326,14 +326,37 @@ def test_damaged_scores_and_pictures_are_named(tmp_path: Path) -> None:
         page_of(folder)
 
 
+def test_copies_make_no_other_size(tmp_path: Path) -> None:
+    """Seeds whose D_f is larger by some, because copies go together, answer the same question."""
+    folders = [make_run(tmp_path / str(seed), seed=seed, parts="") for seed in (0, 1)]
+    for folder, units, forget in zip(folders, (200, 203), ({"count": 200}, {"count": 200}), strict=True):
+        set_size(folder, units, forget)
+    runs = Run.load_all(folders)
+    assert {row["forget_units"] for run in runs for row in run.rows} == {200}
+    assert all(group.seeds == [0, 1] for group in tables.summary(runs))
+    for forget in ({"count": 203}, {"fraction": 0.05}, {"ids": "list.txt"}):
+        set_size(folders[1], 203, forget)
+        with pytest.raises(InputError, match="size of D_f"):
+            write_report(Run.load_all(folders), tmp_path)
+
+
+def set_size(folder: Path, units: int, forget: dict[str, Any]) -> None:
+    path = folder / "results.json"
+    content = json.loads(path.read_text())
+    for row in content["rows"]:
+        row["forget_units"] = units
+    content["provenance"]["recipe"] = {"forget": forget}
+    path.write_text(json.dumps(content))
+
+
 def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     one, other = make_run(tmp_path / "one", parts=""), make_run(tmp_path / "other", seed=1, parts="")
     with pytest.raises(InputError, match="is given twice"):
-        write_report([one, one], tmp_path)
+        write_report(Run.load_all([one, one]), tmp_path)
     results = other / "results.json"
     results.write_text(results.read_text().replace('"albef"', '"clip"'))
     with pytest.raises(InputError, match=r"one task, data, model and size of D_f.*clip"):
-        write_report([one, other], tmp_path)
+        write_report(Run.load_all([one, other]), tmp_path)
     with pytest.raises(InputError, match="at least one run folder"):
         write_report([], tmp_path)
 
@@ -509,7 +532,7 @@ def test_the_page_of_several_seeds(tmp_path: Path) -> None:
 def test_the_page_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", rows=ROWS[:2], parts="")
     (tmp_path / "page.html").write_text("old")
-    assert write_report([run], tmp_path / "page.html") == tmp_path / "page.html"
+    assert write_report(Run.load_all([run]), tmp_path / "page.html") == tmp_path / "page.html"
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "run"]
 

@@ -20,16 +20,17 @@ from multidelete.engine import Engine
 from multidelete.methods import UnlearningData
 from multidelete.models import MODELS, Model, ModelConfig
 from multidelete.models.albef import AlbefConfig, FusionConfig
-from multidelete.models.base import EncoderConfig
+from multidelete.models.base import EncoderConfig, MaskConfig
 from multidelete.models.blip import BlipConfig
 from multidelete.models.clip import ClipConfig
 from multidelete.models.graph_text import GraphConfig, GraphTextConfig
 from multidelete.models.vilt import ViltConfig
 from multidelete.tasks import TASKS, Retrieval
-from multidelete.training import TrainSettings, train
+from multidelete.training import MaskSettings, TrainSettings, train
 
 PIXELS = 24
 TRAINING = TrainSettings(epochs=4, batch_size=32, learning_rate=2e-3)
+MASKED = TRAINING.model_copy(update={"mask": MaskSettings(classes=3, every=2)})
 
 
 def albef(*, width: int = 16, dropout: float = 0.0, **changes: Any) -> AlbefConfig:
@@ -131,6 +132,26 @@ def original_for(task: str, name: str) -> Model:
         what="original",
     )
     return model
+
+
+@cache
+def masked_for(task: str, name: str, count: int) -> Model:
+    """A model that was trained with a mask for the deletion of so many units; to be left as it is."""
+    data = corpus_for(task)
+    request = resolve(data, count=count)
+    model = MODELS[name].build(
+        masked(CONFIGS[name].for_corpus(data, labelled=TASKS[task].labelled), request), data.texts, 0
+    )
+    rows = data.text_rows(data.rows("train"))
+    inputs = PairInputs.of(data, model)
+    train(model, inputs, rows, MASKED, engine(), seed=0, what="original", forget=request.forget)
+    return model
+
+
+def masked(config: ModelConfig, request: Request) -> Any:
+    """The configuration with the mask of ``MASKED`` for this request."""
+    assert MASKED.mask is not None
+    return config.model_copy(update={"mask": MaskConfig(classes=MASKED.mask.classes, request=request.hash)})
 
 
 @cache

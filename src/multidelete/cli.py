@@ -28,6 +28,7 @@ app = typer.Typer(
 
 # What Ctrl-C leaves to do, where a command keeps what it did.
 CONTINUES = {
+    "bench": "; what was done is kept: the same command continues",
     "demo": "; what was done is kept: the same command with --resume continues",
     "unlearn": "; what was done is kept: the same command with --resume continues",
     "train": "; what was done is kept: the same command continues",
@@ -185,6 +186,46 @@ def unlearn(
 
 
 @app.command(
+    epilog="Examples:\n\n`multidelete bench recipes/flickr8k-albef-multidelete.toml --dry-run`\n\n"
+    "`multidelete bench recipes/flickr8k-albef-multidelete.toml --methods multidelete,neggrad --counts 100,300`\n\n"
+    "`multidelete bench recipes/flickr8k-albef-multidelete.toml --launcher submitit bench.cluster.gpus_per_node=1`"
+)
+def bench(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (TOML); its table `bench` may say what these options say.")],
+    overrides: Overrides = None,
+    methods: Annotated[str | None, typer.Option(help="Names, as `multidelete,neggrad`; all by default.")] = None,
+    scopes: Annotated[str | None, typer.Option(help="As `all,fusion`, the default where a method has both.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="As `0,1,2`, the default.")] = None,
+    counts: Annotated[str | None, typer.Option(help="Sizes of the deletion, as `100,200`.")] = None,
+    fractions: Annotated[str | None, typer.Option(help="Sizes of the deletion, as `0.05,0.1`.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Cells at a time; one a core by default.")] = None,
+    launcher: Annotated[str, typer.Option(help="processes, or submitit for a cluster.")] = "processes",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command of each cell, run nothing.")] = False,
+    out: Out = Path("runs/bench"),
+) -> None:
+    """Run every method, scope, size and seed on a recipe's task, each cell a run of its own; write one table."""
+    from multidelete.bench.grid import grid
+
+    if launcher not in ("processes", "submitit"):
+        raise InputError(f"--launcher must be processes or submitit, not '{launcher}'")
+    lists = {"methods": methods, "scopes": scopes, "seeds": seeds, "counts": counts, "fractions": fractions}
+    given = {key: _listed(text) for key, text in lists.items() if text is not None}
+    found = grid(recipe, overrides or [], {"bench": given} if given else {}, out)
+    for note in found.notes:
+        typer.echo(note, err=True)
+    if dry_run:
+        for cell in found.cells:
+            typer.echo(cell.command + ("  # finished" if cell.finished else ""))
+        return
+    from multidelete.bench.work import run_grid
+
+    failed = run_grid(found, out, workers=workers, launcher=launcher)
+    _show_bench([out], out)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command(
     epilog="Examples:\n\n`multidelete evaluate models/mine --data photos`\n\n"
     "`multidelete evaluate runs/unlearn/model --data photos --forget ids.txt`"
 )
@@ -228,17 +269,21 @@ def evaluate(
 
 @app.command(
     epilog="Examples:\n\n`multidelete report runs/demo`\n\n"
-    "`multidelete report runs/demo-0 runs/demo-1 runs/demo-2 --out runs/seeds`"
+    "`multidelete report runs/demo-0 runs/demo-1 runs/demo-2 --out runs/seeds`\n\n"
+    "`multidelete report runs/bench-flickr8k runs/bench-pgr --out runs/tables`"
 )
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; runs that differ by seed are averaged.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of runs, or of benches; runs that differ by seed are averaged.")
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder or .html file; the first run's by default.")
     ] = None,
     format: Annotated[str, typer.Option(help="Table on the terminal: text, markdown or csv.")] = "text",
 ) -> None:
-    """Write the page of one or several runs, and print their table."""
+    """Write the page of one or several runs, or the joint table of several benches, and print their table."""
     from multidelete.record import check_place
+    from multidelete.report.bench import is_bench
     from multidelete.report.page import write_report
     from multidelete.report.tables import Run, summary, to_csv, to_markdown, to_text
 
@@ -249,8 +294,14 @@ def report(
         check_place(out.parent if out.suffix == ".html" else out)
     if out is not None and out.suffix == ".html" and out.is_dir():
         raise InputError(f"--out '{out}' is a folder; expected an .html file, or a folder of another name")
-    page = write_report(runs, out or runs[0])
-    typer.echo(printers[format](summary([Run.load(folder) for folder in runs])))
+    if is_bench(runs[0]):
+        if out is None and len(runs) > 1:
+            raise InputError("several benches are joined in a table of their own: say where with --out")
+        _show_bench(runs, out or runs[0], printers.get(format) if format != "text" else None)
+        return
+    loaded = Run.load_all(runs)
+    page = write_report(loaded, out or runs[0])
+    typer.echo(printers[format](summary(loaded)))
     typer.echo(f"report: {page}", err=True)
 
 
@@ -276,12 +327,13 @@ def list_(
     chosen = tables if what is None else {what: choose(tables, what, "list")}
     for title, table in chosen.items():
         typer.secho(title, bold=True)
+        width = max(12, *map(len, table)) + 2
         for name, entry in table.items():
             fields = getattr(getattr(entry, "config_class", entry), "model_fields", None)
             settings = list(fields) if fields is not None else list(inspect.signature(entry).parameters)
             summary = (inspect.getdoc(entry) or "").splitlines()[0].split(" [1]_")[0].rstrip(".")
-            typer.echo(f"  {name:<14}{summary}")
-            typer.secho(f"  {'':<14}{', '.join(settings)}", dim=True)
+            typer.echo(f"  {name:<{width}}{summary}")
+            typer.secho(f"  {'':<{width}}{', '.join(settings)}", dim=True)
 
 
 @app.command(
@@ -418,6 +470,26 @@ def _forget_values(text: str) -> dict[str, Any]:
         return {"fraction": float(text)}
     except ValueError:
         return {"ids": text}
+
+
+def _listed(text: str) -> list[Any]:
+    """``a,b`` or ``1,2``; what is wrong with an entry is told where recipes are checked."""
+    entries: list[Any] = []
+    for entry in filter(None, map(str.strip, text.split(","))):
+        for kind in (int, float, str):
+            with contextlib.suppress(ValueError):
+                entries.append(kind(entry))
+                break
+    return entries
+
+
+def _show_bench(folders: list[Path], out: Path, printer: Callable[..., str] | None = None) -> None:
+    from multidelete.report.bench import Bench, to_text, write_bench
+
+    found = Bench.load(folders)
+    written = write_bench(found, out)
+    typer.echo(printer(found.groups) if printer else to_text(found))
+    typer.echo(f"written: {', '.join(map(str, written))}", err=True)
 
 
 def _given(**values: Any) -> list[str]:

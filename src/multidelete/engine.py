@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import signal
 import threading
 import time
@@ -47,7 +48,9 @@ class Plan:
         schedule: What follows the warm-up.
         clip: Largest norm of the gradient.
         evaluations: How many evenly spaced checkpoints are judged on valid; the best is kept. 0 keeps the last.
+        stop_at: Criterion of a checkpoint after which no more steps are taken.
         seed: Seed of dropout.
+        factors: Parameters whose rate is a multiple of that of the others; they do not decay.
     """
 
     steps: int
@@ -57,7 +60,9 @@ class Plan:
     schedule: Literal["cosine", "constant"] = "cosine"
     clip: float = 1.0
     evaluations: int = 0
+    stop_at: float = math.inf
     seed: int = 0
+    factors: dict[str, float] = field(default_factory=dict)
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step."""
@@ -173,7 +178,7 @@ class Engine:
     def fit(
         self,
         model: Model,
-        parameters: Mapping[str, nn.Parameter],
+        parameters: Mapping[str, Tensor],
         losses: Losses,
         plan: Plan,
         *,
@@ -182,7 +187,7 @@ class Engine:
         judge: Callable[[], dict[str, float]] | None = None,
         folder: Path | None = None,
     ) -> History:
-        """Take ``plan.steps`` optimiser steps on the sum of the named losses.
+        """Take ``plan.steps`` optimiser steps on the sum of the named losses, or fewer where a checkpoint ends it.
 
         Args:
             model: Changed in place; its device must be the engine's.
@@ -213,7 +218,7 @@ class Engine:
         advance(state.step)
         saved = time.monotonic()
         with _deferred_interrupt() as interrupted:
-            while state.step < plan.steps:
+            while state.step < plan.steps and state.best_criterion < plan.stop_at:
                 self._step(model, losses, plan, state, what)
                 advance(1)
                 if judge and state.step in judged:
@@ -228,7 +233,7 @@ class Engine:
         state.take_best()
         if not all(bool(tensor.isfinite().all()) for tensor in parameters.values()):
             raise InputError(
-                f"{what}: the weights are not finite after step {plan.steps}; "
+                f"{what}: the weights are not finite after step {state.step}; "
                 "a smaller learning rate or fewer epochs usually helps"
             )
         model.eval()
@@ -242,7 +247,7 @@ class Engine:
         began = time.perf_counter()
         rate = plan.rate_at(state.step)
         for group in state.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         with seeded(plan.seed, "step", state.step), self.autocast():
             terms = losses(state.step)
         total = torch.stack([term.float() for term in terms.values()]).sum()
@@ -480,7 +485,7 @@ class Engine:
             return model.embedding(modality, Encoding(nothing, nothing, pooled)).float().cpu().numpy()
 
 
-def _set_mode(model: Model, parameters: Mapping[str, nn.Parameter], training: bool) -> None:
+def _set_mode(model: Model, parameters: Mapping[str, Tensor], training: bool) -> None:
     """Training mode where something moves; dropout and running statistics of the rest stand still with it."""
     model.train(training)
     for parts in model.parts.values():
@@ -528,7 +533,7 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
 class _FitState:
     """Everything that a step depends on: what is not here cannot change the outcome of a resumed run."""
 
-    def __init__(self, model: Model, parameters: dict[str, nn.Parameter], optimiser: torch.optim.AdamW, plan: Plan):
+    def __init__(self, model: Model, parameters: dict[str, Tensor], optimiser: torch.optim.AdamW, plan: Plan):
         self.model, self.parameters, self.optimiser, self.plan = model, parameters, optimiser, plan
         self.step = 0
         self.history = History()
@@ -537,13 +542,14 @@ class _FitState:
         self.best_step = 0
 
     @classmethod
-    def fresh(cls, model: Model, parameters: Mapping[str, nn.Parameter], plan: Plan) -> _FitState:
-        decayed = [p for p in parameters.values() if p.dim() > 1]
-        others = [p for p in parameters.values() if p.dim() <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": plan.weight_decay},
-            {"params": others, "weight_decay": 0.0},
+    def fresh(cls, model: Model, parameters: Mapping[str, Tensor], plan: Plan) -> _FitState:
+        alike = [p for name, p in parameters.items() if name not in plan.factors]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in alike if p.dim() > 1], "weight_decay": plan.weight_decay, "factor": 1.0},
+            {"params": [p for p in alike if p.dim() <= 1], "weight_decay": 0.0, "factor": 1.0},
         ]
+        for name, factor in plan.factors.items():
+            groups.append({"params": [parameters[name]], "weight_decay": 0.0, "factor": factor})
         optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=plan.learning_rate, betas=(0.9, 0.999))
         return cls(model, dict(parameters), optimiser, plan)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import (
@@ -59,6 +60,16 @@ class Bars(Progress):
             bars.remove_task(task)
         else:
             bars.stop()
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Work that may break off: what it leaves open is closed, what was open before stays."""
+        depth = len(self._open)
+        try:
+            yield
+        finally:
+            while len(self._open) > depth:
+                self.finish()
 
     def close(self) -> None:
         """Leave the terminal as it was, whatever was still open."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from multidelete.data.corpus import Corpus
 from multidelete.data.readers import READERS, mistakes, read
@@ -26,6 +26,7 @@ T = TypeVar("T", bound=BaseModel)
 
 _NAMED = {"task": "name", "model": "name", "method": "name", "data": "reader"}
 _REQUESTS = ("ids", "count", "fraction")
+_SIZES = ("counts", "fractions")
 
 
 class ForgetSettings(BaseModel):
@@ -46,6 +47,46 @@ class ForgetSettings(BaseModel):
     seed: int | None = Field(default=None, ge=0, strict=True)
 
 
+class BenchSettings(BaseModel):
+    """The grid of ``multidelete bench``: methods × scopes × sizes × seeds, on the recipe's task.
+
+    Args:
+        methods: Names; by default all that unlearn and do the task. Original and Retrain stand beside them.
+        scopes: By default "all" and "fusion" where a method has them; one without "all" has its encoder in its place.
+        seeds: Of weights, training, deletion set and unlearning.
+        counts: Sizes of D_f; by default the recipe's request.
+        fractions: Sizes of D_f as shares, instead of counts.
+        settings: Settings of a method, by its name, over those of the recipe's tables of this name and scope.
+        cluster: What submitit is asked for (``timeout_min``, ``slurm_partition``, ...); ``cluster`` chooses where.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    methods: tuple[str, ...] | None = None
+    scopes: tuple[str, ...] | None = None
+    seeds: tuple[Annotated[int, Field(ge=0, strict=True)], ...] = (0, 1, 2)
+    counts: tuple[Annotated[int, Field(ge=1, strict=True)], ...] | None = None
+    fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None
+    settings: dict[str, dict[str, Any]] = {}
+    cluster: dict[str, Any] = {}
+
+    @field_validator("methods", "scopes", "seeds", "counts", "fractions")
+    @classmethod
+    def _some_and_each_once(cls, given: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        if given is not None and not given:
+            raise ValueError("the list is empty; leave it out for the default")
+        twice = next((each for i, each in enumerate(given or ()) if each in (given or ())[:i]), None)
+        if twice is not None:
+            raise ValueError(f"{twice!r} is given twice")
+        return given
+
+    @model_validator(mode="after")
+    def _one_kind_of_size(self) -> Self:
+        if self.counts is not None and self.fractions is not None:
+            raise ValueError("sizes are given by one of counts and fractions, not by both")
+        return self
+
+
 class Recipe(BaseModel):
     """One run, validated.
 
@@ -63,6 +104,7 @@ class Recipe(BaseModel):
         retrain: Whether Retrain, the reference of every comparison, is made.
         seed: Seed of initial weights, training, deletion set and unlearning.
         precision: See :class:`Engine`.
+        bench: The grid of ``multidelete bench``, of which this run may be a cell.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -79,6 +121,7 @@ class Recipe(BaseModel):
     retrain: bool
     seed: int
     precision: Literal["auto", "fp32", "bf16"]
+    bench: BenchSettings = BenchSettings()
 
     def methods(self) -> list[Method]:
         """Every method of the run: Retrain first, then the one that it is about, then the others."""
@@ -125,6 +168,8 @@ def load(path: Path | None, overrides: Sequence[str] = (), options: Mapping[str,
         requested = {key for over in given for key in _REQUESTS if key in _table(over.get("forget"))}
         if requested:  # one request takes the place of another
             values["forget"] = {k: v for k, v in _table(values.get("forget")).items() if k not in _REQUESTS}
+        if any(key in _table(over.get("bench")) for over in given for key in _SIZES):
+            values["bench"] = {k: v for k, v in _table(values.get("bench")).items() if k not in _SIZES}
         for over in given:
             values = merged(values, over)
     return validate(values, source)
@@ -136,7 +181,7 @@ def validate(values: Mapping[str, Any], source: str) -> Recipe:
 
 
 def as_values(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as plain values, complete with every default."""
+    """A recipe as plain values, complete with every default; ``bench`` is about other runs than this one."""
     named: Mapping[str, Any] = {
         "task": {"name": recipe.task.name, **recipe.task.model_dump(mode="json")},
         "data": recipe.data,
@@ -237,6 +282,7 @@ class _Checker:
             "retrain": self.scalar(values, "retrain", bool, True),
             "seed": self.scalar(values, "seed", int, 0),
             "precision": values.get("precision", "auto"),
+            "bench": self.bench(values.get("bench", {})),
         }
         if fields["precision"] not in ("auto", "fp32", "bf16"):
             self.mistakes.append(f"{self.source}: 'precision' must be auto, fp32 or bf16, not {fields['precision']!r}")
@@ -249,9 +295,44 @@ class _Checker:
                     f"{self.source}: method '{each.name}' does not apply to the task '{fields['task'].name}', "
                     f"only to {', '.join(each.tasks)}"
                 )
+        self.mask(fields)
         if self.mistakes:
             raise InputError("\n".join(self.mistakes))
         return Recipe(**fields)
+
+    def mask(self, fields: Mapping[str, Any]) -> None:
+        """A mask over visual channels needs such channels, and a method that needs it an original that has it."""
+        train, model, original = fields["train"], fields["model"], fields["original"]
+        asked = train is not None and train.mask is not None
+        if asked and model is not None and "vision" not in MODELS[model[0]].modalities:
+            self.mistakes.append(
+                f"{self.source}: 'train.mask' is about pictures, which a {model[0]} model does not see; leave it out"
+            )
+        brought = self.brought(original)
+        masked = asked if original is None else not brought or brought.get("mask") is not None
+        if original is not None and asked and not masked:
+            self.mistakes.append(f"{self.source}: 'original' was trained without a mask; leave out 'train.mask'")
+        needy = [each for each in (fields["method"], *fields["compare"]) if each is not None and each.needs_mask]
+        for method in needy:
+            if fields["task"] is None or fields["task"].name not in method.tasks:
+                continue  # refused already
+            if not masked:
+                how = "add a table [train.mask]" if original is None else "train one by a recipe with [train.mask]"
+                self.mistakes.append(
+                    f"{self.source}: method '{method.name}' needs an original that was trained with a mask; {how}"
+                )
+            if model is not None and fixed_map(*model):
+                self.mistakes.append(
+                    f"{self.source}: method '{method.name}' teaches a vision encoder anew, but that of this "
+                    f"{model[0]} model is frozen; set freeze = false"
+                )
+
+    def brought(self, original: Any) -> dict[str, Any]:
+        """The configuration of a model that is brought; empty where it cannot be read, which is refused later."""
+        try:
+            return read_config(Path(original)) if isinstance(original, str) else {}
+        except InputError:
+            return {}
 
     def request(self, forget: ForgetSettings | None) -> None:
         if forget is None:
@@ -260,6 +341,23 @@ class _Checker:
         if len(given) != 1:
             came = "none is given" if not given else f"{' and '.join(given)} are given"
             self.mistakes.append(f"{self.source}: 'forget' needs one of ids, count and fraction; {came}")
+
+    def bench(self, given: Any) -> BenchSettings | None:
+        bench = self.section(BenchSettings, given, "bench")
+        if bench is None:
+            return None
+        scopes = get_args(Method.model_fields["scope"].annotation)
+        names: list[tuple[str, Collection[str], str]]
+        names = [(name, METHODS, "method") for name in (*(bench.methods or ()), *bench.settings)]
+        names += [(scope, scopes, "scope") for scope in bench.scopes or ()]
+        wrong = dict.fromkeys(unknown(name, table, kind) for name, table, kind in names if name not in table)
+        self.mistakes += [f"{self.source}: 'bench': {each}" for each in wrong]
+        for name, settings in bench.settings.items():
+            if "scope" in settings:
+                self.mistakes.append(f"{self.source}: 'bench.settings.{name}' has a scope; expected it in bench.scopes")
+            elif name in METHODS:
+                self.section(METHODS[name], settings, f"bench.settings.{name}", f"method '{name}'")
+        return bench
 
     def scalar(self, values: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
         value = values.get(key, default)
@@ -270,7 +368,7 @@ class _Checker:
     def task_of(self, original: Any) -> str:
         """The task that a model which is brought was trained for; retrieval where that cannot be told yet."""
         try:
-            fields = read_config(Path(original)) if isinstance(original, str) else {}
+            fields = self.brought(original)
             return task_for(MODELS[fields["model"]], fields.get("labels", ())) if fields else "retrieval"
         except (InputError, KeyError):  # a folder that is none of ours is refused when the model is loaded
             return "retrieval"
@@ -343,6 +441,12 @@ class _Checker:
         except ValidationError as error:
             self.mistakes += [f"{self.source}: {line}" for line in sentences(error, kind, place, owner)]
             return None
+
+
+def fixed_map(name: str, config: ModelConfig) -> bool:
+    """Whether what a model sees of a picture cannot change: its vision backbone is frozen, and no adapter follows."""
+    backbone = getattr(config, "vision", getattr(config, "encoder", None))
+    return bool(backbone and backbone.freeze) and "vision_adapter" not in MODELS[name].parts["vision"]
 
 
 _KINDS: dict[type, str] = {str: "a string", bool: "true or false", int: "a whole number"}

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from multidelete.data.corpus import Corpus
 from multidelete.data.requests import Request
 from multidelete.data.streams import PairInputs
 from multidelete.engine import Engine
@@ -19,10 +20,26 @@ from multidelete.metrics.forgetting import gap_to_retrain
 from multidelete.recipe import Recipe, as_values
 from multidelete.record import RunFolder, check_out, check_same, command_line, provenance, row_key, write_gallery
 from multidelete.report.page import write_report
-from multidelete.store import check_scopes, find_or_train_original, find_or_unlearn, no_training, save_model
+from multidelete.report.runs import Run
+from multidelete.store import (
+    check_scopes,
+    find_or_predict,
+    find_or_train_original,
+    find_or_unlearn,
+    no_training,
+    save_model,
+)
 
 
-def run(recipe: Recipe, out: Path, engine: Engine, *, resume: bool = False) -> list[dict[str, Any]]:
+def run(
+    recipe: Recipe,
+    out: Path,
+    engine: Engine,
+    *,
+    resume: bool = False,
+    corpus: Corpus | None = None,
+    command: str | None = None,
+) -> list[dict[str, Any]]:
     """Run a recipe and leave results, predictions, the unlearned model and a report in ``out``.
 
     Args:
@@ -30,19 +47,21 @@ def run(recipe: Recipe, out: Path, engine: Engine, *, resume: bool = False) -> l
         out: A new or empty folder, or that of the same run with ``resume``.
         engine: Where to run.
         resume: Continue a run that was stopped.
+        corpus: The recipe's data, where they were read before.
+        command: The command that asks for this run; by default the one that was typed.
 
     Returns:
         The rows of ``results.json``.
     """
     check_out(out, resume=resume)
-    corpus = recipe.corpus()
+    corpus = corpus or recipe.corpus()
     recipe.task.check(corpus)
     request = recipe.request(corpus)
     check_splits(request, recipe.methods())
     known = identity(recipe, request)
     check_same(out, known)
     original = find_or_train_original(recipe, corpus, engine)
-    check_scopes(original.model, recipe.methods())
+    check_scopes(original.model, recipe.methods(), request)
     training = original.training or no_training(recipe)
     inputs = PairInputs.of(corpus, original.model)
     folder = RunFolder(out, {**known, "original_hash": original.hash}, resume=resume)
@@ -69,8 +88,13 @@ def run(recipe: Recipe, out: Path, engine: Engine, *, resume: bool = False) -> l
                     training.start,
                 )
                 made = find_or_unlearn(method, original, data, engine)
-            began = time.perf_counter()
-            predictions = recipe.task.predict(made.model, made.inputs, request, engine)
+            if method is None or method.stored:  # many runs have this model in common
+                reads = "" if method is None else f"{name} {method.model_dump_json()}"
+                predictions, seconds = find_or_predict(made, reads, recipe.task, request, engine)
+            else:
+                began = time.perf_counter()
+                predictions = recipe.task.predict(made.model, made.inputs, request, engine)
+                seconds = time.perf_counter() - began
             metrics = recipe.task.metrics(predictions)
             check_finite(metrics, f"{name} ({scope})")
             row = {
@@ -86,7 +110,7 @@ def run(recipe: Recipe, out: Path, engine: Engine, *, resume: bool = False) -> l
                 "cost": {
                     "prepare_seconds": made.prepare_seconds,
                     "update_seconds": made.history.update_seconds,
-                    "evaluate_seconds": made.history.selection_seconds + time.perf_counter() - began,
+                    "evaluate_seconds": made.history.selection_seconds + seconds,
                     "peak_memory_mb": peak_memory_mb(engine.device),
                 },
             }
@@ -104,8 +128,8 @@ def run(recipe: Recipe, out: Path, engine: Engine, *, resume: bool = False) -> l
             row["metrics"]["gap_to_retrain"] = gap_to_retrain(row["metrics"], reference)
     write_gallery(out, request, max(original.model.config.image_size, 96))
     facts = {"recipe": as_values(recipe), "original_hash": original.hash, "original": original.source}
-    folder.finish(keys, rows, provenance(request, engine.device, command_line(), **facts))
-    write_report([out], out)
+    folder.finish(keys, rows, provenance(request, engine.device, command or command_line(), **facts))
+    write_report([Run.load(out)], out)
     return rows
 
 

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
 from multidelete.data.cache import cache_dir
 from multidelete.data.corpus import Corpus
-from multidelete.data.files import write_file
+from multidelete.data.files import write_atomically, write_file
+from multidelete.data.requests import Request
 from multidelete.data.streams import PairInputs
 from multidelete.engine import Engine, History, digest, weights_hash
 from multidelete.errors import InputError
 from multidelete.methods import Method, Unlearned, UnlearningData
-from multidelete.models.base import WEIGHTS_FILE, Model, ModelConfig
+from multidelete.models.base import WEIGHTS_FILE, MaskConfig, Model, ModelConfig
 from multidelete.recipe import Recipe, load
-from multidelete.tasks import Task
-from multidelete.training import TrainSettings, initial_model, train
+from multidelete.tasks import Predictions, Task
+from multidelete.training import TrainSettings, check_mask, initial_model, train
 
 TRAINING_FILE = "training.json"
 HISTORY_FILE = "history.json"
+SECONDS_FILE = "seconds.json"
 
 
 @dataclass
@@ -112,6 +118,8 @@ def find_or_train_original(recipe: Recipe, corpus: Corpus, engine: Engine) -> Tr
             training = (training or Training(settings=recipe.train, seed=recipe.seed)).model_copy(
                 update={"settings": recipe.train}
             )
+        if training is not None:
+            check_mask(model, training.settings.mask)
         return Trained(model, History(), hashed, f"brought: {recipe.original}", hashed, training)
     assert recipe.model is not None
     assert recipe.train is not None
@@ -119,7 +127,11 @@ def find_or_train_original(recipe: Recipe, corpus: Corpus, engine: Engine) -> Tr
     name, config = recipe.model
     architecture = recipe.architecture()
     recipe.task.check(corpus, architecture)
-    config = config.for_corpus(corpus, labelled=recipe.task.labelled)
+    mask, request = training.settings.mask, None
+    config = config.for_corpus(corpus, labelled=recipe.task.labelled).model_copy(update={"mask": None})
+    if mask is not None:  # the one kind of original that depends on what is to be deleted
+        request = recipe.request(corpus)
+        config = config.model_copy(update={"mask": MaskConfig(classes=mask.classes, request=request.hash)})
     key = digest(
         "original",
         corpus.hash,
@@ -146,6 +158,7 @@ def find_or_train_original(recipe: Recipe, corpus: Corpus, engine: Engine) -> Tr
             seed=recipe.seed,
             what=f"training the original ({recipe.task.name})",
             folder=work(key),
+            forget=None if request is None else request.forget,
         )
         return model, history
 
@@ -202,19 +215,73 @@ def find_or_unlearn(method: Method, original: Trained, data: UnlearningData, eng
 
 
 def stored(key: str, what: str, make: Callable[[], tuple[Model, History]], engine: Engine) -> tuple[Model, History]:
-    """A trained model by what it depends on: from the store, or made and put there."""
+    """A trained model by what it depends on: from the store, or made and put there; other processes wait for it."""
     folder = cache_dir() / "models" / key
-    if (folder / HISTORY_FILE).is_file():
-        engine.progress.say(f"{what}: found as trained before, not trained again ({folder})")
-        history = History(**json.loads((folder / HISTORY_FILE).read_text()))
-        return Model.from_pretrained(folder).to(engine.device), history
-    model, history = make()
-    model.save_pretrained(folder)
-    write_file(folder / HISTORY_FILE, json.dumps(asdict(history)))
-    for left in work(key).glob("*"):
-        left.unlink()
+    with _alone(key, what, engine):
+        if (folder / HISTORY_FILE).is_file():
+            engine.progress.say(f"{what}: found as trained before, not trained again ({folder})")
+            history = History(**json.loads((folder / HISTORY_FILE).read_text()))
+        else:
+            model, history = make()
+            model.save_pretrained(folder)
+            write_file(folder / HISTORY_FILE, json.dumps(asdict(history)))
+            for left in work(key).glob("*"):
+                left.unlink()
     # What was saved is what everybody gets, now and the next time.
     return Model.from_pretrained(folder).to(engine.device), history
+
+
+@contextmanager
+def _alone(key: str, what: str, engine: Engine) -> Iterator[None]:
+    """One process at a time; the lock of one that was killed is free."""
+    lock = FileLock(cache_dir() / "locks" / key)
+    Path(lock.lock_file).parent.mkdir(exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        engine.progress.say(f"{what}: another process trains it, waiting")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def find_or_predict(
+    made: Unlearned, what: str, task: Task, request: Request, engine: Engine
+) -> tuple[Predictions, float]:
+    """Predictions of a model that many runs have in common, made once, and the seconds that this took.
+
+    Args:
+        made: The model and what it reads.
+        what: How it reads: the name of a control and its settings, which may blank a modality.
+        task: What is asked.
+        request: The splits.
+        engine: Device and precision.
+    """
+    key = digest(
+        "predictions",
+        what,
+        weights_hash(made.model.state_dict()),
+        made.model.config.canonical(),
+        pretrained_hash(made.model.config),
+        task.name,
+        task.model_dump_json(),
+        request.corpus.hash,
+        request.hash,
+        place(engine),
+        source_hash("tasks/*.py"),
+    )
+    folder = cache_dir() / "predictions" / key
+    if not folder.is_dir():
+        began = time.perf_counter()
+        predictions = task.predict(made.model, made.inputs, request, engine)
+        with write_atomically(folder) as part:
+            for split, arrays in predictions.items():
+                np.savez(part / f"{split}.npz", **arrays)  # type: ignore[arg-type]
+            (part / SECONDS_FILE).write_text(json.dumps(time.perf_counter() - began))
+    found = {path.stem: dict(np.load(path, allow_pickle=False)) for path in sorted(folder.glob("*.npz"))}
+    return found, float(json.loads((folder / SECONDS_FILE).read_text()))
 
 
 def work(key: str) -> Path:
@@ -236,8 +303,7 @@ def pretrained_hash(config: ModelConfig) -> str:
 
 def code_hash() -> str:
     """Hash of the sources that decide how a model is trained, so that a model of other code is never taken for it."""
-    source = Path(__file__).parent
-    rooms = (
+    return source_hash(
         "engine.py",
         "training.py",
         "randomness.py",
@@ -247,6 +313,11 @@ def code_hash() -> str:
         "methods/unimodal.py",
         "data/graph.py",
     )
+
+
+def source_hash(*rooms: str) -> str:
+    """Hash of the sources in these rooms."""
+    source = Path(__file__).parent
     return digest(*(path.read_text() for room in rooms for path in sorted(source.glob(room))))
 
 
@@ -261,11 +332,11 @@ def check_head(model: Model, task: Task) -> None:
         raise InputError(f"the task '{task.name}' cannot be asked of this {model.name} model, whose head {does}")
 
 
-def check_scopes(model: Model, methods: Iterable[Method]) -> None:
-    """Refuse a scope in which everything is frozen, before anything slow starts.
+def check_scopes(model: Model, methods: Iterable[Method], request: Request | None = None) -> None:
+    """Refuse a scope in which everything is frozen, and what else a method refuses, before anything slow starts.
 
     Raises:
-        InputError: A method could change nothing.
+        InputError: A method could change nothing, or does not apply to the model.
     """
     for method in methods:
-        model.parameters_of(method.scope)
+        method.check(model, request)

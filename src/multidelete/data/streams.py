@@ -309,6 +309,10 @@ class TrainStream:
         """Steps in which so many passes are made."""
         return max(1, round(epochs * len(self.text_rows) / min(self.batch_size, len(self.text_rows))))
 
+    def epoch(self, step: int) -> int:
+        """Number of the pass, from 0, in which a step's batch begins."""
+        return step * min(self.batch_size, len(self.text_rows)) // len(self.text_rows)
+
     def at(self, step: int, device: torch.device) -> Batch:
         """The batch of a step."""
         size = min(self.batch_size, len(self.text_rows))

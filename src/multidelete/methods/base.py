@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal, final
+from typing import ClassVar, Literal, final, get_args
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
 from multidelete.data.requests import Request
@@ -23,6 +25,7 @@ from multidelete.models.base import Batch, Encoding, Model, iterate_rows
 from multidelete.tasks.base import Task
 from multidelete.training import TrainSettings, initial_model
 
+Scope = Literal["all", "fusion", "vision", "graph", "text"]
 MEAN_OF = 2048  # mismatched pairs whose mean is taken for that of all
 
 
@@ -95,12 +98,22 @@ class Teacher:
         model: The original.
         inputs: The corpus as it reads it, encoded where that fits on disk.
         engine: Device and precision.
+        pairs: Text rows of the true pairs that it will be asked for; all of the training split by default.
+        initial: The original as it was before its training, where the method asks for it.
     """
 
-    def __init__(self, model: Model, inputs: PairInputs, engine: Engine) -> None:
-        self.model, self.inputs, self._engine = model, inputs, engine
-        corpus = inputs.corpus
-        self._true = engine.fused_once(model, inputs, corpus.text_rows(corpus.rows("train")))
+    def __init__(
+        self,
+        model: Model,
+        inputs: PairInputs,
+        engine: Engine,
+        pairs: Rows | None = None,
+        initial: Teacher | None = None,
+    ) -> None:
+        self.model, self.inputs, self._engine, self.initial = model, inputs, engine, initial
+        if pairs is None:
+            pairs = inputs.corpus.text_rows(inputs.corpus.rows("train"))
+        self._true = engine.fused_once(model, inputs, pairs)
         self._keys = np.empty(0, dtype=np.int64)
         self._fused = torch.empty(0, self._true.values.shape[1])
         self._means: dict[bool, Tensor] = {}
@@ -151,6 +164,11 @@ class Teacher:
             fused[unknown] = self._compute(units[unknown], texts[unknown])
         return fused.to(self._engine.device)
 
+    def logits(self, batch: Batch) -> Tensor:
+        """The head's logits of the batch's pairs, ``(B, C)``, without a gradient."""
+        with torch.no_grad():
+            return self.model.head(self.fused(batch)).float()
+
     def _key(self, units: Rows, texts: Rows) -> Rows:
         return units * len(self.inputs.corpus.texts) + texts
 
@@ -182,10 +200,21 @@ class Method(BaseModel, ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     needs_training: ClassVar[bool] = False  # whether it must be known how the original was trained
+    needs_mask: ClassVar[bool] = False  # whether the original must have been trained with ``[train.mask]``
     stored: ClassVar[bool] = False  # whether its outcome is kept beside the originals, to be found again
+    seeded: ClassVar[bool] = True  # whether it draws anything, so that another seed gives other weights
+    claims: ClassVar[tuple[str, ...]] = ()  # what it says of itself, out of CLAIMS in ``multidelete.testing``
     tasks: ClassVar[tuple[str, ...]] = ("retrieval", "entailment", "reasoning", "graph_text")
+    scopes: ClassVar[tuple[str, ...]] = get_args(Scope)
 
-    scope: Literal["all", "fusion", "vision", "graph", "text"] = "all"
+    scope: Scope = "all"
+
+    @field_validator("scope")
+    @classmethod
+    def _known_scope(cls, scope: Scope) -> Scope:
+        if scope not in cls.scopes:
+            raise ValueError(f"method '{cls.name}' has the scopes {' and '.join(cls.scopes)}, not '{scope}'")
+        return scope
 
     @final
     def __call__(self, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
@@ -201,7 +230,7 @@ class Method(BaseModel, ABC):
         """
         modes = {module: module.training for module in original.modules()}
         original = original.to(engine.device).eval()
-        original.parameters_of(self.scope)  # refuses a frozen or unknown scope before anything slow starts
+        self.check(original, data.request)
         before = {name: parameter.requires_grad for name, parameter in original.named_parameters()}
         student = copy.deepcopy(original)
         try:
@@ -212,6 +241,18 @@ class Method(BaseModel, ABC):
                 parameter.requires_grad_(before[name])
             for module, mode in modes.items():
                 module.training = mode
+
+    def check(self, model: Model, request: Request | None = None) -> None:
+        """Refuse a model that the method does not apply to, before anything slow starts.
+
+        Args:
+            model: The original, or what is to be trained to be it.
+            request: What is to be deleted, where that is known.
+
+        Raises:
+            InputError: The scope is unknown to it, or everything in it is frozen.
+        """
+        model.parameters_of(self.scope)
 
     def reads(self, inputs: PairInputs, model: Model) -> PairInputs:
         """What the method's model reads of the corpus: all of it, but for methods that blank a part."""
@@ -257,6 +298,9 @@ class LossMethod(Method):
     forget_target: float = Field(default=0.0, ge=0, le=100)
 
     needs_teacher: ClassVar[bool] = False
+    needs_initial: ClassVar[bool] = False  # whether ``original.initial`` is asked about D_f; needs a teacher too
+    schedule: ClassVar[Literal["cosine", "constant"]] = "cosine"
+    stop_at: ClassVar[float] = math.inf  # a checkpoint whose criterion reaches this is the last
 
     @abstractmethod
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
@@ -280,6 +324,20 @@ class LossMethod(Method):
             steps: How many steps there will be.
         """
 
+    def masks(self, student: Model, stream: ForgetRetainStream, engine: Engine) -> Mapping[str, Tensor]:
+        """Which entries of a parameter may move, by name; gradients of the others are 0. None are given: all may.
+
+        Args:
+            student: Still equal to the original.
+            stream: The batches of D_f and D_r.
+            engine: Device and precision.
+        """
+        return {}
+
+    def criterion(self, found: Mapping[str, float]) -> float:
+        """What a checkpoint is worth, by what :meth:`Task.judge` found; the best is kept, the first of equals."""
+        return found["utility"] - self.forget_weight * abs(found["forget_auc"] - self.forget_target)
+
     @final
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
         """See :meth:`Method.unlearn`."""
@@ -290,9 +348,12 @@ class LossMethod(Method):
             )
         began = time.perf_counter()
         inputs = engine.frozen_inputs(original, data.inputs, self.scope)
-        teacher = (
-            Teacher(original, engine.encoded_inputs(original, data.inputs), engine) if self.needs_teacher else None
-        )
+        initial = teacher = None
+        if self.needs_initial:
+            untrained = data.initial_model(original).to(engine.device).eval().requires_grad_(False)
+            initial = Teacher(untrained, data.inputs, engine, data.forget_pairs)
+        if self.needs_teacher:
+            teacher = Teacher(original, engine.encoded_inputs(original, data.inputs), engine, initial=initial)
         stream = ForgetRetainStream(
             inputs,
             data.forget_pairs,
@@ -306,9 +367,12 @@ class LossMethod(Method):
             steps=max(stream.steps(self.epochs), self.min_steps),
             learning_rate=self.peak_rate(data),
             seed=data.seed,
+            schedule=self.schedule,
+            stop_at=self.stop_at,
             **self.model_dump(include={"weight_decay", "warmup", "clip", "evaluations"}),
         )
         self.prepare(student, teacher, stream, plan.steps)  # type: ignore[arg-type]
+        masks = self.masks(student, stream, engine)
         prepared = time.perf_counter() - began
 
         def losses(step: int) -> dict[str, Tensor]:
@@ -318,17 +382,29 @@ class LossMethod(Method):
 
         def judge() -> dict[str, float]:
             found = data.task.judge(student, inputs, data.request, engine)
-            missed = abs(found["forget_auc"] - self.forget_target)
-            return {**found, "criterion": found["utility"] - self.forget_weight * missed}
+            return {**found, "criterion": self.criterion(found)}
 
-        history = engine.fit(
-            student,
-            student.parameters_of(self.scope),
-            losses,
-            plan,
-            what=f"{self.title} ({self.scope})",
-            training=False,
-            judge=judge if self.evaluations else None,
-            folder=data.folder,
-        )
+        with masked(student, masks):
+            history = engine.fit(
+                student,
+                student.parameters_of(self.scope),
+                losses,
+                plan,
+                what=f"{self.title} ({self.scope})",
+                training=False,
+                judge=judge if self.evaluations else None,
+                folder=data.folder,
+            )
         return Unlearned(student, history, prepared, inputs)
+
+
+@contextmanager
+def masked(model: Model, masks: Mapping[str, Tensor]) -> Iterator[None]:
+    """Gradients are multiplied by these masks inside, as soon as they are there: what is clipped is what is left."""
+    parameters = {name: model.get_parameter(name).requires_grad_(True) for name in masks}
+    handles = [parameter.register_hook(masks[name].mul) for name, parameter in parameters.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

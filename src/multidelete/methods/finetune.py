@@ -30,6 +30,7 @@ class FineTune(LossMethod):
     name: ClassVar[str] = "finetune"
     title: ClassVar[str] = "FineTune"
     needs_training: ClassVar[bool] = True
+    claims: ClassVar[tuple[str, ...]] = ("never_reads_forget", "lowers_retain_loss")
 
     rate_factor: float = Field(default=2.0, gt=0)
 

@@ -27,6 +27,7 @@ class Retrain(Method):
     title: ClassVar[str] = "Retrain"
     needs_training: ClassVar[bool] = True
     stored: ClassVar[bool] = True
+    claims: ClassVar[tuple[str, ...]] = ("never_reads_forget",)
 
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
         """See :meth:`Method.unlearn`."""

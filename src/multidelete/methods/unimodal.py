@@ -65,6 +65,7 @@ class Unimodal(Method):
             engine,
             seed=data.seed,
             what=f"{self.title} ({self.modality})",
+            forget=data.request.forget,
             folder=data.folder,
         )
         return Unlearned(fresh, history, prepared, engine.frozen_inputs(fresh, inputs, "all"))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from multidelete.models.base import EncoderConfig, Encoding, ModelConfig, small_encoder
+from multidelete.models.base import MASK, EncoderConfig, Encoding, ModelConfig, small_encoder
 from multidelete.models.image_text import ImageTextModel
 
 CHUNK = 64  # pairs that are fused together on a CPU
@@ -74,7 +74,7 @@ class Albef(ImageTextModel):
     tasks = ("retrieval", "entailment", "reasoning")
     config_class = AlbefConfig
     parts: ClassVar[dict[str, tuple[str, ...]]] = {
-        "vision": ("vision", "vision_adapter", "vision_projection"),
+        "vision": ("vision", "vision_adapter", "vision_projection", MASK),
         "text": ("text", "text_adapter", "text_projection"),
         "fusion": ("fusion", "matching_head", "class_head", "log_scale"),
     }
@@ -91,6 +91,7 @@ class Albef(ImageTextModel):
         self.add_head(config.fusion.width)
         if not config.labels:
             self.log_scale = nn.Parameter(torch.tensor(1 / config.temperature).log())
+        self.add_mask(config.fusion.width)
 
     def project(self, modality: str, embedded: Encoding) -> Encoding:
         """See :meth:`Model.project`; without classes ``pooled`` becomes the unit-length contrastive embedding."""

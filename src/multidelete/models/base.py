@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = 1
+MASK = "channel_mask"  # the submodule of a model that is trained with a mask
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Batch:
         units: Unit of each modality's row, ``(B,)``; a pair is a true pair where they are the same.
         generator: Randomness of this step (hard negatives); without one the choice is deterministic.
         labels: Class of each text, ``(B,)``; None in retrieval. Of a mismatched pair it says nothing.
+        groups: Row of the mask that each unit is seen through, ``(B,)``; None: whole, as ever but in training.
     """
 
     inputs: dict[str, ModalityInput]
@@ -115,6 +117,7 @@ class Batch:
     units: dict[str, Tensor]
     generator: torch.Generator | None = None
     labels: Tensor | None = None
+    groups: Tensor | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.rows.values())))
@@ -160,6 +163,20 @@ def small_encoder(
     return EncoderConfig(pooling=pooling, config={"model_type": model_type, **size, **fields})
 
 
+class MaskConfig(BaseModel):
+    """The mask that an original is trained with for ERM-KTP.
+
+    Args:
+        classes: Its rows; the last one is D_f's.
+        request: Hash of the deletion request that it is made for.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    classes: int = Field(ge=2)
+    request: str
+
+
 class ModelConfig(BaseModel):
     """What every architecture's configuration has in common.
 
@@ -171,6 +188,7 @@ class ModelConfig(BaseModel):
         labels: Names of the classes that the head tells apart; none: it tells matching pairs from others. Taken from
             the data when a model is trained.
         images: Pictures in a unit; taken from the data as well.
+        mask: A mask over the channels of the visual feature map; taken from how the model is trained.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -181,6 +199,7 @@ class ModelConfig(BaseModel):
     max_text_tokens: int = Field(default=40, ge=3)
     labels: tuple[str, ...] = ()
     images: int = Field(default=1, ge=1)
+    mask: MaskConfig | None = None
 
     def for_corpus(self, corpus: Corpus, *, labelled: bool) -> Self:
         """The configuration of a model that learns a task on this corpus.
@@ -408,6 +427,8 @@ class Model(nn.Module, ABC):
         words, known = self.tokenizer.get_vocab(), source.tokenizer.get_vocab()
         taken = 0
         for name, tensor in self.state_dict().items():
+            if within(name, (MASK,)):  # made for another deletion
+                continue
             if name not in theirs or tensor.shape[1:] != theirs[name].shape[1:]:
                 continue
             if tensor.dim() == 2 and len(tensor) == len(words) and len(theirs[name]) == len(known):

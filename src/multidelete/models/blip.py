@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from multidelete.errors import InputError
-from multidelete.models.base import EncoderConfig, Encoding, ModelConfig, Subgraphs, Tokens, small_encoder, within
+from multidelete.models.base import MASK, EncoderConfig, Encoding, ModelConfig, Subgraphs, Tokens, small_encoder, within
 from multidelete.models.encoders import additive, build_backbone, build_tokenizer, describe, drawn_by_width, loading
 from multidelete.models.image_text import ImageTextModel
 from multidelete.randomness import seeded
@@ -75,7 +75,7 @@ class Blip(ImageTextModel):
     tasks = ("retrieval", "entailment", "reasoning")
     config_class = BlipConfig
     parts: ClassVar[dict[str, tuple[str, ...]]] = {
-        "vision": ("vision", "vision_projection"),
+        "vision": ("vision", "vision_projection", MASK),
         "text": ("text", "text_projection"),
         "fusion": ("fusion", "matching_head", "class_head", "log_scale"),
     }
@@ -89,6 +89,7 @@ class Blip(ImageTextModel):
                 self.add_module(f"{modality}_projection", nn.Linear(self.width(modality), config.embedding_width))
             self.log_scale = nn.Parameter(torch.tensor(1 / config.temperature).log())
         self.add_head(self.width("text"))
+        self.add_mask(self.width("vision"))
         self.encode_token: int | None = tokenizer.get_vocab().get(ENCODE_TOKEN)
 
     @classmethod

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from multidelete.errors import InputError
-from multidelete.models.base import Batch, Encoding, Model, ModelConfig, Subgraphs, Tokens
+from multidelete.models.base import Batch, Encoding, ModalityInput, Model, ModelConfig, Subgraphs, Tokens
 from multidelete.models.encoders import (
     backbone_from_config,
     build_backbone,
@@ -21,6 +21,7 @@ from multidelete.models.encoders import (
     run_vision,
     width_of,
 )
+from multidelete.models.mask import ChannelMask
 from multidelete.randomness import seeded
 
 
@@ -34,6 +35,7 @@ class ImageTextModel(Model):
     vision: nn.Module
     text: nn.Module
     log_scale: nn.Parameter
+    channel_mask: ChannelMask  # where the configuration has one
 
     def __init__(self, config: ModelConfig, tokenizer: Any, backbones: Mapping[str, nn.Module] | None = None) -> None:
         super().__init__()
@@ -106,6 +108,33 @@ class ImageTextModel(Model):
             mask=each.mask.unflatten(0, (-1, count)).flatten(1, 2),
             pooled=each.pooled.unflatten(0, (-1, count)).mean(1),
         )
+
+    def add_mask(self, width: int) -> None:
+        """Make the mask of a configuration that has one, for a visual feature map of this many channels."""
+        if self.config.mask is not None:
+            self.channel_mask = ChannelMask(self.config.mask.classes, width)
+
+    def feature_map(self, vision: Encoding) -> Tensor:
+        """The last visual feature map, which a mask lies on: the token states that the fusion reads, ``(B, L, K)``."""
+        return vision.tokens
+
+    def gated(self, vision: Encoding, gates: Tensor) -> Encoding:
+        """The encoding of pictures with the channels of the feature map multiplied by gates, ``(K,)`` or ``(B, K)``."""
+        return replace(vision, tokens=vision.tokens * gates[..., None, :])
+
+    def encode_one(self, modality: str, inputs: ModalityInput) -> Encoding:
+        """See :meth:`Model.encode_one`; channels of the visual feature map that were closed are 0."""
+        encoding = super().encode_one(modality, inputs)
+        if modality == "vision" and self.config.mask is not None:
+            encoding = self.gated(encoding, self.channel_mask.open)
+        return encoding
+
+    def encode(self, batch: Batch) -> dict[str, Encoding]:
+        """See :meth:`Model.encode`; pictures are seen through the mask where the batch says through which row."""
+        encodings = super().encode(batch)
+        if batch.groups is not None:
+            encodings["vision"] = self.gated(encodings["vision"], self.channel_mask.weight[batch.groups])
+        return encodings
 
     def fuse(self, encodings: Mapping[str, Encoding]) -> Tensor:
         """See :meth:`Model.fuse`; the text is fused with each of n pictures, and the results stand side by side.

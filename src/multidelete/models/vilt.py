@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from multidelete.errors import InputError
 from multidelete.models.base import (
+    MASK,
     Batch,
     EncoderConfig,
     Encoding,
@@ -80,7 +81,7 @@ class Vilt(ImageTextModel):
     config_class = ViltConfig
     contrastive = False
     parts: ClassVar[dict[str, tuple[str, ...]]] = {
-        "vision": ("vision",),
+        "vision": ("vision", MASK),
         "text": ("text",),
         "fusion": ("fusion", "matching_head", "class_head"),
     }
@@ -97,6 +98,7 @@ class Vilt(ImageTextModel):
         self.fusion = SingleStream(backbone, config.images)
         self.requires_grad_(not config.encoder.freeze)
         self.add_head(backbone.config.hidden_size)
+        self.add_mask(backbone.config.hidden_size)
 
     @classmethod
     def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> Vilt:

@@ -55,15 +55,15 @@ class Card:
     captions: Sequence[Caption]
 
 
-def write_report(runs: Sequence[Path], out: Path) -> Path:
+def write_report(runs: Sequence[Run], out: Path) -> Path:
     """Writes the report and returns its path.
 
     Args:
-        runs: One run folder, or several that differ in their seed only.
+        runs: One run, or several of one task, data, model and size of D_f.
         out: The page to write if it ends in ``.html``; else the folder that gets a ``report.html``.
     """
     page = out if out.suffix == ".html" else out / "report.html"
-    text = render([Run.load(folder) for folder in runs])
+    text = render(runs)
     page.parent.mkdir(parents=True, exist_ok=True)
     part = page.with_name(f".{page.name}.{os.getpid()}")
     try:

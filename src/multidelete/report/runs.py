@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,24 @@ class Run:
             _check_row(path, index, row)
         return cls(folder, tuple(rows), content.get("provenance") or {})
 
+    @classmethod
+    def load_all(cls, folders: Iterable[Path]) -> list[Run]:
+        """The runs in several folders, to be compared.
+
+        Copies of an image, or mentions of a relation, are deleted together and can make D_f of one seed larger by a
+        few units than that of another: runs that asked for the same size are given the smallest that came of it.
+        """
+        runs = [cls.load(folder) for folder in folders]
+        asked = [_size_asked(run) for run in runs]
+        sizes: dict[object, int] = {}
+        for run, size in zip(runs, asked, strict=True):
+            units = int(run.rows[0]["forget_units"])
+            sizes[size] = min(units, sizes.get(size, units))
+        return [
+            run if size is None else replace(run, rows=tuple({**row, "forget_units": sizes[size]} for row in run.rows))
+            for run, size in zip(runs, asked, strict=True)
+        ]
+
     def key(self, index: int) -> str:
         """The name under which predictions and history of the row at ``index`` are stored."""
         row = self.rows[index]
@@ -135,6 +153,13 @@ class Run:
         if not isinstance(entries, list) or not all(isinstance(e, dict) and "unit" in e for e in entries):
             raise InputError(f'{path}: expected a list of entries with a "unit" each')
         return entries
+
+
+def _size_asked(run: Run) -> object:
+    """What tells a deletion of a seeded sample from one of another size; None where units were named, or not told."""
+    forget = (run.provenance.get("recipe") or {}).get("forget") or {}
+    asked = [(key, forget[key]) for key in ("count", "fraction") if forget.get(key) is not None]
+    return (run.rows[0]["task"], run.rows[0]["data"], asked[0]) if asked else None
 
 
 def _json(path: Path) -> Any:

@@ -34,6 +34,11 @@ NAMES = {
     "lcodec": "L-CODEC",
     "erm_ktp": "ERM-KTP",
     "knowledge_unlearning": "UL",
+    "scrub": "SCRUB",
+    "salun": "SalUn",
+    "ssd": "SSD",
+    "npo": "NPO",
+    "l1_sparse": "L1-sparse",
     "multidelete": "MultiDelete",
 }
 TERMS = {"alpha": "MD", "beta": "MKR", "gamma": "UKR"}  # weight of MultiDelete -> the term it weighs
@@ -161,8 +166,8 @@ class Group:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds of the rows, sorted."""
-        return sorted({int(row["seed"]) for row in self.rows})
+        """The seeds of the rows that have metrics, sorted; a cell of a bench that failed has none."""
+        return sorted({int(row["seed"]) for row in self.rows if row["metrics"]})
 
 
 def _spreads(rows: Sequence[Row], part: str) -> dict[str, Spread]:
@@ -174,13 +179,18 @@ def _spreads(rows: Sequence[Row], part: str) -> dict[str, Spread]:
 
 
 def summary(runs: Iterable[Run]) -> list[Group]:
-    """The rows of all runs, those put together that differ only in their seed; Original and Retrain first."""
+    """The rows of all runs, those put together that differ only in their seed; Original and Retrain first.
+
+    Runs of several methods have Original and Retrain in common: of one seed these count once.
+    """
     found: dict[str, list[Row]] = {}
     for run in runs:
         for row in run.rows:
             settings = {key: value for key, value in row["settings"].items() if key != "seed"}
             same = [*(row[key] for key in QUESTION), row["method"], row["scope"], settings]
-            found.setdefault(json.dumps(same, sort_keys=True, default=str), []).append(row)
+            rows = found.setdefault(json.dumps(same, sort_keys=True, default=str), [])
+            if row["method"] not in BASELINES or row["seed"] not in [other["seed"] for other in rows]:
+                rows.append(row)
     return in_order(Group.of(rows) for rows in found.values())
 
 
@@ -328,8 +338,13 @@ def summary_table(groups: Sequence[Group]) -> Table:
 
 def to_text(groups: Sequence[Group], width: int = 140) -> str:
     """The summary as plain text."""
+    return as_text(summary_table(groups), width)
+
+
+def as_text(table: Table, width: int = 140) -> str:
+    """A table as plain text."""
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
-    console.print(summary_table(groups))
+    console.print(table)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

@@ -1,0 +1,68 @@
+"""Bad teacher: on the forget set the student learns from a model that knows nothing."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from multidelete.data.streams import ForgetRetainStream, RetainBatch
+from multidelete.methods.base import LossMethod, Teacher
+from multidelete.methods.pairs import divergence
+from multidelete.models.base import Batch, Model
+
+
+class BadTeacher(LossMethod):
+    r"""Two teachers: an incompetent one for D_f, the original for D_r [1]_.
+
+    .. math:: L = KL\big(p_b(D_f) \,\|\, p_{f'}(D_f)\big) + KL\big(p_f(D_r) \,\|\, p_{f'}(D_r)\big)
+
+    The incompetent teacher b is the original as it was before its training: the same configuration, with random
+    weights (pretrained encoders are pretrained in it, too). p is the softmax of the head over the temperature. The
+    paper deletes classes and examples of image classification. For pairs in retrieval it is about "matches" and "does
+    not match"; all pairs of D_r match, so what does not is told to the student by ``retain_mismatched`` alone.
+
+    Args:
+        forget_kl: Weight of the divergence from the incompetent teacher.
+        retain_kl: Weight of the divergence from the original.
+        temperature: Of both divergences.
+        retain_mismatched: Share of the D_r batch taken as mismatched pairs, on which the original is obeyed as well.
+            Ours; 0 is the paper.
+
+    References:
+        .. [1] Chundawat et al., "Can Bad Teaching Induce Forgetting? Unlearning in Deep Networks Using an Incompetent
+           Teacher", AAAI 2023
+    """
+
+    name: ClassVar[str] = "bad_teacher"
+    title: ClassVar[str] = "Bad Teacher"
+    needs_teacher: ClassVar[bool] = True
+    needs_initial: ClassVar[bool] = True
+
+    forget_kl: float = Field(default=1.0, gt=0)
+    retain_kl: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=1.0, gt=0)
+    retain_mismatched: float = Field(default=0.0, ge=0, lt=1)
+
+    def mismatched_share(self) -> float:
+        """See :meth:`LossMethod.mismatched_share`."""
+        return self.retain_mismatched
+
+    def prepare(self, student: Model, original: Teacher, stream: ForgetRetainStream, steps: int) -> None:
+        """Compute the original's view of the mismatched pairs that the steps will draw."""
+        if stream.apart:
+            original.remember([stream.mismatched_rows(stream.apart, step, "retain") for step in range(steps)])
+
+    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+        """The divergences from the two teachers."""
+        assert original.initial is not None
+        terms = {}
+        for name, weight, teacher, batch in (
+            ("forget", self.forget_kl, original.initial, forget),
+            ("retain", self.retain_kl, original, retain),
+        ):
+            if weight:
+                now = student.head(student.fused(batch))
+                terms[name] = weight * divergence(now, teacher.logits(batch), self.temperature)
+        return terms

@@ -1,0 +1,147 @@
+"""ERM-KTP: the channels that a mask gives to D_f are cut out, and what is left is taught anew to a fresh encoder."""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from multidelete.data.requests import Request
+from multidelete.data.streams import Cycle, PairInputs, Rows, TrainStream
+from multidelete.engine import Engine, Plan
+from multidelete.errors import InputError
+from multidelete.methods.base import Method, Scope, Unlearned, UnlearningData
+from multidelete.models.base import Encoding, Model, within
+from multidelete.models.image_text import ImageTextModel
+from multidelete.training import groups_of
+
+
+class ErmKtp(Method):
+    r"""Knowledge transfer, prohibited where an entanglement-reduced mask says that it is about D_f [1]_.
+
+    .. math:: L = Dis(F'(I_r), c \odot F(I_r)) + \lambda \, Dis(\bar{F'}_y(I_r), c \odot \bar{F}_y(I_r)),
+       \qquad \bar{F}_y = \text{mean of the tokens of } M_y \odot F
+
+    The original has learned a mask M beside its task (``[train.mask]``, :class:`~multidelete.training.MaskSettings`):
+    to how much each class uses each channel of the last visual feature map F. The classes are groups of units, the last
+    of which is D_f. A channel that D_f uses more than any other class does is its own: c is 0 there and 1 elsewhere.
+    The student is the original with a fresh vision encoder, in which those channels are closed, in training and ever
+    after; all that follows F (the paper's head) keeps the original's weights. It learns F' from the original's maps of
+    pictures of D_r, without texts and without labels, y being the group of the picture's unit. D_f is never read.
+
+    F is what the fusion reads of a picture: the token states behind the adapter (albef), of the vision tower (blip) or
+    of the patch embeddings (vilt), or the tower's pooled vector (clip). Only ``vision`` can be its scope.
+
+    Ours, for a model of two modalities: contrastive embeddings, which branch off before F, are learned from the
+    original's as a third term; each distance is a mean square over that of what is aimed at, so that maps of any scale
+    weigh alike; the student takes as many steps as Retrain, by the settings that the original was trained with; and
+    what M has learned of D_f does not stay in the model: it is as it was before training.
+
+    Args:
+        epochs_factor: Passes, as a multiple of the original's training.
+        pooled_weight: Weight of the masked pooled feature.
+
+    References:
+        .. [1] Lin et al., "ERM-KTP: Knowledge-Level Machine Unlearning via Knowledge Transfer", CVPR 2023
+    """
+
+    name: ClassVar[str] = "erm_ktp"
+    title: ClassVar[str] = "ERM-KTP"
+    tasks: ClassVar[tuple[str, ...]] = ("retrieval", "entailment", "reasoning")
+    scopes: ClassVar[tuple[str, ...]] = ("vision",)
+    needs_training: ClassVar[bool] = True
+    needs_mask: ClassVar[bool] = True
+    claims: ClassVar[tuple[str, ...]] = ("never_reads_forget",)
+
+    scope: Scope = "vision"
+    epochs_factor: float = Field(default=1.0, gt=0)
+    pooled_weight: float = Field(default=1.0, ge=0)
+
+    def check(self, model: Model, request: Request | None = None) -> None:
+        """See :meth:`Method.check`; there must be a mask for this request, and a feature map that can change."""
+        super().check(model, request)
+        if model.config.mask is None:
+            raise InputError(
+                f"erm_ktp needs an original that was trained with a mask, and this {model.name} model was not; "
+                "train it with a table [train.mask] in the recipe"
+            )
+        if request is not None and model.config.mask.request != request.hash:
+            raise InputError(
+                f"the mask of this {model.name} model was learned for another deletion than these "
+                f"{len(request.forget):,} units; train an original with [train.mask] for this one"
+            )
+        if not any(within(name, ("vision", "vision_adapter")) for name in model.parameters_of(self.scope)):
+            raise InputError(
+                f"erm_ktp: the visual feature map of this {model.name} model cannot change: its vision backbone is "
+                "frozen and no adapter follows it; set model.vision.freeze = false, or another width of the fusion"
+            )
+
+    def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
+        """See :meth:`Method.unlearn`."""
+        assert isinstance(student, ImageTextModel)
+        assert isinstance(original, ImageTextModel)
+        assert original.config.mask is not None
+        began = time.perf_counter()
+        classes: int = original.config.mask.classes
+        kept = (~original.channel_mask.owned(classes - 1)).float()  # c, (K,)
+        engine.progress.say(f"{self.title}: {int((1 - kept).sum())} of {len(kept)} visual channels belong to D_f")
+        self._renew(student, data.initial_model(original).to(engine.device), kept)
+        inputs = engine.frozen_inputs(student, data.inputs, self.scope)
+        told = engine.encode_once(original, data.inputs, "vision", what="encoding vision once")
+        lessons = data.inputs if told is None else data.inputs.with_sources({"vision": told})
+        pictures = Cycle(data.request.retain, data.seed, "retain")
+        size = min(data.training.batch_size, len(data.request.retain))
+        groups = torch.from_numpy(groups_of(data.request.corpus, classes)).to(engine.device)
+        parameters = student.parameters_of(self.scope)
+        embeds = any(within(name, ("vision_projection",)) for name in parameters)
+
+        def pictures_of(given: PairInputs, model: Model, rows: Rows) -> Encoding:
+            return model.encode_one("vision", given.sources["vision"].take(rows).to(engine.device))
+
+        def losses(step: int) -> dict[str, Tensor]:
+            rows = pictures.take(step * size, size)
+            own = pictures_of(inputs, student, rows)
+            with torch.no_grad():
+                aim = original.gated(pictures_of(lessons, original, rows), kept)
+            seen = original.channel_mask.weight[groups[rows]][:, None]  # (B, 1, K)
+            mine, theirs = student.feature_map(own), student.feature_map(aim)  # (B, L, K)
+            pooled = distance((mine * seen).mean(1), (theirs * seen).mean(1))
+            terms = {"map": distance(mine, theirs), "pooled": self.pooled_weight * pooled}
+            return {**terms, "embedding": distance(own.pooled, aim.pooled)} if embeds else terms
+
+        plan = Plan(
+            steps=TrainStream(inputs, data.retain_pairs, size, data.seed).steps(
+                self.epochs_factor * data.training.epochs
+            ),
+            seed=data.seed,
+            **data.training.model_dump(include={"learning_rate", "weight_decay", "warmup", "clip"}),
+        )
+        prepared = time.perf_counter() - began
+        history = engine.fit(
+            student,
+            parameters,
+            losses,
+            plan,
+            what=f"{self.title} ({self.scope})",
+            training=True,
+            folder=data.folder,
+        )
+        return Unlearned(student, history, prepared, inputs)
+
+    @torch.no_grad()
+    def _renew(self, student: ImageTextModel, fresh: Model, kept: Tensor) -> None:
+        """Begin anew with everything in scope, running statistics and mask included, and close D_f's channels."""
+        begun = fresh.state_dict()
+        for name, tensor in student.state_dict().items():
+            if within(name, student.parts[self.scope]):
+                tensor.copy_(begun[name])
+        student.channel_mask.open.copy_(kept)
+
+
+def distance(own: Tensor, aim: Tensor) -> Tensor:
+    """Mean squared difference, as a share of the mean square of what is aimed at."""
+    return F.mse_loss(own.float(), aim.float()) / aim.float().square().mean().clamp_min(1e-12)

@@ -1,0 +1,40 @@
+"""Gradient ascent on the forget set, balanced by descent on the retain set."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from multidelete.data.streams import RetainBatch
+from multidelete.methods.base import LossMethod, Teacher
+from multidelete.models.base import Batch, Model
+
+
+class NegGradPlus(LossMethod):
+    r"""The task's loss on D_r minus a share of that on D_f, also known as gradient difference [1]_.
+
+    .. math:: L = \beta \, \ell(D_r) - (1 - \beta) \, \ell(D_f)
+
+    Args:
+        beta: Weight of D_r, between 0 (NegGrad) and 1 (only fine-tuning).
+
+    References:
+        .. [1] Kurmanji et al., "Towards Unbounded Machine Unlearning", NeurIPS 2023; with equal weights, as gradient
+           difference: Liu, Liu and Stone, "Continual Learning and Private Unlearning", CoLLAs 2022
+    """
+
+    name: ClassVar[str] = "neggrad_plus"
+    title: ClassVar[str] = "NegGrad+"
+
+    beta: float = Field(default=0.95, ge=0, le=1)
+
+    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+        """The two terms; one of weight 0 is not computed."""
+        terms = {}
+        if self.beta > 0:
+            terms["retain"] = self.beta * student.losses(retain).mean()
+        if self.beta < 1:
+            terms["forget"] = -(1 - self.beta) * student.losses(forget).mean()
+        return terms

@@ -1,0 +1,59 @@
+"""Negative preference optimisation: ascent whose force fades as a pair is forgotten."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from multidelete.data.streams import RetainBatch
+from multidelete.methods.base import LossMethod, Teacher
+from multidelete.methods.pairs import label_log_probabilities
+from multidelete.models.base import Batch, Model
+
+
+class NPO(LossMethod):
+    r"""The true labels of D_f as answers that are not preferred, without any that are, and retention on D_r [1]_.
+
+    .. math::
+
+        L = -\frac{2}{\beta} \, \log \sigma\Big( -\beta \log \frac{\pi_{f'}(y \mid x)}{\pi_f(y \mid x)} \Big)
+            + \gamma \, \ell(D_r)
+
+    For beta to 0 this is gradient ascent on log pi; otherwise the gradient of log pi has the weight
+    :math:`2 \pi_{f'}^\beta / (\pi_{f'}^\beta + \pi_f^\beta)`, which vanishes with :math:`\pi_{f'}`. The second term
+    makes it the paper's NPO+RT. The paper's y is a text and pi the probability of all its tokens; here y is the label
+    of a pair, and in retrieval that its image and text match.
+
+    Args:
+        beta: How soon the force fades. The paper's 0.1 is for the log-probability of whole texts, a sum over tokens;
+            that of a single label is smaller by far, so ours is larger.
+        gamma: Weight of the task's loss on D_r; 0 is NPO alone.
+
+    References:
+        .. [1] Zhang et al., "Negative Preference Optimization: From Catastrophic Collapse to Effective Unlearning",
+           COLM 2024
+    """
+
+    name: ClassVar[str] = "npo"
+    title: ClassVar[str] = "NPO"
+    needs_teacher: ClassVar[bool] = True
+
+    beta: float = Field(default=1.0, gt=0)
+    gamma: float = Field(default=1.0, ge=0)
+
+    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+        """Negative preference on D_f, and the task's loss on D_r."""
+        now = label_log_probabilities(student, student.head(student.fused(forget)), forget)
+        before = label_log_probabilities(original.model, original.logits(forget), forget)
+        terms = {"forget": negative_preference(now - before, self.beta).mean()}
+        if self.gamma:
+            terms["retain"] = self.gamma * student.losses(retain).mean()
+        return terms
+
+
+def negative_preference(log_ratio: Tensor, beta: float) -> Tensor:
+    """The loss of each pair, ``(B,)``, from the logarithm of its probability over that under the original."""
+    return -2 / beta * F.logsigmoid(-beta * log_ratio)

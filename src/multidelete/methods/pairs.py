@@ -1,0 +1,118 @@
+"""What several methods ask about pairs: what the head says of them, how far that is from a teacher, wrong labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from multidelete.data.streams import PairInputs, RetainBatch, Rows
+from multidelete.engine import Engine
+from multidelete.models.base import Batch, Encoding, ModalityInput, Model
+from multidelete.randomness import derive, generator
+
+
+def encoded(model: Model, batch: Batch) -> Batch:
+    """The batch with its encodings in the place of its inputs: what is asked of it twice is encoded once."""
+    encodings: Mapping[str, Encoding] = model.encode(batch)
+    inputs: dict[str, ModalityInput] = dict(encodings)
+    return replace(batch, inputs=inputs)
+
+
+def label_log_probabilities(model: Model, logits: Tensor, batch: Batch) -> Tensor:
+    """Log-probability of the true label of each true pair, ``(B,)``; in retrieval of "these two match".
+
+    Args:
+        model: Whose head gave the logits.
+        logits: Of the classes, or of "does not match" and "matches", ``(B, C)``.
+        batch: The pairs.
+    """
+    logarithms = logits.float().log_softmax(-1)
+    if not model.config.labels:
+        return logarithms[:, -1]
+    assert batch.labels is not None
+    return logarithms.gather(1, batch.labels[:, None]).squeeze(1)
+
+
+def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    r"""Mean over the pairs of :math:`\tau^2 \, KL(p_{teacher} \| p_{student})`, p the softmax of logits over tau.
+
+    The factor keeps the gradient's size the same for every temperature (Hinton et al. 2015).
+
+    Args:
+        student: Logits, ``(B, C)``.
+        teacher: Logits, ``(B, C)``.
+        temperature: Tau.
+    """
+    now, target = ((logits.float() / temperature).log_softmax(-1) for logits in (student, teacher))
+    return temperature**2 * F.kl_div(now, target, reduction="batchmean", log_target=True)
+
+
+def with_wrong_labels(model: Model, forget: Batch, retain: RetainBatch) -> Batch:
+    """The pairs of D_f with a random wrong label each, fresh at every step.
+
+    With classes it is one of the other classes. In retrieval the label of an image is its text, and a wrong one is a
+    text of another unit: one of the batch, so that the true text stands among those that the losses tell from it as
+    the true class does; where the batch has drawn the image's own text for it, one of D_r. The pairs then pass for
+    true ones.
+
+    Args:
+        model: Whether it tells classes.
+        forget: Pairs of D_f.
+        retain: Those of D_r, which know the step.
+    """
+    assert retain.stream is not None
+    seed, step = retain.stream.seed, retain.step
+    if classes := len(model.config.labels):
+        assert forget.labels is not None
+        others = torch.randint(1, classes, (len(forget),), generator=generator(seed, "wrong labels", step))
+        return replace(forget, labels=(forget.labels + others.to(forget.labels.device)) % classes)
+    randomness = np.random.default_rng(derive(seed, "wrong texts", step))
+    whole = retain.stream.inputs.modalities[0]
+    units = retain.stream.inputs.corpus.text_units
+    images, own = forget.rows[whole].numpy(), forget.rows["text"].numpy()
+    texts = own[randomness.permutation(len(own))]
+    same = units[texts] == images
+    texts[same] = randomness.choice(retain.stream.retain, int(same.sum()))
+    paired = retain.stream.inputs.batch({whole: images, "text": texts}, forget.units[whole].device, forget.generator)
+    return replace(paired, units=dict.fromkeys(paired.units, paired.units["text"]))
+
+
+def random_label_losses(student: Model, forget: Batch, retain: RetainBatch, weight: float) -> dict[str, Tensor]:
+    """The task's loss on D_f with random wrong labels, and a multiple of that on D_r."""
+    terms = {"forget": student.losses(with_wrong_labels(student, forget, retain)).mean()}
+    if weight:
+        terms["retain"] = weight * student.losses(retain).mean()
+    return terms
+
+
+def chunked_losses(
+    model: Model, inputs: PairInputs, pairs: Rows, size: int, engine: Engine, seed: int, purpose: str
+) -> tuple[Callable[[int], Tensor], int]:
+    """The task's losses of pairs, chunk by chunk, for :mod:`multidelete.numerics.gradients`.
+
+    Args:
+        model: Whose losses.
+        inputs: What it reads.
+        pairs: Text rows of the pairs.
+        size: Pairs in a chunk at most; in retrieval those among which wrong partners are found.
+        engine: Device and precision.
+        seed: Seed of the order, which sets units side by side, and of the wrong partners.
+        purpose: What the draws are for.
+
+    Returns:
+        The losses of a chunk, ``(b,)``, and how many chunks there are.
+    """
+    order = np.random.default_rng(derive(seed, purpose)).permutation(pairs)
+    chunks = np.array_split(order, -(-len(order) // size))
+
+    def losses(chunk: int) -> Tensor:
+        rows = inputs.true_pairs(chunks[chunk])
+        with engine.autocast():
+            return model.losses(inputs.batch(rows, engine.device, generator(seed, purpose, chunk)))
+
+    return losses, len(chunks)

@@ -1,0 +1,39 @@
+"""Random labels for the forget set: what was learned is overwritten by what is wrong."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from multidelete.data.streams import RetainBatch
+from multidelete.methods.base import LossMethod, Teacher
+from multidelete.methods.pairs import random_label_losses
+from multidelete.models.base import Batch, Model
+
+
+class RandomLabel(LossMethod):
+    r"""Training on D_f with random labels, and on D_r with its own [1]_.
+
+    .. math:: L = \ell(D_f, y') + \alpha \, \ell(D_r), \qquad y' \ne y \;\text{random}
+
+    A wrong label is drawn for each pair at every step. In retrieval, which is ours, it is a text: an image of D_f is
+    trained to match a text of another unit (see :func:`multidelete.methods.pairs.with_wrong_labels`).
+
+    Args:
+        retain_weight: Weight of the task's loss on D_r.
+
+    References:
+        .. [1] Golatkar et al., "Eternal Sunshine of the Spotless Net: Selective Forgetting in Deep Networks",
+           CVPR 2020; Graves, Nagisetty and Ganesh, "Amnesiac Machine Learning", AAAI 2021
+    """
+
+    name: ClassVar[str] = "random_label"
+    title: ClassVar[str] = "Random Label"
+
+    retain_weight: float = Field(default=1.0, ge=0)
+
+    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+        """The task's loss on D_f with random labels and on D_r as it is."""
+        return random_label_losses(student, forget, retain, self.retain_weight)

@@ -1,0 +1,113 @@
+"""Selective synaptic dampening: weights that matter to the forget set alone are made smaller, without training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from multidelete.data.streams import PairInputs, Rows
+from multidelete.engine import Engine, History
+from multidelete.errors import InputError
+from multidelete.methods.base import Method, Unlearned, UnlearningData
+from multidelete.methods.pairs import chunked_losses
+from multidelete.models.base import Model
+from multidelete.numerics.gradients import mean_squared_gradient
+from multidelete.randomness import derive
+
+
+class SSD(Method):
+    r"""Entries of the weights are dampened where D_f needs them much more than the training set does [1]_.
+
+    .. math::
+
+        \theta_i \leftarrow \beta_i \theta_i \;\text{ where }\; I_{D_f,i} > \alpha I_{D,i}, \qquad
+        \beta_i = \min\Big( \frac{\lambda I_{D,i}}{I_{D_f,i}}, 1 \Big)
+
+    I is the diagonal of the empirical Fisher information, the mean over examples of the squared gradient of the task's
+    loss, and D is all of D_train, D_f and D_r, each with its share. As D_f is a part of it, :math:`I_{D_f} / I_D` is
+    never above |D| / |D_f|: the paper's alpha of 10, for deletions of a hundredth and less, selects nothing where a
+    tenth is deleted, hence our default. In retrieval the loss of a pair, and so its gradient, is that among the
+    pairs of its batch.
+
+    Args:
+        alpha: Above 1: how many times more important to D_f than to D_train an entry must be to be dampened.
+        dampening: Lambda: the larger, the less is taken away.
+        samples: Pairs of D_f, and of D_r, at most over which importance is averaged, drawn by the seed; each costs a
+            backward pass.
+        batch_size: Pairs whose losses are computed together.
+
+    References:
+        .. [1] Foster, Schoepf and Brintrup, "Fast Machine Unlearning without Retraining through Selective Synaptic
+           Dampening", AAAI 2024
+    """
+
+    name: ClassVar[str] = "ssd"
+    title: ClassVar[str] = "SSD"
+
+    alpha: float = Field(default=1.5, gt=0)
+    dampening: float = Field(default=1.0, gt=0)
+    samples: int = Field(default=1000, ge=1)
+    batch_size: int = Field(default=16, ge=2)
+
+    def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
+        """See :meth:`Method.unlearn`."""
+        began = time.perf_counter()
+        inputs = engine.frozen_inputs(student, data.inputs, self.scope)
+        share = len(data.forget_pairs) / (len(data.forget_pairs) + len(data.retain_pairs))
+        nothing = InputError(
+            f"ssd: no weight in scope '{self.scope}' is more than alpha = {self.alpha:g} times as important to D_f "
+            f"as to D_train, and none can be more than {1 / share:.3g} times; a smaller alpha selects more"
+        )
+        if self.alpha * share >= 1:
+            raise nothing
+        forget = self.importance(student, inputs, data.forget_pairs, engine, data.seed, "D_f")
+        retain = self.importance(student, inputs, data.retain_pairs, engine, data.seed, "D_r")
+        train = {name: share * forget[name] + (1 - share) * retain[name] for name in forget}
+        engine.synchronise()
+        prepared = time.perf_counter() - began
+        began = time.perf_counter()
+        dampened = self.dampen(student, forget, train)
+        engine.synchronise()
+        if not dampened:
+            raise nothing
+        student.eval().requires_grad_(False)
+        entries = sum(importance.numel() for importance in forget.values())
+        line = {"step": 1, "dampened": dampened, "dampened_share": dampened / entries}
+        return Unlearned(student, History([line], time.perf_counter() - began), prepared, inputs)
+
+    def importance(
+        self, model: Model, inputs: PairInputs, pairs: Rows, engine: Engine, seed: int, of: str
+    ) -> dict[str, Tensor]:
+        """I of every parameter in scope, averaged over pairs or a sample of them."""
+        if len(pairs) > self.samples:
+            chosen = np.random.default_rng(derive(seed, "importance sample", of)).choice
+            pairs = np.sort(chosen(pairs, self.samples, replace=False))
+        losses, chunks = chunked_losses(model, inputs, pairs, self.batch_size, engine, seed, f"importance {of}")
+        return mean_squared_gradient(losses, chunks, model.parameters_of(self.scope), len(pairs))
+
+    @torch.no_grad()
+    def dampen(self, student: Model, forget: Mapping[str, Tensor], train: Mapping[str, Tensor]) -> int:
+        """Dampen in place.
+
+        Args:
+            student: Whose parameters.
+            forget: Importance to D_f, by name.
+            train: Importance to D_train.
+
+        Returns:
+            How many entries were changed.
+        """
+        changed = 0
+        for name, importance in forget.items():
+            parameter = student.get_parameter(name)
+            beta = (self.dampening * train[name] / importance).clamp(max=1)
+            beta = torch.where(importance > self.alpha * train[name], beta, 1)
+            changed += int((beta < 1).sum())
+            parameter.mul_(beta)
+        return changed

@@ -1,0 +1,202 @@
+r"""How much one variable depends on others: the coefficient of Azadkia and Chatterjee, and selection by it (FOCI).
+
+With :math:`R_i` the number of losses that are at most :math:`\ell_i` and :math:`L_i` of those that are at least
+:math:`\ell_i` (:math:`P + 1 - R_i` where no two are the same), :math:`N(i)` the nearest neighbour of sample i in the
+columns :math:`A_S` and :math:`M(i)` in :math:`(A_S, A_j)`, the dependence of the losses on column j given those of S is
+
+.. math::
+    T_j = \frac{\sum_i P \min(R_i, R_{M(i)}) - L_i^2}{\sum_i L_i (P - L_i)} \;\; (S = \emptyset), \qquad
+    T_j = \frac{\sum_i \min(R_i, R_{M(i)}) - \min(R_i, R_{N(i)})}{\sum_i R_i - \min(R_i, R_{N(i)})}
+
+(Azadkia and Chatterjee, "A simple measure of conditional dependence", Annals of Statistics 2021). It is about 0 where
+there is none and 1 where the losses are a function of the columns.
+
+**Ties.** Of several nearest neighbours that of sample i is the first one after i in the order of the samples, which
+begins again at its end. The paper draws one at random; the lowest row instead would make one sample the neighbour of
+all in a column that is constant, and its rank alone would then decide what that column seems to tell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NEAR = (128, 64, 32)  # neighbours in A_S of 1, 2, 3 and more columns that are looked at first, see `_among_near`
+BLOCK = 1 << 20  # distances that are held at a time beside those to A_S
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What FOCI found.
+
+    Args:
+        columns: The columns in the order in which they were chosen.
+        dependence: T of each when it was chosen.
+    """
+
+    columns: tuple[int, ...]
+    dependence: tuple[float, ...]
+
+
+def dependence(columns: Tensor, losses: Tensor, given: Tensor | None = None) -> Tensor:
+    """T of the losses on each column, alone or given other columns.
+
+    Args:
+        columns: ``(P, p)``, each a candidate for itself.
+        losses: ``(P,)``.
+        given: The columns of S, ``(P, s)``; none: the marginal coefficient.
+
+    Returns:
+        ``(p,)``, in double precision; 0 where the denominator is: there is nothing (left) to explain.
+    """
+    state = _State(columns, losses)
+    for column in () if given is None else given.double().T:
+        state.condition_on(column)
+    return state.dependence(torch.arange(columns.shape[1], device=columns.device))
+
+
+def foci(columns: Tensor, losses: Tensor, limit: int | None = None) -> Selection:
+    """Forward selection: in each step the column on which the losses depend most, given those chosen before.
+
+    It ends when no T is above 0, or there are ``limit`` columns. A constant column is never chosen. Of columns with the
+    same T the first one is.
+
+    Args:
+        columns: ``(P, p)``.
+        losses: ``(P,)``.
+        limit: Most columns to choose; by default all.
+    """
+    state = _State(columns, losses)
+    left = (columns != columns[:1]).any(0).nonzero()[:, 0]  # (p',)
+    chosen: list[int] = []
+    found: list[float] = []
+    while len(left) and len(chosen) < (limit or columns.shape[1]):
+        values = state.dependence(left)
+        best = int(values.argmax())
+        if values[best] <= 0:
+            break
+        chosen.append(int(left[best]))
+        found.append(float(values[best]))
+        state.condition_on(columns[:, chosen[-1]].double())
+        left = torch.cat([left[:best], left[best + 1 :]])
+    return Selection(tuple(chosen), tuple(found))
+
+
+class _State:
+    """Ranks, and the squared distances to A_S, to which chosen columns are added one by one.
+
+    Row i of the distances begins with sample i + 1, and goes round to i - 1: the first smallest of a row is the
+    neighbour that the rule for ties names, and a sample is never its own.
+    """
+
+    def __init__(self, columns: Tensor, losses: Tensor) -> None:
+        assert columns.dim() == 2, columns.shape
+        assert losses.shape == columns.shape[:1], (columns.shape, losses.shape)
+        self.size = len(losses)
+        if self.size < 2:
+            raise ValueError(f"dependence needs at least 2 samples, not {self.size}")
+        self.columns = columns.double().T.contiguous()  # (p, P)
+        losses = losses.contiguous()
+        order = losses.sort().values
+        self.ranks = torch.searchsorted(order, losses, right=True)  # (P,)
+        self.above = self.size - torch.searchsorted(order, losses)
+        self.distances: Tensor | None = None  # (P, P - 1)
+        self.given = 0  # columns of S
+
+    def condition_on(self, column: Tensor) -> None:
+        """Add a column to S."""
+        apart = (_around(column) - column[:, None]).square_()
+        self.distances = apart if self.distances is None else self.distances.add_(apart)
+        self.nearest = self._sample(self.distances.argmin(1))
+        # The nearest in A_S, and how far away all others are at least; in order of the row, for the rule for ties.
+        self.given += 1
+        count = min(NEAR[min(self.given, len(NEAR)) - 1] + 1, self.size - 1)
+        values, places = self.distances.topk(count, dim=1, largest=False)
+        self.beyond = values[:, -1]
+        if count == self.size - 1:  # all of them
+            self.beyond = torch.full_like(self.beyond, torch.inf)
+        else:
+            places = places[:, :-1]
+        places = places.sort(1).values
+        self.near = self._sample(places)  # (P, K)
+        self.near_distances = self.distances.gather(1, places)
+
+    def dependence(self, candidates: Tensor) -> Tensor:
+        """T of each of these columns given S, ``(p,)``."""
+        least = torch.cat([self._least(part) for part in candidates.split(self._block())])
+        if self.distances is None:
+            above = self.above
+            top = self.size * least - above.square().sum()
+            bottom = (above * (self.size - above)).sum()
+        else:
+            before = torch.minimum(self.ranks, self.ranks[self.nearest]).sum()
+            top, bottom = least - before, self.ranks.sum() - before
+        return top.double() / bottom if bottom else torch.zeros(len(least), dtype=torch.float64, device=least.device)
+
+    def _block(self) -> int:
+        return max(1, (BLOCK if self.distances is None else BLOCK // 32) // self.size)
+
+    def _least(self, candidates: Tensor) -> Tensor:
+        """Sum of ``min(R_i, R_M(i))`` for each candidate, ``(c,)``; whole numbers, so that no order of sums matters."""
+        columns = self.columns[candidates]  # (c, P)
+        neighbours = self._among_sorted(columns) if self.distances is None else self._among_near(columns)
+        return torch.minimum(self.ranks, self.ranks[neighbours]).sum(1)
+
+    def _among_sorted(self, columns: Tensor) -> Tensor:
+        """M(i) in one column: one of the two that stand beside it when the column is sorted, ``(c, P)``."""
+        values, order = columns.sort(dim=1, stable=True)
+        gaps = values.diff(dim=1).square()  # (c, P - 1)
+        end = torch.full_like(gaps[:, :1], torch.inf)
+        below, above = torch.cat([end, gaps], 1), torch.cat([gaps, end], 1)
+        chosen = torch.where(below < above, order.roll(1, 1), order.roll(-1, 1))
+        # A neighbour has doubles, or both are as near: the rule for ties needs to see the whole row.
+        again = torch.cat([gaps == 0, torch.zeros_like(end, dtype=torch.bool)], 1)
+        doubles = again | again.roll(1, 1)
+        unclear = (below == above) | doubles | doubles.roll(1, 1) | doubles.roll(-1, 1)
+        neighbours = torch.empty_like(order).scatter_(1, order, chosen)
+        return self._decide(columns, neighbours, torch.empty_like(unclear).scatter_(1, order, unclear))
+
+    def _among_near(self, columns: Tensor) -> Tensor:
+        """M(i) in (A_S, A_j), ``(c, P)``.
+
+        The squared distance can only grow by the column that is added. Where the best of the nearest in A_S stays
+        nearer than all others were before, it is the nearest; only where it does not are all others looked at.
+        """
+        # Samples first: a neighbour is fetched for all candidates at once, and a block stays in the processor's cache.
+        own = columns.T.contiguous()  # (P, c)
+        best, total = torch.full_like(own, torch.inf), torch.empty_like(own)
+        nearer = torch.empty_like(own, dtype=torch.bool)
+        place = torch.zeros_like(own, dtype=torch.int32)
+        for number, (there, distance) in enumerate(zip(self.near.T, self.near_distances.T, strict=True)):
+            torch.index_select(own, 0, there, out=total)
+            total.sub_(own)
+            torch.addcmul(distance[:, None], total, total, out=total)
+            torch.lt(total, best, out=nearer)  # not less or equal: of several the first one
+            place.masked_fill_(nearer, number)
+            torch.minimum(best, total, out=best)
+        neighbours = self.near.gather(1, place.long())  # (P, c)
+        return self._decide(columns, neighbours.T.contiguous(), (best >= self.beyond[:, None]).T)
+
+    def _decide(self, columns: Tensor, neighbours: Tensor, unclear: Tensor) -> Tensor:
+        """Compute whole rows of distances where it is unclear which neighbour is the nearest."""
+        around = _around(columns)  # (c, P, P - 1)
+        for part in unclear.nonzero().split(max(1, BLOCK // (4 * self.size))):
+            which, sample = part.unbind(1)
+            total = around[which, sample].sub_(columns[which, sample][:, None]).square_()
+            if self.distances is not None:
+                total += self.distances[sample]
+            neighbours[which, sample] = (sample + 1 + total.argmin(1)) % self.size
+        return neighbours
+
+    def _sample(self, places: Tensor) -> Tensor:
+        """Samples that stand at these places of the rows of distances, ``(P,)`` or ``(P, K)``."""
+        own = torch.arange(self.size, device=places.device).view(-1, *[1] * (places.dim() - 1))
+        return (own + 1 + places) % self.size
+
+
+def _around(columns: Tensor) -> Tensor:
+    """Row i: a column from i + 1 on, round to i - 1, ``(..., P, P - 1)`` from ``(..., P)``; a view."""
+    size = columns.shape[-1]
+    return torch.cat([columns, columns], -1).unfold(-1, size - 1, 1)[..., 1 : size + 1, :]

@@ -1,0 +1,440 @@
+"""Checks that every unlearning method must pass: ``check_method`` runs them on a method of any package.
+
+    from multidelete.testing import check_method
+
+    check_method(MyMethod)
+    check_method(MyMethod, task="graph_text", scope="fusion", strength=0.5)
+
+They take seconds: the model is tiny, the data are generated, and nothing is asked of how well the method forgets. What
+a method says of itself in ``claims`` is checked as well.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+import signal
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from multidelete.data.corpus import Corpus
+from multidelete.data.genes import genes
+from multidelete.data.premises import premises
+from multidelete.data.requests import Request, resolve
+from multidelete.data.scenes import scenes
+from multidelete.data.statements import statements
+from multidelete.data.streams import PairInputs, Rows, Source
+from multidelete.engine import Engine, Progress
+from multidelete.errors import InputError
+from multidelete.methods.base import LossMethod, Method, Unlearned, UnlearningData
+from multidelete.models import MODELS, Model
+from multidelete.models.base import MASK, EncoderConfig, MaskConfig, ModalityInput, within
+from multidelete.tasks import TASKS, Task
+from multidelete.training import MaskSettings, TrainSettings, train
+
+PIXELS = 24
+QUICK = {"epochs": 1, "min_steps": 4, "batch_size": 8, "retain_ratio": 2, "evaluations": 2}
+
+
+class CheckError(AssertionError):
+    """A method does not do what every method must, or what it claims."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A small original on generated data, and some of its units to delete.
+
+    Args:
+        task: What the original does.
+        original: It; every check must leave it as it is.
+        request: What is to be deleted.
+        inputs: The corpus as the original reads it.
+        training: How it was trained.
+    """
+
+    task: Task
+    original: Model
+    request: Request
+    inputs: PairInputs
+    training: TrainSettings
+
+
+@cache
+def trial(task: str = "retrieval", masked: bool = False) -> Trial:
+    """The trial of a task: an ALBEF, or for graphs a GCN with a sentence encoder, of one layer and width 16.
+
+    Args:
+        task: Its name.
+        masked: Whether the original is trained with a mask, for methods that need one.
+
+    Raises:
+        InputError: There is no such task.
+    """
+    if task not in TASKS:
+        raise InputError(f"'{task}' is not a task (there are {', '.join(TASKS)})")
+    sizes = {"train": 40, "valid": 12, "test": 12}
+    readers: dict[str, Callable[..., Corpus]] = {"entailment": premises, "reasoning": statements, "retrieval": scenes}
+    corpus = genes(train=40, valid=12, test=12) if task == "graph_text" else readers[task](**sizes, size=PIXELS)
+    name = "graph_text" if task == "graph_text" else "albef"
+    request = resolve(corpus, count=8)
+    config = _small(name).for_corpus(corpus, labelled=TASKS[task].labelled)
+    training = TrainSettings(epochs=1, batch_size=24, learning_rate=2e-3)
+    if masked:
+        config = config.model_copy(update={"mask": MaskConfig(classes=3, request=request.hash)})
+        training = training.model_copy(update={"mask": MaskSettings(classes=3, every=1)})
+    original = MODELS[name].build(config, corpus.texts, 0)
+    inputs = PairInputs.of(corpus, original)
+    rows, engine = corpus.text_rows(corpus.rows("train")), Engine("fp32")
+    train(original, inputs, rows, training, engine, seed=0, what="original", forget=request.forget)
+    return Trial(TASKS[task](), original, request, inputs, training)
+
+
+def _small(name: str) -> Any:
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    dropout = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    text = EncoderConfig(config={"model_type": "bert", "max_position_embeddings": 64, **size, **dropout})
+    fusion = {"layers": 1, "width": 16, "heads": 2, "expansion": 2, "dropout": 0.1}
+    fields: dict[str, Any] = {"text": text, "fusion": fusion}
+    if name == "graph_text":
+        fields |= {"graph": {"width": 16, "layers": 2, "neighbourhood": 12, "dropout": 0.1}}
+    else:
+        vision = {"model_type": "vit", "image_size": PIXELS, "patch_size": 8, **size, **dropout}
+        fields |= {"image_size": PIXELS, "vision": EncoderConfig(config=vision), "embedding_width": 8}
+    return MODELS[name].config_class(**fields)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method with its settings on one trial.
+
+    Args:
+        method: Its class.
+        trial: What it is run on.
+        settings: Its settings; of those that are not given, a :class:`LossMethod` takes few steps.
+    """
+
+    method: type[Method]
+    trial: Trial
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def make(self, **more: Any) -> Method:
+        """The method."""
+        known = self.method.model_fields
+        few = {name: value for name, value in QUICK.items() if name in known and issubclass(self.method, LossMethod)}
+        return self.method(**{**few, **self.settings, **more})
+
+    @cached_property
+    def plain(self) -> Model:
+        """What the method makes of the trial with seed 0, undisturbed."""
+        return self.run().model
+
+    def run(
+        self,
+        method: Method | None = None,
+        *,
+        original: Model | None = None,
+        inputs: PairInputs | None = None,
+        seed: int = 0,
+        folder: Path | None = None,
+        engine: Engine | None = None,
+    ) -> Unlearned:
+        """Unlearn the trial's D_f."""
+        trial = self.trial
+        data = UnlearningData(
+            trial.request, inputs or trial.inputs, trial.task, trial.training, seed=seed, folder=folder
+        )
+        return (method or self.make())(original or trial.original, data, engine or Engine("fp32"))
+
+    def loss(self, model: Model, units: Rows) -> float:
+        """The task's mean loss of the true pairs of some units."""
+        inputs = self.trial.inputs
+        rows = inputs.true_pairs(self.trial.request.corpus.text_rows(units))
+        with torch.no_grad():
+            return float(model.losses(inputs.batch(rows, torch.device("cpu"))).mean())
+
+    def expect(self, holds: bool, problem: str) -> None:
+        """Raise a :class:`CheckError` that names the method, unless something holds."""
+        if not holds:
+            raise CheckError(f"{self.method.__name__} on {self.trial.task.name}: {problem}")
+
+
+def check_method(method: type[Method], *, task: str | None = None, **settings: Any) -> None:
+    """Run every check, and those of what the method claims.
+
+    Args:
+        method: Its class.
+        task: On which task; by default the first one that the method declares.
+        settings: Its settings.
+
+    Raises:
+        CheckError: A check failed; the message says which and how.
+        InputError: There is no such task, or the method refuses the trial.
+
+    >>> from multidelete.methods import NegGrad
+    >>> check_method(NegGrad, scope="fusion")
+    """
+    case = Case(method, trial(task or method.tasks[0], method.needs_mask), settings)
+    for check in CHECKS:
+        check(case)
+    for claim in method.claims:
+        CLAIMS[claim](case)
+
+
+# -- what every method must do --------------------------------------------------------------------------------------
+
+
+def check_documented(case: Case) -> None:
+    """The docstring says what each setting is and cites a paper; name and title are there."""
+    method = case.method
+    own = inspect.getdoc(method) or ""
+    case.expect(bool(getattr(method, "name", "")) and bool(getattr(method, "title", "")), "it has no name or title")
+    case.expect(bool(re.search(r"\.\. \[1\].*\b(19|20)\d\d\b", own, re.S)), "its docstring cites no paper as '.. [1]'")
+    every = "\n".join(inspect.getdoc(each) or "" for each in method.__mro__ if issubclass(each, Method))
+    for name in method.model_fields:
+        case.expect(f"{name}: " in every, f"no docstring says what its setting '{name}' is")
+    unknown = [claim for claim in method.claims if claim not in CLAIMS]
+    case.expect(not unknown, f"it claims {unknown}, which nothing checks (there are {', '.join(CLAIMS)})")
+
+
+def check_settings(case: Case) -> None:
+    """It can be made, is not changed afterwards, and refuses settings that it does not have."""
+    made = case.make()
+    try:
+        case.make(larning_rate=1.0)
+    except ValidationError as error:
+        case.expect("larning_rate" in str(error), "the refusal of an unknown setting does not name it")
+    else:
+        case.expect(False, "it takes a setting that it does not have")
+    try:
+        setattr(made, "scope", "text")  # noqa: B010 - a type checker knows that it cannot be done
+    except ValidationError:
+        return
+    case.expect(False, "its settings can be changed after it was made")
+
+
+def check_original(case: Case) -> None:
+    """The original is as it was: weights, what needs gradients, modes; and torch is too."""
+    original = copy.deepcopy(case.trial.original).requires_grad_(True).train()
+    before, modes = _weights(original), [module.training for module in original.modules()]
+    state, grads = torch.get_rng_state(), torch.is_grad_enabled()
+    made = case.run(original=original)
+    case.expect(not _changed(before, _weights(original)), "it changed the original's weights")
+    case.expect(all(each.requires_grad for each in original.parameters()), "it changed what needs gradients")
+    case.expect(all(each.grad is None for each in original.parameters()), "it left gradients at the original")
+    case.expect([module.training for module in original.modules()] == modes, "it left the original in another mode")
+    case.expect(torch.is_grad_enabled() is grads, "it left gradients switched otherwise than they were")
+    case.expect(torch.equal(torch.get_rng_state(), state), "it drew from torch's global random numbers")
+    own = {each.data_ptr() for each in made.model.parameters()}
+    shared = own & {each.data_ptr() for each in original.parameters()}
+    case.expect(not shared, "its model shares memory with the original")
+
+
+def check_scope(case: Case) -> None:
+    """Something in scope moved, nothing else did, everything is finite, and the model is in eval mode."""
+    original, made = case.trial.original, case.plain
+    moved = _changed(_weights(original), _weights(made))
+    allowed = set(original.parameters_of(case.make().scope))
+    if case.method.needs_mask:  # which channels are closed, and what the mask was, are no parameters
+        allowed |= {name for name, _ in original.named_buffers() if within(name, (MASK,))}
+    case.expect(bool(moved), "it changed nothing")
+    outside = sorted(moved - allowed)
+    case.expect(not outside, f"it changed '{outside[0] if outside else ''}', which is not in its scope")
+    finite = all(bool(tensor.isfinite().all()) for tensor in _weights(made).values())
+    case.expect(finite, "some of its weights are not finite")
+    case.expect(not any(module.training for module in made.modules()), "its model is in training mode")
+
+
+def check_seed(case: Case) -> None:
+    """The seed decides the outcome, whatever was drawn before."""
+    first = _weights(case.plain)
+    with torch.random.fork_rng():
+        torch.rand(7)
+        np.random.rand(7)  # noqa: NPY002 - the global generator is what must not matter
+        again = _weights(case.run().model)
+    case.expect(not _changed(first, again), "the same seed gave other weights")
+    other = _changed(first, _weights(case.run(seed=1).model))
+    case.expect(bool(other) is case.method.seeded, "another seed gave the same weights" if not other else _SEEDLESS)
+
+
+_SEEDLESS = "another seed gave other weights, although it says that it draws nothing (seeded = False)"
+
+
+def check_resumed(case: Case) -> None:
+    """Killed half-way and resumed, it ends where it would have ended."""
+    work = _Work()
+    whole = _weights(case.run(engine=Engine("fp32", work)).model)
+    half = work.last()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            case.run(folder=folder, engine=Engine("fp32", _Work(half)))
+        except KeyboardInterrupt:
+            pass
+        else:
+            case.expect(half is None, "it went on after Ctrl-C")
+        resumed = _weights(case.run(folder=folder, engine=Engine("fp32", resume=True)).model)
+    case.expect(not _changed(whole, resumed), "killed and resumed, it ended with other weights")
+
+
+def check_folder(case: Case) -> None:
+    """The model can be written and read again, and says the same."""
+    made = case.plain
+    inputs = case.trial.inputs
+    rows = inputs.true_pairs(case.trial.request.corpus.text_rows(case.trial.request.test[:3]))
+    with tempfile.TemporaryDirectory() as name:
+        made.save_pretrained(Path(name) / "model")
+        read = Model.from_pretrained(Path(name) / "model")
+    batch = inputs.batch(rows, torch.device("cpu"))
+    with torch.no_grad():
+        same = torch.equal(read.head(read.fused(batch)), made.head(made.fused(batch)))
+    case.expect(same, "its model says something else after it was written and read")
+
+
+def check_test_split(case: Case) -> None:
+    """It never reads the test split."""
+    case.expect(_ignores(case, case.trial.request.test), "it reads the test split")
+
+
+CHECKS: tuple[Callable[[Case], None], ...] = (
+    check_documented,
+    check_settings,
+    check_original,
+    check_scope,
+    check_seed,
+    check_resumed,
+    check_folder,
+    check_test_split,
+)
+
+
+# -- what a method claims of itself ---------------------------------------------------------------------------------
+
+
+def _never_reads_forget(case: Case) -> None:
+    """No update reads D_f. (The choice of a checkpoint may: it asks how far the forgetting went.)"""
+    case.expect(_ignores(case, case.trial.request.forget), "it reads D_f, which it claims never to do")
+
+
+def _never_reads_retain(case: Case) -> None:
+    """No update reads D_r."""
+    case.expect(_ignores(case, case.trial.request.retain), "it reads D_r, which it claims never to do")
+
+
+def _raises_forget_loss(case: Case) -> None:
+    """The task's loss on D_f rises."""
+    before, after = _losses(case, case.trial.request.forget)
+    case.expect(after > before, f"the loss on D_f went from {before:.4f} to {after:.4f}; it claims to raise it")
+
+
+def _lowers_retain_loss(case: Case) -> None:
+    """The task's loss on D_r falls."""
+    before, after = _losses(case, case.trial.request.retain)
+    case.expect(after < before, f"the loss on D_r went from {before:.4f} to {after:.4f}; it claims to lower it")
+
+
+CLAIMS: dict[str, Callable[[Case], None]] = {
+    "never_reads_forget": _never_reads_forget,
+    "never_reads_retain": _never_reads_retain,
+    "raises_forget_loss": _raises_forget_loss,
+    "lowers_retain_loss": _lowers_retain_loss,
+}
+
+
+# -- helpers --------------------------------------------------------------------------------------------------------
+
+
+def _weights(model: Model) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[str]:
+    """Names of the tensors that are not the same bit for bit."""
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def _losses(case: Case, units: Rows) -> tuple[float, float]:
+    made = case.run(_last_checkpoint(case, min_steps=12, learning_rate=1e-3))
+    return case.loss(case.trial.original, units), case.loss(made.model, units)
+
+
+def _last_checkpoint(case: Case, **more: Any) -> Method:
+    """The method without a choice among checkpoints, which would read D_f and valid."""
+    known = {name: value for name, value in more.items() if name in case.method.model_fields}
+    try:
+        return case.make(**known, **({"evaluations": 0} if "evaluations" in case.method.model_fields else {}))
+    except ValidationError:  # it cannot do without
+        return case.make(**known)
+
+
+def _ignores(case: Case, units: Rows) -> bool:
+    """Whether the outcome is the same when these units hold something else."""
+    trial = case.trial
+    corpus = trial.request.corpus
+    other = np.setdiff1d(np.arange(len(corpus.units)), units)
+    rows = np.arange(len(corpus.units))
+    rows[units] = np.resize(other, len(units))
+    texts = np.arange(len(corpus.texts))
+    of_units = corpus.text_rows(units)
+    texts[of_units] = np.resize(corpus.text_rows(other), len(of_units))
+    first = trial.inputs.modalities[0]
+    spoilt = replace(  # as data with a hash of their own, so that nothing computed of the true ones is found
+        trial.inputs.with_sources(
+            {
+                first: Elsewhere(trial.inputs.sources[first], rows),
+                "text": Elsewhere(trial.inputs.sources["text"], texts),
+            }
+        ),
+        blanked="spoilt",
+    )
+    method = _last_checkpoint(case)
+    return not _changed(_weights(case.run(method).model), _weights(case.run(method, inputs=spoilt).model))
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A source that gives other rows than those asked for.
+
+    Args:
+        inner: Where they come from.
+        rows: Which row stands for each, ``(N,)``.
+    """
+
+    inner: Source
+    rows: Rows
+
+    def take(self, rows: Rows) -> ModalityInput:
+        """The inputs of the rows that stand for these."""
+        return self.inner.take(self.rows[rows])
+
+
+class _Work(Progress):
+    """Remembers the pieces of work of a run; presses Ctrl-C at one place in one of them."""
+
+    def __init__(self, kill: tuple[str, int] | None = None) -> None:
+        self._done: dict[str, int] = {}
+        self._kill = kill
+
+    def start(self, what: str, total: int) -> Callable[[int], None]:
+        """See :meth:`Progress.start`."""
+
+        def advance(done: int) -> None:
+            before = self._done.pop(what, 0)
+            self._done[what] = before + done
+            if self._kill and self._kill[0] == what and before < self._kill[1] <= before + done:
+                signal.raise_signal(signal.SIGINT)
+
+        return advance
+
+    def last(self) -> tuple[str, int] | None:
+        """The middle of the last piece of work: in a method with steps, of these."""
+        return next(((what, max(1, done // 2)) for what, done in reversed(self._done.items()) if done), None)

@@ -1,0 +1,232 @@
+"""The checks of ``multidelete.testing`` over every method, and the checks themselves: broken methods must fail them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from multidelete.data.streams import RetainBatch
+from multidelete.errors import InputError
+from multidelete.methods import METHODS, FineTune, Method, NegGrad, Retrain, Teacher, Unlearned, UnlearningData
+from multidelete.models import Batch, Model
+from multidelete.testing import CHECKS, CLAIMS, Case, CheckError, check_method, trial
+
+
+@cache
+def case_of(method: type[Method]) -> Case:
+    return Case(method, trial(method.tasks[0], method.needs_mask))
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("check", CHECKS)
+def test_every_method(name: str, check: Callable[[Case], None]) -> None:
+    check(case_of(METHODS[name]))
+
+
+@pytest.mark.parametrize(("name", "claim"), [(name, claim) for name in METHODS for claim in METHODS[name].claims])
+def test_every_claim(name: str, claim: str) -> None:
+    CLAIMS[claim](case_of(METHODS[name]))
+
+
+def test_claims_are_made() -> None:
+    assert set(CLAIMS) == {claim for method in METHODS.values() for claim in method.claims}
+
+
+class Broken(NegGrad):
+    """What the methods below break, each in one place.
+
+    References:
+        .. [1] Nobody, "A method", 2024
+    """
+
+    name: ClassVar[str] = "broken"
+    claims: ClassVar[tuple[str, ...]] = ()
+
+
+class SignFlipped(Broken):
+    claims = ("raises_forget_loss",)
+
+    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+        return {"forget": student.losses(forget).mean()}
+
+
+class WrongBatch(Broken):
+    claims = ("never_reads_retain",)
+
+    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+        return {"forget": -student.losses(retain).mean()}
+
+
+class ReadsForget(FineTune):
+    claims = ("never_reads_forget",)
+
+    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+        return {"retain": student.losses(retain).mean(), "forget": 0.1 * student.losses(forget).mean()}
+
+
+class TrainsOnAll(Retrain):
+    claims = ("never_reads_forget",)
+
+    def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Any) -> Unlearned:
+        everything = UnlearningData(**{**vars(data), "request": _Everything(data.request)})
+        return super().unlearn(student, original, everything, engine)
+
+
+class _Everything:
+    """A request that takes D_f for a part of D_r."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.corpus = inner, inner.corpus
+        self.retain = inner.corpus.rows("train")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+class MutatesTheOriginal(Broken):
+    needs_teacher: ClassVar[bool] = True
+
+    def prepare(self, student: Model, original: Teacher, stream: Any, steps: int) -> None:
+        with torch.no_grad():
+            next(iter(original.model.parameters_of("fusion").values())).add_(1e-3)
+
+
+class Unseeded(Broken):
+    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+        noise = torch.rand(len(forget), generator=GENERATOR)
+        return {"forget": -(student.losses(forget) * noise).mean()}
+
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+class SameForEverySeed(Broken):
+    def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Any) -> Unlearned:
+        with torch.no_grad():
+            for parameter in student.parameters_of(self.scope).values():
+                parameter.mul_(0.99)
+        return unlearned(student, data)
+
+
+class LeavesItsScope(Broken):
+    def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Any) -> Unlearned:
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter.add_(1e-3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(data.seed)))
+        return unlearned(student, data)
+
+
+class GivesTheOriginalBack(Broken):
+    def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Any) -> Unlearned:
+        return unlearned(original, data)
+
+
+class LeavesTrainingMode(Broken):
+    def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Any) -> Unlearned:
+        made = super().unlearn(student, original, data, engine)
+        made.model.train()
+        return made
+
+
+class SwitchesGradientsOff(Broken):
+    def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Any) -> Unlearned:
+        made = super().unlearn(student, original, data, engine)
+        torch.set_grad_enabled(False)
+        return made
+
+
+class DrawsGlobally(Broken):
+    def prepare(self, student: Model, original: Teacher, stream: Any, steps: int) -> None:
+        torch.rand(1)
+
+
+class ForgetsWhereItWas(Broken):
+    """Its schedule counts calls, not steps.
+
+    References:
+        .. [1] Nobody, "A method", 2024
+    """
+
+    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+        calls = student.__dict__.setdefault("calls", [])
+        calls.append(retain.step)
+        return {"forget": (1 if len(calls) > 2 else -1) * student.losses(forget).mean()}
+
+
+class ReadsTest(Broken):
+    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+        assert retain.stream is not None
+        inputs = retain.stream.inputs
+        rows = inputs.corpus.text_rows(inputs.corpus.rows("test")[:4])
+        test = inputs.batch(inputs.true_pairs(rows), torch.device("cpu"))
+        return {"forget": -student.losses(forget).mean(), "test": student.losses(test).mean()}
+
+
+class Undocumented(Broken):
+    """Has a setting that it says nothing of.
+
+    References:
+        .. [1] Nobody, "A method", 2024
+    """
+
+    strength: float = 1.0
+
+
+class Uncited(Broken):
+    """Cites nothing."""
+
+
+class ClaimsTheImpossible(Broken):
+    claims = ("forgets_everything",)
+
+
+def unlearned(model: Model, data: UnlearningData) -> Unlearned:
+    from multidelete.engine import History
+
+    return Unlearned(model.eval(), History(), 0.0, data.inputs)
+
+
+@pytest.mark.parametrize(
+    ("method", "problem"),
+    [
+        (SignFlipped, "it claims to raise it"),
+        (WrongBatch, "it reads D_r, which it claims never to do"),
+        (ReadsForget, "it reads D_f, which it claims never to do"),
+        (TrainsOnAll, "it changed nothing"),  # it is the original once more
+        (MutatesTheOriginal, "it changed the original's weights"),
+        (Unseeded, "the same seed gave other weights"),
+        (SameForEverySeed, "another seed gave the same weights"),
+        (LeavesItsScope, "which is not in its scope"),
+        (GivesTheOriginalBack, "its model shares memory with the original"),
+        (LeavesTrainingMode, "its model is in training mode"),
+        (SwitchesGradientsOff, "it left gradients switched otherwise"),
+        (DrawsGlobally, "it drew from torch's global random numbers"),
+        (ForgetsWhereItWas, "killed and resumed, it ended with other weights"),
+        (ReadsTest, "it reads the test split"),
+        (Undocumented, "no docstring says what its setting 'strength' is"),
+        (Uncited, "its docstring cites no paper"),
+        (ClaimsTheImpossible, r"it claims \['forgets_everything'\], which nothing checks"),
+    ],
+)
+def test_broken_methods_fail(method: type[Method], problem: str) -> None:
+    settings = {LeavesItsScope: {"scope": "fusion"}, ForgetsWhereItWas: {"evaluations": 0}}.get(method, {})
+    try:
+        with pytest.raises(CheckError, match=problem):
+            check_method(method, **settings)  # type: ignore[arg-type]
+    finally:
+        torch.set_grad_enabled(True)
+
+
+@pytest.mark.parametrize("task", ["entailment", "reasoning", "graph_text"])
+def test_other_tasks_and_settings(task: str) -> None:
+    check_method(NegGrad, task=task, scope="fusion", learning_rate=1e-3)
+
+
+def test_unknown_task() -> None:
+    with pytest.raises(InputError, match=r"'retrival' is not a task \(there are retrieval, "):
+        check_method(NegGrad, task="retrival")
