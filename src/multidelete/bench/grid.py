@@ -1,0 +1,217 @@
+"""The cells of a bench: methods × scopes × sizes × seeds on one task, each a run that can be started by itself."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from multidelete.errors import InputError
+from multidelete.methods import METHODS, Method, Retrain
+from multidelete.models.base import read_config
+from multidelete.recipe import Recipe, load, sentences
+from multidelete.record import RESULTS_FILE, check_place, check_same
+from multidelete.report.bench import CELLS, GRID_FILE
+from multidelete.report.tables import BASELINES
+from multidelete.run import check_splits, identity
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid.
+
+    Args:
+        name: Of its folder.
+        path: The recipe.
+        words: What this cell sets in it, as ``key=value``.
+        out: Its folder.
+        after: The cell that trains an original or a Retrain that this one needs too.
+        row: What is known of its row in ``results.json`` before it has run.
+    """
+
+    name: str
+    path: str
+    words: tuple[str, ...]
+    out: str
+    after: str | None
+    row: dict[str, Any]
+
+    @property
+    def command(self) -> str:
+        """The command that runs this cell alone, anywhere."""
+        return shlex.join(["multidelete", "unlearn", self.path, *self.words, "--out", self.out, "--resume"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has run."""
+        return (Path(self.out) / RESULTS_FILE).is_file()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All cells, those first that others wait for.
+
+    Args:
+        recipe: What they are cells of.
+        cells: In the order in which they are best run.
+        notes: What was left out and why.
+        stale: Folders of cells that failed, or were broken off, with other settings than they have now.
+    """
+
+    recipe: Recipe
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...]
+    stale: tuple[Path, ...] = ()
+
+
+def grid(path: Path, overrides: Sequence[str], options: Mapping[str, Any], out: Path) -> Grid:
+    """The cells of a recipe, checked against its data and against what ``out`` holds.
+
+    Raises:
+        InputError: The recipe is wrong, a deletion is impossible, or ``out`` holds cells of another recipe.
+    """
+    check_place(out)
+    if out.is_dir() and any(out.iterdir()) and not (out / GRID_FILE).is_file():
+        raise InputError(f"--out '{out}' is not empty and holds no bench; expected a folder that is new or empty")
+    recipe = load(path, overrides, options)
+    corpus = recipe.corpus()
+    recipe.task.check(corpus)
+    sized = bool(recipe.bench.counts or recipe.bench.fractions)
+    replaced = ("bench.", "bench=", *(("forget.ids=", "forget.count=", "forget.fraction=") if sized else ()))
+    common = tuple(word for word in overrides if not word.startswith(replaced))
+    methods, notes = _methods(recipe)
+    for method in list(methods):
+        try:
+            load(path, (*common, *_method_words(method, recipe.method), "compare=[]"))
+        except InputError as error:  # a method may need what this recipe's original does not have
+            methods.remove(method)
+            why = "; ".join(str(error).replace(f"{path}: ", "").splitlines())
+            notes.append(f"{method.name}, scope '{method.scope}': left out, {why}")
+    if not methods:
+        raise InputError("\n".join([*notes, "bench: nothing is left to run; choose other methods or scopes"]))
+    retrain: list[Method] = [Retrain()] if recipe.retrain else []
+    model = recipe.model[0] if recipe.model else str(read_config(Path(str(recipe.original)))["model"])
+    cells: list[Cell] = []
+    stale: list[Path] = []
+    leaders: dict[tuple[int, str], str] = {}
+    units: dict[str, int] = {}
+    for size, size_words in _sizes(recipe).items():
+        for seed in recipe.bench.seeds:
+            for method in (*retrain, *methods):
+                name = f"{method.name}-{method.scope}-{size}-seed{seed}"
+                words = (*common, *size_words, f"seed={seed}", *_method_words(method, recipe.method), "compare=[]")
+                if method in retrain:
+                    words += ("retrain=false",)
+                of_cell = load(path, words)
+                assert of_cell.method == method, (of_cell.method, method)
+                if (seed, size) not in leaders:
+                    request = of_cell.request(corpus)
+                    # Copies that are drawn together can make D_f of one seed larger by some: the size that was asked.
+                    units.setdefault(size, len(request.forget))
+                check_splits(request, of_cell.methods())
+                try:
+                    check_same(out / CELLS / name, identity(of_cell, request))
+                except InputError:
+                    if (out / CELLS / name / RESULTS_FILE).is_file():
+                        raise
+                    stale.append(out / CELLS / name)
+                row: dict[str, Any] = {
+                    "task": recipe.task.name,
+                    "data": corpus.name,
+                    "model": model,
+                    "method": method.name,
+                }
+                row |= {"scope": method.scope, "forget_units": units[size], "seed": seed}
+                # The first cell of a size makes its Retrain, and the first of a seed also its original.
+                original = None if recipe.original else next((n for (s, _), n in leaders.items() if s == seed), None)
+                cells.append(
+                    Cell(
+                        name,
+                        str(path),
+                        words,
+                        str(out / CELLS / name),
+                        leaders.get((seed, size), original),
+                        row | {"settings": method.model_dump(mode="json", exclude={"scope"})},
+                    )
+                )
+                leaders.setdefault((seed, size), name)
+    first = set(leaders.values())
+    return Grid(recipe, tuple(sorted(cells, key=lambda cell: cell.name not in first)), tuple(notes), tuple(stale))
+
+
+def _methods(recipe: Recipe) -> tuple[list[Method], list[str]]:
+    """The methods with their settings, by scope, and what was left out."""
+    bench, task = recipe.bench, recipe.task
+    notes: list[str] = []
+    chosen: list[Method] = []
+    there = ("all", "fusion", *task.modalities)
+    named = [name for name in bench.methods or METHODS if name not in BASELINES or name in (bench.methods or ())]
+    for name in named:
+        kind = METHODS[name]
+        if name == Retrain.name:
+            continue  # stands in every table
+        if task.name not in kind.tasks:
+            if bench.methods:
+                notes.append(f"{name}: left out, it does not do the task '{task.name}', only {', '.join(kind.tasks)}")
+            continue
+        own = [scope for scope in there if scope in kind.scopes]
+        # The plain row and the "-F" row; a method of one encoder has its encoder in the plain one.
+        plain = next((scope for scope in own if scope != "fusion"), None)
+        wanted = bench.scopes or [scope for scope in (plain, "fusion") if scope in own]
+        for scope in wanted:
+            if scope not in own:
+                notes.append(f"{name}, scope '{scope}': left out, its scopes here are {' and '.join(own)}")
+                continue
+            told = [each for each in (recipe.method, *recipe.compare) if (each.name, each.scope) == (name, scope)]
+            if len(told) > 1:
+                notes.append(f"{name}, scope '{scope}': the recipe names it {len(told)} times, the first is taken")
+            given = {key: getattr(told[0], key) for key in told[0].model_fields_set} if told else {}
+            try:
+                chosen.append(kind.model_validate({**given, **bench.settings.get(name, {}), "scope": scope}))
+            except ValidationError as error:
+                why = "; ".join(sentences(error, kind, name, f"method '{name}'"))
+                if told or bench.settings.get(name):  # what somebody wrote down is never left out
+                    raise InputError(f"bench, {name}, scope '{scope}': {why}") from error
+                notes.append(f"{name}, scope '{scope}': left out, {why}")
+    return chosen, notes
+
+
+def _sizes(recipe: Recipe) -> Mapping[str, tuple[str, ...]]:
+    """The sizes of D_f by name, each with what it sets in a recipe."""
+    bench, forget = recipe.bench, recipe.forget
+    if bench.counts or bench.fractions:
+        counts = {str(count): (f"forget.count={count}",) for count in bench.counts or ()}
+        return counts or {f"{each:g}": (f"forget.fraction={each!r}",) for each in bench.fractions or ()}
+    return {str(forget.count or (forget.fraction and f"{forget.fraction:g}") or "ids"): ()}
+
+
+def _method_words(method: Method, before: Method) -> Iterator[str]:
+    """What makes the recipe's method this one."""
+    if method == before:
+        return
+    if method.name == before.name:
+        yield "method.name=retrain"  # another name starts the table anew, so that nothing of the recipe's stays
+    yield f"method.name={method.name}"
+    yield f"method.scope={method.scope}"
+    for key in sorted(method.model_fields_set - {"scope"}):
+        value = method.model_dump(mode="json")[key]
+        if value is not None:  # TOML has no word for nothing; where it is given, it is the default
+            yield f"method.{key}={_toml(value)}"
+
+
+def _toml(value: Any) -> str:
+    """A plain value in TOML, on one line.
+
+    >>> _toml({"rate": 0.5, "names": ["a", True]})
+    '{rate = 0.5, names = ["a", true]}'
+    """
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)

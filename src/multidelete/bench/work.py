@@ -1,0 +1,309 @@
+"""Runs the cells of a bench side by side, in processes or on a cluster: what is finished stays, what fails is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from multidelete.bench.grid import Cell, Grid
+from multidelete.data.corpus import Corpus
+from multidelete.data.files import write_file
+from multidelete.engine import Engine
+from multidelete.errors import InputError
+from multidelete.progress import Bars
+from multidelete.recipe import load
+from multidelete.report.bench import FAILED_FILE, GRID_FILE
+from multidelete.report.tables import duration
+from multidelete.run import run
+
+Runner = Callable[[Cell], str | None]  # runs a cell; the sentence is why it failed
+
+_corpora: dict[str, Corpus] = {}  # the last one, which the next cell of this process most likely needs too
+
+
+def run_cell(cell: Cell, progress: Bars | None = None) -> str | None:
+    """Run one cell, or find it finished; where it fails, the sentence says why."""
+    bars = progress or Bars()
+    try:
+        recipe = load(Path(cell.path), cell.words)
+        data = json.dumps(recipe.data, sort_keys=True, default=str)
+        if data not in _corpora:
+            _corpora.clear()
+            _corpora[data] = recipe.corpus()
+        out = Path(cell.out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(out.with_name(f".{cell.name}.lock")), bars.inside():
+            if not cell.finished:
+                engine = Engine(recipe.precision, bars, resume=True)
+                run(recipe, out, engine, resume=True, corpus=_corpora[data], command=cell.command)
+    except InputError as error:
+        return " ".join(str(error).splitlines())
+    except Exception as error:  # a defect of one method must not cost the others
+        traceback.print_exc()
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return None
+
+
+def _serve() -> None:
+    """Run the cells that come in on standard input, and answer each with a line on what was standard output."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints goes to the log
+    asked: list[str] = []
+    news = threading.Semaphore(0)
+
+    def listen() -> None:
+        for line in sys.stdin:
+            asked.append(line)
+            news.release()
+        os._exit(0)  # whoever asked has ended, even if it was killed
+
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        while True:
+            news.acquire()
+            answers.write(json.dumps(run_cell(Cell(**json.loads(asked.pop(0))))) + "\n")
+            answers.flush()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+class _Worker:
+    """A process that runs one cell after the other; where it dies, that cell has failed and another takes over."""
+
+    def __init__(self, log: Path, threads: int) -> None:
+        self.log = log
+        # In a session of its own: Ctrl-C on the terminal reaches the bench alone, which passes it on once.
+        self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        self.process: subprocess.Popen[str] | None = None
+
+    def __call__(self, cell: Cell) -> str | None:
+        if self.process is None or self.process.poll() is not None:
+            with self.log.open("a") as log:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "multidelete.bench.work"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    env=self.environment,
+                    start_new_session=True,
+                )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(asdict(cell)) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died; its exit status says how
+        answer = self.process.stdout.readline()
+        if answer:
+            reason: str | None = json.loads(answer)
+            return reason
+        code = self.process.wait()
+        if code < 0:
+            return f"its process was ended by {signal.Signals(-code).name}; too little memory is the usual reason"
+        return f"its process ended with code {code}; {self.log} says more"
+
+    def interrupt(self) -> None:
+        """Ctrl-C: the step that is being taken is finished and kept."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+
+    def close(self) -> None:
+        """End the process, at once."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+class _Cluster:
+    """Gives each cell to a cluster as a job, through submitit."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        try:
+            from submitit import AutoExecutor
+        except ImportError as error:
+            raise InputError("--launcher submitit needs submitit: pip install 'multidelete[cluster]'") from error
+        asked = {"timeout_min": 24 * 60, **settings}
+        try:
+            self.executor = AutoExecutor(folder=folder, cluster=asked.pop("cluster", None))
+            self.executor.update_parameters(**asked)
+        except (NameError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"'bench.cluster' is refused by submitit: {' '.join(str(error).split())}") from error
+        self.alone = threading.Lock()
+        self.jobs: list[Any] = []
+
+    def __call__(self, cell: Cell) -> str | None:
+        with self.alone:
+            job = self.executor.submit(run_cell, cell)
+            self.jobs.append(job)
+        try:
+            reason: str | None = job.result()
+        except Exception as error:  # whatever became of the job, submitit says so in this way
+            return f"its job ended: {next((line for line in str(error).splitlines() if line.strip()), error)}"
+        return reason
+
+    def interrupt(self) -> None:
+        """End all jobs; what they did is kept."""
+        with self.alone:
+            for job in self.jobs:
+                if not job.done():
+                    job.cancel(check=False)
+
+    close = interrupt
+
+
+# -- all cells ------------------------------------------------------------------------------------------------------
+
+
+class _Schedule:
+    """Which cell is next, and what became of those before; asked by several threads."""
+
+    def __init__(self, cells: Iterable[Cell], out: Path, bars: Bars) -> None:
+        self.waiting = [cell for cell in cells if not cell.finished]
+        self.open = {cell.name for cell in self.waiting}
+        self.total, self.began = len(self.open), time.monotonic()
+        self.failed: dict[str, str] = {}
+        self.out, self.bars = out, bars
+        self.news = threading.Condition()
+        self.stopped = False
+        self.advance = bars.start(f"cells of {out}", self.total)
+        write_file(out / FAILED_FILE, "{}\n")
+
+    def take(self, last: Cell | None) -> Cell | None:
+        """A cell that waits for no other, best one for which others wait, or one like the last; None at the end."""
+        with self.news:
+            while self.waiting:
+                awaited = {cell.after for cell in self.waiting}
+                ready = [cell for cell in self.waiting if cell.after not in self.open]
+                if ready:
+                    like = [cell for cell in ready if last is not None and cell.after in (last.after, last.name)]
+                    cell = next((cell for cell in ready if cell.name in awaited), (like or ready)[0])
+                    self.waiting.remove(cell)
+                    return cell
+                self.news.wait()
+            return None
+
+    def done(self, cell: Cell, reason: str | None) -> None:
+        """A cell has run, or failed."""
+        with self.news:
+            if self.stopped:
+                return
+            self.open.discard(cell.name)
+            if reason is not None:
+                self.failed[cell.name] = reason
+                write_file(self.out / FAILED_FILE, json.dumps(self.failed, indent=2, ensure_ascii=False) + "\n")
+            self.advance(1)
+            done = self.total - len(self.open)
+            left = (time.monotonic() - self.began) / done * len(self.open)
+            ended = "done" if reason is None else f"failed: {reason}"
+            rest = f", about {duration(left)} left" if self.open else ""
+            self.bars.say(f"{cell.name}: {ended} ({done} of {self.total}{rest})")
+            self.news.notify_all()
+
+    def stop(self) -> None:
+        """Nothing more is begun, and what ends now was broken off."""
+        with self.news:
+            self.stopped = True
+            self.waiting.clear()
+            self.news.notify_all()
+
+
+def run_grid(found: Grid, out: Path, *, workers: int | None = None, launcher: str = "processes") -> dict[str, str]:
+    """Run what is not finished yet.
+
+    Args:
+        found: The cells.
+        out: Folder of the bench.
+        workers: Cells at a time; with one, cells run in this process. By default one for each core, one where there is
+            a GPU, all of them on a cluster.
+        launcher: ``processes`` on this machine, or ``submitit``.
+
+    Returns:
+        Why cells failed, by name.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers is None:
+        workers = len(found.cells) if launcher == "submitit" else cores
+        if launcher == "processes" and Engine().device.type != "cpu":
+            workers = 1
+    workers = min(workers, max(1, sum(not cell.finished for cell in found.cells)))
+    out.mkdir(parents=True, exist_ok=True)
+    runners: list[_Worker | _Cluster] = []
+    if launcher == "submitit":
+        runners = [_Cluster(out / "jobs", found.recipe.bench.cluster)] * workers
+    elif workers > 1:
+        runners = [_Worker(out / "bench.log", max(1, cores // workers)) for _ in range(workers)]
+    content = {"cells": [asdict(cell) | {"command": cell.command} for cell in found.cells], "notes": found.notes}
+    for folder in found.stale:
+        shutil.rmtree(folder)
+    write_file(out / GRID_FILE, json.dumps(content, indent=2) + "\n")
+    bars = Bars()
+    try:
+        schedule = _Schedule(found.cells, out, bars)
+        if runners:
+            _side_by_side(schedule, runners)
+        else:
+            _one_after_another(schedule, lambda cell: run_cell(cell, bars))
+    finally:
+        bars.close()
+    return schedule.failed
+
+
+def _one_after_another(schedule: _Schedule, runner: Runner) -> None:
+    last = None
+    while (cell := schedule.take(last)) is not None:
+        reason = runner(cell)
+        schedule.done(cell, reason)
+        last = cell
+
+
+def _side_by_side(schedule: _Schedule, runners: Sequence[_Worker | _Cluster]) -> None:
+    broken: list[BaseException] = []
+
+    def work(runner: Runner) -> None:
+        try:
+            _one_after_another(schedule, runner)
+        except BaseException as error:
+            broken.append(error)
+            schedule.stop()
+
+    threads = [threading.Thread(target=work, args=(runner,), daemon=True) for runner in runners]
+    try:
+        for thread in threads:
+            thread.start()
+        _join(threads)
+    except KeyboardInterrupt:
+        schedule.stop()
+        for runner in runners:
+            runner.interrupt()
+        _join(threads)  # the steps that are being taken; a second Ctrl-C does not wait for them
+        raise
+    finally:
+        for runner in runners:
+            runner.close()
+    if broken:
+        raise broken[0]
+
+
+def _join(threads: Sequence[threading.Thread]) -> None:
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.2)
+
+
+if __name__ == "__main__":
+    _serve()
