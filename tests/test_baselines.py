@@ -557,7 +557,7 @@ def l1_norm(model: Model, scope: str = "all") -> float:
 def test_l1_sparse_shrinks_what_finetuning_leaves(scope: str) -> None:
     original = tiny.original("albef")
     data = tiny.data_for(original)
-    method = L1Sparse(gamma=1e-3, scope=scope, **QUICK)  # type: ignore[arg-type]
+    method = L1Sparse(gamma=1e-3, rate_factor=2, scope=scope, **QUICK)  # type: ignore[arg-type]
     sparse = method(original, data, tiny.engine())
     plain = FineTune(scope=scope, **QUICK)(original, data, tiny.engine())  # type: ignore[arg-type]
     assert l1_norm(sparse.model, scope) < 0.95 * l1_norm(plain.model, scope)

@@ -50,6 +50,8 @@ def quick(name: str, scope: str, **settings: Any) -> Method:
         settings = {"epochs": 1, "min_steps": 4, "batch_size": 8, "retain_ratio": 2, "evaluations": 2, **settings}
     if name == "lcodec":  # no step is taken back: there shall be one to look at
         settings = {"perturbations": 40, "batch_size": 12, "damping": 1.0, "largest_drop": 100, **settings}
+    if name == "ssd":
+        settings = {"alpha": 1.3, **settings}  # a fifth is deleted: no ratio is above 5
     return METHODS[name](scope=scope, **settings)
 
 

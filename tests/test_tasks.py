@@ -32,7 +32,7 @@ SETTINGS = {
     "scrub": {"epochs": 1, "evaluations": 1, "min_steps": 2},
     "bad_teacher": {"epochs": 1, "evaluations": 1, "min_steps": 2},
     "salun": {"epochs": 1, "evaluations": 1, "min_steps": 2},
-    "ssd": {"samples": 40},
+    "ssd": {"samples": 40, "alpha": 1.3},
     "npo": {"epochs": 1, "evaluations": 1, "min_steps": 2},
     "l1_sparse": {"epochs": 1, "evaluations": 1, "min_steps": 2},
     "random_label": {"epochs": 1, "evaluations": 1, "min_steps": 2},

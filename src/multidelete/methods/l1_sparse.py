@@ -35,8 +35,8 @@ class L1Sparse(LossMethod):
     needs_training: ClassVar[bool] = True
     claims: ClassVar[tuple[str, ...]] = ("never_reads_forget",)
 
-    gamma: float = Field(default=1e-5, gt=0)
-    rate_factor: float = Field(default=2.0, gt=0)
+    gamma: float = Field(default=1e-4, gt=0)
+    rate_factor: float = Field(default=0.5, gt=0)
 
     def peak_rate(self, data: UnlearningData) -> float:
         """A multiple of the rate that the original was trained with."""

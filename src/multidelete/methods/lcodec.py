@@ -62,9 +62,9 @@ class Lcodec(Method):
     still go through it: inputs are perturbed, not encodings; all gradients begin where something can move. All of it
     is computed in fp32: small differences are what is looked at.
 
-    The noise falls with :math:`n^2`: at n = 12,000 pairs it is 0.1, the size of a weight, and at 1,000 it is 15, so that
-    every step is reverted. A larger ``epsilon`` or ``damping`` then lets steps be taken. A killed run goes on at the last
-    batch that was kept.
+    The noise falls with :math:`n^2`: at n = 12,000 pairs it is 0.1, the size of a weight, and at 1,000 it is 15, so
+    that every step is reverted. A larger ``epsilon`` or ``damping`` then lets steps be taken. A killed run goes on at
+    the last batch that was kept.
 
     Args:
         perturbations: P.

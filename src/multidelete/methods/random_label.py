@@ -33,6 +33,7 @@ class RandomLabel(LossMethod):
     title: ClassVar[str] = "Random Label"
 
     retain_weight: float = Field(default=1.0, ge=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
 
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         """The task's loss on D_f with random labels and on D_r as it is."""

@@ -46,6 +46,7 @@ class SalUn(LossMethod):
 
     share: float = Field(default=0.5, gt=0, le=1)
     retain_weight: float = Field(default=1.0, ge=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
     weight_decay: float = Field(default=0.0, ge=0, le=0)
 
     def masks(self, student: Model, stream: ForgetRetainStream, engine: Engine) -> Mapping[str, Tensor]:

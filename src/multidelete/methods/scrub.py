@@ -45,6 +45,7 @@ class Scrub(LossMethod):
     gamma: float = Field(default=1.0, ge=0)
     temperature: float = Field(default=1.0, gt=0)
     ascent: float = Field(default=0.5, gt=0, lt=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
 
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         """The terms of a max step or of a min step."""

@@ -50,7 +50,7 @@ class SSD(Method):
     name: ClassVar[str] = "ssd"
     title: ClassVar[str] = "SSD"
 
-    alpha: float = Field(default=1.5, gt=0)
+    alpha: float = Field(default=2.0, gt=0)
     dampening: float = Field(default=1.0, gt=0)
     samples: int = Field(default=1000, ge=1)
     batch_size: int = Field(default=16, ge=2)
