@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from multidelete.data.readers import detect, read
@@ -176,3 +178,39 @@ def test_real_flickr8k(shared: Path) -> None:
     assert corpus.units[row].texts[1] == "A girl going into a wooden building ."
     assert len(corpus.text_rows(corpus.rows("test"))) == 2500
     assert len(corpus.hash) == 64
+
+
+def test_images_that_another_data_set_is_tested_on_are_left_out(root: Path, tmp_path: Path) -> None:
+    tested = tmp_path / "tested"
+    shutil.copytree(root, tested)
+    (tested / "images" / "1.jpg").rename(tested / "images" / "renamed.jpg")
+    write_split(
+        tested / "dataset_other.json", entry("renamed.jpg", "test", "A dog ."), entry("4.jpg", "train", "A fish .")
+    )
+    (tested / "dataset_flickr8k.json").unlink()
+    corpus = read("karpathy", root=root, without=str(tested))
+    assert [unit.id for unit in corpus.units] == ["2.jpg", "3.jpg", "4.jpg"]
+    np.testing.assert_array_equal(corpus.images(8), read("karpathy", root=root).images(8)[1:])
+    assert corpus.hash != read("karpathy", root=root).hash
+    write_split(
+        tested / "dataset_other.json", entry("renamed.jpg", "test", "A"), entry("4.jpg", "val", "B"), ENTRIES[0]
+    )
+    (tested / "images" / "1.jpg").write_bytes((root / "images" / "2.jpg").read_bytes())
+    with pytest.raises(InputError, match="nothing left to train on"):
+        read("karpathy", root=root, without=str(tested))
+
+
+@pytest.mark.parametrize(
+    ("reader", "without", "message"),
+    [
+        ("karpathy", 3, "expects str or Path for 'without', got 3"),
+        ("karpathy", "nowhere", "nowhere does not exist"),
+        ("genes", "tested", "only single images in files can be told apart"),
+    ],
+)
+def test_wrong_without(root: Path, monkeypatch: pytest.MonkeyPatch, reader: str, without: object, message: str) -> None:
+    (root / "tested").symlink_to(root)
+    monkeypatch.chdir(root)
+    options = {"root": root} if reader == "karpathy" else {"train": 20, "valid": 4, "test": 4}
+    with pytest.raises(InputError, match=message):
+        read(reader, **options, without=without)

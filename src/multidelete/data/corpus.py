@@ -235,6 +235,24 @@ class Corpus:
         of_unit = (digests[start : start + count] for start in range(0, len(digests), count))
         return [hashlib.sha256("\0".join(each).encode()).hexdigest() for each in of_unit]
 
+    def without(self, other: Corpus) -> Corpus:
+        """The same corpus but for the units whose images stand, byte for byte, in valid or test of another one.
+
+        Args:
+            other: The corpus whose unseen images are to stay unseen here; both consist of single images in files.
+        """
+        if any(corpus.root is None or corpus.images_per_unit != 1 for corpus in (self, other)):
+            raise InputError(
+                f"only single images in files can be told apart: corpus {self.name!r} cannot leave out what is in "
+                f"{other.name!r}"
+            )
+        digests = other.image_digests()
+        unseen = {digests[row] for split in ("valid", "test") for row in other.rows(split)}
+        kept = [unit for unit, digest in zip(self.units, self.image_digests(), strict=True) if digest not in unseen]
+        if not any(unit.split == "train" for unit in kept):
+            raise InputError(f"without the images of {other.name!r}, corpus {self.name!r} has nothing left to train on")
+        return Corpus(self.name, kept, root=self.root)
+
     @cached_property
     def hash(self) -> str:
         """SHA-256 over ids, splits, texts, labels and image digests in order: the same wherever the data lie."""

@@ -49,6 +49,8 @@ READERS: dict[str, Reader] = with_entry_points(
     },
 )
 
+WITHOUT = "without"  # an option of every reader, see read()
+
 # By reader: what its layout is known by, in words and as a test of a folder.
 LAYOUTS: dict[str, tuple[str, Callable[[Path], bool]]] = {
     "corpus": (MANIFEST, lambda root: (root / MANIFEST).is_file()),
@@ -65,11 +67,19 @@ def read(reader: str, **options: object) -> Corpus:
 
     Args:
         reader: Name of the reader.
-        options: Its options; each is checked by name and type before the reader starts.
+        options: Its options; each is checked by name and type before the reader starts. Every reader has ``without``:
+            a folder of other data (in any layout of ``LAYOUTS``) whose valid and test images must not be seen here.
+            A model that is to start with what it learns from one data set, and to be tested on the other, needs it
+            where the two share photographs.
     """
     for mistake in mistakes(reader, options):
         raise InputError(mistake)
-    return READERS[reader](**options)
+    other = options.pop(WITHOUT, None)
+    found = READERS[reader](**options)
+    if other is None:
+        return found
+    assert isinstance(other, str | Path)
+    return found.without(read(detect(other), root=other))
 
 
 def mistakes(reader: str, options: Mapping[str, object]) -> Iterator[str]:
@@ -81,10 +91,10 @@ def mistakes(reader: str, options: Mapping[str, object]) -> Iterator[str]:
     function = choose(READERS, reader, "reader")
     parameters = inspect.signature(function).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    hints = _hints(function)
+    hints = {**_hints(function), WITHOUT: str | Path}
     for name, value in options.items():
-        if name not in parameters and not takes_any:
-            hint = did_you_mean(name, parameters) or f"; it has {', '.join(parameters)}"
+        if name not in parameters and name != WITHOUT and not takes_any:
+            hint = did_you_mean(name, [*parameters, WITHOUT]) or f"; it has {', '.join(parameters)}"
             yield f"reader {reader!r} has no option {name!r}{hint}"
         elif not _fits(value, hints.get(name)):
             kinds = " or ".join(kind.__name__ for kind in _kinds(hints[name]))
