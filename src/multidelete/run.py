@@ -65,6 +65,7 @@ def run(
     training = original.training or no_training(recipe)
     inputs = PairInputs.of(corpus, original.model)
     folder = RunFolder(out, {**known, "original_hash": original.hash}, resume=resume)
+    seeds = recipe.seeds()
 
     rows: list[dict[str, Any]] = []
     keys: list[str] = []
@@ -82,7 +83,7 @@ def run(
                     inputs,
                     recipe.task,
                     training.settings,
-                    recipe.seed,
+                    seeds["train" if method.stored else "method"],  # what is stored is trained as the original was
                     folder.work(key),
                     training.seed,
                     training.start,
@@ -106,6 +107,7 @@ def run(
                 "forget_units": len(request.forget),
                 "seed": recipe.seed,
                 "settings": training.settings.model_dump() if method is None else method.model_dump(exclude={"scope"}),
+                "seeds": seeds,
                 "metrics": metrics,
                 "cost": {
                     "prepare_seconds": made.prepare_seconds,

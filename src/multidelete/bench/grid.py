@@ -82,6 +82,12 @@ def grid(path: Path, overrides: Sequence[str], options: Mapping[str, Any], out: 
     corpus = recipe.corpus()
     recipe.task.check(corpus)
     sized = bool(recipe.bench.counts or recipe.bench.fractions)
+    drawn = [recipe.train_seed, recipe.method_seed, *([recipe.forget.seed] if sized or not recipe.forget.ids else [])]
+    if len(recipe.bench.seeds) > 1 and None not in drawn:
+        raise InputError(
+            "bench: several seeds vary nothing here, since train_seed, method_seed and the deletion set are given; "
+            "leave out the one that is to vary, or give one seed"
+        )
     replaced = ("bench.", "bench=", *(("forget.ids=", "forget.count=", "forget.fraction=") if sized else ()))
     common = tuple(word for word in overrides if not word.startswith(replaced))
     methods, notes = _methods(recipe)
@@ -98,7 +104,7 @@ def grid(path: Path, overrides: Sequence[str], options: Mapping[str, Any], out: 
     model = recipe.model[0] if recipe.model else str(read_config(Path(str(recipe.original)))["model"])
     cells: list[Cell] = []
     stale: list[Path] = []
-    leaders: dict[tuple[int, str], str] = {}
+    leaders: dict[tuple[int, int, str], str] = {}
     units: dict[str, int] = {}
     for size, size_words in _sizes(recipe).items():
         for seed in recipe.bench.seeds:
@@ -109,7 +115,11 @@ def grid(path: Path, overrides: Sequence[str], options: Mapping[str, Any], out: 
                     words += ("retrain=false",)
                 of_cell = load(path, words)
                 assert of_cell.method == method, (of_cell.method, method)
-                if (seed, size) not in leaders:
+                seeds = of_cell.seeds()
+                shared = (seeds["train"], seeds["forget"], size)  # what an original and its Retrain depend on
+                if method in retrain and shared in leaders:
+                    continue
+                if shared not in leaders:
                     request = of_cell.request(corpus)
                     # Copies that are drawn together can make D_f of one seed larger by some: the size that was asked.
                     units.setdefault(size, len(request.forget))
@@ -126,20 +136,21 @@ def grid(path: Path, overrides: Sequence[str], options: Mapping[str, Any], out: 
                     "model": model,
                     "method": method.name,
                 }
-                row |= {"scope": method.scope, "forget_units": units[size], "seed": seed}
+                row |= {"scope": method.scope, "forget_units": units[size], "seed": seed, "seeds": seeds}
                 # The first cell of a size makes its Retrain, and the first of a seed also its original.
-                original = None if recipe.original else next((n for (s, _), n in leaders.items() if s == seed), None)
+                trained = (name for (train, *_), name in leaders.items() if train == seeds["train"])
+                original = None if recipe.original else next(trained, None)
                 cells.append(
                     Cell(
                         name,
                         str(path),
                         words,
                         str(out / CELLS / name),
-                        leaders.get((seed, size), original),
+                        leaders.get(shared, original),
                         row | {"settings": method.model_dump(mode="json", exclude={"scope"})},
                     )
                 )
-                leaders.setdefault((seed, size), name)
+                leaders.setdefault(shared, name)
     first = set(leaders.values())
     return Grid(recipe, tuple(sorted(cells, key=lambda cell: cell.name not in first)), tuple(notes), tuple(stale))
 
