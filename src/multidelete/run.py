@@ -96,7 +96,8 @@ def run(
                 began = time.perf_counter()
                 predictions = recipe.task.predict(made.model, made.inputs, request, engine)
                 seconds = time.perf_counter() - began
-            metrics = recipe.task.metrics(predictions)
+            before = predictions if method is None else folder.predictions(keys[0])
+            metrics = recipe.task.metrics_beside(predictions, before)
             check_finite(metrics, f"{name} ({scope})")
             row = {
                 "task": recipe.task.name,
@@ -106,8 +107,8 @@ def run(
                 "scope": scope,
                 "forget_units": len(request.forget),
                 "seed": recipe.seed,
-                "settings": training.settings.model_dump() if method is None else method.model_dump(exclude={"scope"}),
                 "seeds": seeds,
+                "settings": training.settings.model_dump() if method is None else method.model_dump(exclude={"scope"}),
                 "metrics": metrics,
                 "cost": {
                     "prepare_seconds": made.prepare_seconds,
