@@ -186,12 +186,18 @@ def unlearn(
 
 
 @app.command(
-    epilog="Examples:\n\n`multidelete bench recipes/flickr8k-albef-multidelete.toml --dry-run`\n\n"
+    epilog="Examples:\n\n`multidelete bench retrieval --seeds 0,1,2 --out runs/bench-scenes`\n\n"
+    "`multidelete bench recipes/flickr8k-albef-multidelete.toml --dry-run`\n\n"
     "`multidelete bench recipes/flickr8k-albef-multidelete.toml --methods multidelete,neggrad --counts 100,300`\n\n"
     "`multidelete bench recipes/flickr8k-albef-multidelete.toml --launcher submitit bench.cluster.gpus_per_node=1`"
 )
 def bench(
-    recipe: Annotated[Path, typer.Argument(help="A recipe (TOML); its table `bench` may say what these options say.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe (TOML) or a task of the demo; the recipe's table `bench` may say what these options say."
+        ),
+    ] = "retrieval",
     overrides: Overrides = None,
     methods: Annotated[str | None, typer.Option(help="Names, as `multidelete,neggrad`; all by default.")] = None,
     scopes: Annotated[str | None, typer.Option(help="As `all,fusion`, the default where a method has both.")] = None,
@@ -210,7 +216,8 @@ def bench(
         raise InputError(f"--launcher must be processes or submitit, not '{launcher}'")
     lists = {"methods": methods, "scopes": scopes, "seeds": seeds, "counts": counts, "fractions": fractions}
     given = {key: _listed(text) for key, text in lists.items() if text is not None}
-    found = grid(recipe, overrides or [], {"bench": given} if given else {}, out)
+    path = _demo_recipe(recipe) if recipe in _demo_names() else Path(recipe)
+    found = grid(path, overrides or [], {"bench": given} if given else {}, out)
     for note in found.notes:
         typer.echo(note, err=True)
     if dry_run:

@@ -20,7 +20,7 @@ from multidelete.models import MODELS
 from multidelete.models.base import Model, ModelConfig, read_config
 from multidelete.registry import unknown
 from multidelete.tasks import TASKS, Task, task_for
-from multidelete.training import TrainSettings
+from multidelete.training import MaskSettings, TrainSettings
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -57,6 +57,8 @@ class BenchSettings(BaseModel):
         counts: Sizes of D_f; by default the recipe's request.
         fractions: Sizes of D_f as shares, instead of counts.
         settings: Settings of a method, by its name, over those of the recipe's tables of this name and scope.
+        mask: What the originals of methods that need a mask are trained with, where the recipe's is trained without
+            one: another original, which has a row of its own.
         cluster: What submitit is asked for (``timeout_min``, ``slurm_partition``, ...); ``cluster`` chooses where.
     """
 
@@ -68,6 +70,7 @@ class BenchSettings(BaseModel):
     counts: tuple[Annotated[int, Field(ge=1, strict=True)], ...] | None = None
     fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None
     settings: dict[str, dict[str, Any]] = {}
+    mask: MaskSettings | None = None
     cluster: dict[str, Any] = {}
 
     @field_validator("methods", "scopes", "seeds", "counts", "fractions")

@@ -87,7 +87,7 @@ def grid(path: Path, overrides: Sequence[str], options: Mapping[str, Any], out: 
     methods, notes = _methods(recipe)
     for method in list(methods):
         try:
-            load(path, (*common, *_method_words(method, recipe.method), "compare=[]"))
+            load(path, (*common, *_method_words(method, recipe)))
         except InputError as error:  # a method may need what this recipe's original does not have
             methods.remove(method)
             why = "; ".join(str(error).replace(f"{path}: ", "").splitlines())
@@ -104,7 +104,7 @@ def grid(path: Path, overrides: Sequence[str], options: Mapping[str, Any], out: 
         for seed in recipe.bench.seeds:
             for method in (*retrain, *methods):
                 name = f"{method.name}-{method.scope}-{size}-seed{seed}"
-                words = (*common, *size_words, f"seed={seed}", *_method_words(method, recipe.method), "compare=[]")
+                words = (*common, *size_words, f"seed={seed}", *_method_words(method, recipe))
                 if method in retrain:
                     words += ("retrain=false",)
                 of_cell = load(path, words)
@@ -190,18 +190,22 @@ def _sizes(recipe: Recipe) -> Mapping[str, tuple[str, ...]]:
     return {str(forget.count or (forget.fraction and f"{forget.fraction:g}") or "ids"): ()}
 
 
-def _method_words(method: Method, before: Method) -> Iterator[str]:
-    """What makes the recipe's method this one."""
-    if method == before:
-        return
-    if method.name == before.name:
-        yield "method.name=retrain"  # another name starts the table anew, so that nothing of the recipe's stays
-    yield f"method.name={method.name}"
-    yield f"method.scope={method.scope}"
-    for key in sorted(method.model_fields_set - {"scope"}):
-        value = method.model_dump(mode="json")[key]
-        if value is not None:  # TOML has no word for nothing; where it is given, it is the default
-            yield f"method.{key}={_toml(value)}"
+def _method_words(method: Method, recipe: Recipe) -> Iterator[str]:
+    """What makes a recipe one of this method alone."""
+    before, mask = recipe.method, recipe.bench.mask
+    if method != before:
+        if method.name == before.name:
+            yield "method.name=retrain"  # another name starts the table anew, so that nothing of the recipe's stays
+        yield f"method.name={method.name}"
+        yield f"method.scope={method.scope}"
+        for key in sorted(method.model_fields_set - {"scope"}):
+            value = method.model_dump(mode="json")[key]
+            if value is not None:  # TOML has no word for nothing; where it is given, it is the default
+                yield f"method.{key}={_toml(value)}"
+    if method.needs_mask and mask is not None and recipe.train is not None and recipe.train.mask is None:
+        yield f"train.mask={_toml(mask.model_dump(mode='json'))}"
+        yield "retrain=false"  # the reference is that of the original of all others
+    yield "compare=[]"
 
 
 def _toml(value: Any) -> str:

@@ -76,7 +76,7 @@ def _name(row: Row, rows: Iterable[Row]) -> str:
     if method == "unimodal":
         return f"Only {settings['modality']}"
     if method in BASELINES:
-        return name
+        return f"{name} (with mask)" if settings.get("mask") else name
     name += {"all": "", "fusion": "-F"}.get(scope, f" ({scope})")
     if method != "multidelete":
         return name
