@@ -129,6 +129,7 @@ class EncoderConfig(BaseModel):
     Args:
         pretrained: Folder or hub id that ``transformers.AutoModel`` can load.
         config: Fields of a ``transformers`` configuration, with ``model_type`` (``{"model_type": "vit", ...}``).
+        layers: How many layers of a pretrained encoder are used, from the first on; by default all.
         freeze: Keep the weights as they are, in training and under every method.
         pooling: How token states become one vector; by default the first token, or the mean where there is no
             class token (convolutional encoders); "pooler" takes the encoder's own pooled output (CLIP, SigLIP).
@@ -138,6 +139,7 @@ class EncoderConfig(BaseModel):
 
     pretrained: str | None = None
     config: dict[str, Any] | None = None
+    layers: int | None = Field(default=None, ge=1)
     freeze: bool = False
     pooling: Literal["first", "mean", "pooler"] | None = None
 
@@ -145,6 +147,8 @@ class EncoderConfig(BaseModel):
         """Refuse an encoder that is given twice or not at all."""
         if self.pretrained is None and self.config is None:
             raise ValueError("an encoder needs 'pretrained' (a folder or hub id) or 'config' (with 'model_type')")
+        if self.layers is not None and self.pretrained is None:
+            raise ValueError("'layers' takes the first ones of a pretrained encoder; set num_hidden_layers in 'config'")
 
     def for_tokenizer(self, tokenizer: Any) -> Self:
         """The configuration of a text encoder that reads this tokenizer's ids; a pretrained one stays as it is."""
@@ -418,7 +422,8 @@ class Model(nn.Module, ABC):
     def take_weights(self, source: Model) -> None:
         """Begin with the weights of another model, wherever name and shape agree; word vectors go by the word.
 
-        Its heads are left where they answer another question, and of words that it never saw it knows nothing.
+        Its heads are left where they answer another question, and of words that it never saw it knows nothing. A bias
+        that it does not have beside a weight that it has begins as 0.
 
         Raises:
             InputError: Nothing agrees.
@@ -429,6 +434,9 @@ class Model(nn.Module, ABC):
         for name, tensor in self.state_dict().items():
             if within(name, (MASK,)):  # made for another deletion
                 continue
+            weight = name.removesuffix("bias") + "weight"
+            if name.endswith(".bias") and name not in theirs and weight in theirs:
+                tensor.zero_()
             if name not in theirs or tensor.shape[1:] != theirs[name].shape[1:]:
                 continue
             if tensor.dim() == 2 and len(tensor) == len(words) and len(theirs[name]) == len(known):

@@ -34,19 +34,35 @@ def build_backbone(encoder: EncoderConfig, modality: str) -> tuple[nn.Module, di
     where = f"model.{modality}"
     if encoder.pretrained is None:
         return backbone_from_config(encoder.config or {}, where, check=True)
-    backbone = load_pretrained(encoder.pretrained, where)
+    backbone = load_pretrained(encoder.pretrained, where, encoder.layers)
     backbone = getattr(backbone, f"{modality}_model", backbone)
     return backbone, describe(backbone)
 
 
-def load_pretrained(source: str, where: str) -> nn.Module:
-    """A pretrained model from a folder or hub id, in fp32."""
+def load_pretrained(source: str, where: str, layers: int | None = None) -> nn.Module:
+    """A pretrained model from a folder or hub id, in fp32.
+
+    Args:
+        source: The folder or hub id.
+        where: What messages call it.
+        layers: How many of its layers, from the first on; all by default.
+
+    Raises:
+        InputError: It cannot be loaded, or does not have so many layers.
+    """
     from transformers import AutoConfig, AutoModel
 
     with loading(source, where) as place:
+        config: Any = AutoConfig.from_pretrained(place)
+    if layers is not None:
+        there = getattr(config, "num_hidden_layers", 0)
+        if layers > there:
+            raise InputError(f"{where}.layers: '{source}' has {there or 'no'} layers of one kind, not {layers}")
+        config.num_hidden_layers = layers
+    with loading(source, where) as place:
         # Stored in half precision or not: training and unlearning hold their weights in fp32.
-        config = AutoConfig.from_pretrained(place)
-        model: nn.Module = AutoModel.from_pretrained(place, dtype=torch.float32, **_without_pooler(config))
+        options = {"config": config, "dtype": torch.float32, **_without_pooler(config)}
+        model: nn.Module = AutoModel.from_pretrained(place, **options)
     return model
 
 
@@ -164,7 +180,8 @@ def width_of(backbone: nn.Module, where: str) -> int:
 
 def run_vision(backbone: nn.Module, encoder: EncoderConfig, pixels: Tensor) -> Encoding:
     """Token states and pooled vector of normalised images, ``(B, 3, H, W)``."""
-    output: Any = backbone(pixel_values=pixels)
+    # Convolutions are twice as fast on a CPU where the channels of a pixel stand side by side.
+    output: Any = backbone(pixel_values=pixels.contiguous(memory_format=torch.channels_last))
     states = output.last_hidden_state
     pooling = encoder.pooling
     if states.dim() == 4:  # a convolutional map (B, C, h, w): its h·w places are the tokens
