@@ -50,9 +50,9 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def cut(bert: Path, layers: int | None = 1, fusion: int = 2, **changes: Any) -> Albef:
+def cut(bert: Path, after: int | None = 1, fusion: int = 2, **changes: Any) -> Albef:
     config = tiny.albef(
-        text=EncoderConfig(pretrained=str(bert), layers=layers, pooling="mean"),
+        text=EncoderConfig(pretrained=str(bert), tokens_after=after, pooling="mean"),
         fusion=FusionConfig(
             **{"pretrained": str(bert), "layers": fusion, "width": 16, "heads": 2, "expansion": 2} | changes
         ),
@@ -64,7 +64,7 @@ def cut(bert: Path, layers: int | None = 1, fusion: int = 2, **changes: Any) -> 
 
 @torch.no_grad()
 def test_a_bert_cut_in_two_computes_nearly_what_it_did_whole(bert: Path, tmp_path: Path) -> None:
-    model, whole = cut(bert), cut(bert, layers=None)
+    model, whole = cut(bert), cut(bert, after=None)
     rows = [row[:6] for row in model.tokenize(CORPUS.texts[:3])]
     tokens = Tokens(torch.tensor(rows), torch.ones(3, 6, dtype=torch.long))
     expected = run_text(whole.text, EncoderConfig(pretrained=str(bert)), tokens).pooled
@@ -87,9 +87,9 @@ def test_a_bert_cut_in_two_computes_nearly_what_it_did_whole(bert: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("layers", "fusion", "changes", "message"),
+    ("after", "fusion", "changes", "message"),
     [
-        (4, 2, {}, "model.text.layers: .* has 3 layers of one kind, not 4"),
+        (4, 2, {}, "model.text.tokens_after = 4: this encoder has 3 layers"),
         (1, 4, {}, "model.fusion.pretrained: expected a BERT of 4 layers or more, got one of type bert with 3"),
         (1, 2, {"heads": 4}, "needs width = 16, heads = 2 and expansion = 2"),
         (1, 2, {"width": 32}, "needs width = 16"),
@@ -97,15 +97,21 @@ def test_a_bert_cut_in_two_computes_nearly_what_it_did_whole(bert: Path, tmp_pat
     ],
 )
 def test_what_does_not_fit_is_refused(
-    bert: Path, layers: int, fusion: int, changes: dict[str, Any], message: str
+    bert: Path, after: int, fusion: int, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        cut(bert, layers, fusion, **changes)
+        cut(bert, after, fusion, **changes)
 
 
-def test_layers_of_an_encoder_that_is_not_pretrained_are_refused() -> None:
-    with pytest.raises(ValueError, match="set num_hidden_layers in 'config'"):
-        EncoderConfig(config={"model_type": "bert"}, layers=2)
+@torch.no_grad()
+def test_words_are_read_where_the_configuration_says_and_the_sentence_at_the_end(bert: Path) -> None:
+    early, last = cut(bert), cut(bert, after=None)
+    tokens = Tokens(torch.tensor([[2, 5, 6, 3]]), torch.ones(1, 4, dtype=torch.long))
+    one, other = early.embed("text", tokens), last.embed("text", tokens)
+    torch.testing.assert_close(one.pooled, other.pooled)
+    hidden: Any = early.text(input_ids=tokens.ids, attention_mask=tokens.mask, output_hidden_states=True)
+    torch.testing.assert_close(one.tokens, hidden.hidden_states[1])
+    torch.testing.assert_close(other.tokens, hidden.last_hidden_state)
 
 
 @torch.no_grad()

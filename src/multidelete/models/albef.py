@@ -27,8 +27,8 @@ class FusionConfig(BaseModel):
         heads: Attention heads.
         expansion: Width of the feed-forward networks, in multiples of D.
         dropout: In training.
-        pretrained: Folder or hub id of a BERT whose last layers these begin as, cross-attention apart (as in ALBEF,
-            where the first layers of the same BERT are the text encoder); random by default.
+        pretrained: Folder or hub id of a BERT whose last layers these begin as, cross-attention apart; random by
+            default. In ALBEF the layers before them are the text encoder (``text.tokens_after``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

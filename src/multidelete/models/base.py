@@ -129,26 +129,25 @@ class EncoderConfig(BaseModel):
     Args:
         pretrained: Folder or hub id that ``transformers.AutoModel`` can load.
         config: Fields of a ``transformers`` configuration, with ``model_type`` (``{"model_type": "vit", ...}``).
-        layers: How many layers of a pretrained encoder are used, from the first on; by default all.
         freeze: Keep the weights as they are, in training and under every method.
         pooling: How token states become one vector; by default the first token, or the mean where there is no
             class token (convolutional encoders); "pooler" takes the encoder's own pooled output (CLIP, SigLIP).
+        tokens_after: The layer of a text encoder whose token states are read; the last by default. The one vector is
+            that of the last layer in any case: a sentence as a whole is best told there, and its words before.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     pretrained: str | None = None
     config: dict[str, Any] | None = None
-    layers: int | None = Field(default=None, ge=1)
     freeze: bool = False
     pooling: Literal["first", "mean", "pooler"] | None = None
+    tokens_after: int | None = Field(default=None, ge=1)
 
     def model_post_init(self, _: Any) -> None:
         """Refuse an encoder that is given twice or not at all."""
         if self.pretrained is None and self.config is None:
             raise ValueError("an encoder needs 'pretrained' (a folder or hub id) or 'config' (with 'model_type')")
-        if self.layers is not None and self.pretrained is None:
-            raise ValueError("'layers' takes the first ones of a pretrained encoder; set num_hidden_layers in 'config'")
 
     def for_tokenizer(self, tokenizer: Any) -> Self:
         """The configuration of a text encoder that reads this tokenizer's ids; a pretrained one stays as it is."""

@@ -33,36 +33,25 @@ def build_backbone(encoder: EncoderConfig, modality: str) -> tuple[nn.Module, di
     """
     where = f"model.{modality}"
     if encoder.pretrained is None:
-        return backbone_from_config(encoder.config or {}, where, check=True)
-    backbone = load_pretrained(encoder.pretrained, where, encoder.layers)
-    backbone = getattr(backbone, f"{modality}_model", backbone)
-    return backbone, describe(backbone)
+        backbone, fields = backbone_from_config(encoder.config or {}, where, check=True)
+    else:
+        backbone = load_pretrained(encoder.pretrained, where)
+        backbone = getattr(backbone, f"{modality}_model", backbone)
+        fields = describe(backbone)
+    there = fields.get("num_hidden_layers", getattr(backbone.config, "num_hidden_layers", 0))
+    if encoder.tokens_after is not None and (modality != "text" or encoder.tokens_after > there):
+        raise InputError(f"{where}.tokens_after = {encoder.tokens_after}: this encoder has {there} layers of text")
+    return backbone, fields
 
 
-def load_pretrained(source: str, where: str, layers: int | None = None) -> nn.Module:
-    """A pretrained model from a folder or hub id, in fp32.
-
-    Args:
-        source: The folder or hub id.
-        where: What messages call it.
-        layers: How many of its layers, from the first on; all by default.
-
-    Raises:
-        InputError: It cannot be loaded, or does not have so many layers.
-    """
+def load_pretrained(source: str, where: str) -> nn.Module:
+    """A pretrained model from a folder or hub id, in fp32."""
     from transformers import AutoConfig, AutoModel
 
     with loading(source, where) as place:
-        config: Any = AutoConfig.from_pretrained(place)
-    if layers is not None:
-        there = getattr(config, "num_hidden_layers", 0)
-        if layers > there:
-            raise InputError(f"{where}.layers: '{source}' has {there or 'no'} layers of one kind, not {layers}")
-        config.num_hidden_layers = layers
-    with loading(source, where) as place:
         # Stored in half precision or not: training and unlearning hold their weights in fp32.
-        options = {"config": config, "dtype": torch.float32, **_without_pooler(config)}
-        model: nn.Module = AutoModel.from_pretrained(place, **options)
+        config = AutoConfig.from_pretrained(place)
+        model: nn.Module = AutoModel.from_pretrained(place, dtype=torch.float32, **_without_pooler(config))
     return model
 
 
@@ -193,9 +182,12 @@ def run_vision(backbone: nn.Module, encoder: EncoderConfig, pixels: Tensor) -> E
 
 def run_text(backbone: nn.Module, encoder: EncoderConfig, tokens: Tokens) -> Encoding:
     """Token states and pooled vector of tokenised texts."""
-    output: Any = backbone(input_ids=tokens.ids, attention_mask=tokens.mask)
-    states = output.last_hidden_state
-    return Encoding(states, tokens.mask, _pool(states, tokens.mask, encoder.pooling, output), "embedded")
+    output: Any = backbone(
+        input_ids=tokens.ids, attention_mask=tokens.mask, output_hidden_states=encoder.tokens_after is not None
+    )
+    pooled = _pool(output.last_hidden_state, tokens.mask, encoder.pooling, output)
+    states = output.last_hidden_state if encoder.tokens_after is None else output.hidden_states[encoder.tokens_after]
+    return Encoding(states, tokens.mask, pooled, "embedded")
 
 
 def additive(mask: Tensor) -> Tensor:
