@@ -34,9 +34,10 @@ class MultiDelete(LossMethod):
         gamma: Weight of unimodal knowledge retention.
         target: What deleted pairs become: ``drawn``, one mismatched pair each, fresh at every step (the paper);
             ``mean``, the mean of many mismatched pairs, which the squared error of drawn ones pulls to as well, only
-            with noise; ``undecided``, the means of the classes mixed so that the head cannot decide. Mismatched pairs of
-            a task with classes mostly belong to one of them (a statement about other pictures is false), and what becomes
-            like them is then not forgotten but decided: right, for deleted pairs of that class. The last two are ours.
+            with noise; ``undecided``, the means of the classes mixed so that the head cannot decide. Mismatched
+            pairs of a task with classes mostly belong to one of them (a statement about other pictures is false), and
+            what becomes like them is then not forgotten but decided: right, for deleted pairs of that class. The last
+            two are ours.
         retain_mismatched: Share of the D_r batch taken as mismatched pairs, so that retention also covers what "not
             matching" looks like. Ours; 0 is the paper.
 
