@@ -102,13 +102,15 @@ def to_svg(figure: Figure, ids: str, title: str) -> str:
     return f'<svg {names} viewBox="{size[1]}" role="img" aria-label="{plain}">{text[head.end() :].strip()}'
 
 
-def legend(figure: Figure, handles: Mapping[str, Artist]) -> None:
-    """Names what is drawn, in one line above the axes."""
+def legend(
+    figure: Figure, handles: Mapping[str, Artist], *, columns: int = 4, place: str = "outside upper left"
+) -> None:
+    """Names what is drawn, above the axes or at another place outside of them."""
     figure.legend(
         list(handles.values()),
         list(handles),
-        loc="outside upper left",
-        ncols=4,
+        loc=place,
+        ncols=columns,
         handlelength=1.2,
         handletextpad=0.4,
         columnspacing=1.0,
