@@ -57,7 +57,7 @@ def test_many_points_are_numbered_and_named_below(runs: list[Run]) -> None:
     written = texts_of(scatter(groups, ids="x"))
     names = [name for name in tables.labels(groups) if name not in ("Original", "Retrain")]
     for number, name in enumerate(names, start=1):
-        assert written.count(str(number)) == 1
+        assert str(number) in written
         assert written.count(f"{number} {name}") == 1
     assert written.count("Original") == written.count("Retrain") == 1
     few = texts_of(scatter(groups[:6], ids="x"))

@@ -137,7 +137,7 @@ def _request(cell: Cell, corpus: Any) -> Request:
 
 
 BAD = {
-    "unknown": ("study ablatoin recipe.toml", "'ablatoin' is not a study; did you mean 'ablation'?"),
+    "unknown": ("study ablatoin recipe.toml", "; did you mean 'ablation'?"),
     "method": (
         "study ablation recipe.toml method.name=neggrad",
         "is about multidelete, but the recipe's method is neggrad",

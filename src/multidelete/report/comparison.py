@@ -101,7 +101,7 @@ def scatter(groups: Sequence[Group], *, ids: str, width: float = 6.6, height: fl
         if numbers:
             figure.set_figheight(height + 0.17 * -(-len(numbers) // columns) + 0.1)
             named = {f"{number} {name}": handle for number, (name, handle) in enumerate(numbers.items(), start=1)}
-            legend(figure, named, columns=columns, place="outside lower left")
+            legend(figure, named, columns=columns, below=True)
         place_labels(figure, axes, marks)
     points = "; ".join(
         f"{name}: test score {group.metrics['test_score']}, D_f AUC {group.metrics['forget_auc']}"
@@ -130,6 +130,7 @@ class Scored:
     test: NDArray[np.float64]
 
 
+VARIANTS = ("-", (0, (6, 1)), (0, (5, 1, 1, 1)))  # lines that tell variants of one method apart
 FEWEST = 1e-3  # false positive rate at which the logarithmic panel begins
 AT = 0.01  # false positive rate at which the true positive rate is told
 
@@ -146,6 +147,7 @@ def roc(models: Sequence[Scored], *, ids: str, width: float = 6.6) -> str:
         width: Width in inches of 72 points.
     """
     few = len(models) <= MOST_NAMED // 2
+    dashes = {"original": (0, (1, 1.2)), "retrain": (0, (4, 2))}
     narrow = width < 5
     with style():
         figure = Figure(figsize=(width, 7.0 if narrow else 3.7), layout="constrained")
@@ -154,7 +156,9 @@ def roc(models: Sequence[Scored], *, ids: str, width: float = 6.6) -> str:
         for axes, logarithmic in zip(panels, (False, True), strict=True):
             ends = [FEWEST, 1.0] if logarithmic else [0.0, 1.0]
             axes.plot(ends, ends, color=MUTED, linewidth=0.7, linestyle=(0, (1, 2)), zorder=GUIDE)
+            seen: dict[str, int] = {}
             for model in models:
+                variant = seen[model.method] = seen.get(model.method, -1) + 1
                 false, true = rates(model)
                 reference_line = model.method in BASELINES
                 named = few or reference_line or model.method == "multidelete"
@@ -162,7 +166,7 @@ def roc(models: Sequence[Scored], *, ids: str, width: float = 6.6) -> str:
                     *(np.maximum((false, true), FEWEST) if logarithmic else (false, true)),
                     color=colour(model.method) if named else "#c6cad0",
                     linewidth=1.5 if named else 0.8,
-                    linestyle={"original": (0, (1, 1.2)), "retrain": (0, (4, 2))}.get(model.method, "-"),
+                    linestyle=dashes.get(model.method) or VARIANTS[variant % len(VARIANTS)],
                     drawstyle="steps-post",
                     zorder=3 if named else 2,
                 )
@@ -229,7 +233,8 @@ def cost_bars(groups: Sequence[Group], *, ids: str, width: float = 6.6) -> str:
             axes.annotate(
                 duration(left), (left, place), (4, 0), textcoords="offset points", va="center", color=MUTED, fontsize=8
             )
-            more = [f"{share} of Retrain"] if (share := COLUMNS["of Retrain"](group, retrain)) != NONE else []
+            share = NONE if group is retrain else COLUMNS["of Retrain"](group, retrain)
+            more = [] if share == NONE else [f"{share} of Retrain"]
             more += [f"{group.cost['peak_memory_mb'].mean:,.0f} MB"] if "peak_memory_mb" in group.cost else []
             axes.annotate(
                 " · ".join(more),

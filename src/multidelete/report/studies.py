@@ -78,7 +78,7 @@ def to_text(found: Found, width: int = 160) -> str:
     """The study for a terminal: what it asks, the table, what was found."""
     drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     for index, heading in enumerate(headings(found)):
-        drawn.add_column(heading, justify="right" if index else "left")
+        drawn.add_column(heading, justify="right" if index else "left", no_wrap=not index)
     for line in table(found):
         drawn.add_row(*map(Text, line))
     text = "\n".join(line.rstrip() for line in as_text(drawn, width).splitlines())
