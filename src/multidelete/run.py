@@ -57,6 +57,7 @@ def run(
     corpus = corpus or recipe.corpus()
     recipe.task.check(corpus)
     request = recipe.request(corpus)
+    judged = request.whole()
     check_splits(request, recipe.methods())
     known = identity(recipe, request)
     check_same(out, known)
@@ -90,10 +91,10 @@ def run(
                 made = find_or_unlearn(method, original, data, engine)
             if method is None or method.stored:  # many runs have this model in common
                 reads = "" if method is None else f"{name} {method.model_dump_json()}"
-                predictions, seconds = find_or_predict(made, reads, recipe.task, request, engine)
+                predictions, seconds = find_or_predict(made, reads, recipe.task, judged, engine)
             else:
                 began = time.perf_counter()
-                predictions = recipe.task.predict(made.model, made.inputs, request, engine)
+                predictions = recipe.task.predict(made.model, made.inputs, judged, engine)
                 seconds = time.perf_counter() - began
             metrics = recipe.task.metrics(predictions)
             check_finite(metrics, f"{name} ({scope})")
@@ -103,7 +104,7 @@ def run(
                 "model": original.model.name,
                 "method": name,
                 "scope": scope,
-                "forget_units": len(request.forget),
+                "forget_units": len(judged.forget),
                 "seed": recipe.seed,
                 "settings": training.settings.model_dump() if method is None else method.model_dump(exclude={"scope"}),
                 "metrics": metrics,

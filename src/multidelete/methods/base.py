@@ -324,7 +324,6 @@ class LossMethod(Method):
     needs_teacher: ClassVar[bool] = False
     needs_initial: ClassVar[bool] = False  # whether ``original.initial`` is asked about D_f; needs a teacher too
     schedule: ClassVar[Literal["cosine", "constant"]] = "cosine"
-    stop_at: ClassVar[float] = math.inf  # a checkpoint whose criterion reaches this is the last
 
     @abstractmethod
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
@@ -362,6 +361,10 @@ class LossMethod(Method):
         """What a checkpoint is worth, by what :meth:`Task.judge` found; the best is kept, the first of equals."""
         return found["utility"] - self.forget_weight * abs(found["forget_auc"] - self.forget_target)
 
+    def stop_at(self) -> float:
+        """A checkpoint whose criterion reaches this is the last."""
+        return math.inf
+
     @final
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
         """See :meth:`Method.unlearn`."""
@@ -392,7 +395,7 @@ class LossMethod(Method):
             learning_rate=self.peak_rate(data),
             seed=data.seed,
             schedule=self.schedule,
-            stop_at=self.stop_at,
+            stop_at=self.stop_at(),
             **self.model_dump(include={"weight_decay", "warmup", "clip", "evaluations"}),
         )
         self.prepare(student, teacher, stream, plan.steps)  # type: ignore[arg-type]
