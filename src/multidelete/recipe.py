@@ -58,7 +58,8 @@ class BenchSettings(BaseModel):
     Args:
         methods: Names; by default all that unlearn and do the task. Original and Retrain stand beside them.
         scopes: By default "all" and "fusion" where a method has them; one without "all" has its encoder in its place.
-        seeds: Of weights, training, deletion set and unlearning.
+        seeds: Of weights, training, deletion set and unlearning; what has its own in the recipe keeps that, so that
+            one can be varied alone (``train_seed=0 forget.seed=0``: unlearning).
         counts: Sizes of D_f; by default the recipe's request.
         fractions: Sizes of D_f as shares, instead of counts.
         settings: Settings of a method, by its name, over those of the recipe's tables of this name and scope.
@@ -110,7 +111,9 @@ class Recipe(BaseModel):
         method: The method that the run is about.
         compare: Methods beside it.
         retrain: Whether Retrain, the reference of every comparison, is made.
-        seed: Seed of initial weights, training, deletion set and unlearning.
+        seed: Seed of initial weights, training, deletion set and unlearning; each can have its own.
+        train_seed: Seed of initial weights and training, of the original and of Retrain; ``seed`` by default.
+        method_seed: Seed of unlearning; ``seed`` by default. That of the deletion set is ``forget.seed``.
         precision: See :class:`Engine`.
         bench: The grid of ``multidelete bench``, of which this run may be a cell.
     """
@@ -130,6 +133,13 @@ class Recipe(BaseModel):
     seed: int
     precision: Literal["auto", "fp32", "bf16"]
     bench: BenchSettings = BenchSettings()
+    train_seed: int | None = None
+    method_seed: int | None = None
+
+    def seeds(self) -> dict[str, int]:
+        """The seed of each thing that is drawn: ``train``, ``forget`` and ``method``."""
+        own = {"train": self.train_seed, "forget": self.forget.seed, "method": self.method_seed}
+        return {name: self.seed if seed is None else seed for name, seed in own.items()}
 
     def methods(self) -> list[Method]:
         """Every method of the run: Retrain first, then the one that it is about, then the others."""
@@ -143,9 +153,7 @@ class Recipe(BaseModel):
 
     def request(self, corpus: Corpus) -> Request:
         """Cut the data."""
-        fields = self.forget.model_dump()
-        seed = fields.pop("seed")
-        return resolve(corpus, **fields, seed=self.seed if seed is None else seed)
+        return resolve(corpus, **self.forget.model_dump(exclude={"seed"}), seed=self.seeds()["forget"])
 
     def architecture(self) -> type[Model]:
         """The class of the model that is to be built."""
@@ -203,6 +211,8 @@ def as_values(recipe: Recipe) -> dict[str, Any]:
         "compare": [{"name": each.name, **each.model_dump(mode="json")} for each in recipe.compare],
         "retrain": recipe.retrain,
         "seed": recipe.seed,
+        "train_seed": recipe.train_seed,
+        "method_seed": recipe.method_seed,
         "precision": recipe.precision,
     }
     return {key: value for key, value in named.items() if value is not None}
@@ -290,13 +300,16 @@ class _Checker:
             "compare": tuple(self.named(each, f"compare[{i}]", METHODS) for i, each in enumerate(compare)),
             "retrain": self.scalar(values, "retrain", bool, True),
             "seed": self.scalar(values, "seed", int, 0),
+            "train_seed": self.scalar(values, "train_seed", int, None),
+            "method_seed": self.scalar(values, "method_seed", int, None),
             "precision": values.get("precision", "auto"),
             "bench": self.bench(values.get("bench", {})),
         }
         if fields["precision"] not in ("auto", "fp32", "bf16"):
             self.mistakes.append(f"{self.source}: 'precision' must be auto, fp32 or bf16, not {fields['precision']!r}")
-        if isinstance(fields["seed"], int) and fields["seed"] < 0:
-            self.mistakes.append(f"{self.source}: 'seed' must not be negative, it is {fields['seed']}")
+        for key in ("seed", "train_seed", "method_seed"):
+            if isinstance(fields[key], int) and fields[key] < 0:
+                self.mistakes.append(f"{self.source}: '{key}' must not be negative, it is {fields[key]}")
         self.request(fields["forget"])
         for each in (method, *fields["compare"]):
             if each is not None and fields["task"] is not None and fields["task"].name not in each.tasks:

@@ -66,6 +66,7 @@ def run(
     training = original.training or no_training(recipe)
     inputs = PairInputs.of(corpus, original.model)
     folder = RunFolder(out, {**known, "original_hash": original.hash}, resume=resume)
+    seeds = recipe.seeds()
 
     rows: list[dict[str, Any]] = []
     keys: list[str] = []
@@ -83,7 +84,7 @@ def run(
                     inputs,
                     recipe.task,
                     training.settings,
-                    recipe.seed,
+                    seeds["train" if method.stored else "method"],  # what is stored is trained as the original was
                     folder.work(key),
                     training.seed,
                     training.start,
@@ -96,7 +97,8 @@ def run(
                 began = time.perf_counter()
                 predictions = recipe.task.predict(made.model, made.inputs, judged, engine)
                 seconds = time.perf_counter() - began
-            metrics = recipe.task.metrics(predictions)
+            before = predictions if method is None else folder.predictions(keys[0])
+            metrics = recipe.task.metrics_beside(predictions, before)
             check_finite(metrics, f"{name} ({scope})")
             row = {
                 "task": recipe.task.name,
@@ -106,6 +108,7 @@ def run(
                 "scope": scope,
                 "forget_units": len(judged.forget),
                 "seed": recipe.seed,
+                "seeds": seeds,
                 "settings": training.settings.model_dump() if method is None else method.model_dump(exclude={"scope"}),
                 "metrics": metrics,
                 "cost": {

@@ -21,6 +21,8 @@ from multidelete.report.bench import CELLS, GRID_FILE, study_of
 from multidelete.report.tables import BASELINES
 from multidelete.run import check_splits, identity
 
+RETRAIN = "retrain-all"  # the variant that stands in every grid
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -128,11 +130,17 @@ def grid(
     corpus = recipe.corpus()
     recipe.task.check(corpus)
     sized = bool(recipe.bench.counts or recipe.bench.fractions)
+    drawn = [recipe.train_seed, recipe.method_seed, *([recipe.forget.seed] if sized or not recipe.forget.ids else [])]
+    if len(recipe.bench.seeds) > 1 and None not in drawn:
+        raise InputError(
+            "bench: several seeds vary nothing here, since train_seed, method_seed and the deletion set are given; "
+            "leave out the one that is to vary, or give one seed"
+        )
     replaced = ("bench.", "bench=", *(("forget.ids=", "forget.count=", "forget.fraction=") if sized else ()))
     common = tuple(word for word in overrides if not word.startswith(replaced))
     variants: dict[str, Variant] = {}
     if recipe.retrain:
-        variants["retrain-all"] = Variant(Retrain(), ("retrain=false",))
+        variants[RETRAIN] = Variant(Retrain(), ("retrain=false",))
     notes: list[str] = []
     if study is not None:
         variants |= study.variants(recipe)
@@ -151,7 +159,7 @@ def grid(
     model = recipe.model[0] if recipe.model else str(read_config(Path(str(recipe.original)))["model"])
     cells: list[Cell] = []
     stale: list[Path] = []
-    leaders: dict[tuple[int, str], str] = {}
+    leaders: dict[tuple[int, int, str], str] = {}
     units: dict[tuple[str, str], int] = {}
     for size, size_words in _sizes(recipe).items():
         for seed in recipe.bench.seeds:
@@ -166,6 +174,10 @@ def grid(
                 of_cell = load(path, words)
                 assert of_cell.method == method, (of_cell.method, method)
                 part = str(of_cell.forget.part)
+                seeds = of_cell.seeds()
+                shared = (seeds["train"], seeds["forget"], size)  # what an original and its Retrain depend on
+                if variant == RETRAIN and shared in leaders:
+                    continue
                 request = requests.get(part) or requests.setdefault(part, of_cell.request(corpus))
                 # Copies that are drawn together can make D_f of one seed larger by some: the size that was asked.
                 asked = units.setdefault((size, part), len(request.whole().forget))
@@ -182,21 +194,22 @@ def grid(
                     "model": model,
                     "method": method.name,
                 }
-                row |= {"scope": method.scope, "forget_units": asked, "seed": seed}
+                row |= {"scope": method.scope, "forget_units": asked, "seed": seed, "seeds": seeds}
                 # The first cell of a size makes its Retrain, and the first of a seed also its original.
-                original = None if recipe.original else next((n for (s, _), n in leaders.items() if s == seed), None)
+                trained = (name for (train, *_), name in leaders.items() if train == seeds["train"])
+                original = None if recipe.original else next(trained, None)
                 cells.append(
                     Cell(
                         name,
                         str(path),
                         words,
                         str(out / CELLS / name),
-                        before or leaders.get((seed, size), original),
+                        before or leaders.get(shared, original),
                         row | {"settings": method.model_dump(mode="json", exclude={"scope"})},
                         variant,
                     )
                 )
-                leaders.setdefault((seed, size), name)
+                leaders.setdefault(shared, name)
     first = set(leaders.values())
     cells.sort(key=lambda cell: cell.name not in first)
     return Grid(recipe, tuple(cells), tuple(notes), tuple(stale), None if study is None else study.name)

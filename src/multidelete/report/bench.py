@@ -16,7 +16,7 @@ from rich.text import Text
 
 from multidelete.errors import InputError
 from multidelete.report.page import write_report
-from multidelete.report.runs import Run
+from multidelete.report.runs import Run, Seeds
 from multidelete.report.tables import (
     NONE,
     Group,
@@ -173,7 +173,7 @@ def _average(groups: Sequence[Group]) -> str:
                 float(row["metrics"][key])
                 for group in groups
                 for row in group.rows
-                if row["seed"] == seed and row["metrics"]
+                if Seeds.of(row) == seed and row["metrics"]
             ]
             for seed in seeds
         ]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from multidelete.errors import InputError
 from multidelete.metrics.classification import certainty
 from multidelete.metrics.forgetting import forget_auc
+from multidelete.metrics.probes import probes
+from multidelete.tasks.features import unimodal
 
 if TYPE_CHECKING:
     from multidelete.data.corpus import Corpus, Rows
@@ -29,7 +31,11 @@ class Task(BaseModel, ABC):
 
     Predictions are ``{split: {name: array}}`` with splits forget, retain, valid, test, and for each pair its ``unit``,
     its ``text`` within the unit, and ``score``: s(x) as log-odds, which order pairs as probabilities do but do not
-    saturate.
+    saturate. Beside what belongs to pairs stand samples of retain and test for probes, see :func:`unimodal`.
+
+    Args:
+        probed: Largest number of units of D_r that probes of one modality are fitted on, and of test that they are
+            applied to; 0 leaves probes out.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -38,6 +44,9 @@ class Task(BaseModel, ABC):
     modalities: ClassVar[tuple[str, str]] = ("vision", "text")
     labelled: ClassVar[bool] = False  # whether it tells labels of the data
     classes: ClassVar[frozenset[str]] = frozenset()  # which labels the data must have
+    affirms: ClassVar[str] = ""  # the label of a text that is true of its unit; "" where all are
+
+    probed: int = Field(default=500, ge=0)
 
     def check(self, corpus: Corpus, model: type[Model] | None = None) -> None:
         """Refuse data or a model that this task is not about, before anything slow starts.
@@ -73,6 +82,20 @@ class Task(BaseModel, ABC):
     @abstractmethod
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """Metrics of one model's predictions: ``test_score``, ``retain_score``, ``forget_auc`` ..."""
+
+    @final
+    def metrics_beside(self, predictions: Predictions, original: Predictions) -> dict[str, float]:
+        """:meth:`metrics`, and those for which the original's predictions of the same request are needed too."""
+        return {**self.metrics(predictions), **probes(predictions, original)}
+
+    def with_features(
+        self, predictions: Predictions, model: Model, inputs: PairInputs, request: Request, engine: Engine
+    ) -> Predictions:
+        """Predictions with what :meth:`metrics_beside` needs of one modality alone."""
+        if not self.probed:
+            return predictions
+        alone = unimodal(model, inputs, request, engine, count=self.probed, affirms=self.affirms)
+        return {split: arrays | alone.get(split, {}) for split, arrays in predictions.items()}
 
     @abstractmethod
     def judge(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> dict[str, float]:

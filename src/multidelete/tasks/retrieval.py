@@ -45,10 +45,11 @@ class Retrieval(Task):
 
     def predict(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> Predictions:
         """See :meth:`Task.predict`; ``i2t_rank`` ``(I,)`` and ``t2i_rank`` ``(T,)`` are of the ranked units."""
-        return {
+        found = {
             split: self._predict_split(model, inputs, units, engine, self.sample, f"evaluating {split}")
             for split, units in request.splits().items()
         }
+        return self.with_features(found, model, inputs, request, engine)
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """See :meth:`Task.metrics`."""
