@@ -20,7 +20,7 @@ from multidelete.models import MODELS
 from multidelete.models.base import Model, ModelConfig, read_config
 from multidelete.registry import unknown
 from multidelete.tasks import TASKS, Task, task_for
-from multidelete.training import TrainSettings
+from multidelete.training import MaskSettings, TrainSettings
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -37,6 +37,9 @@ class ForgetSettings(BaseModel):
         count: Size of a seeded sample.
         fraction: Size of a seeded sample, as a share.
         seed: Seed of the sample; the recipe's by default.
+        part: ``[2, 5]`` for the second of five parts of this request, in its order; the first is deleted by then.
+        earlier: File or list of ids that were deleted before, from the model that is brought: they are in neither D_f
+            nor D_r, and are judged with D_f.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +48,8 @@ class ForgetSettings(BaseModel):
     count: int | None = Field(default=None, ge=1, strict=True)
     fraction: float | None = Field(default=None, gt=0, lt=1)
     seed: int | None = Field(default=None, ge=0, strict=True)
+    part: tuple[int, int] | None = None
+    earlier: str | list[str] | None = None
 
 
 class BenchSettings(BaseModel):
@@ -58,6 +63,8 @@ class BenchSettings(BaseModel):
         counts: Sizes of D_f; by default the recipe's request.
         fractions: Sizes of D_f as shares, instead of counts.
         settings: Settings of a method, by its name, over those of the recipe's tables of this name and scope.
+        mask: What the originals of methods that need a mask are trained with, where the recipe's is trained without
+            one: another original, which has a row of its own.
         cluster: What submitit is asked for (``timeout_min``, ``slurm_partition``, ...); ``cluster`` chooses where.
     """
 
@@ -69,6 +76,7 @@ class BenchSettings(BaseModel):
     counts: tuple[Annotated[int, Field(ge=1, strict=True)], ...] | None = None
     fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None
     settings: dict[str, dict[str, Any]] = {}
+    mask: MaskSettings | None = None
     cluster: dict[str, Any] = {}
 
     @field_validator("methods", "scopes", "seeds", "counts", "fractions")
@@ -172,7 +180,8 @@ def load(path: Path | None, overrides: Sequence[str] = (), options: Mapping[str,
     words = [_parse_override(word) for word in overrides]
     for given in ([options] if options else [], words):
         if any(over.get("original") is not None for over in given):
-            values.pop("model", None)  # a model that is brought takes the place of the recipe's
+            for key in ("model", "start"):  # a model that is brought takes the place of the recipe's
+                values.pop(key, None)
         requested = {key for over in given for key in _REQUESTS if key in _table(over.get("forget"))}
         if requested:  # one request takes the place of another
             values["forget"] = {k: v for k, v in _table(values.get("forget")).items() if k not in _REQUESTS}

@@ -57,6 +57,7 @@ def run(
     corpus = corpus or recipe.corpus()
     recipe.task.check(corpus)
     request = recipe.request(corpus)
+    judged = request.whole()
     check_splits(request, recipe.methods())
     known = identity(recipe, request)
     check_same(out, known)
@@ -91,10 +92,10 @@ def run(
                 made = find_or_unlearn(method, original, data, engine)
             if method is None or method.stored:  # many runs have this model in common
                 reads = "" if method is None else f"{name} {method.model_dump_json()}"
-                predictions, seconds = find_or_predict(made, reads, recipe.task, request, engine)
+                predictions, seconds = find_or_predict(made, reads, recipe.task, judged, engine)
             else:
                 began = time.perf_counter()
-                predictions = recipe.task.predict(made.model, made.inputs, request, engine)
+                predictions = recipe.task.predict(made.model, made.inputs, judged, engine)
                 seconds = time.perf_counter() - began
             before = predictions if method is None else folder.predictions(keys[0])
             metrics = recipe.task.metrics_beside(predictions, before)
@@ -105,7 +106,7 @@ def run(
                 "model": original.model.name,
                 "method": name,
                 "scope": scope,
-                "forget_units": len(request.forget),
+                "forget_units": len(judged.forget),
                 "seed": recipe.seed,
                 "seeds": seeds,
                 "settings": training.settings.model_dump() if method is None else method.model_dump(exclude={"scope"}),

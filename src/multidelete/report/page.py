@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from multidelete.errors import InputError
-from multidelete.report import drawing, figures, tables, verdict
+from multidelete.report import comparison, drawing, figures, tables, verdict
 from multidelete.report.differences import Difference
 from multidelete.report.runs import Run, Scores, Seeds, numbers
 from multidelete.report.tables import Group
@@ -107,13 +107,15 @@ def render(runs: Sequence[Run]) -> str:
         headings=tables.headings(groups),
         table=list(zip(groups, tables.cells(groups), strict=True)),
         several=any(len(group.rows) > 1 for group in groups),
-        scatter_wide=Markup(figures.scatter(groups, ids="scatter-wide")),
-        scatter_narrow=Markup(figures.scatter(groups, ids="scatter-narrow", width=4.0, height=4.2)),
+        scatter_wide=Markup(comparison.scatter(groups, ids="scatter-wide")),
+        scatter_narrow=Markup(comparison.scatter(groups, ids="scatter-narrow", width=4.0, height=4.2)),
         gallery=_gallery(runs),
+        roc=_roc(runs, groups),
+        ablation=tables.ablation(groups),
         histograms=_histograms(runs),
         curves=_curves(runs),
-        cost_wide=Markup(figures.cost_bars(groups, ids="cost-wide")),
-        cost_narrow=Markup(figures.cost_bars(groups, ids="cost-narrow", width=4.0)),
+        cost_wide=Markup(comparison.cost_bars(groups, ids="cost-wide")),
+        cost_narrow=Markup(comparison.cost_bars(groups, ids="cost-narrow", width=4.0)),
         memory=_memory(groups),
         compared=list(COMPARED),
         differences=_differences(groups),
@@ -253,6 +255,24 @@ def _embedded(path: Path) -> str:
 
 
 # --- figures --------------------------------------------------------------------------------------
+
+
+def _roc(runs: Sequence[Run], groups: Sequence[Group]) -> tuple[Markup, Markup, list[str]] | None:
+    """The ROC curves of the first row of each group that kept its scores, wide and narrow, and what to note of each."""
+    models = []
+    for name, group in zip(tables.labels(groups), groups, strict=True):
+        places = ((run, i) for run in runs for i, row in enumerate(run.rows) if any(row is own for own in group.rows))
+        for run, index in places:
+            forget, test = (run.scores(index, split) for split in ("forget", "test"))
+            if forget is not None and test is not None and np.isfinite(np.r_[forget.score, test.score]).all():
+                models.append(comparison.Scored(name, group.method, forget.score, test.score))
+                break
+    if not models:
+        return None
+    wide, narrow = (
+        Markup(comparison.roc(models, ids=f"roc-{i}", width=width)) for i, width in (("wide", 6.6), ("narrow", 4.0))
+    )
+    return wide, narrow, [comparison.roc_note(model) for model in models]
 
 
 def _histograms(runs: Sequence[Run]) -> list[Panel]:

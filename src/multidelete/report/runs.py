@@ -184,7 +184,8 @@ def _size_asked(run: Run) -> object:
     """What tells a deletion of a seeded sample from one of another size; None where units were named, or not told."""
     forget = (run.provenance.get("recipe") or {}).get("forget") or {}
     asked = [(key, forget[key]) for key in ("count", "fraction") if forget.get(key) is not None]
-    return (run.rows[0]["task"], run.rows[0]["data"], asked[0]) if asked else None
+    part = str(forget.get("part"))  # of a request that is met in parts
+    return (run.rows[0]["task"], run.rows[0]["data"], asked[0], part) if asked else None
 
 
 def _json(path: Path) -> Any:

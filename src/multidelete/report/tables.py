@@ -77,7 +77,7 @@ def _name(row: Row, rows: Iterable[Row]) -> str:
     if method == "unimodal":
         return f"Only {settings['modality']}"
     if method in BASELINES:
-        return name
+        return f"{name} (with mask)" if settings.get("mask") else name
     name += {"all": "", "fusion": "-F"}.get(scope, f" ({scope})")
     if method != "multidelete":
         return name
@@ -296,6 +296,32 @@ def cells(groups: Sequence[Group]) -> list[list[str]]:
         + ([str(len(group.rows))] if several else [])
         for name, group in zip(labels(groups), groups, strict=True)
     ]
+
+
+def ablation(groups: Sequence[Group]) -> list[list[str]]:
+    """MultiDelete whole and without each term: label, test score and D_f AUC, and how far each is from the whole."""
+    lines = []
+    named = dict(zip(labels(groups), groups, strict=True))
+    for name, whole in named.items():
+        parts = {label: group for label, group in named.items() if group is not whole and _is_part(group, whole)}
+        for label, group in {name: whole, **parts}.items() if parts else ():
+            line = [label]
+            for key in ("test_score", "forget_auc", "forget_test_auc"):
+                own, full = (each.metrics.get(key) for each in (group, whole))
+                apart = f" ({signed(own.mean - full.mean, plus=True)})" if own and full and group is not whole else ""
+                line.append(f"{own or NONE}{apart}")
+            lines.append([*line, str(len(group.rows))])
+    return lines
+
+
+def _is_part(group: Group, whole: Group) -> bool:
+    """Whether one is the other with the weight of one term or several at 0."""
+    if group.method != "multidelete" or whole.method != "multidelete" or group.question != whole.question:
+        return False
+    settings, full = (each.first["settings"] for each in (group, whole))
+    without = [weight for weight in TERMS if settings.get(weight) == 0 != full.get(weight)]
+    same = {**full, **dict.fromkeys(without, 0)} == dict(settings)
+    return bool(without) and same and group.first["scope"] == whole.first["scope"]
 
 
 def headings(groups: Sequence[Group]) -> list[str]:

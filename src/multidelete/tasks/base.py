@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from multidelete.errors import InputError
+from multidelete.metrics.classification import certainty
 from multidelete.metrics.forgetting import forget_auc
 from multidelete.metrics.probes import probes
 from multidelete.tasks.features import unimodal
@@ -100,16 +102,26 @@ class Task(BaseModel, ABC):
         """Utility on valid and forgetting, in points, for the choice of a checkpoint; reads nothing of test.
 
         Returns:
-            ``utility`` (valid score) and ``forget_auc`` (D_f against valid: do deleted pairs look unseen?).
+            ``utility`` (valid score) and ``forget_auc`` (D_f against valid: do deleted pairs look unseen?), and the
+            same of what else would tell a deleted pair: ``forget_auc_certainty`` and, where the model has contrastive
+            embeddings, ``forget_auc_cosine``.
         """
 
     @staticmethod
     def judged_by(predictions: Predictions, utility: float) -> dict[str, float]:
         """What :meth:`judge` says, from predictions of valid and D_f."""
-        return {
-            "utility": utility,
-            "forget_auc": forget_auc(predictions["forget"]["score"], predictions["valid"]["score"]),
-        }
+        forget, valid = (
+            {**each, "certainty": _certainty(each)} for each in (predictions["forget"], predictions["valid"])
+        )
+        names = [name for name in ("score", "certainty", "cosine") if name in forget]
+        aucs = {f"forget_auc_{name}": forget_auc(forget[name], valid[name]) for name in names}
+        return {"utility": utility, "forget_auc": aucs.pop("forget_auc_score"), **aucs}
+
+
+def _certainty(arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """How sure the head is of each pair, ``(P,)``, from the logits of classes, or the log-odds of a match."""
+    score = arrays["score"]
+    return certainty(arrays.get("logits", np.stack([np.zeros_like(score), score], -1)))
 
 
 def true_pairs(corpus: Corpus, units: Rows) -> tuple[Rows, Rows, dict[str, NDArray[Any]]]:
