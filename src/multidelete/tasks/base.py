@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,13 @@ class Task(BaseModel, ABC):
     @abstractmethod
     def predict(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> Predictions:
         """Everything that metrics need, one pass per split."""
+
+    def pairs_alone(self) -> Self:
+        """The task whose :meth:`predict` says of true pairs what this one's does, and leaves out what takes longer.
+
+        So are models asked whose own scores nobody wants to know: :meth:`metrics` need not work for it.
+        """
+        return self
 
     @abstractmethod
     def metrics(self, predictions: Predictions) -> dict[str, float]:
