@@ -87,6 +87,23 @@ class BenchSettings(BaseModel):
         return self
 
 
+class EvidenceSettings(BaseModel):
+    """What membership attacks have to go by beside the models of a run.
+
+    Args:
+        shadow: Whether a model is trained like the original on half of its units, from which attackers learn.
+        references: Models trained on half of the units for LiRA and RMIA, in complementary pairs; each takes about half
+            as long as the original.
+        resamples: Bootstrap samples behind each interval.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shadow: bool = True
+    references: int = Field(default=0, ge=0, multiple_of=2, strict=True)
+    resamples: int = Field(default=1000, ge=100, strict=True)
+
+
 class Recipe(BaseModel):
     """One run, validated.
 
@@ -104,6 +121,7 @@ class Recipe(BaseModel):
         retrain: Whether Retrain, the reference of every comparison, is made.
         seed: Seed of initial weights, training, deletion set and unlearning.
         precision: See :class:`Engine`.
+        evidence: What membership attacks go by.
         bench: The grid of ``multidelete bench``, of which this run may be a cell.
     """
 
@@ -121,6 +139,7 @@ class Recipe(BaseModel):
     retrain: bool
     seed: int
     precision: Literal["auto", "fp32", "bf16"]
+    evidence: EvidenceSettings = EvidenceSettings()
     bench: BenchSettings = BenchSettings()
 
     def methods(self) -> list[Method]:
@@ -195,6 +214,7 @@ def as_values(recipe: Recipe) -> dict[str, Any]:
         "retrain": recipe.retrain,
         "seed": recipe.seed,
         "precision": recipe.precision,
+        "evidence": recipe.evidence.model_dump(mode="json"),
     }
     return {key: value for key, value in named.items() if value is not None}
 
@@ -282,6 +302,7 @@ class _Checker:
             "retrain": self.scalar(values, "retrain", bool, True),
             "seed": self.scalar(values, "seed", int, 0),
             "precision": values.get("precision", "auto"),
+            "evidence": self.section(EvidenceSettings, values.get("evidence", {}), "evidence"),
             "bench": self.bench(values.get("bench", {})),
         }
         if fields["precision"] not in ("auto", "fp32", "bf16"):

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from multidelete.data.requests import Request
 from multidelete.data.streams import PairInputs
 from multidelete.engine import Engine
 from multidelete.errors import InputError
+from multidelete.evidence import find_or_make, halves_of, metrics_of
 from multidelete.methods import Method, Unlearned, UnlearningData
 from multidelete.metrics.cost import peak_memory_mb, reset_peak_memory
 from multidelete.metrics.forgetting import gap_to_retrain
@@ -29,6 +31,7 @@ from multidelete.store import (
     no_training,
     save_model,
 )
+from multidelete.tasks import Predictions
 
 
 def run(
@@ -58,6 +61,7 @@ def run(
     recipe.task.check(corpus)
     request = recipe.request(corpus)
     check_splits(request, recipe.methods())
+    halves = halves_of(corpus, recipe.evidence, recipe.seed)
     known = identity(recipe, request)
     check_same(out, known)
     original = find_or_train_original(recipe, corpus, engine)
@@ -65,7 +69,18 @@ def run(
     training = original.training or no_training(recipe)
     inputs = PairInputs.of(corpus, original.model)
     folder = RunFolder(out, {**known, "original_hash": original.hash}, resume=resume)
+    data = UnlearningData(
+        request,
+        inputs,
+        recipe.task,
+        training.settings,
+        recipe.seed,
+        initial_seed=training.seed,
+        start=training.start,
+    )
+    references = find_or_make(halves, original, data, engine, folder)
 
+    before: Predictions = {}
     rows: list[dict[str, Any]] = []
     keys: list[str] = []
     for index, method in enumerate([None, *recipe.methods()]):
@@ -77,17 +92,7 @@ def run(
             if method is None:
                 made = Unlearned(original.model, original.history, 0.0, engine.encoded_inputs(original.model, inputs))
             else:
-                data = UnlearningData(
-                    request,
-                    inputs,
-                    recipe.task,
-                    training.settings,
-                    recipe.seed,
-                    folder.work(key),
-                    training.seed,
-                    training.start,
-                )
-                made = find_or_unlearn(method, original, data, engine)
+                made = find_or_unlearn(method, original, replace(data, folder=folder.work(key)), engine)
             if method is None or method.stored:  # many runs have this model in common
                 reads = "" if method is None else f"{name} {method.model_dump_json()}"
                 predictions, seconds = find_or_predict(made, reads, recipe.task, request, engine)
@@ -95,7 +100,10 @@ def run(
                 began = time.perf_counter()
                 predictions = recipe.task.predict(made.model, made.inputs, request, engine)
                 seconds = time.perf_counter() - began
-            metrics = recipe.task.metrics(predictions)
+            memory = peak_memory_mb(engine.device)
+            metrics = metrics_of(
+                recipe.task, predictions, before or predictions, references, recipe.evidence, recipe.seed
+            )
             check_finite(metrics, f"{name} ({scope})")
             row = {
                 "task": recipe.task.name,
@@ -111,7 +119,7 @@ def run(
                     "prepare_seconds": made.prepare_seconds,
                     "update_seconds": made.history.update_seconds,
                     "evaluate_seconds": made.history.selection_seconds + seconds,
-                    "peak_memory_mb": peak_memory_mb(engine.device),
+                    "peak_memory_mb": memory,
                 },
             }
             if method is recipe.method:
@@ -119,6 +127,7 @@ def run(
             folder.add(key, row, predictions, made.history.lines)
         else:
             engine.progress.say(f"{name} ({scope}): finished before, not run again")
+        before = before or folder.predictions(key)  # the original's, which is the first
         rows.append(row)
         keys.append(key)
 

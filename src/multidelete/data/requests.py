@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -43,6 +43,10 @@ class Request:
         """The parts that are not empty, by name: forget, retain, valid, test."""
         parts = {"forget": self.forget, "retain": self.retain, "valid": self.valid, "test": self.test}
         return {name: rows for name, rows in parts.items() if len(rows)}
+
+    def complement(self) -> Request:
+        """The request that forgets what this one retains, and retains what it forgets."""
+        return replace(self, forget=self.retain, retain=np.sort(self.forget))
 
     @cached_property
     def hash(self) -> str:
