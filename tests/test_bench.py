@@ -176,6 +176,33 @@ def test_what_cannot_be_is_left_out_and_said_once(here: Path, monkeypatch: pytes
         cells_of(methods=["unimodal"])
 
 
+def test_a_mask_of_the_bench_is_for_those_that_need_one(here: Path) -> None:
+    found = cells_of(methods=["erm_ktp", "neggrad"], scopes=["vision"], seeds=[0])
+    assert names(found)[1:] == ["neggrad-vision-3-seed0"]
+    assert any(note.startswith("erm_ktp, scope 'vision': left out") and "[train.mask]" in note for note in found.notes)
+    found = cells_of(methods=["erm_ktp", "neggrad"], scopes=["vision"], seeds=[0], mask={"classes": 3, "every": 1})
+    assert found.notes == ()
+    masked = {}
+    for cell in found.cells:
+        recipe = load(Path(cell.path), cell.words)
+        assert recipe.train is not None
+        masked[cell.row["method"]] = recipe.train.mask and recipe.train.mask.classes, recipe.retrain
+    assert masked == {"retrain": (None, False), "neggrad": (None, True), "erm_ktp": (3, False)}
+    own = "train.mask={classes = 5, every = 1}"
+    found = cells_of("recipe.toml", own, methods=["erm_ktp"], seeds=[0], mask={"classes": 3, "every": 1})
+    assert [load(Path(cell.path), cell.words).train.mask.classes for cell in found.cells] == [5, 5]  # type: ignore[union-attr]
+
+
+def test_the_demo_can_be_benched_by_its_task(here: Path, terminal: Terminal) -> None:
+    ended = terminal("bench entailment --methods neggrad --scopes fusion --seeds 0 --dry-run")
+    assert ended.code == 0
+    assert all(
+        re.match(r"multidelete unlearn \S+/demos/entailment\.toml seed=0 ", line) for line in ended.out.splitlines()
+    )
+    assert "demos/retrieval.toml" in terminal("bench --methods neggrad --seeds 0 --dry-run").out
+    assert terminal("bench entailmnt --dry-run").errors == ["recipe 'entailmnt' does not exist"]
+
+
 BAD = {
     "unknown-key": ("bench.sedes=[1]", ["'bench' has no setting 'sedes'; did you mean 'seeds'?"]),
     "unknown-method": ("--methods neggrad,negrad", ["'negrad' is not a method", "did you mean 'neggrad'?"]),

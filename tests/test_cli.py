@@ -38,7 +38,7 @@ Terminal = Callable[[str], Ended]
 
 ROOT = Path(__file__).parents[1]
 RECIPES = [*sorted((ROOT / "recipes").glob("*.toml")), *sorted((ROOT / "src/multidelete/demos").glob("*.toml"))]
-COMMANDS = ("demo", "train", "unlearn", "evaluate", "report", "list", "check", "bench")
+COMMANDS = ("demo", "train", "unlearn", "evaluate", "report", "list", "check", "bench", "study")
 MAIN = [sys.executable, "-m", "multidelete"]
 QUICK = "method.epochs=1 method.min_steps=4 method.evaluations=2"
 
@@ -188,16 +188,29 @@ def test_results_have_the_keys_of_the_design(finished: Path) -> None:
     assert [row["method"] for row in results["rows"]] == ["original", "retrain", "multidelete"]
     for row in results["rows"]:
         assert set(row) == {
-            *("task", "data", "model", "method", "scope", "forget_units", "seed", "settings", "metrics", "cost")
+            *(
+                "task",
+                "data",
+                "model",
+                "method",
+                "scope",
+                "forget_units",
+                "seed",
+                "seeds",
+                "settings",
+                "metrics",
+                "cost",
+            )
         }
         assert {
             *("test_score", "i2t_mean_recall", "t2i_mean_recall", "valid_score", "retain_score", "forget_score"),
-            *("forget_auc", "forget_test_auc", "gap_to_retrain"),
+            *("forget_auc", "forget_test_auc", "gap_to_retrain", "probe_vision", "probe_text"),
             *("mi_ratio", "mi_ratio_retain", "attack_loss_auc", "attack_svc_auc"),
         } <= set(row["metrics"])
         assert set(row["cost"]) == {"prepare_seconds", "update_seconds", "evaluate_seconds", "peak_memory_mb"}
         assert all(np.isfinite(value) for value in [*row["metrics"].values(), *row["cost"].values()])
         assert (row["task"], row["data"], row["model"], row["forget_units"]) == ("retrieval", "photos", "albef", 2)
+        assert row["seeds"] == {"train": 0, "forget": 0, "method": 0}
     last = results["rows"][-1]
     assert last["scope"] == "fusion"
     assert (last["settings"]["epochs"], last["settings"]["evaluations"]) == (1.0, 2)
@@ -237,8 +250,8 @@ def test_evaluate_prints_and_only_reads(ground: Path, finished: Path, terminal: 
         ended = terminal(f"evaluate {folder} --data photos --forget ids.txt --precision fp32")
         assert ended.code == 0
         printed = dict(re.findall(r"(\w+) +│ +(-?[\d.]+) ", ended.out))
-        others = ("gap_", "attack_", "mi_")  # what needs more than this model
-        expected = {name: value for name, value in row["metrics"].items() if not name.startswith(others)}
+        beside = ("gap_to_retrain", "probe_", "attack_", "mi_")  # which need other models too
+        expected = {name: value for name, value in row["metrics"].items() if not name.startswith(beside)}
         assert printed == {name: f"{value:.2f}" for name, value in expected.items()}
     without = terminal("evaluate model --data photos --set rerank=4 --precision fp32").out
     assert "test_score" in without

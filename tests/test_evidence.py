@@ -162,7 +162,9 @@ def test_metrics_can_be_computed_again_from_the_run_alone(finished: tuple[Path, 
     stored = {path.name: read_predictions(path) for path in (folder / "predictions").iterdir()}
     assert set(stored) == {*KEYS, "shadow", "reference-000", "reference-001"}
     references = {name: each for name, each in stored.items() if name not in KEYS}
-    assert "i2t_rank" not in references["shadow"]["test"], "nobody asks how well a shadow model ranks"
+    unasked = {"i2t_rank", "probed_unit"}  # nobody wants to know how well a shadow model ranks
+    assert unasked <= set(stored[KEYS[0]]["test"])
+    assert not unasked & set(references["shadow"]["test"])
     made = recipe()
     for key, row in zip(KEYS, rows_of(folder), strict=True):
         again = metrics_of(made.task, stored[key], stored[KEYS[0]], references, made.evidence, made.seed)

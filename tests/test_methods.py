@@ -20,7 +20,7 @@ from multidelete.data.streams import ForgetRetainStream, PairInputs, Pixels, Rag
 from multidelete.engine import Engine, History
 from multidelete.errors import InputError
 from multidelete.methods import METHODS, FineTune, Method, MultiDelete, NegGrad, Retrain, Teacher, UnlearningData
-from multidelete.methods.base import MEAN_OF, LossMethod
+from multidelete.methods.base import MEAN_OF, LossMethod, undecided_mixture
 from multidelete.methods.multidelete import token_drift
 from multidelete.models import Batch, Encoding, Model
 from multidelete.tasks.entailment import Entailment
@@ -264,7 +264,7 @@ def test_multidelete_of_another_student_by_hand(name: str) -> None:
 
 @pytest.mark.parametrize("target", ["mean", "undecided"])
 def test_multidelete_towards_a_mean(target: str) -> None:
-    """Of mismatched pairs of D_r, and for ``undecided`` of the classes that the original decides for on them."""
+    """Of mismatched pairs of D_r; for ``undecided`` a mixture of the means of the classes that are decided for."""
     model = copy.deepcopy(tiny.original_for("entailment", "albef"))
     corpus = tiny.corpus_for("entailment")
     inputs = PairInputs.of(corpus, model)
@@ -285,10 +285,39 @@ def test_multidelete_towards_a_mean(target: str) -> None:
         fused = torch.cat([model.fused(data.inputs.batch(each, CPU)) for each in parts(rows, 512)])
         decided = model.head(fused).argmax(1)
         assert len(decided.unique()) > 1
-        weights = torch.ones(len(fused)) if target == "mean" else 1 / decided.bincount()[decided].float()
-        mean = (fused * weights[:, None]).sum(0) / weights.sum()
+        mean = fused.mean(0)
+        if target == "undecided":
+            means = torch.stack([fused[decided == each].mean(0) for each in decided.unique()])
+            mean = undecided_mixture(means, model.head)
         expected = (model.fused(forget) - mean).square().mean()
     torch.testing.assert_close(term, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_the_undecided_mixture_lies_where_the_head_turns() -> None:
+    means = torch.tensor([[0.0, 1.0], [10.0, 1.0]])
+
+    def head(fused: torch.Tensor) -> torch.Tensor:  # turns at 8 of 10, not halfway, and says so in bends
+        leaning = (fused[..., 0] - 8) * 3
+        return torch.stack([-leaning, F.leaky_relu(leaning, 0.1)], -1)
+
+    mixture = undecided_mixture(means, head)
+    torch.testing.assert_close(mixture, torch.tensor([8.0, 1.0]), atol=1e-3, rtol=0)
+    alone = undecided_mixture(means[:1], head)
+    torch.testing.assert_close(alone, means[0])
+    generator = torch.Generator().manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.ReLU(), torch.nn.Linear(12, 3))
+    with torch.no_grad():
+        for parameter in layers.parameters():
+            parameter.normal_(0, 1, generator=generator)
+    three = 3 * torch.randn(3, 6, generator=generator)
+    with torch.no_grad():
+        certainty = [
+            -layers(point).log_softmax(-1).mean() for point in (undecided_mixture(three, layers), three.mean(0))
+        ]
+        drawn = torch.rand(2000, 3, generator=generator).log().neg()
+        best = -layers((drawn / drawn.sum(1, keepdim=True)) @ three).log_softmax(-1).mean(-1).min()
+    assert certainty[0] < certainty[1]
+    assert certainty[0] < best + 0.01
 
 
 def parts(rows: dict[str, np.ndarray[Any, Any]], size: int) -> list[dict[str, np.ndarray[Any, Any]]]:

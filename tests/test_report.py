@@ -361,7 +361,7 @@ def test_copies_make_no_other_size(tmp_path: Path) -> None:
         set_size(folder, units, forget)
     runs = Run.load_all(folders)
     assert {row["forget_units"] for run in runs for row in run.rows} == {200}
-    assert all(group.seeds == [0, 1] for group in tables.summary(runs))
+    assert all(group.seeds == [(0, 0, 0), (1, 1, 1)] for group in tables.summary(runs))
     for forget in ({"count": 203}, {"fraction": 0.05}, {"ids": "list.txt"}):
         set_size(folders[1], 203, forget)
         with pytest.raises(InputError, match="size of D_f"):

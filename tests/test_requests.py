@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +181,69 @@ def test_many_unknown_ids_are_refused_at_once() -> None:
     corpus = make(train=2000)
     with pytest.raises(InputError, match="more wrong entries: 9,999"):
         resolve(corpus, ids=[f"foto-{number}.jpg" for number in range(10_000)])
+
+
+# -- one request after another ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [{"count": 7, "seed": 3}, {"ids": LAST[:7]}])
+def test_parts_are_the_request_in_its_order(given: dict[str, object]) -> None:
+    whole = resolve(CORPUS, **given)  # type: ignore[arg-type]
+    parts = [resolve(CORPUS, part=(i, 3), **given) for i in (1, 2, 3)]  # type: ignore[arg-type]
+    assert np.concatenate([part.forget for part in parts]).tolist() == whole.forget.tolist()
+    assert [len(part.forget) for part in parts] == [3, 2, 2]
+    for before, part in pairwise(parts):
+        assert part.earlier.tolist() == before.whole().forget.tolist()
+        assert not np.isin(part.retain, part.earlier).any()  # what is gone is not trained on again
+    assert parts[-1].retain.tolist() == whole.retain.tolist()
+    assert parts[-1].hash == whole.hash
+    assert len({part.hash for part in parts}) == 3
+
+
+def test_copies_stay_in_one_part() -> None:
+    corpus = make(copies={row + 1: row for row in range(0, 8, 2)})
+    parts = [resolve(corpus, count=8, seed=1, part=(i, 4)) for i in range(1, 5)]
+    digests = corpus.image_digests()
+    for i, part in enumerate(parts):
+        rest = {digests[row] for other in parts[i + 1 :] for row in other.forget}
+        assert not rest & {digests[row] for row in part.forget}
+
+
+def test_what_was_deleted_earlier_is_in_neither_part(tmp_path: Path) -> None:
+    (tmp_path / "first.txt").write_text("photo-003.jpg\nphoto-001.jpg\n")
+    request = resolve(CORPUS, ids=["photo-005.jpg"], earlier=tmp_path / "first.txt")
+    assert (request.ids, request.whole().ids) == (
+        ("photo-005.jpg",),
+        ("photo-003.jpg", "photo-001.jpg", "photo-005.jpg"),
+    )
+    assert not {1, 3, 5} & set(request.retain.tolist())
+    assert request.hash == resolve(CORPUS, ids=["photo-001.jpg", "photo-003.jpg", "photo-005.jpg"]).hash
+    drawn = resolve(CORPUS, count=17, earlier=["photo-001.jpg"])
+    assert 1 not in drawn.forget
+    assert len(drawn.retain) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"count": 4, "part": (0, 2)},
+            "part = [0, 2] is not a part of a request; expected [2, 5] for the second of five",
+        ),
+        ({"count": 4, "part": (3, 2)}, "part = [3, 2] is not a part"),
+        ({"count": 4, "part": (1, 5)}, "part = [1, 5]: 4 units cannot be deleted in 5 parts; use fewer"),
+        (
+            {"ids": ["photo-001.jpg"], "earlier": ["photo-001.jpg"]},
+            "ids names 'photo-001.jpg', which was deleted earlier",
+        ),
+        (
+            {"count": 4, "earlier": ["photo-01.jpg"]},
+            "earlier, entry 1: 'photo-01.jpg' is not in the training split; did",
+        ),
+        ({"count": 19, "earlier": ["photo-001.jpg"]}, "nothing would be left to retain"),
+    ],
+)
+def test_bad_requests_one_after_another(given: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        resolve(CORPUS, **given)  # type: ignore[arg-type]
+    assert message in str(caught.value)

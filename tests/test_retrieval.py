@@ -124,7 +124,7 @@ def test_predictions_are_those_of_the_slow_twin(model: Model, uneven: Corpus) ->
 def test_rank_losses_are_those_of_a_slow_twin(model: Model, uneven: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("multidelete.tasks.retrieval.CANDIDATES", 5)
     request, inputs = request_of(uneven), PairInputs.of(uneven, model)
-    predictions = Retrieval().predict(model, inputs, request, tiny.engine())
+    predictions = Retrieval(probed=0).predict(model, inputs, request, tiny.engine())
     alone = Retrieval().pairs_alone().predict(model, inputs, request, tiny.engine())
 
     def embeddings(modality: str) -> list[torch.Tensor]:

@@ -87,4 +87,5 @@ def unlearn(
     made = method(original, data, engine)
     before = task.predict(original, engine.encoded_inputs(original, inputs), request, engine)
     predictions = task.predict(made.model, made.inputs, request, engine)
-    return Outcome(made.model, request, task.metrics(predictions), task.metrics(before), predictions, made.history)
+    metrics, metrics_before = (task.metrics_beside(each, before) for each in (predictions, before))
+    return Outcome(made.model, request, metrics, metrics_before, predictions, made.history)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ import typer
 from multidelete.errors import InputError
 
 if TYPE_CHECKING:
+    from multidelete.bench.grid import Study
     from multidelete.engine import Engine
     from multidelete.recipe import Recipe
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 # What Ctrl-C leaves to do, where a command keeps what it did.
 CONTINUES = {
     "bench": "; what was done is kept: the same command continues",
+    "study": "; what was done is kept: the same command continues",
     "demo": "; what was done is kept: the same command with --resume continues",
     "unlearn": "; what was done is kept: the same command with --resume continues",
     "train": "; what was done is kept: the same command continues",
@@ -186,12 +188,18 @@ def unlearn(
 
 
 @app.command(
-    epilog="Examples:\n\n`multidelete bench recipes/flickr8k-albef-multidelete.toml --dry-run`\n\n"
+    epilog="Examples:\n\n`multidelete bench retrieval --seeds 0,1,2 --out runs/bench-scenes`\n\n"
+    "`multidelete bench recipes/flickr8k-albef-multidelete.toml --dry-run`\n\n"
     "`multidelete bench recipes/flickr8k-albef-multidelete.toml --methods multidelete,neggrad --counts 100,300`\n\n"
     "`multidelete bench recipes/flickr8k-albef-multidelete.toml --launcher submitit bench.cluster.gpus_per_node=1`"
 )
 def bench(
-    recipe: Annotated[Path, typer.Argument(help="A recipe (TOML); its table `bench` may say what these options say.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe (TOML) or a task of the demo; the recipe's table `bench` may say what these options say."
+        ),
+    ] = "retrieval",
     overrides: Overrides = None,
     methods: Annotated[str | None, typer.Option(help="Names, as `multidelete,neggrad`; all by default.")] = None,
     scopes: Annotated[str | None, typer.Option(help="As `all,fusion`, the default where a method has both.")] = None,
@@ -204,24 +212,45 @@ def bench(
     out: Out = Path("runs/bench"),
 ) -> None:
     """Run every method, scope, size and seed on a recipe's task, each cell a run of its own; write one table."""
-    from multidelete.bench.grid import grid
-
-    if launcher not in ("processes", "submitit"):
-        raise InputError(f"--launcher must be processes or submitit, not '{launcher}'")
     lists = {"methods": methods, "scopes": scopes, "seeds": seeds, "counts": counts, "fractions": fractions}
-    given = {key: _listed(text) for key, text in lists.items() if text is not None}
-    found = grid(recipe, overrides or [], {"bench": given} if given else {}, out)
-    for note in found.notes:
-        typer.echo(note, err=True)
-    if dry_run:
-        for cell in found.cells:
-            typer.echo(cell.command + ("  # finished" if cell.finished else ""))
-        return
-    from multidelete.bench.work import run_grid
+    if _run_cells(recipe, overrides, lists, out, workers, launcher, dry_run):
+        raise typer.Exit(1)
 
-    failed = run_grid(found, out, workers=workers, launcher=launcher)
-    _show_bench([out], out)
-    if failed:
+
+@app.command(
+    epilog="Examples:\n\n`multidelete study ablation retrieval --out runs/ablation`\n\n"
+    "`multidelete study sizes recipes/pgr-graph-text-multidelete.toml --seeds 0,1 --fractions 0.02,0.1`\n\n"
+    "`multidelete study stop recipes/nlvr-albef-multidelete.toml method.tolerance=3 --dry-run`"
+)
+def study(
+    name: Annotated[str, typer.Argument(help="ablation, scopes, sizes, sensitivity, sequential or stop.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe (TOML) or a task of the demo, whose method is what is studied.")
+    ] = "retrieval",
+    overrides: Overrides = None,
+    seeds: Annotated[str | None, typer.Option(help="As `0,1,2`, the default.")] = None,
+    counts: Annotated[str | None, typer.Option(help="Sizes of the deletion, of the study `sizes`.")] = None,
+    fractions: Annotated[str | None, typer.Option(help="The same as shares; 0.01 to 0.15 by default.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Cells at a time; one a core by default.")] = None,
+    launcher: Annotated[str, typer.Option(help="processes, or submitit for a cluster.")] = "processes",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command of each cell, run nothing.")] = False,
+    out: Out = Path("runs/study"),
+) -> None:
+    """Vary one thing of a recipe's method, each cell a run of its own; write a page with one figure and what was found.
+
+    **ablation**: each term of the loss left out. **scopes**: all parameters against the fusion only, along training.
+    **sizes**: quality and time from 1 to 15 % deleted. **sensitivity**: each weight from a quarter to four times its
+    own. **sequential**: five requests one after another against all at once. **stop**: as low as possible against
+    until deleted pairs look unseen.
+    """
+    from multidelete.bench.studies import STUDIES
+    from multidelete.registry import choose
+
+    chosen = choose(STUDIES, name, "study")
+    if (counts or fractions) and chosen.fractions is None:
+        raise InputError(f"--counts and --fractions are for the study 'sizes'; '{name}' takes the recipe's request")
+    lists = {"seeds": seeds, "counts": counts, "fractions": fractions}
+    if _run_cells(recipe, overrides, lists, out, workers, launcher, dry_run, chosen):
         raise typer.Exit(1)
 
 
@@ -283,7 +312,7 @@ def report(
 ) -> None:
     """Write the page of one or several runs, or the joint table of several benches, and print their table."""
     from multidelete.record import check_place
-    from multidelete.report.bench import is_bench
+    from multidelete.report.bench import is_bench, study_of
     from multidelete.report.page import write_report
     from multidelete.report.tables import Run, summary, to_csv, to_markdown, to_text
 
@@ -294,6 +323,11 @@ def report(
         check_place(out.parent if out.suffix == ".html" else out)
     if out is not None and out.suffix == ".html" and out.is_dir():
         raise InputError(f"--out '{out}' is a folder; expected an .html file, or a folder of another name")
+    if studies := [folder for folder in runs if study_of(folder)]:
+        if len(runs) > 1:
+            raise InputError(f"{studies[0]} is a study, which is shown by itself; give one study, or runs and benches")
+        _show_study(runs[0], out or runs[0])
+        return
     if is_bench(runs[0]):
         if out is None and len(runs) > 1:
             raise InputError("several benches are joined in a table of their own: say where with --out")
@@ -481,6 +515,51 @@ def _listed(text: str) -> list[Any]:
                 entries.append(kind(entry))
                 break
     return entries
+
+
+def _run_cells(
+    recipe: str,
+    overrides: list[str] | None,
+    lists: Mapping[str, str | None],
+    out: Path,
+    workers: int | None,
+    launcher: str,
+    dry_run: bool,
+    study: Study | None = None,
+) -> bool:
+    """Run a bench or a study of a recipe, or of a task of the demo, and show it, or print its commands.
+
+    Returns:
+        Whether a cell failed.
+    """
+    from multidelete.bench.grid import grid
+
+    if launcher not in ("processes", "submitit"):
+        raise InputError(f"--launcher must be processes or submitit, not '{launcher}'")
+    given = {key: _listed(text) for key, text in lists.items() if text is not None}
+    path = _demo_recipe(recipe) if recipe in _demo_names() else Path(recipe)
+    found = grid(path, overrides or [], {"bench": given} if given else {}, out, study)
+    for note in found.notes:
+        typer.echo(note, err=True)
+    if dry_run:
+        for cell in found.cells:
+            typer.echo(cell.command + ("  # finished" if cell.finished else ""))
+        return False
+    from multidelete.bench.work import run_grid
+
+    failed = run_grid(found, out, workers=workers, launcher=launcher)
+    _show_bench([out], out) if study is None else _show_study(out, out)
+    return bool(failed)
+
+
+def _show_study(folder: Path, out: Path) -> None:
+    from multidelete.report.studies import to_text, write_study
+    from multidelete.report.study import read_study
+
+    found = read_study(folder)
+    written = write_study(found, out)
+    typer.echo(to_text(found))
+    typer.echo(f"written: {', '.join(map(str, written))}", err=True)
 
 
 def _show_bench(folders: list[Path], out: Path, printer: Callable[..., str] | None = None) -> None:

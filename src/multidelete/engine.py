@@ -32,6 +32,7 @@ from multidelete.randomness import seeded
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 20.0
+CACHED_PIXELS = 1 << 20
 
 Losses = Callable[[int], dict[str, Tensor]]
 
@@ -288,7 +289,7 @@ class Engine:
         rows: Rows | None = None,
         *,
         embedded: bool = False,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         what: str | None = None,
     ) -> Encodings:
         """Encodings of rows of one modality, in memory.
@@ -299,7 +300,7 @@ class Engine:
             modality: Which encoder.
             rows: Which rows; all by default. The result has one entry for each, in this order.
             embedded: Stop after the backbone.
-            batch_size: Rows at a time.
+            batch_size: Rows at a time; by default as many as suit the encoder.
             what: Name for progress; silent without.
         """
         chosen = np.arange(inputs.count(modality)) if rows is None else rows
@@ -316,7 +317,7 @@ class Engine:
         pooled: list[Any] = [None] * len(chosen)
         advance = self.progress.start(what, len(chosen)) if what else None
         stage = "embedded" if embedded else "encoded"
-        for part in iterate_rows(len(chosen), batch_size):
+        for part in iterate_rows(len(chosen), batch_size or self._rows_at_a_time(model, modality)):
             places = order[part]
             given = source.take(chosen[places]).to(self.device)
             with self.autocast():
@@ -331,6 +332,12 @@ class Engine:
             self.progress.finish()
         offsets = np.concatenate([[0], np.cumsum([len(t) for t in tokens])]).astype(np.int64)
         return Encodings(Ragged(np.concatenate(tokens), offsets), np.stack(pooled), stage)
+
+    def _rows_at_a_time(self, model: Model, modality: str) -> int:
+        """Rows that an encoder is given together: on a CPU pictures so few that they stay in the processor's cache."""
+        if modality != "vision" or self.device.type != "cpu":
+            return 256
+        return min(256, max(4, CACHED_PIXELS // (model.config.images * model.config.image_size**2)))
 
     def encode_once(
         self,

@@ -75,15 +75,15 @@ def metrics_of(
         seed: The recipe's.
     """
     attacked = membership(predictions, original, references, resamples=settings.resamples, seed=seed)
-    return task.metrics(predictions) | attacked
+    return task.metrics_beside(predictions, original) | attacked
 
 
 def halves_of(corpus: Corpus, settings: EvidenceSettings, seed: int) -> dict[str, Request]:
     """For each model by its name a request whose ``retain`` it is trained on, and whose ``forget`` it never sees.
 
-    Halves are drawn from the training split by the seed, whatever is to be deleted: all runs of a seed share their
-    models. Units that share an image, nodes or a group stay together. Reference models come in complementary pairs, so
-    that each training unit is out of exactly half of them.
+    Halves are drawn from the training split by the seed of training, whatever is to be deleted: all runs of an original
+    share their models. Units that share an image, nodes or a group stay together. Reference models come in
+    complementary pairs, so that each training unit is out of exactly half of them.
 
     Raises:
         InputError: Nearly all units belong together.

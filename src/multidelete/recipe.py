@@ -20,7 +20,7 @@ from multidelete.models import MODELS
 from multidelete.models.base import Model, ModelConfig, read_config
 from multidelete.registry import unknown
 from multidelete.tasks import TASKS, Task, task_for
-from multidelete.training import TrainSettings
+from multidelete.training import MaskSettings, TrainSettings
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -37,6 +37,9 @@ class ForgetSettings(BaseModel):
         count: Size of a seeded sample.
         fraction: Size of a seeded sample, as a share.
         seed: Seed of the sample; the recipe's by default.
+        part: ``[2, 5]`` for the second of five parts of this request, in its order; the first is deleted by then.
+        earlier: File or list of ids that were deleted before, from the model that is brought: they are in neither D_f
+            nor D_r, and are judged with D_f.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +48,8 @@ class ForgetSettings(BaseModel):
     count: int | None = Field(default=None, ge=1, strict=True)
     fraction: float | None = Field(default=None, gt=0, lt=1)
     seed: int | None = Field(default=None, ge=0, strict=True)
+    part: tuple[int, int] | None = None
+    earlier: str | list[str] | None = None
 
 
 class BenchSettings(BaseModel):
@@ -53,10 +58,13 @@ class BenchSettings(BaseModel):
     Args:
         methods: Names; by default all that unlearn and do the task. Original and Retrain stand beside them.
         scopes: By default "all" and "fusion" where a method has them; one without "all" has its encoder in its place.
-        seeds: Of weights, training, deletion set and unlearning.
+        seeds: Of weights, training, deletion set and unlearning; what has its own in the recipe keeps that, so that
+            one can be varied alone (``train_seed=0 forget.seed=0``: unlearning).
         counts: Sizes of D_f; by default the recipe's request.
         fractions: Sizes of D_f as shares, instead of counts.
         settings: Settings of a method, by its name, over those of the recipe's tables of this name and scope.
+        mask: What the originals of methods that need a mask are trained with, where the recipe's is trained without
+            one: another original, which has a row of its own.
         cluster: What submitit is asked for (``timeout_min``, ``slurm_partition``, ...); ``cluster`` chooses where.
     """
 
@@ -68,6 +76,7 @@ class BenchSettings(BaseModel):
     counts: tuple[Annotated[int, Field(ge=1, strict=True)], ...] | None = None
     fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None
     settings: dict[str, dict[str, Any]] = {}
+    mask: MaskSettings | None = None
     cluster: dict[str, Any] = {}
 
     @field_validator("methods", "scopes", "seeds", "counts", "fractions")
@@ -119,7 +128,9 @@ class Recipe(BaseModel):
         method: The method that the run is about.
         compare: Methods beside it.
         retrain: Whether Retrain, the reference of every comparison, is made.
-        seed: Seed of initial weights, training, deletion set and unlearning.
+        seed: Seed of initial weights, training, deletion set and unlearning; each can have its own.
+        train_seed: Seed of initial weights and training, of the original and of Retrain; ``seed`` by default.
+        method_seed: Seed of unlearning; ``seed`` by default. That of the deletion set is ``forget.seed``.
         precision: See :class:`Engine`.
         evidence: What membership attacks go by.
         bench: The grid of ``multidelete bench``, of which this run may be a cell.
@@ -141,6 +152,13 @@ class Recipe(BaseModel):
     precision: Literal["auto", "fp32", "bf16"]
     evidence: EvidenceSettings = EvidenceSettings()
     bench: BenchSettings = BenchSettings()
+    train_seed: int | None = None
+    method_seed: int | None = None
+
+    def seeds(self) -> dict[str, int]:
+        """The seed of each thing that is drawn: ``train``, ``forget`` and ``method``."""
+        own = {"train": self.train_seed, "forget": self.forget.seed, "method": self.method_seed}
+        return {name: self.seed if seed is None else seed for name, seed in own.items()}
 
     def methods(self) -> list[Method]:
         """Every method of the run: Retrain first, then the one that it is about, then the others."""
@@ -154,9 +172,7 @@ class Recipe(BaseModel):
 
     def request(self, corpus: Corpus) -> Request:
         """Cut the data."""
-        fields = self.forget.model_dump()
-        seed = fields.pop("seed")
-        return resolve(corpus, **fields, seed=self.seed if seed is None else seed)
+        return resolve(corpus, **self.forget.model_dump(exclude={"seed"}), seed=self.seeds()["forget"])
 
     def architecture(self) -> type[Model]:
         """The class of the model that is to be built."""
@@ -183,7 +199,8 @@ def load(path: Path | None, overrides: Sequence[str] = (), options: Mapping[str,
     words = [_parse_override(word) for word in overrides]
     for given in ([options] if options else [], words):
         if any(over.get("original") is not None for over in given):
-            values.pop("model", None)  # a model that is brought takes the place of the recipe's
+            for key in ("model", "start"):  # a model that is brought takes the place of the recipe's
+                values.pop(key, None)
         requested = {key for over in given for key in _REQUESTS if key in _table(over.get("forget"))}
         if requested:  # one request takes the place of another
             values["forget"] = {k: v for k, v in _table(values.get("forget")).items() if k not in _REQUESTS}
@@ -213,6 +230,8 @@ def as_values(recipe: Recipe) -> dict[str, Any]:
         "compare": [{"name": each.name, **each.model_dump(mode="json")} for each in recipe.compare],
         "retrain": recipe.retrain,
         "seed": recipe.seed,
+        "train_seed": recipe.train_seed,
+        "method_seed": recipe.method_seed,
         "precision": recipe.precision,
         "evidence": recipe.evidence.model_dump(mode="json"),
     }
@@ -301,14 +320,17 @@ class _Checker:
             "compare": tuple(self.named(each, f"compare[{i}]", METHODS) for i, each in enumerate(compare)),
             "retrain": self.scalar(values, "retrain", bool, True),
             "seed": self.scalar(values, "seed", int, 0),
+            "train_seed": self.scalar(values, "train_seed", int, None),
+            "method_seed": self.scalar(values, "method_seed", int, None),
             "precision": values.get("precision", "auto"),
             "evidence": self.section(EvidenceSettings, values.get("evidence", {}), "evidence"),
             "bench": self.bench(values.get("bench", {})),
         }
         if fields["precision"] not in ("auto", "fp32", "bf16"):
             self.mistakes.append(f"{self.source}: 'precision' must be auto, fp32 or bf16, not {fields['precision']!r}")
-        if isinstance(fields["seed"], int) and fields["seed"] < 0:
-            self.mistakes.append(f"{self.source}: 'seed' must not be negative, it is {fields['seed']}")
+        for key in ("seed", "train_seed", "method_seed"):
+            if isinstance(fields[key], int) and fields[key] < 0:
+                self.mistakes.append(f"{self.source}: '{key}' must not be negative, it is {fields[key]}")
         self.request(fields["forget"])
         for each in (method, *fields["compare"]):
             if each is not None and fields["task"] is not None and fields["task"].name not in each.tasks:

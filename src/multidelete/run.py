@@ -60,8 +60,10 @@ def run(
     corpus = corpus or recipe.corpus()
     recipe.task.check(corpus)
     request = recipe.request(corpus)
+    judged = request.whole()
     check_splits(request, recipe.methods())
-    halves = halves_of(corpus, recipe.evidence, recipe.seed)
+    seeds = recipe.seeds()
+    halves = halves_of(corpus, recipe.evidence, seeds["train"])
     known = identity(recipe, request)
     check_same(out, known)
     original = find_or_train_original(recipe, corpus, engine)
@@ -74,7 +76,7 @@ def run(
         inputs,
         recipe.task,
         training.settings,
-        recipe.seed,
+        seeds["train"],
         initial_seed=training.seed,
         start=training.start,
     )
@@ -92,13 +94,15 @@ def run(
             if method is None:
                 made = Unlearned(original.model, original.history, 0.0, engine.encoded_inputs(original.model, inputs))
             else:
-                made = find_or_unlearn(method, original, replace(data, folder=folder.work(key)), engine)
+                # What is stored is trained as the original was.
+                seed = seeds["train" if method.stored else "method"]
+                made = find_or_unlearn(method, original, replace(data, seed=seed, folder=folder.work(key)), engine)
             if method is None or method.stored:  # many runs have this model in common
                 reads = "" if method is None else f"{name} {method.model_dump_json()}"
-                predictions, seconds = find_or_predict(made, reads, recipe.task, request, engine)
+                predictions, seconds = find_or_predict(made, reads, recipe.task, judged, engine)
             else:
                 began = time.perf_counter()
-                predictions = recipe.task.predict(made.model, made.inputs, request, engine)
+                predictions = recipe.task.predict(made.model, made.inputs, judged, engine)
                 seconds = time.perf_counter() - began
             memory = peak_memory_mb(engine.device)
             metrics = metrics_of(
@@ -111,8 +115,9 @@ def run(
                 "model": original.model.name,
                 "method": name,
                 "scope": scope,
-                "forget_units": len(request.forget),
+                "forget_units": len(judged.forget),
                 "seed": recipe.seed,
+                "seeds": seeds,
                 "settings": training.settings.model_dump() if method is None else method.model_dump(exclude={"scope"}),
                 "metrics": metrics,
                 "cost": {

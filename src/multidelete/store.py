@@ -109,6 +109,7 @@ def no_training(recipe: Recipe) -> Training:
 
 def find_or_train_original(recipe: Recipe, corpus: Corpus, engine: Engine) -> Trained:
     """The model that a recipe brings, or the one that it trains, found again where it was trained before."""
+    seed = recipe.seeds()["train"]
     if recipe.original is not None:
         model = Model.from_pretrained(recipe.original).to(engine.device)
         recipe.task.check(corpus, type(model))
@@ -116,7 +117,7 @@ def find_or_train_original(recipe: Recipe, corpus: Corpus, engine: Engine) -> Tr
         hashed = weights_hash(model.state_dict())
         training = read_training(Path(recipe.original))
         if recipe.train is not None:
-            training = (training or Training(settings=recipe.train, seed=recipe.seed)).model_copy(
+            training = (training or Training(settings=recipe.train, seed=seed)).model_copy(
                 update={"settings": recipe.train}
             )
         if training is not None:
@@ -124,7 +125,7 @@ def find_or_train_original(recipe: Recipe, corpus: Corpus, engine: Engine) -> Tr
         return Trained(model, History(), hashed, f"brought: {recipe.original}", hashed, training)
     assert recipe.model is not None
     assert recipe.train is not None
-    training = Training(settings=recipe.train, seed=recipe.seed, start=start_folder(recipe, engine))
+    training = Training(settings=recipe.train, seed=seed, start=start_folder(recipe, engine))
     name, config = recipe.model
     architecture = recipe.architecture()
     recipe.task.check(corpus, architecture)
@@ -140,13 +141,13 @@ def find_or_train_original(recipe: Recipe, corpus: Corpus, engine: Engine) -> Tr
         config.canonical(),
         pretrained_hash(config),
         training.settings.model_dump_json(),
-        recipe.seed,
+        seed,
         start_hash(training.start),
         place(engine),
     )
 
     def make() -> tuple[Model, History]:
-        model = initial_model(architecture, config, corpus.texts, recipe.seed, training.start)
+        model = initial_model(architecture, config, corpus.texts, seed, training.start)
         check_scopes(model, recipe.methods())
         inputs = PairInputs.of(corpus, model)
         pairs = corpus.text_rows(corpus.rows("train"))
@@ -156,7 +157,7 @@ def find_or_train_original(recipe: Recipe, corpus: Corpus, engine: Engine) -> Tr
             pairs,
             training.settings,
             engine,
-            seed=recipe.seed,
+            seed=seed,
             what=f"training the original ({recipe.task.name})",
             folder=work(key),
             forget=None if request is None else request.forget,

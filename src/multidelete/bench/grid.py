@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from multidelete.data.requests import Request
 from multidelete.errors import InputError
 from multidelete.methods import METHODS, Method, Retrain
 from multidelete.models.base import read_config
 from multidelete.recipe import Recipe, load, sentences
 from multidelete.record import RESULTS_FILE, check_place, check_same
-from multidelete.report.bench import CELLS, GRID_FILE
+from multidelete.report.bench import CELLS, GRID_FILE, study_of
 from multidelete.report.tables import BASELINES
 from multidelete.run import check_splits, identity
+
+RETRAIN = "retrain-all"  # the variant that stands in every grid
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Cell:
         out: Its folder.
         after: The cell that trains an original or a Retrain that this one needs too.
         row: What is known of its row in ``results.json`` before it has run.
+        variant: What it is one size and one seed of.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Cell:
     out: str
     after: str | None
     row: dict[str, Any]
+    variant: str = ""
 
     @property
     def command(self) -> str:
@@ -53,6 +58,38 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A method with its settings, of which the grid has a cell for each size and seed.
+
+    Args:
+        method: The two.
+        words: What else its cells set in the recipe.
+        follows: The variant whose unlearned model it starts from, in the place of the original.
+    """
+
+    method: Method
+    words: tuple[str, ...] = ()
+    follows: str | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A bench of variants of one method.
+
+    Args:
+        name: Its name.
+        variants: What a recipe makes of it, by name.
+        method: The method that it is about; the recipe's, whatever it is, where none is named.
+        fractions: Sizes of D_f as shares; by default the recipe's request.
+    """
+
+    name: str
+    variants: Callable[[Recipe], Mapping[str, Variant]]
+    method: str | None = None
+    fractions: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Grid:
     """All cells, those first that others wait for.
 
@@ -61,58 +98,89 @@ class Grid:
         cells: In the order in which they are best run.
         notes: What was left out and why.
         stale: Folders of cells that failed, or were broken off, with other settings than they have now.
+        study: Name of the study that it is.
     """
 
     recipe: Recipe
     cells: tuple[Cell, ...]
     notes: tuple[str, ...]
     stale: tuple[Path, ...] = ()
+    study: str | None = None
 
 
-def grid(path: Path, overrides: Sequence[str], options: Mapping[str, Any], out: Path) -> Grid:
+def grid(
+    path: Path, overrides: Sequence[str], options: Mapping[str, Any], out: Path, study: Study | None = None
+) -> Grid:
     """The cells of a recipe, checked against its data and against what ``out`` holds.
+
+    Args:
+        path: The recipe.
+        overrides: What is set in it, as ``key=value``.
+        options: Values under the overrides.
+        out: Folder of the bench.
+        study: What to vary, in the place of methods and scopes.
 
     Raises:
         InputError: The recipe is wrong, a deletion is impossible, or ``out`` holds cells of another recipe.
     """
-    check_place(out)
-    if out.is_dir() and any(out.iterdir()) and not (out / GRID_FILE).is_file():
-        raise InputError(f"--out '{out}' is not empty and holds no bench; expected a folder that is new or empty")
+    _check_out(out, study)
     recipe = load(path, overrides, options)
+    if study is not None:
+        recipe = _studied(recipe, study)
     corpus = recipe.corpus()
     recipe.task.check(corpus)
     sized = bool(recipe.bench.counts or recipe.bench.fractions)
+    drawn = [recipe.train_seed, recipe.method_seed, *([recipe.forget.seed] if sized or not recipe.forget.ids else [])]
+    if len(recipe.bench.seeds) > 1 and None not in drawn:
+        raise InputError(
+            "bench: several seeds vary nothing here, since train_seed, method_seed and the deletion set are given; "
+            "leave out the one that is to vary, or give one seed"
+        )
     replaced = ("bench.", "bench=", *(("forget.ids=", "forget.count=", "forget.fraction=") if sized else ()))
     common = tuple(word for word in overrides if not word.startswith(replaced))
-    methods, notes = _methods(recipe)
-    for method in list(methods):
-        try:
-            load(path, (*common, *_method_words(method, recipe.method), "compare=[]"))
-        except InputError as error:  # a method may need what this recipe's original does not have
-            methods.remove(method)
-            why = "; ".join(str(error).replace(f"{path}: ", "").splitlines())
-            notes.append(f"{method.name}, scope '{method.scope}': left out, {why}")
-    if not methods:
-        raise InputError("\n".join([*notes, "bench: nothing is left to run; choose other methods or scopes"]))
-    retrain: list[Method] = [Retrain()] if recipe.retrain else []
+    variants: dict[str, Variant] = {}
+    if recipe.retrain:
+        variants[RETRAIN] = Variant(Retrain(), ("retrain=false",))
+    notes: list[str] = []
+    if study is not None:
+        variants |= study.variants(recipe)
+    else:
+        methods, notes = _methods(recipe)
+        for method in list(methods):
+            try:
+                load(path, (*common, *_method_words(method, recipe)))
+            except InputError as error:  # a method may need what this recipe's original does not have
+                methods.remove(method)
+                why = "; ".join(str(error).replace(f"{path}: ", "").splitlines())
+                notes.append(f"{method.name}, scope '{method.scope}': left out, {why}")
+        if not methods:
+            raise InputError("\n".join([*notes, "bench: nothing is left to run; choose other methods or scopes"]))
+        variants |= {f"{method.name}-{method.scope}": Variant(method) for method in methods}
     model = recipe.model[0] if recipe.model else str(read_config(Path(str(recipe.original)))["model"])
     cells: list[Cell] = []
     stale: list[Path] = []
-    leaders: dict[tuple[int, str], str] = {}
-    units: dict[str, int] = {}
+    leaders: dict[tuple[int, int, str], str] = {}
+    units: dict[tuple[str, str], int] = {}
     for size, size_words in _sizes(recipe).items():
         for seed in recipe.bench.seeds:
-            for method in (*retrain, *methods):
-                name = f"{method.name}-{method.scope}-{size}-seed{seed}"
-                words = (*common, *size_words, f"seed={seed}", *_method_words(method, recipe.method), "compare=[]")
-                if method in retrain:
-                    words += ("retrain=false",)
+            requests: dict[str, Request] = {}
+            for variant, (method, more, follows) in ((key, vars(each).values()) for key, each in variants.items()):
+                name = f"{variant}-{size}-seed{seed}"
+                words = (*common, *size_words, f"seed={seed}", *_method_words(method, recipe), *more)
+                before = f"{follows}-{size}-seed{seed}" if follows else None
+                if before:
+                    # A recipe without a task takes it from the model that is brought, which is not there yet.
+                    words += (f"original={out / CELLS / before / 'model'}", f"task.name={recipe.task.name}")
                 of_cell = load(path, words)
                 assert of_cell.method == method, (of_cell.method, method)
-                if (seed, size) not in leaders:
-                    request = of_cell.request(corpus)
-                    # Copies that are drawn together can make D_f of one seed larger by some: the size that was asked.
-                    units.setdefault(size, len(request.forget))
+                part = str(of_cell.forget.part)
+                seeds = of_cell.seeds()
+                shared = (seeds["train"], seeds["forget"], size)  # what an original and its Retrain depend on
+                if variant == RETRAIN and shared in leaders:
+                    continue
+                request = requests.get(part) or requests.setdefault(part, of_cell.request(corpus))
+                # Copies that are drawn together can make D_f of one seed larger by some: the size that was asked.
+                asked = units.setdefault((size, part), len(request.whole().forget))
                 check_splits(request, of_cell.methods())
                 try:
                     check_same(out / CELLS / name, identity(of_cell, request))
@@ -126,22 +194,53 @@ def grid(path: Path, overrides: Sequence[str], options: Mapping[str, Any], out: 
                     "model": model,
                     "method": method.name,
                 }
-                row |= {"scope": method.scope, "forget_units": units[size], "seed": seed}
+                row |= {"scope": method.scope, "forget_units": asked, "seed": seed, "seeds": seeds}
                 # The first cell of a size makes its Retrain, and the first of a seed also its original.
-                original = None if recipe.original else next((n for (s, _), n in leaders.items() if s == seed), None)
+                trained = (name for (train, *_), name in leaders.items() if train == seeds["train"])
+                original = None if recipe.original else next(trained, None)
                 cells.append(
                     Cell(
                         name,
                         str(path),
                         words,
                         str(out / CELLS / name),
-                        leaders.get((seed, size), original),
+                        before or leaders.get(shared, original),
                         row | {"settings": method.model_dump(mode="json", exclude={"scope"})},
+                        variant,
                     )
                 )
-                leaders.setdefault((seed, size), name)
+                leaders.setdefault(shared, name)
     first = set(leaders.values())
-    return Grid(recipe, tuple(sorted(cells, key=lambda cell: cell.name not in first)), tuple(notes), tuple(stale))
+    cells.sort(key=lambda cell: cell.name not in first)
+    return Grid(recipe, tuple(cells), tuple(notes), tuple(stale), None if study is None else study.name)
+
+
+def _check_out(out: Path, study: Study | None) -> None:
+    """Refuse a folder that holds something else, or another study."""
+    check_place(out)
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (out / GRID_FILE).is_file():
+        raise InputError(f"--out '{out}' is not empty and holds no bench; expected a folder that is new or empty")
+    held, asked = study_of(out), study.name if study else None
+    if held != asked:
+        holds = f"the study '{held}'" if held else "a bench"
+        raise InputError(f"--out '{out}' holds {holds}; expected a folder that is new or empty")
+
+
+def _studied(recipe: Recipe, study: Study) -> Recipe:
+    """The recipe with the sizes of a study, if it is about the method of this study."""
+    if study.method not in (None, recipe.method.name):
+        raise InputError(
+            f"the study '{study.name}' is about {study.method}, but the recipe's method is {recipe.method.name}; "
+            f"set method.name={study.method}"
+        )
+    sizes = {"counts": recipe.bench.counts, "fractions": recipe.bench.fractions}
+    if study.fractions is None:
+        sizes = {"counts": None, "fractions": None}  # what varies is something else
+    elif not any(sizes.values()):
+        sizes["fractions"] = study.fractions
+    return recipe.model_copy(update={"bench": recipe.bench.model_copy(update=sizes)})
 
 
 def _methods(recipe: Recipe) -> tuple[list[Method], list[str]]:
@@ -190,18 +289,22 @@ def _sizes(recipe: Recipe) -> Mapping[str, tuple[str, ...]]:
     return {str(forget.count or (forget.fraction and f"{forget.fraction:g}") or "ids"): ()}
 
 
-def _method_words(method: Method, before: Method) -> Iterator[str]:
-    """What makes the recipe's method this one."""
-    if method == before:
-        return
-    if method.name == before.name:
-        yield "method.name=retrain"  # another name starts the table anew, so that nothing of the recipe's stays
-    yield f"method.name={method.name}"
-    yield f"method.scope={method.scope}"
-    for key in sorted(method.model_fields_set - {"scope"}):
-        value = method.model_dump(mode="json")[key]
-        if value is not None:  # TOML has no word for nothing; where it is given, it is the default
-            yield f"method.{key}={_toml(value)}"
+def _method_words(method: Method, recipe: Recipe) -> Iterator[str]:
+    """What makes a recipe one of this method alone."""
+    before, mask = recipe.method, recipe.bench.mask
+    if method != before:
+        if method.name == before.name:
+            yield "method.name=retrain"  # another name starts the table anew, so that nothing of the recipe's stays
+        yield f"method.name={method.name}"
+        yield f"method.scope={method.scope}"
+        for key in sorted(method.model_fields_set - {"scope"}):
+            value = method.model_dump(mode="json")[key]
+            if value is not None:  # TOML has no word for nothing; where it is given, it is the default
+                yield f"method.{key}={_toml(value)}"
+    if method.needs_mask and mask is not None and recipe.train is not None and recipe.train.mask is None:
+        yield f"train.mask={_toml(mask.model_dump(mode='json'))}"
+        yield "retrain=false"  # the reference is that of the original of all others
+    yield "compare=[]"
 
 
 def _toml(value: Any) -> str:

@@ -247,7 +247,8 @@ def run_grid(found: Grid, out: Path, *, workers: int | None = None, launcher: st
         runners = [_Cluster(out / "jobs", found.recipe.bench.cluster)] * workers
     elif workers > 1:
         runners = [_Worker(out / "bench.log", max(1, cores // workers)) for _ in range(workers)]
-    content = {"cells": [asdict(cell) | {"command": cell.command} for cell in found.cells], "notes": found.notes}
+    cells = [asdict(cell) | {"command": cell.command} for cell in found.cells]
+    content = {"cells": cells, "notes": found.notes, "study": found.study}
     for folder in found.stale:
         shutil.rmtree(folder)
     write_file(out / GRID_FILE, json.dumps(content, indent=2) + "\n")

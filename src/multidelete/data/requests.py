@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -26,6 +26,7 @@ class Request:
         retain: ``D_r``, the rest of the training split, in corpus order.
         valid: The validation split.
         test: The test split.
+        earlier: What requests before this one have deleted: in neither ``D_f`` nor ``D_r``.
     """
 
     corpus: Corpus
@@ -33,6 +34,7 @@ class Request:
     retain: Rows
     valid: Rows
     test: Rows
+    earlier: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -48,11 +50,15 @@ class Request:
         """The request that forgets what this one retains, and retains what it forgets."""
         return replace(self, forget=self.retain, retain=np.sort(self.forget))
 
+    def whole(self) -> Request:
+        """The request for all that is gone by now, at once: by it a model is judged, whatever went when."""
+        return replace(self, forget=np.concatenate([self.earlier, self.forget]), earlier=self.earlier[:0])
+
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over the sorted ids: the same for the same deletion in any order."""
+        """SHA-256 over the sorted ids of all that is gone: the same for the same deletion in any order."""
         digest = hashlib.sha256()
-        for unit_id in sorted(self.ids):
+        for unit_id in sorted(self.whole().ids):
             digest.update(unit_id.encode() + b"\n")
         return digest.hexdigest()
 
@@ -64,6 +70,8 @@ def resolve(
     count: int | None = None,
     fraction: float | None = None,
     seed: int = 0,
+    part: Sequence[int] | None = None,
+    earlier: Sequence[str] | str | Path | None = None,
 ) -> Request:
     """Cut a corpus into what to forget and what to retain, by ids or by a seeded sample.
 
@@ -78,6 +86,8 @@ def resolve(
         count: How many units of the training split to draw.
         fraction: Which share of the training split to draw, between 0 and 1.
         seed: Of the sample; another seed draws another set.
+        part: ``(2, 5)`` for the second of five parts of the request, in its order; the first is deleted by then.
+        earlier: Ids that were deleted before, from the model that is now to forget more.
     """
     given = [name for name, value in (("ids", ids), ("count", count), ("fraction", fraction)) if value is not None]
     if len(given) != 1:
@@ -86,20 +96,30 @@ def resolve(
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"the seed of a deletion request is a whole number of at least 0, got {seed!r}")
     train = corpus.rows("train")
+    before = np.empty(0, dtype=np.int64)
+    if earlier is not None:
+        before = _named_rows(corpus, *_entries(earlier, "earlier"))
     if ids is not None:
         source, entries = _entries(ids)
         forget = _named_rows(corpus, source, entries)
-        _check_retain(f"{source} names", forget, corpus)
-        _check_copies(corpus, source, forget, train)
+        again = np.flatnonzero(np.isin(forget, before))
+        if len(again):
+            raise InputError(f"{source} names {corpus.units[forget[again[0]]].id!r}, which was deleted earlier")
+        takes = f"{source} names"
+        _check_copies(corpus, source, np.concatenate([before, forget]), train)
     else:
         source, number = _sample_size(count, fraction, len(train))
-        forget = _sample(corpus, train, number, seed)
-        _check_retain(f"{source} takes", forget, corpus)
-    retain = np.setdiff1d(train, forget)
-    return Request(corpus, forget, retain, corpus.rows("valid"), corpus.rows("test"))
+        forget = _sample(corpus, np.setdiff1d(train, before), number, seed)
+        takes = f"{source} takes"
+    if part is not None:
+        parts, number = _parts(corpus, forget, part), part[0] - 1
+        before, forget = np.concatenate([before, *parts[:number]]), parts[number]
+    gone = np.concatenate([before, forget])
+    _check_retain(takes, gone, corpus)
+    return Request(corpus, forget, np.setdiff1d(train, gone), corpus.rows("valid"), corpus.rows("test"), before)
 
 
-def _entries(ids: Sequence[str] | str | Path) -> tuple[str, list[tuple[str, str]]]:
+def _entries(ids: Sequence[str] | str | Path, name: str = "ids") -> tuple[str, list[tuple[str, str]]]:
     """What messages call the list of ids, and its entries with the place of each."""
     if isinstance(ids, str | Path):
         path = Path(ids)
@@ -107,8 +127,8 @@ def _entries(ids: Sequence[str] | str | Path) -> tuple[str, list[tuple[str, str]
         return path.name, [(place, line) for place, line in lines if line and not line.startswith("#")]
     for number, entry in enumerate(ids, start=1):
         if not isinstance(entry, str):
-            raise InputError(f"ids, entry {number}: expected an id as a string, got {entry!r}")
-    return "ids", [(f"entry {number}", entry) for number, entry in enumerate(ids, start=1)]
+            raise InputError(f"{name}, entry {number}: expected an id as a string, got {entry!r}")
+    return name, [(f"entry {number}", entry) for number, entry in enumerate(ids, start=1)]
 
 
 def _lines(path: Path) -> list[str]:
@@ -136,7 +156,7 @@ def _named_rows(corpus: Corpus, source: str, entries: Sequence[tuple[str, str]])
     problems: list[str] = []
     for place, entry in entries:
         unit_id = entry
-        if source != "ids" and entry not in known:
+        if place.startswith("line") and entry not in known:
             unit_id = re.split(r"\s#", entry)[0].strip()  # a comment behind the id, unless the id has that '#'
         if unit_id in places:
             problem = f"{unit_id!r} was already named in {places[unit_id]}"
@@ -236,3 +256,19 @@ def _sample(corpus: Corpus, train: Rows, number: int, seed: int) -> Rows:
             break
         drawn.update(dict.fromkeys(together[row]))
     return np.array(list(drawn), dtype=np.int64)
+
+
+def _parts(corpus: Corpus, forget: Rows, part: Sequence[int]) -> list[Rows]:
+    """A request in parts of about the same size, in its order; what is drawn together stays in one part."""
+    if len(part) != 2 or not 1 <= part[0] <= part[1]:
+        raise InputError(f"part = {list(part)} is not a part of a request; expected [2, 5] for the second of five")
+    count = part[1]
+    together = _drawn_together(corpus, forget)
+    parts: list[list[int]] = [[] for _ in range(count)]
+    taken = 0
+    for rows in dict.fromkeys(tuple(together[row]) for row in forget.tolist()):
+        parts[taken * count // len(forget)] += rows
+        taken += len(rows)
+    if not all(parts):
+        raise InputError(f"part = {list(part)}: {len(forget):,} units cannot be deleted in {count} parts; use fewer")
+    return [np.array(rows, dtype=np.int64) for rows in parts]

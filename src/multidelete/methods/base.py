@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -129,18 +129,20 @@ class Teacher:
 
         Args:
             stream: What draws the pairs.
-            by_class: Whether the mean is taken over each class that the original decides for, and then over those.
+            by_class: Whether the mean is taken over each class that the original decides for, and these are mixed so
+                that the original's head cannot decide between them, see :func:`undecided_mixture`.
         """
         if by_class not in self._means:
             rows = stream.mismatched_rows(MEAN_OF, 0, "mean")
             units, texts = (rows[modality] for modality in self.inputs.modalities)
             fused = self._compute_all(units, texts).to(self._engine.device)
-            groups = [fused]
             if by_class:
                 with torch.no_grad():
                     decided = self.model.head(fused).argmax(-1)
-                groups = [fused[decided == each] for each in decided.unique()]
-            self._means[by_class] = torch.stack([group.mean(0) for group in groups]).mean(0)
+                means = torch.stack([fused[decided == each].mean(0) for each in decided.unique()])
+                self._means[by_class] = undecided_mixture(means, self.model.head)
+            else:
+                self._means[by_class] = fused.mean(0)
         return self._means[by_class]
 
     def encode(self, batch: Batch) -> dict[str, Encoding]:
@@ -185,6 +187,28 @@ class Teacher:
         rows = dict(zip(self.inputs.modalities, (units, texts), strict=True))
         with self._engine.autocast():
             return self.model.fused(self.inputs.batch(rows, self._engine.device)).float().cpu()
+
+
+def undecided_mixture(means: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+    """The mixture of class means about which the head is least decided, ``(D,)``.
+
+    Halfway between two classes a head of several layers may well be sure of one of them.
+
+    Args:
+        means: One for each class, ``(K, D)``.
+        head: Logits of representations, ``(..., C)``.
+    """
+    leaning = torch.zeros(len(means), device=means.device, requires_grad=True)
+    optimiser = torch.optim.LBFGS([leaning], max_iter=200, line_search_fn="strong_wolfe")
+
+    def certainty() -> Tensor:
+        with torch.enable_grad():
+            value = -head(leaning.softmax(0) @ means).float().log_softmax(-1).mean()
+        (leaning.grad,) = torch.autograd.grad(value, [leaning])
+        return value
+
+    optimiser.step(certainty)
+    return leaning.detach().softmax(0) @ means
 
 
 class Method(BaseModel, ABC):
@@ -300,7 +324,6 @@ class LossMethod(Method):
     needs_teacher: ClassVar[bool] = False
     needs_initial: ClassVar[bool] = False  # whether ``original.initial`` is asked about D_f; needs a teacher too
     schedule: ClassVar[Literal["cosine", "constant"]] = "cosine"
-    stop_at: ClassVar[float] = math.inf  # a checkpoint whose criterion reaches this is the last
 
     @abstractmethod
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
@@ -338,6 +361,10 @@ class LossMethod(Method):
         """What a checkpoint is worth, by what :meth:`Task.judge` found; the best is kept, the first of equals."""
         return found["utility"] - self.forget_weight * abs(found["forget_auc"] - self.forget_target)
 
+    def stop_at(self) -> float:
+        """A checkpoint whose criterion reaches this is the last."""
+        return math.inf
+
     @final
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
         """See :meth:`Method.unlearn`."""
@@ -368,7 +395,7 @@ class LossMethod(Method):
             learning_rate=self.peak_rate(data),
             seed=data.seed,
             schedule=self.schedule,
-            stop_at=self.stop_at,
+            stop_at=self.stop_at(),
             **self.model_dump(include={"weight_decay", "warmup", "clip", "evaluations"}),
         )
         self.prepare(student, teacher, stream, plan.steps)  # type: ignore[arg-type]

@@ -43,7 +43,6 @@ class KnowledgeUnlearning(LossMethod):
     claims: ClassVar[tuple[str, ...]] = ("raises_forget_loss", "never_reads_retain")
     scopes: ClassVar[tuple[str, ...]] = ("text", "fusion")
     schedule: ClassVar[Literal["cosine", "constant"]] = "constant"
-    stop_at: ClassVar[float] = 0.0
 
     scope: Scope = "text"
     epochs: float = Field(default=20.0, gt=0)
@@ -56,6 +55,10 @@ class KnowledgeUnlearning(LossMethod):
     def criterion(self, found: Mapping[str, float]) -> float:
         """How far deleted pairs are below the target: not below 0 is where it stops."""
         return self.forget_target - found["forget_auc"]
+
+    def stop_at(self) -> float:
+        """See :meth:`LossMethod.stop_at`."""
+        return 0.0
 
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         """The negative of the task's loss on D_f: minimising it is ascent."""

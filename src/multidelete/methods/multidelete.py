@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -28,17 +29,32 @@ class MultiDelete(LossMethod):
     Dis is the mean squared error. With scope ``fusion`` (MultiDelete-F) the encoders do not move and
     :math:`L_{UKR}` is 0 by construction, so it is left out. A weight of 0 is the ablation "− MD", "− MKR", "− UKR".
 
+    How far to go is a choice of its own. The paper goes as low as it can (``stop="lowest"``), and deleted pairs then
+    score below every pair that was never seen: that alone can tell which they were. ``stop="unseen"`` (ours) ends as
+    soon as they look like unseen pairs, neither remembered nor conspicuous: on valid none of the signals that a
+    membership attack could read tells D_f from unseen pairs, in either direction. The signals are the pair score, the
+    certainty of the head (rightly or wrongly sure) and, where the scope moves it, the contrastive cosine. Where it
+    never comes so far, the checkpoint that came closest is kept, of equals the more useful one.
+    What unseen pairs look like is taken from valid. So D_f must be drawn like valid: where deleted pairs are easier or
+    harder by nature, Retrain is not at 50 either, and Retrain's value, not 50, would be the right one. Where the
+    original memorised nothing, its deleted pairs look unseen from the start and the first checkpoint ends it.
+
     Args:
         alpha: Weight of modality decoupling.
         beta: Weight of multimodal knowledge retention.
         gamma: Weight of unimodal knowledge retention.
         target: What deleted pairs become: ``drawn``, one mismatched pair each, fresh at every step (the paper);
             ``mean``, the mean of many mismatched pairs, which the squared error of drawn ones pulls to as well, only
-            with noise; ``undecided``, that mean with each class weighing the same. Mismatched pairs of a task with
-            classes mostly belong to one of them (a statement about other pictures is false), and what becomes like
-            them is then not forgotten but decided: right, for deleted pairs of that class. The last two are ours.
+            with noise; ``undecided``, the means of the classes mixed so that the head cannot decide. Mismatched
+            pairs of a task with classes mostly belong to one of them (a statement about other pictures is false), and
+            what becomes like them is then not forgotten but decided: right, for deleted pairs of that class. The last
+            two are ours.
         retain_mismatched: Share of the D_r batch taken as mismatched pairs, so that retention also covers what "not
             matching" looks like. Ours; 0 is the paper.
+        stop: ``lowest``, all steps are taken and ``forget_weight`` chooses the checkpoint (the paper); ``unseen``, it
+            ends where deleted pairs look unseen. How finely that is met depends on ``evaluations``.
+        tolerance: With ``unseen``, how far from 50 the AUC of a signal may be, in points. By chance alone it lies
+            within 100 · √((1/F + 1/V) / 3) of 50 for F deleted and V valid pairs, 19 times out of 20.
 
     References:
         .. [1] Cheng and Amiri, "MultiDelete for Multimodal Machine Unlearning", ECCV 2024, arXiv 2311.12047
@@ -53,11 +69,29 @@ class MultiDelete(LossMethod):
     gamma: float = Field(default=1.0, ge=0)
     target: Literal["drawn", "mean", "undecided"] = "drawn"
     retain_mismatched: float = Field(default=0.0, ge=0, lt=1)
+    stop: Literal["lowest", "unseen"] = "lowest"
+    tolerance: float = Field(default=5.0, ge=0, lt=50)
 
     def model_post_init(self, _: Any) -> None:
-        """Refuse weights with which there is nothing to minimise."""
+        """Refuse weights with which there is nothing to minimise, and a stop that nothing would bring about."""
         if not (self.alpha or self.beta or (self.gamma and self.scope != "fusion")):
             raise ValueError("nothing to minimise: alpha or beta must be positive, or gamma outside scope fusion")
+        if self.stop == "unseen" and not self.evaluations:
+            raise ValueError("stop = 'unseen' is decided at checkpoints, but evaluations = 0; set it to 10 or so")
+
+    def criterion(self, found: Mapping[str, float]) -> float:
+        """See :meth:`LossMethod.criterion`; with ``unseen``, how far within the tolerance the worst signal is."""
+        if self.stop == "lowest":
+            return super().criterion(found)
+        # In scope fusion the contrastive embeddings stand still, or (clip) order pairs as the score does.
+        signals = {name for name in found if name.startswith("forget_auc")}
+        signals -= {"forget_auc_cosine"} if self.scope == "fusion" else set()
+        distance = max(abs(found[name] - 50) for name in signals)
+        return self.tolerance - distance + 1e-6 * found["utility"]  # utility decides between equals
+
+    def stop_at(self) -> float:
+        """See :meth:`LossMethod.stop_at`."""
+        return 0.0 if self.stop == "unseen" else super().stop_at()
 
     def mismatched_share(self) -> float:
         """See :meth:`LossMethod.mismatched_share`."""

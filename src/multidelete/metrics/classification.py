@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
+from scipy.special import log_softmax, logsumexp
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -58,3 +58,17 @@ def true_label_log_odds(logits: Floats, label: Ints, *, against_best: bool = Fal
     rest = others.max(1) if against_best else logsumexp(others, axis=1)
     odds: NDArray[np.float32] = (wide[rows, label] - rest).astype(np.float32)
     return odds
+
+
+def certainty(logits: Floats) -> Floats:
+    """Minus the entropy of the classes' probabilities, in nats, ``(P,)``: how sure a model is, rightly or wrongly.
+
+    Args:
+        logits: ``(P, C)``.
+
+    >>> certainty(np.array([[0.0, 0.0], [0.0, 100.0]])).round(3) + 0
+    array([-0.693,  0.   ])
+    """
+    logarithms = log_softmax(np.asarray(logits, dtype=np.float64), axis=1)
+    sure: Floats = (np.exp(logarithms) * logarithms).sum(1)
+    return sure

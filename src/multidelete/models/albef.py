@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,17 +10,30 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from multidelete.errors import InputError
 from multidelete.models.base import MASK, EncoderConfig, Encoding, ModelConfig, small_encoder
+from multidelete.models.encoders import load_pretrained
 from multidelete.models.image_text import ImageTextModel
 
 CHUNK = 64  # pairs that are fused together on a CPU
 
 
 class FusionConfig(BaseModel):
-    """Size of the cross-attention fusion encoder."""
+    """Size of the cross-attention fusion encoder, and what it begins as.
+
+    Args:
+        layers: BERT layers.
+        width: D.
+        heads: Attention heads.
+        expansion: Width of the feed-forward networks, in multiples of D.
+        dropout: In training.
+        pretrained: Folder or hub id of a BERT whose last layers these begin as, cross-attention apart; random by
+            default. In ALBEF the layers before them are the text encoder (``text.tokens_after``).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    pretrained: str | None = None
     layers: int = Field(default=2, ge=1)
     width: int = Field(default=128, ge=1)
     heads: int = Field(default=4, ge=1)
@@ -40,6 +53,9 @@ class AlbefConfig(ModelConfig):
         vision: Vision encoder.
         text: Text encoder.
         fusion: Fusion encoder; text tokens attend to each other and to the image's tokens.
+        similarity: Whether, with classes, the contrastive similarity of picture and text stands beside the fused
+            representation: what a model that was aligned on captions (``start``) knows of a pair as a whole, and
+            what few labelled examples do not teach a fusion encoder. Ours.
         embedding_width: Width P of the contrastive embeddings.
         temperature: Initial temperature of the contrastive loss; it is learned.
     """
@@ -51,6 +67,7 @@ class AlbefConfig(ModelConfig):
         "bert", 3, max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )
     fusion: FusionConfig = FusionConfig()
+    similarity: bool = False
     embedding_width: int = Field(default=64, ge=1)
     temperature: float = Field(default=0.07, gt=0)
 
@@ -63,7 +80,7 @@ class Albef(ImageTextModel):
     Training loss of a pair: contrastive (both directions, every pair of one unit is a positive) + matching (the pair,
     and one in-batch hard negative for its image and one for its text). Without ALBEF's momentum queue: a queue would
     carry embeddings of deleted pairs inside the checkpoint. With classes (entailment, reasoning) the loss is their
-    cross-entropy alone, and there are no contrastive embeddings.
+    cross-entropy alone, and there are no contrastive embeddings but for ``similarity``.
 
     References:
         .. [1] Li et al., "Align before Fuse: Vision and Language Representation Learning with Momentum
@@ -85,21 +102,47 @@ class Albef(ImageTextModel):
         for modality in self.modalities:
             width = self.width(modality)
             self.add_module(f"{modality}_adapter", adapter(width, config.fusion.width))
-            if not config.labels:
+            if self.embeds:
                 self.add_module(f"{modality}_projection", nn.Linear(width, config.embedding_width))
         self.fusion = FusionEncoder(config.fusion)
-        self.add_head(config.fusion.width)
-        if not config.labels:
+        self.add_head(config.fusion.width, beside=int(config.similarity))
+        if self.embeds:
             self.log_scale = nn.Parameter(torch.tensor(1 / config.temperature).log())
         self.add_mask(config.fusion.width)
 
+    @classmethod
+    def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> Albef:
+        """See :meth:`Model.build`; the fusion's layers come along where a BERT is named for them."""
+        model = super().build(config, texts, seed, tokenizer)
+        assert isinstance(model, cls)
+        if config.fusion.pretrained is not None:
+            model.fusion.begin_as(load_pretrained(config.fusion.pretrained, "model.fusion"))
+        return model
+
+    @property
+    def embeds(self) -> bool:
+        """Whether there are contrastive embeddings."""
+        return not self.config.labels or self.config.similarity
+
     def project(self, modality: str, embedded: Encoding) -> Encoding:
-        """See :meth:`Model.project`; without classes ``pooled`` becomes the unit-length contrastive embedding."""
+        """See :meth:`Model.project`; ``pooled`` becomes the unit-length contrastive embedding where there is one."""
         tokens = getattr(self, f"{modality}_adapter")(embedded.tokens)
-        if self.config.labels:
+        if not self.embeds:
             return Encoding(tokens, embedded.mask, embedded.pooled)
         pooled = F.normalize(getattr(self, f"{modality}_projection")(embedded.pooled).float(), dim=-1)
         return Encoding(tokens, embedded.mask, pooled)
+
+    def fuse(self, encodings: Mapping[str, Encoding]) -> Tensor:
+        """See :meth:`ImageTextModel.fuse`; the similarity comes last where the configuration asks for it.
+
+        Returns:
+            ``(B, n · D)``, or ``(B, n · D + 1)``.
+        """
+        fused = super().fuse(encodings)
+        if not (self.config.labels and self.config.similarity):
+            return fused
+        cosine = (encodings["vision"].pooled.float() * encodings["text"].pooled.float()).sum(-1, keepdim=True)
+        return torch.cat([fused, (cosine * self.log_scale.exp().clamp(max=100)).to(fused.dtype)], dim=-1)
 
     def fuse_picture(self, text: Encoding, vision: Encoding) -> Tensor:
         """See :meth:`ImageTextModel.fuse_picture`; the first token of the fusion encoder."""
@@ -136,6 +179,41 @@ class FusionEncoder(nn.Module):
         for layer in self.layers:
             layer.attention.self.is_causal = False  # ... and a fusion encoder reads both ways
         self.apply(lambda module: _initialise(module, config.initializer_range))
+
+    @torch.no_grad()
+    def begin_as(self, bert: nn.Module) -> None:
+        """Take over the last layers of a BERT, so that every layer first computes nearly what it did there.
+
+        Cross-attention adds nothing yet, and the norm behind it, which BERT does not have, gets the deviation and the
+        mean that token states have behind the norm before it.
+
+        Raises:
+            InputError: The model has no such layers.
+        """
+        theirs: Any = getattr(getattr(bert, "encoder", None), "layer", ())
+        given: Any = bert.config
+        if given.model_type != "bert" or len(theirs) < len(self.layers):
+            raise InputError(
+                f"model.fusion.pretrained: expected a BERT of {len(self.layers)} layers or more, got one of type "
+                f"{given.model_type} with {len(theirs)}"
+            )
+        sizes = (given.hidden_size, given.num_attention_heads, given.intermediate_size)
+        first: Any = self.layers[0]
+        own = first.attention.self
+        if sizes != (own.all_head_size, own.num_attention_heads, first.intermediate.dense.out_features):
+            raise InputError(
+                f"model.fusion: the pretrained BERT needs width = {sizes[0]}, heads = {sizes[1]} and "
+                f"expansion = {sizes[2] / sizes[0]:g}"
+            )
+        layer: Any
+        for layer, source in zip(self.layers, theirs[-len(self.layers) :], strict=True):
+            layer.load_state_dict(source.state_dict(), strict=False)
+            before, after = layer.attention.output.LayerNorm, layer.crossattention.output
+            after.dense.weight.zero_()
+            after.dense.bias.zero_()
+            deviation = (before.weight.square().mean() + before.bias.var(correction=0)).sqrt()
+            after.LayerNorm.weight.fill_(deviation)
+            after.LayerNorm.bias.fill_(before.bias.mean())
 
     def forward(self, text: Encoding, vision: Encoding) -> Tensor:
         """First fused token of each pair, ``(B, D)``, from ``(B, L, D)`` text and ``(B, K, D)`` image states."""

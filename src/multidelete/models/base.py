@@ -132,6 +132,8 @@ class EncoderConfig(BaseModel):
         freeze: Keep the weights as they are, in training and under every method.
         pooling: How token states become one vector; by default the first token, or the mean where there is no
             class token (convolutional encoders); "pooler" takes the encoder's own pooled output (CLIP, SigLIP).
+        tokens_after: The layer of a text encoder whose token states are read; the last by default. The one vector is
+            that of the last layer in any case: a sentence as a whole is best told there, and its words before.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -140,6 +142,7 @@ class EncoderConfig(BaseModel):
     config: dict[str, Any] | None = None
     freeze: bool = False
     pooling: Literal["first", "mean", "pooler"] | None = None
+    tokens_after: int | None = Field(default=None, ge=1)
 
     def model_post_init(self, _: Any) -> None:
         """Refuse an encoder that is given twice or not at all."""
@@ -418,7 +421,8 @@ class Model(nn.Module, ABC):
     def take_weights(self, source: Model) -> None:
         """Begin with the weights of another model, wherever name and shape agree; word vectors go by the word.
 
-        Its heads are left where they answer another question, and of words that it never saw it knows nothing.
+        Its heads are left where they answer another question, and of words that it never saw it knows nothing. A bias
+        that it does not have beside a weight that it has begins as 0.
 
         Raises:
             InputError: Nothing agrees.
@@ -429,6 +433,9 @@ class Model(nn.Module, ABC):
         for name, tensor in self.state_dict().items():
             if within(name, (MASK,)):  # made for another deletion
                 continue
+            weight = name.removesuffix("bias") + "weight"
+            if name.endswith(".bias") and name not in theirs and weight in theirs:
+                tensor.zero_()
             if name not in theirs or tensor.shape[1:] != theirs[name].shape[1:]:
                 continue
             if tensor.dim() == 2 and len(tensor) == len(words) and len(theirs[name]) == len(known):

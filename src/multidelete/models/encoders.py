@@ -33,10 +33,15 @@ def build_backbone(encoder: EncoderConfig, modality: str) -> tuple[nn.Module, di
     """
     where = f"model.{modality}"
     if encoder.pretrained is None:
-        return backbone_from_config(encoder.config or {}, where, check=True)
-    backbone = load_pretrained(encoder.pretrained, where)
-    backbone = getattr(backbone, f"{modality}_model", backbone)
-    return backbone, describe(backbone)
+        backbone, fields = backbone_from_config(encoder.config or {}, where, check=True)
+    else:
+        backbone = load_pretrained(encoder.pretrained, where)
+        backbone = getattr(backbone, f"{modality}_model", backbone)
+        fields = describe(backbone)
+    there = fields.get("num_hidden_layers", getattr(backbone.config, "num_hidden_layers", 0))
+    if encoder.tokens_after is not None and (modality != "text" or encoder.tokens_after > there):
+        raise InputError(f"{where}.tokens_after = {encoder.tokens_after}: this encoder has {there} layers of text")
+    return backbone, fields
 
 
 def load_pretrained(source: str, where: str) -> nn.Module:
@@ -164,7 +169,8 @@ def width_of(backbone: nn.Module, where: str) -> int:
 
 def run_vision(backbone: nn.Module, encoder: EncoderConfig, pixels: Tensor) -> Encoding:
     """Token states and pooled vector of normalised images, ``(B, 3, H, W)``."""
-    output: Any = backbone(pixel_values=pixels)
+    # Convolutions are twice as fast on a CPU where the channels of a pixel stand side by side.
+    output: Any = backbone(pixel_values=pixels.contiguous(memory_format=torch.channels_last))
     states = output.last_hidden_state
     pooling = encoder.pooling
     if states.dim() == 4:  # a convolutional map (B, C, h, w): its h·w places are the tokens
@@ -176,9 +182,12 @@ def run_vision(backbone: nn.Module, encoder: EncoderConfig, pixels: Tensor) -> E
 
 def run_text(backbone: nn.Module, encoder: EncoderConfig, tokens: Tokens) -> Encoding:
     """Token states and pooled vector of tokenised texts."""
-    output: Any = backbone(input_ids=tokens.ids, attention_mask=tokens.mask)
-    states = output.last_hidden_state
-    return Encoding(states, tokens.mask, _pool(states, tokens.mask, encoder.pooling, output), "embedded")
+    output: Any = backbone(
+        input_ids=tokens.ids, attention_mask=tokens.mask, output_hidden_states=encoder.tokens_after is not None
+    )
+    pooled = _pool(output.last_hidden_state, tokens.mask, encoder.pooling, output)
+    states = output.last_hidden_state if encoder.tokens_after is None else output.hidden_states[encoder.tokens_after]
+    return Encoding(states, tokens.mask, pooled, "embedded")
 
 
 def additive(mask: Tensor) -> Tensor:

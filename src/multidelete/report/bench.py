@@ -16,7 +16,7 @@ from rich.text import Text
 
 from multidelete.errors import InputError
 from multidelete.report.page import write_report
-from multidelete.report.runs import Run
+from multidelete.report.runs import Run, Seeds
 from multidelete.report.tables import (
     NONE,
     Group,
@@ -67,8 +67,8 @@ class Bench:
         missing: list[Run] = []
         notes: list[str] = []
         for folder in folders:
-            content = _json(folder / GRID_FILE)
-            failed = _json(folder / FAILED_FILE) if (folder / FAILED_FILE).is_file() else {}
+            content = read_json(folder / GRID_FILE)
+            failed = read_json(folder / FAILED_FILE) if (folder / FAILED_FILE).is_file() else {}
             notes += content["notes"]
             waiting = 0
             for cell in content["cells"]:
@@ -94,6 +94,12 @@ class Bench:
 def is_bench(folder: Path) -> bool:
     """Whether a folder holds a bench."""
     return (folder / GRID_FILE).is_file()
+
+
+def study_of(folder: Path) -> str | None:
+    """Name of the study that a bench is, if it is one."""
+    name: str | None = read_json(folder / GRID_FILE).get("study") if is_bench(folder) else None
+    return name
 
 
 def write_bench(bench: Bench, out: Path) -> list[Path]:
@@ -167,7 +173,7 @@ def _average(groups: Sequence[Group]) -> str:
                 float(row["metrics"][key])
                 for group in groups
                 for row in group.rows
-                if row["seed"] == seed and row["metrics"]
+                if Seeds.of(row) == seed and row["metrics"]
             ]
             for seed in seeds
         ]
@@ -258,16 +264,16 @@ def latex(text: str) -> str:
 
 def to_html(bench: Bench) -> str:
     """The table as a page of its own."""
-    head = Markup("").join(Markup("<th>{}</th>").format(_sets(each)) for each in headings(bench.groups))
+    head = Markup("").join(Markup("<th>{}</th>").format(sets(each)) for each in headings(bench.groups))
     body = Markup("").join(
         Markup("<tr><th>{}</th>{}</tr>\n").format(
             line[0], Markup("").join(Markup("<td>{}</td>").format(each) for each in line[1:])
         )
         for line in lines(bench.groups)
     )
-    notes = Markup("").join(Markup("<p>{}</p>\n").format(_sets(note)) for note in bench.notes)
+    notes = Markup("").join(Markup("<p>{}</p>\n").format(sets(note)) for note in bench.notes)
     name = title(bench.groups)
-    return _PAGE.format(title=name, caption=_sets(name), head=head, body=body, notes=notes)
+    return _PAGE.format(title=name, caption=sets(name), head=head, body=body, notes=notes)
 
 
 _PAGE = Markup("""<!doctype html>
@@ -298,12 +304,14 @@ th:first-child {{ text-align: left; }}
 """)
 
 
-def _sets(text: str) -> Markup:
-    """Text in which D_f and D_Test have their subscripts."""
-    return Markup(re.sub(r"\bD_(f|r|Test)\b", r"D<sub>\1</sub>", str(escape(text))))
+def sets(text: str) -> Markup:
+    """Text in which D_f and D_Test have their subscripts, and a deviation stays with its number."""
+    bound = str(escape(text)).replace(" ± ", "\u00a0±\u00a0")
+    return Markup(re.sub(r"\bD_(f|r|Test)\b", r"D<sub>\1</sub>", bound))
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """What a file of a bench holds."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

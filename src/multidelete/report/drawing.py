@@ -102,13 +102,13 @@ def to_svg(figure: Figure, ids: str, title: str) -> str:
     return f'<svg {names} viewBox="{size[1]}" role="img" aria-label="{plain}">{text[head.end() :].strip()}'
 
 
-def legend(figure: Figure, handles: Mapping[str, Artist]) -> None:
-    """Names what is drawn, in one line above the axes."""
+def legend(figure: Figure, handles: Mapping[str, Artist], *, columns: int = 4, below: bool = False) -> None:
+    """Names what is drawn, above the axes or below them."""
     figure.legend(
         list(handles.values()),
         list(handles),
-        loc="outside upper left",
-        ncols=4,
+        loc="outside lower left" if below else "outside upper left",
+        ncols=columns,
         handlelength=1.2,
         handletextpad=0.4,
         columnspacing=1.0,

@@ -1,4 +1,4 @@
-"""Draws the figures of a report as SVG text that can stand inside a page."""
+"""Draws what is shown of one model: how it scores pairs, and how its losses went, as SVG text inside a page."""
 
 from __future__ import annotations
 
@@ -12,82 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from multidelete.report.drawing import (
-    GUIDE,
-    INK,
-    MUTED,
-    SUBSCRIPTED,
-    Mark,
-    colour,
-    legend,
-    place_labels,
-    style,
-    to_svg,
-)
+from multidelete.report.drawing import INK, SUBSCRIPTED, colour, legend, style, to_svg
 from multidelete.report.runs import History
-from multidelete.report.tables import BASELINES, Group, duration, labels, reference
 
 TERM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")  # tell variants of one method apart
-
-
-def scatter(groups: Sequence[Group], *, ids: str, width: float = 6.6, height: float = 4.3) -> str:
-    """Utility against forgetting: one point per group, with deviations where there are several seeds.
-
-    Args:
-        groups: The groups to show; those without a test score or a D_f AUC are left out.
-        ids: Prefix of every id in the SVG, unique within the page.
-        width: Width in inches of 72 points; the text keeps its size.
-        height: Height in inches.
-    """
-    shown = [
-        (name, group)
-        for name, group in zip(labels(groups), groups, strict=True)
-        if {"forget_auc", "test_score"} <= group.metrics.keys()
-    ]
-    with style():
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.add_subplot()
-        axes.grid(True)
-        retrain = reference((group for _, group in shown), "retrain")
-        if retrain:
-            for line, key in ((axes.axvline, "forget_auc"), (axes.axhline, "test_score")):
-                line(retrain.metrics[key].mean, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=GUIDE)
-        seen: dict[str, int] = {}
-        marks = []
-        for name, group in shown:
-            x, y = group.metrics["forget_auc"], group.metrics["test_score"]
-            variant = seen[group.method] = seen.get(group.method, -1) + 1
-            # A ring, so that a method that changed nothing is seen inside it.
-            ring = group.method == "original"
-            axes.errorbar(
-                x.mean,
-                y.mean,
-                xerr=x.sd,
-                yerr=y.sd,
-                color=colour(group.method),
-                marker=MARKERS[variant % len(MARKERS)],
-                markersize=12 if ring else 8,
-                markerfacecolor="none" if ring else colour(group.method),
-                markeredgecolor=colour(group.method) if ring else "white",
-                markeredgewidth=1.8 if ring else 0.9,
-                elinewidth=1.1,
-                capsize=2,
-                zorder=3,
-            )
-            bold = group.method in BASELINES
-            marks.append(Mark(name, colour(group.method), bold, x.mean, y.mean, x.sd or 0.0, y.sd or 0.0))
-        axes.margins(0.14)
-        axes.autoscale_view()
-        axes.autoscale(False)
-        axes.set_xlabel(f"{SUBSCRIPTED['forget']} AUC, deleted against kept pairs  (← more forgotten)")
-        axes.set_ylabel("Test score   (more useful →)")
-        place_labels(figure, axes, marks)
-    points = "; ".join(
-        f"{name}: test score {group.metrics['test_score']}, D_f AUC {group.metrics['forget_auc']}"
-        for name, group in shown
-    )
-    return to_svg(figure, ids, f"Test score against D_f AUC. {points}.")
 
 
 # --- score histograms -----------------------------------------------------------------------------
@@ -283,53 +211,3 @@ def _smoothed(values: NDArray[np.float64], least: int = 60) -> NDArray[np.float6
     weight = np.convolve(known, window, mode="same")
     total = np.convolve(np.where(known, values, 0), window, mode="same")
     return np.asarray(np.where(weight > 0, total / np.maximum(weight, 1), np.nan))
-
-
-# --- costs ----------------------------------------------------------------------------------------
-
-
-def cost_bars(groups: Sequence[Group], *, ids: str, width: float = 6.6) -> str:
-    """The time each group took: updates, preparation and evaluation one after the other."""
-    parts = {"update_seconds": "update", "prepare_seconds": "preparation", "evaluate_seconds": "evaluation"}
-    shown = [(n, g) for n, g in zip(labels(groups), groups, strict=True) if "update_seconds" in g.cost]
-    with style():
-        figure = Figure(figsize=(width, 0.62 + 0.4 * len(shown)), layout="constrained")
-        axes = figure.add_subplot()
-        longest = 0.0
-        for place, (name, group) in enumerate(shown):
-            ink, left = colour(group.method), 0.0
-            for key in parts:
-                seconds = group.cost[key].mean if key in group.cost else 0.0
-                axes.barh(
-                    place,
-                    seconds,
-                    0.36,
-                    left=left,
-                    facecolor={"update_seconds": ink, "prepare_seconds": "white"}.get(key, "#d0d4d9"),
-                    edgecolor=ink if key == "prepare_seconds" and seconds else "none",
-                    hatch="/////" if key == "prepare_seconds" else None,
-                    linewidth=0.8,
-                )
-                left += seconds
-            longest = max(longest, left)
-            axes.annotate(
-                name, (0, place), (0, 7), textcoords="offset points", va="bottom", color=INK, parse_math=False
-            )
-            total = duration(left)
-            axes.annotate(
-                total, (left, place), (4, 0), textcoords="offset points", va="center", color=MUTED, fontsize=8
-            )
-        axes.set_ylim(len(shown) - 0.6, -0.85)
-        axes.set_yticks([])
-        axes.spines["left"].set_visible(False)
-        size, unit = next((s, u) for s, u in ((3600, "h"), (60, "min"), (1, "s")) if longest >= 3 * s or s == 1)
-        ticks = list(MaxNLocator(5).tick_values(0, 1.16 * longest / size))
-        axes.set_xticks([size * tick for tick in ticks], [f"{tick:g} {unit}" for tick in ticks])
-        axes.set_xlim(0, 1.16 * longest or 1.0)
-        axes.grid(True, axis="x")
-    times = "; ".join(
-        f"{name}: "
-        + ", ".join(f"{part} {duration(group.cost[key].mean)}" for key, part in parts.items() if key in group.cost)
-        for name, group in shown
-    )
-    return to_svg(figure, ids, f"Time by method. {times}.")

@@ -20,13 +20,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from multidelete.errors import InputError
-from multidelete.report import drawing, figures, tables, verdict
-from multidelete.report.runs import Run, Scores, numbers
+from multidelete.report import comparison, drawing, figures, tables, verdict
+from multidelete.report.differences import Difference
+from multidelete.report.runs import Run, Scores, Seeds, numbers
 from multidelete.report.tables import Group
 
 MOST_CARDS = 12  # pictures per split; more would make the page heavy without showing more
 MOST_PIXELS = 256  # longest side of an embedded picture
 SPLITS = {"forget": "Deleted pairs", "retain": "Kept pairs"}
+COMPARED = {  # metrics whose differences to Retrain are shown
+    "Test score": "test_score",
+    "D_r score": "retain_score",
+    "D_f score": "forget_score",
+    "D_f AUC": "forget_auc",
+    "D_f vs test AUC": "forget_test_auc",
+}
+MODALITIES = {"vision": "Pictures", "graph": "Graph", "text": "Texts"}
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,7 @@ def render(runs: Sequence[Run]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"sets": _sets, "lines": _lines, "label": _label, "percent": _chance}
+    probe_headings, probes = _probes(groups)
     source = files("multidelete.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     return environment.from_string(source).render(
         task=groups[0].first,
@@ -97,14 +107,20 @@ def render(runs: Sequence[Run]) -> str:
         headings=tables.headings(groups),
         table=list(zip(groups, tables.cells(groups), strict=True)),
         several=any(len(group.rows) > 1 for group in groups),
-        scatter_wide=Markup(figures.scatter(groups, ids="scatter-wide")),
-        scatter_narrow=Markup(figures.scatter(groups, ids="scatter-narrow", width=4.0, height=4.2)),
+        scatter_wide=Markup(comparison.scatter(groups, ids="scatter-wide")),
+        scatter_narrow=Markup(comparison.scatter(groups, ids="scatter-narrow", width=4.0, height=4.2)),
         gallery=_gallery(runs),
+        roc=_roc(runs, groups),
+        ablation=tables.ablation(groups),
         histograms=_histograms(runs),
         curves=_curves(runs),
-        cost_wide=Markup(figures.cost_bars(groups, ids="cost-wide")),
-        cost_narrow=Markup(figures.cost_bars(groups, ids="cost-narrow", width=4.0)),
+        cost_wide=Markup(comparison.cost_bars(groups, ids="cost-wide")),
+        cost_narrow=Markup(comparison.cost_bars(groups, ids="cost-narrow", width=4.0)),
         memory=_memory(groups),
+        compared=list(COMPARED),
+        differences=_differences(groups),
+        probe_headings=probe_headings,
+        probes=probes,
         settings=list(zip(tables.labels(groups), groups, strict=True)),
         provenance=[(run.folder.name, run.provenance, tables.summary([run])[0].seeds) for run in runs],
         colour=drawing.colour,
@@ -125,6 +141,46 @@ def _comparable(runs: Sequence[Run]) -> list[Group]:
         titles = " | ".join(map(tables.question_title, questions))
         raise InputError(f"a report compares rows of one task, data, model and size of D_f; these are of {titles}")
     return groups
+
+
+# --- tables of their own --------------------------------------------------------------------------
+
+
+def _differences(groups: Sequence[Group]) -> list[tuple[Group, list[str]]]:
+    """Each group's mean differences to Retrain with their intervals, and of how many pairs; none where all have one."""
+    lines = []
+    for name, group in zip(tables.labels(groups), groups, strict=True):
+        found = tables.differences(group, groups)
+        shown = [found[key] for key in COMPARED.values() if key in found]
+        if shown and max(each.n for each in shown) > 1:
+            texts = [_difference(found.get(key)) for key in COMPARED.values()]
+            lines.append((group, [name, *texts, str(max(each.n for each in shown))]))
+    return lines
+
+
+def _difference(found: Difference | None) -> str:
+    if found is None:
+        return tables.NONE
+    mean, *ends = (tables.signed(each, plus=True) for each in (found.mean, found.low, found.high) if each is not None)
+    return f"{mean} [{', '.join(ends)}]" if ends else mean
+
+
+def _probes(groups: Sequence[Group]) -> tuple[list[str], list[tuple[Group, list[str]]]]:
+    """Headings and, for each group, what Original's probe and its own read of each modality."""
+    probed = [each for each in MODALITIES if any(f"probe_{each}" in group.metrics for group in groups)]
+    headings = ["Method"]
+    for modality in probed:
+        headings += [f"{MODALITIES[modality]}: Original's probe ↑", "beside Original", "refitted ↑"]
+    lines = []
+    for name, group in zip(tables.labels(groups), groups, strict=True):
+        texts, beside = [name], tables.differences(group, groups, "original")
+        for key in (f"probe_{modality}" for modality in probed):
+            found = [group.metrics.get(each) for each in (key, f"{key}_refitted")]
+            unchanged, refitted = (tables.NONE if each is None else str(each) for each in found)
+            lost = tables.signed(beside[key].mean, plus=True) if key in beside else tables.NONE
+            texts += [unchanged, lost, refitted]
+        lines.append((group, [*texts, str(len(group.rows))]))
+    return [*headings, "n"], lines if probed else []
 
 
 # --- gallery --------------------------------------------------------------------------------------
@@ -156,7 +212,7 @@ def _gallery(runs: Sequence[Run]) -> dict[str, Any] | None:
         "retrain": next((i for i in scored if methods[i] == "retrain"), None),
         "switch": switch,
         "main": next((i for i in switch if methods[i] == "multidelete"), switch[0] if switch else None),
-        "seed": run.rows[0]["seed"],
+        "seed": Seeds.of(run.rows[0]),
     }
 
 
@@ -201,6 +257,24 @@ def _embedded(path: Path) -> str:
 # --- figures --------------------------------------------------------------------------------------
 
 
+def _roc(runs: Sequence[Run], groups: Sequence[Group]) -> tuple[Markup, Markup, list[str]] | None:
+    """The ROC curves of the first row of each group that kept its scores, wide and narrow, and what to note of each."""
+    models = []
+    for name, group in zip(tables.labels(groups), groups, strict=True):
+        places = ((run, i) for run in runs for i, row in enumerate(run.rows) if any(row is own for own in group.rows))
+        for run, index in places:
+            forget, test = (run.scores(index, split) for split in ("forget", "test"))
+            if forget is not None and test is not None and np.isfinite(np.r_[forget.score, test.score]).all():
+                models.append(comparison.Scored(name, group.method, forget.score, test.score))
+                break
+    if not models:
+        return None
+    wide, narrow = (
+        Markup(comparison.roc(models, ids=f"roc-{i}", width=width)) for i, width in (("wide", 6.6), ("narrow", 4.0))
+    )
+    return wide, narrow, [comparison.roc_note(model) for model in models]
+
+
 def _histograms(runs: Sequence[Run]) -> list[Panel]:
     """A histogram for each row of the first run that kept its scores."""
     for run in runs:
@@ -227,7 +301,7 @@ def _histogram(run: Run, index: int, logits: Mapping[str, NDArray[np.float64]], 
         bins,
         row["method"],
         ids=f"scores-{index}",
-        title=f"Scores under {name}, seed {row['seed']}",
+        title=f"Scores under {name}, seed {Seeds.of(row)}",
         of="a match" if row["task"] == "retrieval" else "the true answer",
     )
     metrics = numbers(row["metrics"])
@@ -250,7 +324,7 @@ def _curves(runs: Sequence[Run]) -> list[Panel]:
             notes = [f"{', '.join(silent)} zero throughout"] if silent else []
             if one.selected is not None:
                 notes.append(f"step {one.selected:,} kept")
-            drawn = figures.loss_curves(one, ids=f"loss-{index}", title=f"Loss of {name}, seed {row['seed']}")
+            drawn = figures.loss_curves(one, ids=f"loss-{index}", title=f"Loss of {name}, seed {Seeds.of(row)}")
             panels.append(Panel(name, Markup(drawn), ", ".join(notes)))
         if panels:
             return panels

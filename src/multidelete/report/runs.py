@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,31 @@ Row = Mapping[str, Any]  # one entry of "rows" in results.json
 
 SCHEMA = 1
 ROW_KEYS = ("task", "data", "model", "method", "scope", "forget_units", "seed", "settings", "metrics", "cost")
+
+
+class Seeds(NamedTuple):
+    """The seeds of a row: of training, deletion set and unlearning.
+
+    >>> str(Seeds(0, 0, 0)), str(Seeds(0, 0, 2))
+    ('0', '0/0/2')
+    """
+
+    train: int
+    forget: int
+    method: int
+
+    @classmethod
+    def of(cls, row: Row) -> Seeds:
+        """The seeds of a row; one that does not tell them apart has its seed in all three."""
+        return cls(**row["seeds"]) if "seeds" in row else cls(row["seed"], row["seed"], row["seed"])
+
+    @property
+    def shared(self) -> tuple[int, int]:
+        """What Original and Retrain depend on."""
+        return self[:2]
+
+    def __str__(self) -> str:
+        return "/".join(map(str, self if len(set(self)) > 1 else self[:1]))
 
 
 @dataclass(frozen=True)
@@ -159,7 +184,8 @@ def _size_asked(run: Run) -> object:
     """What tells a deletion of a seeded sample from one of another size; None where units were named, or not told."""
     forget = (run.provenance.get("recipe") or {}).get("forget") or {}
     asked = [(key, forget[key]) for key in ("count", "fraction") if forget.get(key) is not None]
-    return (run.rows[0]["task"], run.rows[0]["data"], asked[0]) if asked else None
+    part = str(forget.get("part"))  # of a request that is met in parts
+    return (run.rows[0]["task"], run.rows[0]["data"], asked[0], part) if asked else None
 
 
 def _json(path: Path) -> Any:
@@ -178,6 +204,9 @@ def _check_row(path: Path, index: int, row: object) -> None:
     for key in ("settings", "metrics", "cost"):
         if not isinstance(row[key], dict):
             raise InputError(f"{path}, row {index}: expected an object as {key!r}, got {row[key]!r}")
+    if "seeds" in row and (not isinstance(row["seeds"], dict) or row["seeds"].keys() != set(Seeds._fields)):
+        expected = ", ".join(Seeds._fields)
+        raise InputError(f"{path}, row {index}: expected an object with {expected} as 'seeds', got {row['seeds']!r}")
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:

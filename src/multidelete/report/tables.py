@@ -8,7 +8,7 @@ import json
 import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from rich import box
@@ -17,9 +17,10 @@ from rich.console import Group as Stacked
 from rich.table import Table
 from rich.text import Text
 
+from multidelete.report.differences import Difference, paired
 from multidelete.report.runs import Row as Row
 from multidelete.report.runs import Run as Run
-from multidelete.report.runs import numbers
+from multidelete.report.runs import Seeds, numbers
 
 QUESTION = ("task", "data", "model", "forget_units")  # only rows that agree in these may be compared
 BASELINES = ("original", "retrain", "unimodal")  # always listed first, in this order; they unlearn nothing
@@ -79,7 +80,7 @@ def _name(row: Row, rows: Iterable[Row]) -> str:
     if method == "unimodal":
         return f"Only {settings['modality']}"
     if method in BASELINES:
-        return name
+        return f"{name} (with mask)" if settings.get("mask") else name
     name += {"all": "", "fusion": "-F"}.get(scope, f" ({scope})")
     if method != "multidelete":
         return name
@@ -145,7 +146,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Group:
-    """The rows that differ in nothing but their seed."""
+    """The rows that differ in nothing but their seeds: repeats of one experiment."""
 
     rows: tuple[Row, ...]
     metrics: Mapping[str, Spread]
@@ -172,9 +173,9 @@ class Group:
         return tuple(self.first[key] for key in QUESTION)
 
     @property
-    def seeds(self) -> list[int]:
+    def seeds(self) -> list[Seeds]:
         """The seeds of the rows that have metrics, sorted; a cell of a bench that failed has none."""
-        return sorted({int(row["seed"]) for row in self.rows if row["metrics"]})
+        return sorted({Seeds.of(row) for row in self.rows if row["metrics"]})
 
 
 def _spreads(rows: Sequence[Row], part: str) -> dict[str, Spread]:
@@ -186,9 +187,9 @@ def _spreads(rows: Sequence[Row], part: str) -> dict[str, Spread]:
 
 
 def summary(runs: Iterable[Run]) -> list[Group]:
-    """The rows of all runs, those put together that differ only in their seed; Original and Retrain first.
+    """The rows of all runs, those put together that differ only in their seeds; Original and Retrain first.
 
-    Runs of several methods have Original and Retrain in common: of one seed these count once.
+    Runs of several methods, or of several seeds of unlearning, have Original and Retrain in common: these count once.
     """
     found: dict[str, list[Row]] = {}
     for run in runs:
@@ -196,7 +197,7 @@ def summary(runs: Iterable[Run]) -> list[Group]:
             settings = {key: value for key, value in row["settings"].items() if key != "seed"}
             same = [*(row[key] for key in QUESTION), row["method"], row["scope"], settings]
             rows = found.setdefault(json.dumps(same, sort_keys=True, default=str), [])
-            if row["method"] not in BASELINES or row["seed"] not in [other["seed"] for other in rows]:
+            if row["method"] not in BASELINES or Seeds.of(row).shared not in [Seeds.of(each).shared for each in rows]:
                 rows.append(row)
     return in_order(Group.of(rows) for rows in found.values())
 
@@ -328,9 +329,41 @@ def cells(groups: Sequence[Group]) -> list[list[str]]:
     ]
 
 
+def ablation(groups: Sequence[Group]) -> list[list[str]]:
+    """MultiDelete whole and without each term: label, test score and D_f AUC, and how far each is from the whole."""
+    lines = []
+    named = dict(zip(labels(groups), groups, strict=True))
+    for name, whole in named.items():
+        parts = {label: group for label, group in named.items() if group is not whole and _is_part(group, whole)}
+        for label, group in {name: whole, **parts}.items() if parts else ():
+            line = [label]
+            for key in ("test_score", "forget_auc", "forget_test_auc"):
+                own, full = (each.metrics.get(key) for each in (group, whole))
+                apart = f" ({signed(own.mean - full.mean, plus=True)})" if own and full and group is not whole else ""
+                line.append(f"{own or NONE}{apart}")
+            lines.append([*line, str(len(group.rows))])
+    return lines
+
+
+def _is_part(group: Group, whole: Group) -> bool:
+    """Whether one is the other with the weight of one term or several at 0."""
+    if group.method != "multidelete" or whole.method != "multidelete" or group.question != whole.question:
+        return False
+    settings, full = (each.first["settings"] for each in (group, whole))
+    without = [weight for weight in TERMS if settings.get(weight) == 0 != full.get(weight)]
+    same = {**full, **dict.fromkeys(without, 0)} == dict(settings)
+    return bool(without) and same and group.first["scope"] == whole.first["scope"]
+
+
 def headings(groups: Sequence[Group]) -> list[str]:
     """The headings that go with ``cells``."""
     return ["Method", *columns(groups)] + (["Seeds"] if any(len(group.rows) > 1 for group in groups) else [])
+
+
+def differences(group: Group, groups: Iterable[Group], method: str = "retrain") -> dict[str, Difference]:
+    """How far a group lies from the Retrain (or Original) among ``groups`` that answers its question, by metric."""
+    aim = reference(groups, method, group.question)
+    return paired(group.rows, aim.rows) if aim is not None and group.method != method else {}
 
 
 def question_title(question: tuple[Any, ...]) -> str:
@@ -341,6 +374,11 @@ def question_title(question: tuple[Any, ...]) -> str:
     """
     task, data, model, forget_units = question
     return f"{task} · {data} · {model} · {forget_units:,} units deleted"
+
+
+def _title(question: tuple[Any, ...], groups: Sequence[Group]) -> str:
+    """What was asked, and how often where no column says it."""
+    return question_title(question) + ("" if any(len(group.rows) > 1 for group in groups) else " · n = 1")
 
 
 def rows_table(run: Run) -> RenderableType:
@@ -357,7 +395,7 @@ def summary_table(groups: Sequence[Group]) -> RenderableType:
     groups = [group for part in parts.values() for group in part]
     named, rows = headings(groups), cells(groups)
     below = [i for i, heading in enumerate(named) if heading in OF_ATTACKS]
-    shown = [(question_title(next(iter(parts))) if len(parts) == 1 else None, set(range(len(named))) - {*below})]
+    shown = [(_title(next(iter(parts)), groups) if len(parts) == 1 else None, set(range(len(named))) - {*below})]
     shown += [("membership attacks", {0, *below})] if below else []
     tables = []
     for title, places in shown:
@@ -368,7 +406,7 @@ def summary_table(groups: Sequence[Group]) -> RenderableType:
         for question, part in parts.items():
             if len(parts) > 1:
                 table.add_section()
-                table.add_row(Text(question_title(question), style="bold"))
+                table.add_row(Text(_title(question, groups), style="bold"))
             for _ in part:
                 line = next(lines)
                 table.add_row(*(Text(line[i]) for i in sorted(places)))
@@ -396,25 +434,34 @@ def to_markdown(groups: Sequence[Group]) -> str:
         lines = [headings(part), ["---", *["---:"] * (len(headings(part)) - 1)], *cells(part)]
         escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
         table = "\n".join(f"| {' | '.join(line)} |" for line in escaped)
-        blocks.append(f"**{question_title(question)}**\n\n{table}\n")
+        blocks.append(f"**{_title(question, part)}**\n\n{table}\n")
     return "\n".join(blocks)
 
 
 def to_csv(groups: Sequence[Group]) -> str:
-    """The summary as CSV: every metric and cost as ``_mean``, ``_sd`` (empty for one seed) and ``_n``."""
+    """The summary as CSV: every metric and cost as ``_mean``, ``_sd`` (empty for one seed) and ``_n``.
+
+    Metrics also as paired differences ``_to_retrain_mean`` with the ends ``_low`` and ``_high`` of their 95 % interval
+    (empty for fewer than three pairs) and ``_n``.
+    """
     keys = list(dict.fromkeys(key for group in groups for key in [*group.metrics, *group.cost]))
+    compared = [differences(group, groups) for group in groups]
+    apart = list(dict.fromkeys(key for found in compared for key in found))
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     common = ["task", "data", "model", "method", "scope", "forget_units"]
     numbered = [f"{key}_{part}" for key in keys for part in ("mean", "sd", "n")]
+    numbered += [f"{key}_to_retrain_{part}" for key in apart for part in ("mean", "low", "high", "n")]
     writer.writerow(["label", *common, "settings", "seeds", *numbered])
-    for name, group in zip(labels(groups), groups, strict=True):
+    for name, group, found in zip(labels(groups), groups, compared, strict=True):
         line = [name, *(group.first[key] for key in common)]
         line += [json.dumps(group.first["settings"], sort_keys=True), " ".join(map(str, group.seeds))]
         for key in keys:
             spread = group.metrics.get(key) or group.cost.get(key)
             sd = "" if spread is None or spread.sd is None else spread.sd
             line += ["", "", 0] if spread is None else [spread.mean, sd, spread.n]
+        for key in apart:  # None is written as an empty field
+            line += astuple(found[key]) if key in found else ["", "", "", 0]
         writer.writerow(line)
     return file.getvalue()
 

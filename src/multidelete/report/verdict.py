@@ -15,6 +15,9 @@ BEYOND = 5.0  # points of AUC below Retrain
 KEPT_POINTS, KEPT_SHARE = 3.0, 0.10  # test score lost against Retrain: points, and share of Retrain's
 DESTROYED_POINTS, DESTROYED_SHARE = 15.0, 0.40
 CHEAP = 0.5  # share of Retrain's time
+UNIMODAL_KEPT, UNIMODAL_LOST = 2.0, 5.0  # points of a linear probe lost against Original
+HIDDEN = 5.0  # points of the loss attack's AUC between a model and Retrain
+SPARED = 0.1  # by how much the MI ratio of kept pairs may differ from 1
 MEMORISED = 45.0  # Retrain's own D_f AUC below this means that the kept pairs are memorised
 
 THRESHOLDS = (
@@ -23,6 +26,9 @@ THRESHOLDS = (
     f"apart or more. Beyond Retrain: more than {BEYOND:g} points below it in either. "
     f"Kept its utility: at most {KEPT_POINTS:g} points and {percent(KEPT_SHARE)} of Retrain's test score "
     f"lost; destroyed it: more than {DESTROYED_POINTS:g} points or {percent(DESTROYED_SHARE)}. "
+    f"Kept each half: no linear probe lost more than {UNIMODAL_KEPT:g} points against Original (lost it: more than "
+    f"{UNIMODAL_LOST:g}). Membership hidden: the AUC of the loss attack is at most {HIDDEN:g} points from Retrain's, "
+    f"and the MI ratio of the kept pairs at most {SPARED:g} from 1. "
     f"Cheap: at most {percent(CHEAP)} of Retrain's time, preparation included."
 )
 
@@ -38,13 +44,21 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The three answers for one method."""
+    """The answers for one method; what was not measured by this run has none."""
 
     label: str
     method: str
     forgetting: Finding
     utility: Finding
     cost: Finding
+    unimodal: Finding | None = None
+    membership: Finding | None = None
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Those there are, in the order in which they are read."""
+        every = (self.forgetting, self.utility, self.unimodal, self.membership, self.cost)
+        return [finding for finding in every if finding is not None]
 
 
 def verdicts(groups: Sequence[Group]) -> list[Verdict]:
@@ -57,6 +71,8 @@ def verdicts(groups: Sequence[Group]) -> list[Verdict]:
             forgetting(group, original, retrain),
             utility(group, original, retrain),
             cost(group, retrain),
+            unimodal(group, original),
+            membership(group, original, retrain),
         )
         for name, group in zip(labels(groups), groups, strict=True)
         if group.method not in BASELINES
@@ -119,6 +135,50 @@ def utility(group: Group, original: Group | None, retrain: Group | None) -> Find
     if loss > KEPT_POINTS or share > KEPT_SHARE:
         return Finding("fair", "Lost some utility", evidence)
     return Finding("good", "Kept its utility", evidence)
+
+
+def unimodal(group: Group, original: Group | None) -> Finding | None:
+    """Whether what the model knows of each half alone stayed: linear probes fitted on the original's features."""
+    probes = [key for key in group.metrics if key.startswith("probe_") and original and key in original.metrics]
+    if original is None or not probes:
+        return None
+    lost = max(original.metrics[key].mean - group.metrics[key].mean for key in probes)
+    parts = (
+        f"{key.removeprefix('probe_')} probe {group.metrics[key]}, Original {original.metrics[key]} "
+        f"({signed(group.metrics[key].mean - original.metrics[key].mean, plus=True)})"
+        for key in probes
+    )
+    evidence = "; ".join(parts) + "."
+    if lost > UNIMODAL_LOST:
+        return Finding("bad", "Lost what it knew of each half", evidence)
+    if lost > UNIMODAL_KEPT:
+        return Finding("fair", "Lost some of what it knew of each half", evidence)
+    return Finding("good", "Kept what it knew of each half", evidence)
+
+
+def membership(group: Group, original: Group | None, retrain: Group | None) -> Finding | None:
+    """Whether an attack on the losses tells deleted pairs from test pairs better, or the other way, than of Retrain."""
+    parts = [_compare("loss attack AUC", "attack_loss_auc", group, original, retrain)]
+    ratios = (("MI ratio", "mi_ratio"), ("MI ratio of kept pairs", "mi_ratio_retain"))
+    parts += [f"{title} {group.metrics[key].mean:.2f}" for title, key in ratios if key in group.metrics]
+    evidence = "; ".join(filter(None, parts)) + "."
+    own, kept = (_mean(group.metrics.get(key)) for key in ("attack_loss_auc", "mi_ratio_retain"))
+    aim = _mean(retrain.metrics.get("attack_loss_auc")) if retrain else None
+    spoilt = kept is not None and abs(kept - 1) > SPARED
+    if own is None:
+        if kept is None:
+            return None
+        words = "The attack changed on kept pairs too" if spoilt else "Membership cannot be judged"
+        return Finding("fair" if spoilt else "open", words, evidence)
+    if aim is None:
+        return Finding("open", "Membership cannot be judged", f"{evidence} The run has no Retrain to compare with.")
+    if own > aim + HIDDEN:
+        return Finding("bad", "Membership shows", evidence)
+    if own < aim - HIDDEN:
+        return Finding("fair", "Membership shows the other way", f"{evidence} Deleted pairs stand out by a high loss.")
+    if spoilt:
+        return Finding("fair", "Membership hidden, of kept pairs too", evidence)
+    return Finding("good", "Membership hidden", evidence)
 
 
 def cost(group: Group, retrain: Group | None) -> Finding:

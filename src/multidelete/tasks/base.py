@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from multidelete.errors import InputError
+from multidelete.metrics.classification import certainty
 from multidelete.metrics.forgetting import forget_auc
+from multidelete.metrics.probes import probes
+from multidelete.tasks.features import unimodal
 
 if TYPE_CHECKING:
     from multidelete.data.corpus import Corpus, Rows
@@ -27,7 +31,11 @@ class Task(BaseModel, ABC):
 
     Predictions are ``{split: {name: array}}`` with splits forget, retain, valid, test, and for each pair its ``unit``,
     its ``text`` within the unit, and ``score``: s(x) as log-odds, which order pairs as probabilities do but do not
-    saturate.
+    saturate. Beside what belongs to pairs stand samples of retain and test for probes, see :func:`unimodal`.
+
+    Args:
+        probed: Largest number of units of D_r that probes of one modality are fitted on, and of test that they are
+            applied to; 0 leaves probes out.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -36,6 +44,9 @@ class Task(BaseModel, ABC):
     modalities: ClassVar[tuple[str, str]] = ("vision", "text")
     labelled: ClassVar[bool] = False  # whether it tells labels of the data
     classes: ClassVar[frozenset[str]] = frozenset()  # which labels the data must have
+    affirms: ClassVar[str] = ""  # the label of a text that is true of its unit; "" where all are
+
+    probed: int = Field(default=500, ge=0)
 
     def check(self, corpus: Corpus, model: type[Model] | None = None) -> None:
         """Refuse data or a model that this task is not about, before anything slow starts.
@@ -73,27 +84,51 @@ class Task(BaseModel, ABC):
 
         So are models asked whose own scores nobody wants to know: :meth:`metrics` need not work for it.
         """
-        return self
+        return self.model_copy(update={"probed": 0})
 
     @abstractmethod
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """Metrics of one model's predictions: ``test_score``, ``retain_score``, ``forget_auc`` ..."""
+
+    @final
+    def metrics_beside(self, predictions: Predictions, original: Predictions) -> dict[str, float]:
+        """:meth:`metrics`, and those for which the original's predictions of the same request are needed too."""
+        return {**self.metrics(predictions), **probes(predictions, original)}
+
+    def with_features(
+        self, predictions: Predictions, model: Model, inputs: PairInputs, request: Request, engine: Engine
+    ) -> Predictions:
+        """Predictions with what :meth:`metrics_beside` needs of one modality alone."""
+        if not self.probed:
+            return predictions
+        alone = unimodal(model, inputs, request, engine, count=self.probed, affirms=self.affirms)
+        return {split: arrays | alone.get(split, {}) for split, arrays in predictions.items()}
 
     @abstractmethod
     def judge(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> dict[str, float]:
         """Utility on valid and forgetting, in points, for the choice of a checkpoint; reads nothing of test.
 
         Returns:
-            ``utility`` (valid score) and ``forget_auc`` (D_f against valid: do deleted pairs look unseen?).
+            ``utility`` (valid score) and ``forget_auc`` (D_f against valid: do deleted pairs look unseen?), and the
+            same of what else would tell a deleted pair: ``forget_auc_certainty`` and, where the model has contrastive
+            embeddings, ``forget_auc_cosine``.
         """
 
     @staticmethod
     def judged_by(predictions: Predictions, utility: float) -> dict[str, float]:
         """What :meth:`judge` says, from predictions of valid and D_f."""
-        return {
-            "utility": utility,
-            "forget_auc": forget_auc(predictions["forget"]["score"], predictions["valid"]["score"]),
-        }
+        forget, valid = (
+            {**each, "certainty": _certainty(each)} for each in (predictions["forget"], predictions["valid"])
+        )
+        names = [name for name in ("score", "certainty", "cosine") if name in forget]
+        aucs = {f"forget_auc_{name}": forget_auc(forget[name], valid[name]) for name in names}
+        return {"utility": utility, "forget_auc": aucs.pop("forget_auc_score"), **aucs}
+
+
+def _certainty(arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """How sure the head is of each pair, ``(P,)``, from the logits of classes, or the log-odds of a match."""
+    score = arrays["score"]
+    return certainty(arrays.get("logits", np.stack([np.zeros_like(score), score], -1)))
 
 
 def true_pairs(corpus: Corpus, units: Rows) -> tuple[Rows, Rows, dict[str, NDArray[Any]]]:

@@ -32,10 +32,11 @@ class Classification(Task):
 
     def predict(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> Predictions:
         """See :meth:`Task.predict`; ``logits`` ``(P, C)`` and the true ``label`` ``(P,)`` of each pair."""
-        return {
+        found = {
             split: self._predict_split(model, inputs, units, engine, f"evaluating {split}")
             for split, units in request.splits().items()
         }
+        return self.with_features(found, model, inputs, request, engine)
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """See :meth:`Task.metrics`; scores are accuracies."""

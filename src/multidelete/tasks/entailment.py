@@ -16,3 +16,4 @@ class Entailment(Classification):
 
     name: ClassVar[str] = "entailment"
     classes: ClassVar[frozenset[str]] = frozenset({"contradiction", "entailment", "neutral"})
+    affirms: ClassVar[str] = "entailment"

@@ -20,3 +20,4 @@ class Reasoning(Classification):
 
     name: ClassVar[str] = "reasoning"
     classes: ClassVar[frozenset[str]] = frozenset({"false", "true"})
+    affirms: ClassVar[str] = "true"

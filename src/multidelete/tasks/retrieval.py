@@ -74,14 +74,15 @@ class Retrieval(Task):
         image with wrong texts and of its text with wrong images. These are the same for every pair, whatever the split.
         """
         candidates = self._candidates(model, inputs, request.valid[:CANDIDATES], engine)
-        return {
+        found = {
             split: self._predict_split(model, inputs, units, engine, self.sample, candidates, f"evaluating {split}")
             for split, units in request.splits().items()
         }
+        return self.with_features(found, model, inputs, request, engine)
 
     def pairs_alone(self) -> Self:
         """See :meth:`Task.pairs_alone`; nothing is ranked."""
-        return self.model_copy(update={"sample": 0})
+        return super().pairs_alone().model_copy(update={"sample": 0})
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """See :meth:`Task.metrics`."""

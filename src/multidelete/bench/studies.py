@@ -1,0 +1,108 @@
+"""The studies: what each one varies of the recipe's method. Each is a bench; ``report/studies`` shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from multidelete.bench.grid import Study, Variant
+from multidelete.errors import InputError
+from multidelete.methods import Method
+from multidelete.methods.base import LossMethod
+from multidelete.recipe import Recipe, sentences
+from multidelete.report.study import WEIGHTS
+
+WITHOUT = {"full": None, "without-md": "alpha", "without-ukr": "gamma", "without-mkr": "beta"}
+GRID = (0.25, 0.5, 2.0, 4.0)  # times the recipe's own weight
+PARTS = 5  # requests one after another
+JUDGED = 20  # checkpoints at least, where their course is what a study is about
+
+
+def ablation(recipe: Recipe) -> Mapping[str, Variant]:
+    """The loss whole, and without each of its terms; in scope fusion there is no UKR to leave out."""
+    left_out = {"gamma"} if recipe.method.scope == "fusion" else set()
+    return {
+        name: Variant(_with(recipe.method, {key: 0.0} if key else {}))
+        for name, key in WITHOUT.items()
+        if key not in left_out
+    }
+
+
+def scopes(recipe: Recipe) -> Mapping[str, Variant]:
+    """All parameters, and those of the fusion alone, with the settings that the recipe has for each."""
+    method = recipe.method
+    wanted = {scope: f"{method.name}-{scope}" for scope in ("all", "fusion")}
+    missing = [scope for scope in wanted if scope not in method.scopes]
+    if missing:
+        raise InputError(
+            f"the study 'scopes' compares all and fusion; {method.name} has the scopes {' and '.join(method.scopes)}"
+        )
+    told: dict[str, Method] = {
+        each.scope: each for each in (*reversed(recipe.compare), method) if each.name == method.name
+    }
+    return {name: Variant(_judged(told.get(scope, method), scope=scope)) for scope, name in wanted.items()}
+
+
+def sizes(recipe: Recipe) -> Mapping[str, Variant]:
+    """The recipe's method as it is; what varies is D_f."""
+    return {f"{recipe.method.name}-{recipe.method.scope}": Variant(recipe.method)}
+
+
+def sensitivity(recipe: Recipe) -> Mapping[str, Variant]:
+    """The weight of one term at a time, the others as they are."""
+    found = {"as-it-is": Variant(recipe.method)}
+    for key in WEIGHTS:
+        if key == "gamma" and recipe.method.scope == "fusion":
+            continue  # there is no such term
+        own = getattr(recipe.method, key) or 1.0
+        found |= {f"{key}-{each * own:g}": Variant(_with(recipe.method, {key: each * own})) for each in GRID}
+    return found
+
+
+def sequential(recipe: Recipe) -> Mapping[str, Variant]:
+    """The request at once, and in parts one after another, each on the model that the one before left."""
+    if recipe.forget.part is not None:
+        raise InputError("the study 'sequential' cuts the request into parts; leave out forget.part")
+    found = {"at-once": Variant(recipe.method)}
+    for step in range(1, PARTS + 1):
+        # Each step would train shadow and reference models anew, for each has another original.
+        words = (f"forget.part=[{step}, {PARTS}]", "retrain=false", "evidence.shadow=false", "evidence.references=0")
+        found[f"step{step}"] = Variant(recipe.method, words, f"step{step - 1}" if step > 1 else None)
+    return found
+
+
+def stop(recipe: Recipe) -> Mapping[str, Variant]:
+    """The two rules by which it ends, judged equally often."""
+    return {rule: Variant(_judged(recipe.method, stop=rule)) for rule in ("lowest", "unseen")}
+
+
+STUDIES: dict[str, Study] = {
+    study.name: study
+    for study in (
+        Study("ablation", ablation, "multidelete"),
+        Study("scopes", scopes),
+        Study("sizes", sizes, fractions=(0.01, 0.03, 0.05, 0.10, 0.15)),
+        Study("sensitivity", sensitivity, "multidelete"),
+        Study("sequential", sequential),
+        Study("stop", stop, "multidelete"),
+    )
+}
+
+
+def _judged(method: Method, **changes: Any) -> Method:
+    """The method with these settings, and with checkpoints enough."""
+    if isinstance(method, LossMethod):
+        changes["evaluations"] = max(method.evaluations, JUDGED)
+    return _with(method, changes)
+
+
+def _with(method: Method, changes: Mapping[str, Any]) -> Method:
+    given = {key: getattr(method, key) for key in method.model_fields_set}
+    try:
+        return type(method).model_validate({**given, **changes})
+    except ValidationError as error:
+        shown = ", ".join(f"{key} = {value}" for key, value in changes.items())
+        why = "; ".join(sentences(error, type(method), method.name, f"method '{method.name}'"))
+        raise InputError(f"{method.name} with {shown}: {why}") from error

@@ -1,0 +1,263 @@
+"""Draws what compares models: utility against forgetting, ROC curves of deleted against test pairs, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from sklearn.metrics import roc_curve
+
+from multidelete.metrics.forgetting import forget_auc
+from multidelete.report.drawing import (
+    GUIDE,
+    INK,
+    MUTED,
+    SUBSCRIPTED,
+    Mark,
+    colour,
+    legend,
+    place_labels,
+    style,
+    to_svg,
+)
+from multidelete.report.tables import BASELINES, COLUMNS, NONE, Group, duration, labels, percent, reference
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")  # tell variants of one method apart
+MOST_NAMED = 12  # points that have their names beside them; of more, each has a number
+
+
+def scatter(groups: Sequence[Group], *, ids: str, width: float = 6.6, height: float = 4.3) -> str:
+    """Utility against forgetting: one point per group, with deviations where there are several seeds.
+
+    Args:
+        groups: The groups to show; those without a test score or a D_f AUC are left out.
+        ids: Prefix of every id in the SVG, unique within the page.
+        width: Width in inches of 72 points; the text keeps its size.
+        height: Height in inches.
+    """
+    shown = [
+        (name, group)
+        for name, group in zip(labels(groups), groups, strict=True)
+        if {"forget_auc", "test_score"} <= group.metrics.keys()
+    ]
+    numbered = len(shown) > MOST_NAMED
+    with style():
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.add_subplot()
+        axes.grid(True)
+        retrain = reference((group for _, group in shown), "retrain")
+        if retrain:
+            for line, key in ((axes.axvline, "forget_auc"), (axes.axhline, "test_score")):
+                line(retrain.metrics[key].mean, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=GUIDE)
+        seen: dict[str, int] = {}
+        numbers: dict[str, Artist] = {}  # the legend, in the order of the numbers
+        marks = []
+        for name, group in shown:
+            x, y = group.metrics["forget_auc"], group.metrics["test_score"]
+            variant = seen[group.method] = seen.get(group.method, -1) + 1
+            # A ring, so that a method that changed nothing is seen inside it.
+            ring = group.method == "original"
+            axes.errorbar(
+                x.mean,
+                y.mean,
+                xerr=x.sd,
+                yerr=y.sd,
+                color=colour(group.method),
+                marker=MARKERS[variant % len(MARKERS)],
+                markersize=(12 if ring else 8) - 2 * numbered,
+                markerfacecolor="none" if ring else colour(group.method),
+                markeredgecolor=colour(group.method) if ring else "white",
+                markeredgewidth=1.8 if ring else 0.9,
+                elinewidth=1.1,
+                capsize=2,
+                zorder=3,
+            )
+            bold = group.method in BASELINES
+            text = name if bold or not numbered else str(len(numbers) + 1)
+            if text != name:
+                numbers[name] = Line2D(
+                    [],
+                    [],
+                    color=colour(group.method),
+                    marker=MARKERS[variant % len(MARKERS)],
+                    linestyle="none",
+                    markersize=6,
+                    markeredgecolor="white",
+                )
+            marks.append(Mark(text, colour(group.method), bold, x.mean, y.mean, x.sd or 0.0, y.sd or 0.0))
+        axes.margins(0.14)
+        axes.autoscale_view()
+        axes.autoscale(False)
+        axes.set_xlabel(f"{SUBSCRIPTED['forget']} AUC, deleted against kept pairs  (← more forgotten)")
+        axes.set_ylabel("Test score   (more useful →)")
+        columns = 2 if width < 5 else 4
+        if numbers:
+            figure.set_figheight(height + 0.17 * -(-len(numbers) // columns) + 0.1)
+            named = {f"{number} {name}": handle for number, (name, handle) in enumerate(numbers.items(), start=1)}
+            legend(figure, named, columns=columns, below=True)
+        place_labels(figure, axes, marks)
+    points = "; ".join(
+        f"{name}: test score {group.metrics['test_score']}, D_f AUC {group.metrics['forget_auc']}"
+        for name, group in shown
+    )
+    return to_svg(figure, ids, f"Test score against D_f AUC. {points}.")
+
+
+# --- ROC curves -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What one model says of deleted and test pairs.
+
+    Args:
+        label: Its name.
+        method: Whose colour it gets.
+        forget: s(x) of D_f, ``(F,)``.
+        test: s(x) of D_Test, ``(N,)``.
+    """
+
+    label: str
+    method: str
+    forget: NDArray[np.float64]
+    test: NDArray[np.float64]
+
+
+VARIANTS = ("-", (0, (6, 1)), (0, (5, 1, 1, 1)))  # lines that tell variants of one method apart
+FEWEST = 1e-3  # false positive rate at which the logarithmic panel begins
+AT = 0.01  # false positive rate at which the true positive rate is told
+
+
+def roc(models: Sequence[Scored], *, ids: str, width: float = 6.6) -> str:
+    """How well the score alone tells deleted pairs from test pairs, at every threshold; above the diagonal: remembered.
+
+    On the left both rates as they are; on the right on logarithmic axes, where it shows whether a few pairs are told
+    with near certainty. Original, Retrain and MultiDelete are named, others too where they are few.
+
+    Args:
+        models: Whose scores.
+        ids: Prefix of every id in the SVG, unique within the page.
+        width: Width in inches of 72 points.
+    """
+    few = len(models) <= MOST_NAMED // 2
+    dashes = {"original": (0, (1, 1.2)), "retrain": (0, (4, 2))}
+    narrow = width < 5
+    with style():
+        figure = Figure(figsize=(width, 7.0 if narrow else 3.7), layout="constrained")
+        panels: list[Axes] = list(figure.subplots(*((2, 1) if narrow else (1, 2))))
+        handles: dict[str, Artist] = {}
+        for axes, logarithmic in zip(panels, (False, True), strict=True):
+            ends = [FEWEST, 1.0] if logarithmic else [0.0, 1.0]
+            axes.plot(ends, ends, color=MUTED, linewidth=0.7, linestyle=(0, (1, 2)), zorder=GUIDE)
+            seen: dict[str, int] = {}
+            for model in models:
+                variant = seen[model.method] = seen.get(model.method, -1) + 1
+                false, true = rates(model)
+                reference_line = model.method in BASELINES
+                named = few or reference_line or model.method == "multidelete"
+                (line,) = axes.plot(
+                    *(np.maximum((false, true), FEWEST) if logarithmic else (false, true)),
+                    color=colour(model.method) if named else "#c6cad0",
+                    linewidth=1.5 if named else 0.8,
+                    linestyle=dashes.get(model.method) or VARIANTS[variant % len(VARIANTS)],
+                    drawstyle="steps-post",
+                    zorder=3 if named else 2,
+                )
+                handles.setdefault(model.label if named else "other methods", line)
+            if logarithmic:
+                axes.set_xscale("log")
+                axes.set_yscale("log")
+            axes.set_xlim(*ends)
+            axes.set_ylim(*ends)
+            axes.set_aspect("equal")
+            axes.grid(True)
+            axes.set_xlabel(f"share of {SUBSCRIPTED['test']} above the threshold")
+            axes.set_ylabel(f"share of {SUBSCRIPTED['forget']} above it")
+        legend(figure, handles, columns=2 if narrow else 4)
+    return to_svg(figure, ids, f"ROC curves of D_f against D_Test. {'; '.join(map(roc_note, models))}.")
+
+
+def rates(model: Scored) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """False and true positive rates of "this pair was deleted, for it scores high", from none to all."""
+    true = np.concatenate([np.ones(len(model.forget)), np.zeros(len(model.test))])
+    false_rate, true_rate, _ = roc_curve(true, np.concatenate([model.forget, model.test]))
+    return false_rate, true_rate
+
+
+def roc_note(model: Scored) -> str:
+    """The area under a model's curve, and its height where hardly a test pair is taken for a deleted one."""
+    false, true = rates(model)
+    height = float(true[np.searchsorted(false, AT, side="right") - 1])
+    area = forget_auc(model.forget, model.test)
+    return f"{model.label}: AUC {area:.1f}, {percent(height)} of D_f at {percent(AT)} of test"
+
+
+# --- costs ----------------------------------------------------------------------------------------
+
+
+def cost_bars(groups: Sequence[Group], *, ids: str, width: float = 6.6) -> str:
+    """The time each group took, part by part, with its share of Retrain's updates and the peak of memory."""
+    parts = {"update_seconds": "update", "prepare_seconds": "preparation", "evaluate_seconds": "evaluation"}
+    shown = [(n, g) for n, g in zip(labels(groups), groups, strict=True) if "update_seconds" in g.cost]
+    retrain = reference(groups, "retrain")
+    with style():
+        figure = Figure(figsize=(width, 0.62 + 0.4 * len(shown)), layout="constrained")
+        axes = figure.add_subplot()
+        longest = 0.0
+        for place, (name, group) in enumerate(shown):
+            ink, left = colour(group.method), 0.0
+            for key in parts:
+                seconds = group.cost[key].mean if key in group.cost else 0.0
+                axes.barh(
+                    place,
+                    seconds,
+                    0.36,
+                    left=left,
+                    facecolor={"update_seconds": ink, "prepare_seconds": "white"}.get(key, "#d0d4d9"),
+                    edgecolor=ink if key == "prepare_seconds" and seconds else "none",
+                    hatch="/////" if key == "prepare_seconds" else None,
+                    linewidth=0.8,
+                )
+                left += seconds
+            longest = max(longest, left)
+            axes.annotate(
+                name, (0, place), (0, 7), textcoords="offset points", va="bottom", color=INK, parse_math=False
+            )
+            axes.annotate(
+                duration(left), (left, place), (4, 0), textcoords="offset points", va="center", color=MUTED, fontsize=8
+            )
+            share = NONE if group is retrain else COLUMNS["of Retrain"](group, retrain)
+            more = [] if share == NONE else [f"{share} of Retrain"]
+            more += [f"{group.cost['peak_memory_mb'].mean:,.0f} MB"] if "peak_memory_mb" in group.cost else []
+            axes.annotate(
+                " · ".join(more),
+                (1, place),
+                (0, 7),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                ha="right",
+                va="bottom",
+                color=MUTED,
+                fontsize=8,
+            )
+        axes.set_ylim(len(shown) - 0.6, -0.85)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        size, unit = next((s, u) for s, u in ((3600, "h"), (60, "min"), (1, "s")) if longest >= 3 * s or s == 1)
+        ticks = list(MaxNLocator(5).tick_values(0, 1.16 * longest / size))
+        axes.set_xticks([size * tick for tick in ticks], [f"{tick:g} {unit}" for tick in ticks])
+        axes.set_xlim(0, 1.16 * longest or 1.0)
+        axes.grid(True, axis="x")
+    times = "; ".join(
+        f"{name}: "
+        + ", ".join(f"{part} {duration(group.cost[key].mean)}" for key, part in parts.items() if key in group.cost)
+        for name, group in shown
+    )
+    return to_svg(figure, ids, f"Time by method. {times}.")

@@ -1,0 +1,267 @@
+"""What each study asks, what it found in two or three sentences made from its numbers, and how it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from multidelete.report import study_figures
+from multidelete.report.study import AUC, GAP, SCORE, TEST_AUC, WEIGHTS, Found, Line, fitted
+from multidelete.report.tables import NONE, SYMBOLS, Spread, duration, percent, signed
+
+ATTACK = "attack_loss_auc"
+LINEAR = 0.9  # R² from which times are said to lie on a line
+
+
+@dataclass(frozen=True)
+class View:
+    """How a study is shown.
+
+    Args:
+        title: In a few words.
+        question: What it asks.
+        caption: How to read the figure.
+        figure: Draws it as SVG: of what, the prefix of its ids, the width in inches.
+        findings: The sentences.
+        facts: Numbers that were computed from the table, for ``study.json``.
+    """
+
+    title: str
+    question: str
+    caption: str
+    figure: Callable[[Found, str, float], str]
+    findings: Callable[[Found], Iterator[str]]
+    facts: Callable[[Found], Mapping[str, Any]] = lambda found: {}
+
+    def sentences(self, found: Found) -> list[str]:
+        """What was found; so far, where cells have not run."""
+        return list(self.findings(found)) or ["Too few cells have finished to say anything."]
+
+
+def _ablation(found: Found) -> Iterator[str]:
+    full = found.line("full")
+    if full is None:
+        return
+    yield f"Whole, it reaches {_pair(full)}{_beside(found, (SCORE, AUC))}."
+    for line in found.done:
+        if line is not full:
+            apart = " and ".join(_signed(_paired(line, full, key)) for key in (SCORE, AUC))
+            yield f"Without {line.label.removeprefix('− ')} it reaches {_pair(line)} ({apart})."
+
+
+def _scopes(found: Found) -> Iterator[str]:
+    whole, fusion = (next((line for line in found.done if line.variant.endswith(s)), None) for s in ("-all", "-fusion"))
+    if whole is None or fusion is None:
+        return
+    yield (
+        f"With all parameters it reaches {_pair(whole)}; with the fusion only {_pair(fusion)}"
+        f"{_beside(found, (SCORE, AUC))}."
+    )
+    all_seconds, seconds = (line.mean("update_seconds") for line in (whole, fusion))
+    if all_seconds and seconds:
+        yield (
+            f"The fusion only takes {percent(seconds / all_seconds)} of the update time of all parameters "
+            f"({duration(seconds)} of {duration(all_seconds)})."
+        )
+    for name, line in (("all parameters", whole), ("the fusion only", fusion)):
+        steps, values = study_figures.course(line, "forget_auc")
+        below = [int(steps[i]) for i in range(len(steps)) if values[:, i].mean() <= 50]
+        if below:
+            yield (
+                f"With {name} deleted pairs first score no higher than unseen ones at step {below[0]:,} "
+                f"of {int(steps[-1]):,}."
+            )
+
+
+def _sizes(found: Found) -> Iterator[str]:
+    fit, first, last = fitted(found), found.done[0], found.done[-1]
+    if fit is not None:
+        how = "grows as a line with" if fit.r_squared >= LINEAR else "does not grow as a line with"
+        yield (
+            f"Update time {how} the number of deleted units: {1000 * fit.slope:.3g} ms for each more, "
+            f"R² = {fit.r_squared:.3f} over {fit.n} cells."
+        )
+    retrain = found.retrain(last.units)
+    own, whole = last.mean("update_seconds"), retrain.mean("update_seconds") if retrain else None
+    if own and whole:
+        yield (
+            f"Deleting {last.units:,} units takes {percent(own / whole)} of Retrain's time "
+            f"({duration(own)} of {duration(whole)})."
+        )
+    if first is not last:
+        yield (
+            f"From {first.units:,} to {last.units:,} deleted units the test score goes from {first.said(SCORE)} to "
+            f"{last.said(SCORE)} and D_f vs test AUC from {first.said(TEST_AUC)} to {last.said(TEST_AUC)}"
+            f"{_beside(found, (SCORE, TEST_AUC), last.units)}."
+        )
+
+
+def _size_facts(found: Found) -> Mapping[str, Any]:
+    fit = fitted(found)
+    if fit is None:
+        return {}
+    return {"fit": {"seconds_per_unit": fit.slope, "seconds": fit.intercept, "r_squared": fit.r_squared, "n": fit.n}}
+
+
+def _sensitivity(found: Found) -> Iterator[str]:
+    swings: dict[str, dict[str, float]] = {SCORE: {}, AUC: {}}
+    for weight in WEIGHTS:
+        points = study_figures.weighted(found, weight)
+        if len(points) < 2:
+            continue
+        ranges = []
+        for key, of_weights in swings.items():
+            values = [value for value in (line.mean(key) for _, line in points) if value is not None]
+            of_weights[SYMBOLS[weight]] = max(values) - min(values)
+            ranges.append(f"between {signed(min(values))} and {signed(max(values))}")
+        yield (
+            f"With {points[0][0]:g} to {points[-1][0]:g} times its own {SYMBOLS[weight]} the test score lies "
+            f"{ranges[0]}, the D_f AUC {ranges[1]}."
+        )
+    if len(swings[SCORE]) > 1:
+        score, auc = (max(each, key=lambda weight: each[weight]) for each in swings.values())
+        yield (
+            f"The test score depends most on {score} ({swings[SCORE][score]:.1f} points), "
+            f"the D_f AUC on {auc} ({swings[AUC][auc]:.1f})."
+        )
+
+
+def _sequential(found: Found) -> Iterator[str]:
+    steps = [line for line in found.done if line.variant.startswith("step")]
+    at_once = found.line("at-once")
+    if not steps or at_once is None:
+        return
+    last = steps[-1]
+    yield (
+        f"After {len(steps)} requests one after another ({last.units:,} units) the test score is {last.said(SCORE)} "
+        f"and D_f vs test AUC {last.said(TEST_AUC)}; after all {at_once.units:,} at once {at_once.said(SCORE)} and "
+        f"{at_once.said(TEST_AUC)}{_beside(found, (SCORE, TEST_AUC))}."
+    )
+    if last.units == at_once.units:
+        score, auc = (_signed(_paired(last, at_once, key)) for key in (SCORE, TEST_AUC))
+        yield f"Against all at once, of the same seed, that is {score} in test score and {auc} in D_f vs test AUC."
+    times = [line.mean("update_seconds") or 0.0 for line in steps]
+    whole = at_once.mean("update_seconds")
+    if all(times) and whole:
+        yield f"Together the requests take {duration(sum(times))} of updates, all at once {duration(whole)}."
+
+
+def _stop(found: Found) -> Iterator[str]:
+    lowest, unseen = found.line("lowest"), found.line("unseen")
+    if lowest is None or unseen is None:
+        return
+    yield (
+        f"As low as possible, D_f vs test AUC ends at {lowest.said(TEST_AUC)}; stopped where deleted pairs look "
+        f"unseen, at {unseen.said(TEST_AUC)}{_beside(found, (TEST_AUC,))}."
+    )
+    if lowest.spread(ATTACK) and unseen.spread(ATTACK):
+        yield (
+            f"The loss attack tells deleted from test pairs with an AUC of {lowest.said(ATTACK)} and "
+            f"{unseen.said(ATTACK)}{_beside(found, (ATTACK,))}."
+        )
+    far, near = lowest.mean(GAP), unseen.mean(GAP)
+    if far is not None and near is not None:
+        yield (
+            f"The gap to Retrain is {lowest.said(GAP)} and {unseen.said(GAP)}: the second is "
+            f"{'nearer' if near < far else 'no nearer'}. The test score is {lowest.said(SCORE)} and "
+            f"{unseen.said(SCORE)}."
+        )
+    whole, taken = _last_step(lowest), _last_step(unseen)
+    if whole and taken:
+        yield f"It took {taken:,.0f} steps instead of {whole:,.0f}."
+
+
+def _last_step(line: Line) -> float:
+    """Mean number of steps that were taken."""
+    histories = [run.history().get(run.key(len(run.rows) - 1)) for run in line.runs]
+    steps = [max(max(curve) for curve in one.losses.values()) for one in histories if one and one.losses]
+    return sum(steps) / len(steps) if steps else 0.0
+
+
+# -- parts of sentences ---------------------------------------------------------------------------------------------
+
+
+def _beside(found: Found, keys: tuple[str, ...], units: int | None = None) -> str:
+    """Retrain's numbers in parentheses, where there are some."""
+    retrain = found.retrain(units)
+    if retrain is None or not all(retrain.spread(key) for key in keys):
+        return ""
+    return f" (Retrain: {' and '.join(retrain.said(key) for key in keys)})"
+
+
+def _pair(line: Line) -> str:
+    return f"a test score of {line.said(SCORE)} and a D_f AUC of {line.said(AUC)}"
+
+
+def _paired(line: Line, other: Line, key: str) -> Spread | None:
+    """The difference of two variants over the seeds that both have."""
+    values = [
+        {row["seed"]: float(row["metrics"][key]) for row in each.group.rows if key in row["metrics"]}
+        for each in (line, other)
+    ]
+    common = sorted(values[0].keys() & values[1].keys())
+    return Spread.of([values[0][seed] - values[1][seed] for seed in common]) if common else None
+
+
+def _signed(spread: Spread | None) -> str:
+    if spread is None:
+        return NONE
+    return signed(spread.mean, plus=True) + ("" if spread.sd is None else f" ± {spread.sd:.1f}")
+
+
+VIEWS: dict[str, View] = {
+    "ablation": View(
+        "Each term of the loss left out",
+        "What does each term of MultiDelete's loss do? MD takes deleted pairs apart, MKR keeps what the model makes of "
+        "kept pairs, UKR what it makes of each half alone.",
+        "A point for each variant, with one standard deviation over seeds. A higher test score is better, and a lower "
+        "D_f AUC, down to that of Retrain.",
+        partial(study_figures.dots, (SCORE, AUC)),
+        _ablation,
+    ),
+    "scopes": View(
+        "All parameters, or the fusion only",
+        "How do test score and forgetting develop when all parameters may move, and when only the fusion may?",
+        "What the validation split said of the checkpoints: mean over seeds, in a band of one standard deviation. "
+        "Original and Retrain stand where they ended; their D_f AUC is against test pairs.",
+        study_figures.courses,
+        _scopes,
+    ),
+    "sizes": View(
+        "From few to many deleted units",
+        "How do quality and time change with the number of deleted units?",
+        "A point for each size, with one standard deviation over seeds; the line is the least-squares fit over all "
+        "cells. Update time is the time of parameter updates alone.",
+        study_figures.by_size,
+        _sizes,
+        _size_facts,
+    ),
+    "sensitivity": View(
+        "How much the weights matter",
+        "How do test score and forgetting change when the weight of one term is changed and the others stay?",
+        "Each line changes one weight, from a quarter of its own to four times that, with one standard deviation over "
+        "seeds.",
+        study_figures.by_weight,
+        _sensitivity,
+    ),
+    "sequential": View(
+        "One request after another, or all at once",
+        "What becomes of a model that is asked to forget again and again, each time starting from where the last "
+        "request left it?",
+        "After each request all pairs that were deleted so far are judged. Beside the last one stand the same deletion "
+        "at once, and Retrain.",
+        study_figures.by_request,
+        _sequential,
+    ),
+    "stop": View(
+        "As low as possible, or until they look unseen",
+        "When should unlearning end: where deleted pairs score as low as they can, or where they cannot be told from "
+        "pairs that were never seen?",
+        "A point for each rule, with one standard deviation over seeds. A D_f vs test AUC far below Retrain's tells "
+        "deleted pairs as surely as one far above.",
+        partial(study_figures.dots, (SCORE, TEST_AUC, GAP)),
+        _stop,
+    ),
+}

@@ -1,0 +1,201 @@
+"""Writes a study: what was found in two or three sentences, one figure, the table, and the numbers as CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from multidelete.data.files import write_file
+from multidelete.report.bench import sets
+from multidelete.report.findings import VIEWS
+from multidelete.report.study import ORIGINAL, Found, Line
+from multidelete.report.tables import COLUMNS, as_text
+
+WIDE, NARROW = 7.4, 4.0  # inches of 72 points
+
+# Columns beside those of every table, where the rows have them.
+MORE = {
+    "Loss attack AUC (≈ Retrain)": "attack_loss_auc",
+    "MI ratio ↑": "mi_ratio",
+    "MI ratio of D_r": "mi_ratio_retain",
+}
+
+
+def write_study(found: Found, out: Path) -> list[Path]:
+    """Write the page, the figure alone, and the numbers as CSV and JSON."""
+    out.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "study.json": to_json(found),
+        "study.csv": to_csv(found),
+        "study.html": to_html(found),
+        "figure.svg": VIEWS[found.name].figure(found, "figure", WIDE) + "\n",
+    }
+    for name, text in texts.items():
+        write_file(out / name, text)
+    return [out / name for name in texts]
+
+
+# -- the table ------------------------------------------------------------------------------------------------------
+
+
+def headings(found: Found) -> list[str]:
+    """The headings that go with :func:`table`."""
+    return ["Variant", "Deleted", "n", *COLUMNS, *(title for title, key in MORE.items() if _measured(found, key))]
+
+
+def table(found: Found) -> list[list[str]]:
+    """A line for each reference and variant: its label, how many units were deleted, how many seeds, its numbers."""
+    lines = []
+    for line in _shown(found):
+        retrain = found.retrain(line.units)
+        group = retrain.group if retrain else None
+        cells = [column(line.group, group) for column in COLUMNS.values()]
+        cells += [line.said(key) for key in MORE.values() if _measured(found, key)]
+        lines.append([line.label, f"{line.units:,}", str(len(line.group.seeds)), *cells])
+    return lines
+
+
+def _shown(found: Found) -> list[Line]:
+    """References and variants; not Original, where there are several sizes of which it knows nothing."""
+    originals = [line for line in found.references if line.variant == ORIGINAL]
+    left_out = originals if len(originals) > 1 else []
+    return [line for line in (*found.references, *found.lines) if line not in left_out]
+
+
+def _measured(found: Found, key: str) -> bool:
+    return any(line.spread(key) for line in found.done)
+
+
+def to_text(found: Found, width: int = 160) -> str:
+    """The study for a terminal: what it asks, the table, what was found."""
+    drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    for index, heading in enumerate(headings(found)):
+        drawn.add_column(heading, justify="right" if index else "left", no_wrap=not index)
+    for line in table(found):
+        drawn.add_row(*map(Text, line))
+    text = "\n".join(line.rstrip() for line in as_text(drawn, width).splitlines())
+    view = VIEWS[found.name]
+    return "\n".join([view.title, view.question, "", text, "", *view.sentences(found), *found.notes, ""])
+
+
+def to_csv(found: Found) -> str:
+    """The study as CSV: every metric and cost as ``_mean``, ``_sd`` (empty for one seed) and ``_n``."""
+    lines = _shown(found)
+    keys = list(dict.fromkeys(key for line in lines for key in (*line.group.metrics, *line.group.cost)))
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    numbered = [f"{key}_{part}" for key in keys for part in ("mean", "sd", "n")]
+    writer.writerow(["variant", "label", "forget_units", "settings", "seeds", *numbered])
+    for line in lines:
+        settings = json.dumps(line.group.first["settings"], sort_keys=True)
+        values: list[Any] = [line.variant, line.label, line.units, settings, " ".join(map(str, line.group.seeds))]
+        for spread in map(line.spread, keys):
+            values += ["", "", 0] if spread is None else [spread.mean, "" if spread.sd is None else spread.sd, spread.n]
+        writer.writerow(values)
+    return file.getvalue()
+
+
+def to_json(found: Found) -> str:
+    """The study as JSON: its rows, and what was computed from them."""
+    view = VIEWS[found.name]
+    content = {
+        "schema": 1,
+        "study": found.name,
+        "question": view.question,
+        "findings": list(view.sentences(found)),
+        "facts": view.facts(found),
+        "variants": [
+            {"variant": line.variant, "label": line.label, "rows": [row for row in line.group.rows if row["metrics"]]}
+            for line in _shown(found)
+        ],
+        "notes": found.notes,
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_html(found: Found) -> str:
+    """The study as a page of its own, which needs no network, no script and no other file."""
+    view = VIEWS[found.name]
+    row = found.done[0].group.first
+    seeds = sorted({seed for line in found.lines for seed in line.group.seeds})
+    body = Markup("").join(
+        Markup("<tr><th scope='row'>{}</th>{}</tr>\n").format(
+            line[0], Markup("").join(Markup("<td>{}</td>").format(each) for each in line[1:])
+        )
+        for line in table(found)
+    )
+    return _PAGE.format(
+        title=view.title,
+        question=sets(view.question),
+        about=f"Study · {row['task']} · {row['data']} · {row['model']} · seeds {', '.join(map(str, seeds))}",
+        findings=Markup("").join(Markup("<p>{}</p>\n").format(sets(each)) for each in view.sentences(found)),
+        wide=Markup(view.figure(found, "wide", WIDE)),
+        narrow=Markup(view.figure(found, "narrow", NARROW)),
+        caption=sets(view.caption),
+        head=Markup("").join(Markup("<th scope='col'>{}</th>").format(sets(each)) for each in headings(found)),
+        body=body,
+        notes=Markup("").join(Markup("<p class='small'>{}</p>\n").format(sets(note)) for note in found.notes),
+    )
+
+
+_PAGE = Markup("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<link rel="icon" href="data:,">
+<style>
+:root {{ color-scheme: light dark; --muted: #5c6167; --line: #dfe1e4; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --muted: #a2a8af; --line: #34383d; }} }}
+* {{ box-sizing: border-box; }}
+body {{ font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; margin: 0; }}
+main {{ max-width: 1080px; margin: 0 auto; padding: 2rem 1.1rem 3rem; }}
+h1 {{ font-size: clamp(1.4rem, 1.05rem + 1.9vw, 2.1rem); line-height: 1.25; margin: .35rem 0 .6rem; }}
+h2 {{ font-size: 1.2rem; margin: 2rem 0 .6rem; }}
+p {{ margin: .5rem 0; max-width: 44rem; }}
+sub {{ font-size: .72em; line-height: 0; }}
+.small {{ color: var(--muted); font-size: .875rem; }}
+figure {{ margin: 1.5rem 0; }}
+.plate {{ background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: .6rem; }}
+.plate svg {{ display: block; width: 100%; height: auto; }}
+.narrow {{ display: none; }}
+@media (max-width: 620px) {{ .wide {{ display: none; }} .narrow {{ display: block; }} }}
+.scroll {{ overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }}
+table {{ border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .4rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }}
+td, tbody th {{ white-space: nowrap; }}
+thead th {{ vertical-align: bottom; min-width: 4.5rem; }}
+th:first-child {{ text-align: left; }}
+tbody tr:last-child > * {{ border-bottom: 0; }}
+</style>
+</head>
+<body>
+<main>
+<p class="small">{about}</p>
+<h1>{title}</h1>
+<p>{question}</p>
+<h2>What was found</h2>
+{findings}<figure>
+<div class="plate"><div class="wide">{wide}</div><div class="narrow">{narrow}</div></div>
+<figcaption><p class="small">{caption}</p></figcaption>
+</figure>
+<h2>The numbers</h2>
+<div class="scroll" tabindex="0" role="region" aria-label="Table of all variants"><table>
+<thead><tr>{head}</tr></thead>
+<tbody>
+{body}</tbody>
+</table></div>
+<p class="small">Mean ± standard deviation over n seeds, in points from 0 to 100.</p>
+{notes}</main>
+</body>
+</html>
+""")

@@ -1,0 +1,197 @@
+"""Reads the folder of a study: its variants, each with its rows over seeds, and the references beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from scipy.stats import linregress
+
+from multidelete.errors import InputError
+from multidelete.metrics.forgetting import GAP_METRICS, gap_to_retrain
+from multidelete.report.bench import CELLS, FAILED_FILE, GRID_FILE, read_json, study_of
+from multidelete.report.runs import Row, Run
+from multidelete.report.tables import NONE, SYMBOLS, Group, Spread, label
+
+WEIGHTS = ("alpha", "beta", "gamma")
+ORIGINAL, RETRAIN = "original", "retrain-all"
+SCORE, AUC, TEST_AUC, GAP = "test_score", "forget_auc", "forget_test_auc", "gap_to_retrain"
+LABELS = {
+    ORIGINAL: "Original",
+    RETRAIN: "Retrain",
+    "full": "Full",
+    "without-md": "− MD",
+    "without-ukr": "− UKR",
+    "without-mkr": "− MKR",
+    "as-it-is": "As it is",
+    "at-once": "All at once",
+    "lowest": "As low as possible",
+    "unseen": "Until they look unseen",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One variant at one size: a line of the table.
+
+    Args:
+        variant: Its name in the grid.
+        label: Its name for readers.
+        group: Its rows, one for each seed.
+        runs: The runs that they stand in, as the last row of each.
+    """
+
+    variant: str
+    label: str
+    group: Group
+    runs: tuple[Run, ...] = ()
+
+    @property
+    def units(self) -> int:
+        """How many units were deleted."""
+        return int(self.group.first["forget_units"])
+
+    def mean(self, key: str) -> float | None:
+        """Mean of a metric or a cost over seeds."""
+        spread = self.spread(key)
+        return None if spread is None else spread.mean
+
+    def spread(self, key: str) -> Spread | None:
+        """A metric or a cost over seeds."""
+        return self.group.metrics.get(key) or self.group.cost.get(key)
+
+    def said(self, key: str) -> str:
+        """A metric as text."""
+        return str(self.spread(key) or NONE)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a study found so far.
+
+    Args:
+        name: Of the study.
+        lines: The variants, in the order of the grid.
+        references: Original, and Retrain for each size.
+        notes: What failed and what has not run.
+    """
+
+    name: str
+    lines: tuple[Line, ...]
+    references: tuple[Line, ...]
+    notes: tuple[str, ...]
+
+    def line(self, variant: str) -> Line | None:
+        """The line of a variant, if a cell of it has finished."""
+        return next((line for line in self.lines if line.variant == variant and line.group.seeds), None)
+
+    def retrain(self, units: int | None = None) -> Line | None:
+        """Retrain without so many units; the last one where no number is given."""
+        found = [line for line in self.references if line.variant == RETRAIN and units in (None, line.units)]
+        return found[-1] if found else None
+
+    @property
+    def done(self) -> list[Line]:
+        """The variants that have finished with at least one seed."""
+        return [line for line in self.lines if line.group.seeds]
+
+
+def read_study(folder: Path) -> Found:
+    """The study in a folder.
+
+    Raises:
+        InputError: It holds none, or none of its cells has finished.
+    """
+    name = study_of(folder)
+    if name is None:
+        raise InputError(f"{folder} holds no study")
+    content = read_json(folder / GRID_FILE)
+    failed = read_json(folder / FAILED_FILE) if (folder / FAILED_FILE).is_file() else {}
+    rows: dict[tuple[str, int], dict[int, Row]] = {}  # by variant and size, by seed
+    runs: dict[tuple[str, int], list[Run]] = {}
+    waiting = 0
+    for cell in content["cells"]:
+        units, seed = int(cell["row"]["forget_units"]), int(cell["row"]["seed"])
+        key = (str(cell["variant"]), units)
+        place = folder / CELLS / cell["name"]
+        if (place / "results.json").is_file():
+            run = Run.load(place)
+            rows.setdefault(key, {})[seed] = {**run.rows[-1], "forget_units": units}
+            runs.setdefault(key, []).append(run)
+            if not key[0].startswith("step"):  # a later step starts from the model of the one before
+                rows.setdefault((ORIGINAL, units), {})[seed] = {**run.rows[0], "forget_units": units}
+        else:
+            waiting += cell["name"] not in failed
+            rows.setdefault(key, {})[seed] = {**cell["row"], "metrics": {}, "cost": {}}
+    notes = [*content["notes"], *(f"failed: {cell}: {reason}" for cell, reason in failed.items())]
+    if waiting:
+        notes.append(f"{waiting} of {len(content['cells'])} cells in {folder} have not run")
+    if not runs:
+        raise InputError("\n".join([*notes, "no cell of this study has finished: there is nothing to show"]))
+    lines = []
+    for (variant, units), of_seed in rows.items():
+        retrain = rows.get((RETRAIN, units), {})
+        found = [_with_gap(row, retrain.get(seed)) for seed, row in sorted(of_seed.items())]
+        group = Group.of(found)
+        lines.append(Line(variant, _label(name, variant, group), group, tuple(runs.get((variant, units), ()))))
+    return Found(
+        name,
+        tuple(line for line in lines if line.variant not in (ORIGINAL, RETRAIN)),
+        tuple(line for variant in (ORIGINAL, RETRAIN) for line in lines if line.variant == variant),
+        tuple(notes),
+    )
+
+
+def _with_gap(row: Row, retrain: Row | None) -> Row:
+    """The row with its distance to Retrain, where it was judged in a run that has none."""
+    if (
+        retrain is None
+        or GAP in row["metrics"]
+        or not set(GAP_METRICS) <= row["metrics"].keys() & retrain["metrics"].keys()
+    ):
+        return row
+    return {**row, "metrics": {**row["metrics"], GAP: gap_to_retrain(row["metrics"], retrain["metrics"])}}
+
+
+def _label(study: str, variant: str, group: Group) -> str:
+    """The name of a variant for readers."""
+    if variant in LABELS:
+        return LABELS[variant]
+    name, _, value = variant.partition("-")
+    if name in WEIGHTS:
+        return f"{SYMBOLS[name]} = {value}"
+    if name.startswith("step"):
+        return f"Request {name.removeprefix('step')}"
+    scopes = {"all": "All parameters", "fusion": "Fusion only"} if study == "scopes" else {}
+    return scopes.get(group.first["scope"]) or label(group.first, [group.first])
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A line through the update times.
+
+    Args:
+        slope: Seconds that one more deleted unit takes.
+        intercept: Seconds of none.
+        r_squared: Share of the variance of the times that the line explains.
+        n: Cells that it was fitted to.
+    """
+
+    slope: float
+    intercept: float
+    r_squared: float
+    n: int
+
+
+def fitted(found: Found) -> Fit | None:
+    """Update time against size, least squares over all cells; None of fewer than three, or of one size."""
+    points = [
+        (line.units, float(row["cost"]["update_seconds"]))
+        for line in found.done
+        for row in line.group.rows
+        if "update_seconds" in row["cost"]
+    ]
+    if len(points) < 3 or len({units for units, _ in points}) < 2:
+        return None
+    line = linregress(*zip(*points, strict=True))
+    return Fit(float(line.slope), float(line.intercept), float(line.rvalue) ** 2, len(points))
