@@ -164,10 +164,10 @@ def grid(
     for size, size_words in _sizes(recipe).items():
         for seed in recipe.bench.seeds:
             requests: dict[str, Request] = {}
-            for variant, (method, more, follows) in ((key, vars(each).values()) for key, each in variants.items()):
-                name = f"{variant}-{size}-seed{seed}"
-                words = (*common, *size_words, f"seed={seed}", *_method_words(method, recipe), *more)
-                before = f"{follows}-{size}-seed{seed}" if follows else None
+            for key, variant in variants.items():
+                method, name = variant.method, f"{key}-{size}-seed{seed}"
+                words = (*common, *size_words, f"seed={seed}", *_method_words(method, recipe), *variant.words)
+                before = f"{variant.follows}-{size}-seed{seed}" if variant.follows else None
                 if before:
                     # A recipe without a task takes it from the model that is brought, which is not there yet.
                     words += (f"original={out / CELLS / before / 'model'}", f"task.name={recipe.task.name}")
@@ -176,9 +176,11 @@ def grid(
                 part = str(of_cell.forget.part)
                 seeds = of_cell.seeds()
                 shared = (seeds["train"], seeds["forget"], size)  # what an original and its Retrain depend on
-                if variant == RETRAIN and shared in leaders:
+                if key == RETRAIN and shared in leaders:
                     continue
-                request = requests.get(part) or requests.setdefault(part, of_cell.request(corpus))
+                if part not in requests:
+                    requests[part] = of_cell.request(corpus)
+                request = requests[part]
                 # Copies that are drawn together can make D_f of one seed larger by some: the size that was asked.
                 asked = units.setdefault((size, part), len(request.whole().forget))
                 check_splits(request, of_cell.methods())
@@ -206,7 +208,7 @@ def grid(
                         str(out / CELLS / name),
                         before or leaders.get(shared, original),
                         row | {"settings": method.model_dump(mode="json", exclude={"scope"})},
-                        variant,
+                        key,
                     )
                 )
                 leaders.setdefault(shared, name)
