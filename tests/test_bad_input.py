@@ -28,6 +28,7 @@ precision = "fp32"
 data = {reader = "scenes", train = 40, valid = 12, test = 12, size = 24}
 forget = {count = 3}
 train = {epochs = 1, batch_size = 32}
+evidence = {shadow = false}
 
 [model]
 name = "albef"

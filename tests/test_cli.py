@@ -194,6 +194,7 @@ def test_results_have_the_keys_of_the_design(finished: Path) -> None:
         assert {
             *("test_score", "i2t_mean_recall", "t2i_mean_recall", "valid_score", "retain_score", "forget_score"),
             *("forget_auc", "forget_test_auc", "gap_to_retrain", "probe_vision", "probe_text"),
+            *("mi_ratio", "mi_ratio_retain", "attack_loss_auc", "attack_svc_auc"),
         } <= set(row["metrics"])
         assert set(row["cost"]) == {"prepare_seconds", "update_seconds", "evaluate_seconds", "peak_memory_mb"}
         assert all(np.isfinite(value) for value in [*row["metrics"].values(), *row["cost"].values()])
@@ -217,7 +218,7 @@ def test_what_lies_beside_the_results(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]+"', "", page) or "src=" not in page
     keys = ["00-original-all", "01-retrain-all", "02-multidelete-fusion"]
-    assert sorted(path.name for path in (finished / "predictions").iterdir()) == keys
+    assert sorted(path.name for path in (finished / "predictions").iterdir()) == [*keys, "shadow"]
     for key in keys:
         splits = {path.stem: dict(np.load(path)) for path in (finished / "predictions" / key).glob("*.npz")}
         assert set(splits) == {"forget", "retain", "valid", "test"}
@@ -238,7 +239,7 @@ def test_evaluate_prints_and_only_reads(ground: Path, finished: Path, terminal: 
         ended = terminal(f"evaluate {folder} --data photos --forget ids.txt --precision fp32")
         assert ended.code == 0
         printed = dict(re.findall(r"(\w+) +│ +(-?[\d.]+) ", ended.out))
-        beside = ("gap_to_retrain", "probe_")  # which need other models too
+        beside = ("gap_to_retrain", "probe_", "attack_", "mi_")  # which need other models too
         expected = {name: value for name, value in row["metrics"].items() if not name.startswith(beside)}
         assert printed == {name: f"{value:.2f}" for name, value in expected.items()}
     without = terminal("evaluate model --data photos --set rerank=4 --precision fp32").out
@@ -351,7 +352,7 @@ def test_every_recipe_loads_and_says_how_it_is_run(path: Path) -> None:
 
 DEMO = (
     "demo data.train=40 data.valid=12 data.test=12 forget.count=3 train.epochs=0.2 method.epochs=1 "
-    "method.min_steps=2 method.evaluations=0 retrain=false compare=[] --out out"
+    "method.min_steps=2 method.evaluations=0 retrain=false evidence.shadow=false compare=[] --out out"
 )
 
 

@@ -246,6 +246,34 @@ def test_the_terminal_table_holds_the_numbers_of_each_row(run: Path) -> None:
     assert "…" not in text
 
 
+def test_attacks_have_columns_where_there_were_any(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / str(seed), seed=seed, parts="") for seed in (0, 1)]
+    headings = {"MI ratio D_f ↑ / D_r", "Attack AUC"}
+    assert not headings & set(tables.headings(tables.summary([Run.load(folders[0])])))
+    for seed, folder in enumerate(folders):
+        results = json.loads((folder / "results.json").read_text())
+        for row, low in ((results["rows"][4], 20.0), (results["rows"][1], 48.0)):
+            row["metrics"] |= {"attack_loss_auc": low, "attack_svc_auc": 53.0, "attack_svc_auc_low": 1.0}
+        results["rows"][4]["metrics"] |= {"mi_ratio": 1.27 + 0.02 * seed, "mi_ratio_retain": 1.0}
+        (folder / "results.json").write_text(json.dumps(results))
+    alone = Run.load(folders[0])
+    groups = tables.summary([alone])
+    lines = [dict(zip(tables.headings(groups), line, strict=True)) for line in tables.cells(groups)]
+    assert [line["MI ratio D_f ↑ / D_r"] for line in lines[:5]] == ["–", "–", "–", "–", "1.27 / 1.00"]
+    assert [line["Attack AUC"] for line in lines[:5]] == ["–", "53.0", "–", "–", "20.0"]  # farthest from chance
+    console = Console(file=io.StringIO(), width=80)
+    console.print(tables.rows_table(alone))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "membership attacks" in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert "…" not in text
+    both = tables.summary(Run.load_all(folders))
+    assert "| 1.28 ± 0.01 / 1.00 ± 0.00 | 20.0 ± 0.0 |" in tables.to_markdown(both)
+    words = words_of(page_of(*folders))
+    assert "MI ratio Df ↑ / Dr" in words
+    assert "and the AUC of the membership attack farthest from chance should be where Retrain is" in words
+
+
 def test_several_seeds_become_mean_and_deviation(tmp_path: Path) -> None:
     runs = [Run.load(make_run(tmp_path / str(s), seed=s, shift=2.0 * (s - 1), parts="")) for s in (0, 1, 2)]
     groups = tables.summary(runs)

@@ -115,9 +115,40 @@ def test_predictions_are_those_of_the_slow_twin(model: Model, uneven: Corpus) ->
         texts = sum(len(uneven.units[unit].texts) for unit in units)
         shapes = {name: values.shape for name, values in predictions[split].items()}
         assert shapes == {
-            **dict.fromkeys(("unit", "text", "score", "cosine", "t2i_rank"), (texts,)),
+            **dict.fromkeys(("unit", "text", "score", "cosine", "i2t_loss", "t2i_loss", "t2i_rank"), (texts,)),
             **dict.fromkeys(("ranked_unit", "i2t_rank"), (len(units),)),
         }
+
+
+@torch.no_grad()
+def test_rank_losses_are_those_of_a_slow_twin(model: Model, uneven: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multidelete.tasks.retrieval.CANDIDATES", 5)
+    request, inputs = request_of(uneven), PairInputs.of(uneven, model)
+    predictions = Retrieval(probed=0).predict(model, inputs, request, tiny.engine())
+    alone = Retrieval().pairs_alone().predict(model, inputs, request, tiny.engine())
+
+    def embeddings(modality: str) -> list[torch.Tensor]:
+        rows = [inputs.sources[modality].take(np.array([row])) for row in range(inputs.count(modality))]
+        scale = model.contrastive_scale() ** 0.5
+        return [scale * model.embedding(modality, model.encode_one(modality, row))[0] for row in rows]
+
+    images, words = embeddings("vision"), embeddings("text")
+    for split, units in (("forget", request.forget), ("test", request.test), ("valid", request.valid)):
+        rows = [row for unit in units for row in range(len(uneven.texts)) if uneven.text_units[row] == unit]
+        for place, row in enumerate(rows):
+            unit = int(uneven.text_units[row])
+            image, text = images[unit], words[row]
+            wrong = [each for each in request.valid[:5] if each != unit]
+            texts = [each for each in range(len(uneven.texts)) if uneven.text_units[each] in wrong]
+            i2t = torch.stack([image @ text, *(image @ words[each] for each in texts)])
+            t2i = torch.stack([image @ text, *(text @ images[each] for each in wrong)])
+            for name, similar in (("i2t_loss", i2t), ("t2i_loss", t2i)):
+                expected = -similar.log_softmax(0)[0].item()
+                assert predictions[split][name][place] == pytest.approx(expected, abs=1e-3)
+    for split, arrays in predictions.items():
+        assert set(arrays) - set(alone[split]) == {"ranked_unit", "i2t_rank", "t2i_rank"}
+        for name, values in alone[split].items():
+            assert (values == arrays[name]).all()
 
 
 @pytest.mark.parametrize("k", [1, 3, 8, 12])

@@ -96,6 +96,23 @@ class BenchSettings(BaseModel):
         return self
 
 
+class EvidenceSettings(BaseModel):
+    """What membership attacks have to go by beside the models of a run.
+
+    Args:
+        shadow: Whether a model is trained like the original on half of its units, from which attackers learn.
+        references: Models trained on half of the units for LiRA and RMIA, in complementary pairs; each takes about half
+            as long as the original.
+        resamples: Bootstrap samples behind each interval.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shadow: bool = True
+    references: int = Field(default=0, ge=0, multiple_of=2, strict=True)
+    resamples: int = Field(default=1000, ge=100, strict=True)
+
+
 class Recipe(BaseModel):
     """One run, validated.
 
@@ -115,6 +132,7 @@ class Recipe(BaseModel):
         train_seed: Seed of initial weights and training, of the original and of Retrain; ``seed`` by default.
         method_seed: Seed of unlearning; ``seed`` by default. That of the deletion set is ``forget.seed``.
         precision: See :class:`Engine`.
+        evidence: What membership attacks go by.
         bench: The grid of ``multidelete bench``, of which this run may be a cell.
     """
 
@@ -132,6 +150,7 @@ class Recipe(BaseModel):
     retrain: bool
     seed: int
     precision: Literal["auto", "fp32", "bf16"]
+    evidence: EvidenceSettings = EvidenceSettings()
     bench: BenchSettings = BenchSettings()
     train_seed: int | None = None
     method_seed: int | None = None
@@ -214,6 +233,7 @@ def as_values(recipe: Recipe) -> dict[str, Any]:
         "train_seed": recipe.train_seed,
         "method_seed": recipe.method_seed,
         "precision": recipe.precision,
+        "evidence": recipe.evidence.model_dump(mode="json"),
     }
     return {key: value for key, value in named.items() if value is not None}
 
@@ -303,6 +323,7 @@ class _Checker:
             "train_seed": self.scalar(values, "train_seed", int, None),
             "method_seed": self.scalar(values, "method_seed", int, None),
             "precision": values.get("precision", "auto"),
+            "evidence": self.section(EvidenceSettings, values.get("evidence", {}), "evidence"),
             "bench": self.bench(values.get("bench", {})),
         }
         if fields["precision"] not in ("auto", "fp32", "bf16"):

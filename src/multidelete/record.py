@@ -88,18 +88,21 @@ class RunFolder:
 
     def add(self, key: str, row: dict[str, Any], predictions: Predictions, history: Iterable[dict[str, Any]]) -> None:
         """Keep a finished row; its own file comes last, so that a row is there with all that belongs to it."""
-        with write_atomically(self.path / "predictions" / key) as part:
-            for split, arrays in predictions.items():
-                np.savez_compressed(part / f"{split}.npz", **arrays)  # type: ignore[arg-type]
+        self.keep(key, predictions)
         lines = "".join(json.dumps({"row": key, **line}) + "\n" for line in history)
         write_file(self.path / "work" / f"{key}.history.jsonl", lines)
         write_file(self.path / "work" / f"{key}.json", json.dumps(row))
         shutil.rmtree(self.work(key), ignore_errors=True)
 
+    def keep(self, key: str, predictions: Predictions) -> None:
+        """Keep the predictions of a row, or of a model that the metrics of rows depend on."""
+        with write_atomically(self.path / "predictions" / key) as part:
+            for split, arrays in predictions.items():
+                np.savez_compressed(part / f"{split}.npz", **arrays)  # type: ignore[arg-type]
+
     def predictions(self, key: str) -> Predictions:
-        """Stored predictions of a row."""
-        folder = self.path / "predictions" / key
-        return {path.stem: dict(np.load(path, allow_pickle=False)) for path in sorted(folder.glob("*.npz"))}
+        """Stored predictions by the key of a row or by the name of a model; empty where there are none."""
+        return read_predictions(self.path / "predictions" / key)
 
     def finish(self, keys: list[str], rows: list[dict[str, Any]], provenance: dict[str, Any]) -> None:
         """Write history and results; the rows' own files stay, so that a finished run can be asked for again."""
@@ -107,6 +110,11 @@ class RunFolder:
         write_file(self.path / "history.jsonl", history)
         results = {"schema": SCHEMA, "rows": rows, "provenance": provenance}
         write_file(self.path / RESULTS_FILE, json.dumps(results, indent=2, allow_nan=False) + "\n")
+
+
+def read_predictions(folder: Path) -> Predictions:
+    """Predictions as they lie in a folder, one file for each split; empty where there is none."""
+    return {path.stem: dict(np.load(path, allow_pickle=False)) for path in sorted(folder.glob("*.npz"))}
 
 
 def row_key(index: int, method: str, scope: str) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from multidelete.data.requests import Request
 from multidelete.data.streams import PairInputs
 from multidelete.engine import Engine
 from multidelete.errors import InputError
+from multidelete.evidence import find_or_make, halves_of, metrics_of
 from multidelete.methods import Method, Unlearned, UnlearningData
 from multidelete.metrics.cost import peak_memory_mb, reset_peak_memory
 from multidelete.metrics.forgetting import gap_to_retrain
@@ -29,6 +31,7 @@ from multidelete.store import (
     no_training,
     save_model,
 )
+from multidelete.tasks import Predictions
 
 
 def run(
@@ -59,6 +62,8 @@ def run(
     request = recipe.request(corpus)
     judged = request.whole()
     check_splits(request, recipe.methods())
+    seeds = recipe.seeds()
+    halves = halves_of(corpus, recipe.evidence, seeds["train"])
     known = identity(recipe, request)
     check_same(out, known)
     original = find_or_train_original(recipe, corpus, engine)
@@ -66,8 +71,18 @@ def run(
     training = original.training or no_training(recipe)
     inputs = PairInputs.of(corpus, original.model)
     folder = RunFolder(out, {**known, "original_hash": original.hash}, resume=resume)
-    seeds = recipe.seeds()
+    data = UnlearningData(
+        request,
+        inputs,
+        recipe.task,
+        training.settings,
+        seeds["train"],
+        initial_seed=training.seed,
+        start=training.start,
+    )
+    references = find_or_make(halves, original, data, engine, folder)
 
+    before: Predictions = {}
     rows: list[dict[str, Any]] = []
     keys: list[str] = []
     for index, method in enumerate([None, *recipe.methods()]):
@@ -79,17 +94,9 @@ def run(
             if method is None:
                 made = Unlearned(original.model, original.history, 0.0, engine.encoded_inputs(original.model, inputs))
             else:
-                data = UnlearningData(
-                    request,
-                    inputs,
-                    recipe.task,
-                    training.settings,
-                    seeds["train" if method.stored else "method"],  # what is stored is trained as the original was
-                    folder.work(key),
-                    training.seed,
-                    training.start,
-                )
-                made = find_or_unlearn(method, original, data, engine)
+                # What is stored is trained as the original was.
+                seed = seeds["train" if method.stored else "method"]
+                made = find_or_unlearn(method, original, replace(data, seed=seed, folder=folder.work(key)), engine)
             if method is None or method.stored:  # many runs have this model in common
                 reads = "" if method is None else f"{name} {method.model_dump_json()}"
                 predictions, seconds = find_or_predict(made, reads, recipe.task, judged, engine)
@@ -97,8 +104,10 @@ def run(
                 began = time.perf_counter()
                 predictions = recipe.task.predict(made.model, made.inputs, judged, engine)
                 seconds = time.perf_counter() - began
-            before = predictions if method is None else folder.predictions(keys[0])
-            metrics = recipe.task.metrics_beside(predictions, before)
+            memory = peak_memory_mb(engine.device)
+            metrics = metrics_of(
+                recipe.task, predictions, before or predictions, references, recipe.evidence, recipe.seed
+            )
             check_finite(metrics, f"{name} ({scope})")
             row = {
                 "task": recipe.task.name,
@@ -115,7 +124,7 @@ def run(
                     "prepare_seconds": made.prepare_seconds,
                     "update_seconds": made.history.update_seconds,
                     "evaluate_seconds": made.history.selection_seconds + seconds,
-                    "peak_memory_mb": peak_memory_mb(engine.device),
+                    "peak_memory_mb": memory,
                 },
             }
             if method is recipe.method:
@@ -123,6 +132,7 @@ def run(
             folder.add(key, row, predictions, made.history.lines)
         else:
             engine.progress.say(f"{name} ({scope}): finished before, not run again")
+        before = before or folder.predictions(key)  # the original's, which is the first
         rows.append(row)
         keys.append(key)
 

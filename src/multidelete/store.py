@@ -24,6 +24,7 @@ from multidelete.errors import InputError
 from multidelete.methods import Method, Unlearned, UnlearningData
 from multidelete.models.base import WEIGHTS_FILE, MaskConfig, Model, ModelConfig
 from multidelete.recipe import Recipe, load
+from multidelete.record import read_predictions
 from multidelete.tasks import Predictions, Task
 from multidelete.training import TrainSettings, check_mask, initial_model, train
 
@@ -188,20 +189,7 @@ def find_or_unlearn(method: Method, original: Trained, data: UnlearningData, eng
     """Call a method, or find its outcome where it is one that is kept beside the originals (Retrain)."""
     if not method.stored:
         return method(original.model, data, engine)
-    key = digest(
-        method.name,
-        method.model_dump_json(),
-        original.key,
-        original.model.config.canonical(),
-        pretrained_hash(original.model.config),
-        data.training.model_dump_json(),
-        data.request.corpus.hash,
-        data.request.hash,
-        data.seed,
-        data.initial_seed,
-        start_hash(data.start),
-        place(engine),
-    )
+    key = outcome_key(method, original, data, engine)
     prepared = 0.0
 
     def make() -> tuple[Model, History]:
@@ -215,11 +203,34 @@ def find_or_unlearn(method: Method, original: Trained, data: UnlearningData, eng
     return Unlearned(model, history, prepared, inputs)
 
 
+def outcome_key(method: Method, original: Trained, data: UnlearningData, engine: Engine) -> str:
+    """What the outcome of a method that is kept depends on."""
+    return digest(
+        method.name,
+        method.model_dump_json(),
+        original.key,
+        original.model.config.canonical(),
+        pretrained_hash(original.model.config),
+        data.training.model_dump_json(),
+        data.request.corpus.hash,
+        data.request.hash,
+        data.seed,
+        data.initial_seed,
+        start_hash(data.start),
+        place(engine),
+    )
+
+
+def is_stored(key: str) -> bool:
+    """Whether the store has a trained model of this key."""
+    return (cache_dir() / "models" / key / HISTORY_FILE).is_file()
+
+
 def stored(key: str, what: str, make: Callable[[], tuple[Model, History]], engine: Engine) -> tuple[Model, History]:
     """A trained model by what it depends on: from the store, or made and put there; other processes wait for it."""
     folder = cache_dir() / "models" / key
     with _alone(key, what, engine):
-        if (folder / HISTORY_FILE).is_file():
+        if is_stored(key):
             engine.progress.say(f"{what}: found as trained before, not trained again ({folder})")
             history = History(**json.loads((folder / HISTORY_FILE).read_text()))
         else:
@@ -281,8 +292,7 @@ def find_or_predict(
             for split, arrays in predictions.items():
                 np.savez(part / f"{split}.npz", **arrays)  # type: ignore[arg-type]
             (part / SECONDS_FILE).write_text(json.dumps(time.perf_counter() - began))
-    found = {path.stem: dict(np.load(path, allow_pickle=False)) for path in sorted(folder.glob("*.npz"))}
-    return found, float(json.loads((folder / SECONDS_FILE).read_text()))
+    return read_predictions(folder), float(json.loads((folder / SECONDS_FILE).read_text()))
 
 
 def work(key: str) -> Path:

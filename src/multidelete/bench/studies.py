@@ -67,7 +67,8 @@ def sequential(recipe: Recipe) -> Mapping[str, Variant]:
         raise InputError("the study 'sequential' cuts the request into parts; leave out forget.part")
     found = {"at-once": Variant(recipe.method)}
     for step in range(1, PARTS + 1):
-        words = (f"forget.part=[{step}, {PARTS}]", "retrain=false")
+        # Each step would train shadow and reference models anew, for each has another original.
+        words = (f"forget.part=[{step}, {PARTS}]", "retrain=false", "evidence.shadow=false", "evidence.references=0")
         found[f"step{step}"] = Variant(recipe.method, words, f"step{step - 1}" if step > 1 else None)
     return found
 

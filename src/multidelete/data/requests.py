@@ -46,6 +46,10 @@ class Request:
         parts = {"forget": self.forget, "retain": self.retain, "valid": self.valid, "test": self.test}
         return {name: rows for name, rows in parts.items() if len(rows)}
 
+    def complement(self) -> Request:
+        """The request that forgets what this one retains, and retains what it forgets."""
+        return replace(self, forget=self.retain, retain=np.sort(self.forget))
+
     def whole(self) -> Request:
         """The request for all that is gone by now, at once: by it a model is judged, whatever went when."""
         return replace(self, forget=np.concatenate([self.earlier, self.forget]), earlier=self.earlier[:0])

@@ -12,7 +12,8 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.console import Group as Stacked
 from rich.table import Table
 from rich.text import Text
 
@@ -38,6 +39,8 @@ NAMES = {
     "scrub": "SCRUB",
     "salun": "SalUn",
     "ssd": "SSD",
+    "bad_teacher": "Bad Teacher",
+    "random_label": "Random Label",
     "npo": "NPO",
     "l1_sparse": "L1-sparse",
     "multidelete": "MultiDelete",
@@ -134,7 +137,11 @@ class Spread:
         return cls(statistics.fmean(values), sd, len(values))
 
     def __str__(self) -> str:
-        return signed(self.mean) if self.sd is None else f"{signed(self.mean)} ± {self.sd:.1f}"
+        return self.text()
+
+    def text(self, digits: int = 1) -> str:
+        """Mean ± deviation with so many digits."""
+        return signed(self.mean, digits) + ("" if self.sd is None else f" ± {self.sd:.{digits}f}")
 
 
 @dataclass(frozen=True)
@@ -276,25 +283,49 @@ def _share_of_retrain(group: Group, retrain: Group | None) -> str:
     return percent(own.mean / whole.mean)
 
 
+def _mi_ratios(group: Group, retrain: Group | None) -> str:
+    """On D_r beside D_f: a model that was destroyed lets no pair be recognised, be it deleted or kept."""
+    found = [group.metrics.get(key) for key in ("mi_ratio", "mi_ratio_retain")]
+    return " / ".join(NONE if each is None else each.text(2) for each in found) if any(found) else NONE
+
+
+def _attack(group: Group, retrain: Group | None) -> str:
+    """The AUC of the attack that tells most: that farthest from chance, which may lie below it."""
+    aucs = [each for key, each in group.metrics.items() if key.startswith("attack_") and key.endswith("_auc")]
+    return str(max(aucs, key=lambda each: abs(each.mean - 50), default=NONE))
+
+
 COLUMNS: dict[str, Callable[[Group, Group | None], str]] = {
     "Test score ↑": _metric("test_score"),
     "D_r score": _metric("retain_score"),
     "D_f score": _metric("forget_score"),
     "D_f AUC ↓": _metric("forget_auc"),
     "D_f vs test AUC (≈ Retrain)": _metric("forget_test_auc"),
+    "MI ratio D_f ↑ / D_r": _mi_ratios,
+    "Attack AUC": _attack,
     "Gap to Retrain ↓": _metric("gap_to_retrain"),
     "Update time": _update_time,
     "of Retrain": _share_of_retrain,
 }
+OF_ATTACKS = ("MI ratio D_f ↑ / D_r", "Attack AUC")  # columns for runs that were attacked
+
+
+def columns(groups: Sequence[Group]) -> dict[str, list[str]]:
+    """The columns of ``COLUMNS`` by their headings, with a text for each group; those of attacks where any has one."""
+    found = {
+        heading: [column(group, reference(groups, "retrain", group.question)) for group in groups]
+        for heading, column in COLUMNS.items()
+    }
+    return {heading: texts for heading, texts in found.items() if heading not in OF_ATTACKS or set(texts) != {NONE}}
 
 
 def cells(groups: Sequence[Group]) -> list[list[str]]:
-    """For each group its label, the columns of ``COLUMNS`` and, where there are several seeds, how many."""
+    """For each group its label, its texts in ``columns`` and, where there are several seeds, how many."""
     several = any(len(group.rows) > 1 for group in groups)
+    texts = zip(*columns(groups).values(), strict=True)
     return [
-        [name, *(column(group, reference(groups, "retrain", group.question)) for column in COLUMNS.values())]
-        + ([str(len(group.rows))] if several else [])
-        for name, group in zip(labels(groups), groups, strict=True)
+        [name, *line, *([str(len(group.rows))] if several else [])]
+        for name, line, group in zip(labels(groups), texts, groups, strict=True)
     ]
 
 
@@ -326,7 +357,7 @@ def _is_part(group: Group, whole: Group) -> bool:
 
 def headings(groups: Sequence[Group]) -> list[str]:
     """The headings that go with ``cells``."""
-    return ["Method", *COLUMNS] + (["Seeds"] if any(len(group.rows) > 1 for group in groups) else [])
+    return ["Method", *columns(groups)] + (["Seeds"] if any(len(group.rows) > 1 for group in groups) else [])
 
 
 def differences(group: Group, groups: Iterable[Group], method: str = "retrain") -> dict[str, Difference]:
@@ -350,28 +381,37 @@ def _title(question: tuple[Any, ...], groups: Sequence[Group]) -> str:
     return question_title(question) + ("" if any(len(group.rows) > 1 for group in groups) else " · n = 1")
 
 
-def rows_table(run: Run) -> Table:
+def rows_table(run: Run) -> RenderableType:
     """The rows of one run, each by itself, for the terminal."""
     return summary_table([Group.of([row]) for row in run.rows])
 
 
-def summary_table(groups: Sequence[Group]) -> Table:
-    """The groups for the terminal; where they answer several questions, each has its part of the table."""
+def summary_table(groups: Sequence[Group]) -> RenderableType:
+    """The groups for the terminal; where they answer several questions, each has its part of the table.
+
+    What attacks found stands in a table below: both are narrow enough for a terminal of 80 columns.
+    """
     parts = _by_question(groups)
     groups = [group for part in parts.values() for group in part]
-    # Narrow enough for a terminal of 80 columns.
-    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-    table.title = _title(next(iter(parts)), groups) if len(parts) == 1 else None
-    for index, heading in enumerate(headings(groups)):
-        table.add_column("\n".join(textwrap.wrap(heading, 8)), justify="right" if index else "left")
-    lines = iter(cells(groups))
-    for question, part in parts.items():
-        if len(parts) > 1:
-            table.add_section()
-            table.add_row(Text(_title(question, groups), style="bold"))
-        for _ in part:
-            table.add_row(*map(Text, next(lines)))
-    return table
+    named, rows = headings(groups), cells(groups)
+    below = [i for i, heading in enumerate(named) if heading in OF_ATTACKS]
+    shown = [(_title(next(iter(parts)), groups) if len(parts) == 1 else None, set(range(len(named))) - {*below})]
+    shown += [("membership attacks", {0, *below})] if below else []
+    tables = []
+    for title, places in shown:
+        table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, title=title)
+        for i in sorted(places):
+            table.add_column("\n".join(textwrap.wrap(named[i], 8)), justify="right" if i else "left")
+        lines = iter(rows)
+        for question, part in parts.items():
+            if len(parts) > 1:
+                table.add_section()
+                table.add_row(Text(_title(question, groups), style="bold"))
+            for _ in part:
+                line = next(lines)
+                table.add_row(*(Text(line[i]) for i in sorted(places)))
+        tables.append(table)
+    return Stacked(*tables)
 
 
 def to_text(groups: Sequence[Group], width: int = 140) -> str:
@@ -379,7 +419,7 @@ def to_text(groups: Sequence[Group], width: int = 140) -> str:
     return as_text(summary_table(groups), width)
 
 
-def as_text(table: Table, width: int = 140) -> str:
+def as_text(table: RenderableType, width: int = 140) -> str:
     """A table as plain text."""
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
     console.print(table)

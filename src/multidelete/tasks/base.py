@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,13 @@ class Task(BaseModel, ABC):
     @abstractmethod
     def predict(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> Predictions:
         """Everything that metrics need, one pass per split."""
+
+    def pairs_alone(self) -> Self:
+        """The task whose :meth:`predict` says of true pairs what this one's does, and leaves out what takes longer.
+
+        So are models asked whose own scores nobody wants to know: :meth:`metrics` need not work for it.
+        """
+        return self.model_copy(update={"probed": 0})
 
     @abstractmethod
     def metrics(self, predictions: Predictions) -> dict[str, float]:

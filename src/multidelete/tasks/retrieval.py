@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy.special import logsumexp
 
 from multidelete.data.streams import Encodings, Rows
 from multidelete.metrics.classification import true_label_log_odds
 from multidelete.metrics.forgetting import forget_auc, forgetting
 from multidelete.metrics.ranking import first_true_ranks, recalls
+from multidelete.models.base import iterate_rows
 from multidelete.randomness import derive
 from multidelete.tasks.base import Predictions, Task, true_pairs
 
@@ -20,6 +23,27 @@ if TYPE_CHECKING:
     from multidelete.data.streams import PairInputs
     from multidelete.engine import Engine
     from multidelete.models.base import Model
+
+CANDIDATES = 200  # units of valid among which the rank losses of a pair are measured
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Contrastive embeddings of the same wrong partners for every pair: units of valid and their texts.
+
+    Args:
+        units: Rows of the units, ``(C,)``.
+        vision: Theirs, ``(C, P)``.
+        text: Those of their texts, ``(T, P)``.
+        text_units: Rows of the units of the texts, ``(T,)``.
+        scale: What similarities are multiplied with, the inverse of the temperature.
+    """
+
+    units: Rows
+    vision: NDArray[np.float32]
+    text: NDArray[np.float32]
+    text_units: Rows
+    scale: float
 
 
 class Retrieval(Task):
@@ -44,12 +68,21 @@ class Retrieval(Task):
     sample: int = Field(default=1000, ge=2)
 
     def predict(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> Predictions:
-        """See :meth:`Task.predict`; ``i2t_rank`` ``(I,)`` and ``t2i_rank`` ``(T,)`` are of the ranked units."""
+        """See :meth:`Task.predict`; ``i2t_rank`` ``(I,)`` and ``t2i_rank`` ``(T,)`` are of the ranked units.
+
+        ``i2t_loss`` and ``t2i_loss`` ``(P,)`` say how a pair's contrastive similarity stands out among those of its
+        image with wrong texts and of its text with wrong images. These are the same for every pair, whatever the split.
+        """
+        candidates = self._candidates(model, inputs, request.valid[:CANDIDATES], engine)
         found = {
-            split: self._predict_split(model, inputs, units, engine, self.sample, f"evaluating {split}")
+            split: self._predict_split(model, inputs, units, engine, self.sample, candidates, f"evaluating {split}")
             for split, units in request.splits().items()
         }
         return self.with_features(found, model, inputs, request, engine)
+
+    def pairs_alone(self) -> Self:
+        """See :meth:`Task.pairs_alone`; nothing is ranked."""
+        return super().pairs_alone().model_copy(update={"sample": 0})
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """See :meth:`Task.metrics`."""
@@ -78,6 +111,7 @@ class Retrieval(Task):
         units: Rows,
         engine: Engine,
         sample: int,
+        candidates: Candidates | None = None,
         what: str | None = None,
     ) -> dict[str, NDArray[Any]]:
         corpus = inputs.corpus
@@ -90,6 +124,8 @@ class Retrieval(Task):
         if model.contrastive:
             embeddings = [engine.embeddings(model, m, e) for m, e in (("vision", vision), ("text", text))]
             found["cosine"] = np.einsum("pd,pd->p", embeddings[0][own], embeddings[1]).astype(np.float32)
+            if candidates is not None:
+                found["i2t_loss"], found["t2i_loss"] = rank_losses(embeddings[0], embeddings[1], own, units, candidates)
         if not sample:
             return found
         order = np.random.default_rng(derive(len(units), "ranked sample")).permutation(len(units))
@@ -103,6 +139,17 @@ class Retrieval(Task):
         found["i2t_rank"] = first_true_ranks(scores[0], true)
         found["t2i_rank"] = first_true_ranks(scores[1].T, true.T)
         return found
+
+    def _candidates(self, model: Model, inputs: PairInputs, units: Rows, engine: Engine) -> Candidates | None:
+        """The wrong partners that every pair is held against; None without a valid split or contrastive embeddings."""
+        if not model.contrastive or not len(units):
+            return None
+        texts = inputs.corpus.text_rows(units)
+        vision, text = (
+            engine.embeddings(model, modality, engine.encode_all(model, inputs, modality, rows))
+            for modality, rows in (("vision", units), ("text", texts))
+        )
+        return Candidates(units, vision, text, inputs.corpus.text_units[texts], model.contrastive_scale())
 
     def _scores(
         self,
@@ -137,6 +184,37 @@ class Retrieval(Task):
 def match_log_odds(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Log-odds that a pair matches, ``(P,)``, from the matching head's two logits."""
     return true_label_log_odds(logits, np.ones(len(logits), dtype=np.int64))
+
+
+def rank_losses(
+    vision: NDArray[np.float32], text: NDArray[np.float32], own: Rows, units: Rows, candidates: Candidates
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Cross-entropy of each pair among the candidates' texts for its image, and images for its text, ``(P,)`` both.
+
+    Args:
+        vision: Embeddings of images, ``(I, P)``.
+        text: Embeddings of the pairs' texts, ``(P, P)``.
+        own: Which image each text belongs to, ``(P,)``.
+        units: Rows of the images' units, ``(I,)``: of its own unit a pair has no wrong partner.
+        candidates: The wrong partners.
+    """
+    true = candidates.scale * np.einsum("pd,pd->p", vision[own], text)
+    wrong_text = _wrong(vision, candidates.text, candidates.scale, units, candidates.text_units)[own]
+    wrong_image = _wrong(text, candidates.vision, candidates.scale, units[own], candidates.units)
+    i2t, t2i = ((np.logaddexp(true, wrong) - true).astype(np.float32) for wrong in (wrong_text, wrong_image))
+    return i2t, t2i
+
+
+def _wrong(
+    queries: NDArray[np.float32], partners: NDArray[np.float32], scale: float, units: Rows, partner_units: Rows
+) -> NDArray[np.floating[Any]]:
+    """Logarithm of the summed exponentials of each query's similarities to partners of other units, ``(Q,)``."""
+    found = np.empty(len(queries))
+    for part in iterate_rows(len(queries), 4096):
+        similar = scale * (queries[part] @ partners.T).astype(np.float64)
+        similar[units[part][:, None] == partner_units] = -np.inf
+        found[part] = logsumexp(similar, axis=1)
+    return found
 
 
 def _top(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.bool_]:

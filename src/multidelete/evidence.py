@@ -1,0 +1,119 @@
+"""What verdicts rest on: shadow and reference models for membership attacks, and metrics from stored predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+from multidelete.data.corpus import Corpus
+from multidelete.data.requests import Request, resolve
+from multidelete.engine import Engine
+from multidelete.errors import InputError
+from multidelete.methods import Retrain, UnlearningData
+from multidelete.metrics.membership import SHADOW, membership
+from multidelete.randomness import derive
+from multidelete.recipe import EvidenceSettings
+from multidelete.record import RunFolder
+from multidelete.report.tables import duration
+from multidelete.store import Trained, find_or_predict, find_or_unlearn, is_stored, outcome_key
+from multidelete.tasks import Predictions, Task
+
+
+class HalfTrained(Retrain):
+    """Retrain, by the name under which progress tells it: D_f is half of the training units here."""
+
+    title: ClassVar[str] = "Model on half of the data"
+
+
+def find_or_make(
+    halves: Mapping[str, Request], original: Trained, data: UnlearningData, engine: Engine, folder: RunFolder
+) -> dict[str, Predictions]:
+    """Predictions of the shadow model and of the reference models: from the run, else from the store, else made.
+
+    Args:
+        halves: What :func:`halves_of` gave.
+        original: What they are trained like.
+        data: What the methods of the run work with.
+        engine: Where to run.
+        folder: Where their predictions are kept, under the names that they have here.
+
+    Returns:
+        ``shadow``, ``reference-000`` ...; nothing where it is not known how the original was trained.
+    """
+    if halves and original.training is None:
+        engine.progress.say(
+            "how the original was trained is not known, so that no shadow or reference model can be made: "
+            "membership attacks that need one are left out (a table [train] would tell)"
+        )
+        return {}
+    missing = {name: replace(data, request=half) for name, half in halves.items() if not folder.predictions(name)}
+    say_cost(missing, original, engine)
+    for name, own in missing.items():
+        made = find_or_unlearn(HalfTrained(), original, own, engine)
+        predictions, _ = find_or_predict(made, "", data.task.pairs_alone(), own.request, engine)
+        folder.keep(name, predictions)
+    return {name: folder.predictions(name) for name in halves}
+
+
+def metrics_of(
+    task: Task,
+    predictions: Predictions,
+    original: Predictions,
+    references: Mapping[str, Predictions],
+    settings: EvidenceSettings,
+    seed: int,
+) -> dict[str, float]:
+    """All metrics of one model but the gap to Retrain, from nothing but stored predictions.
+
+    Args:
+        task: What was asked.
+        predictions: Of the model.
+        original: Of the model before unlearning.
+        references: What :func:`find_or_make` gave.
+        settings: The recipe's.
+        seed: The recipe's.
+    """
+    attacked = membership(predictions, original, references, resamples=settings.resamples, seed=seed)
+    return task.metrics_beside(predictions, original) | attacked
+
+
+def halves_of(corpus: Corpus, settings: EvidenceSettings, seed: int) -> dict[str, Request]:
+    """For each model by its name a request whose ``retain`` it is trained on, and whose ``forget`` it never sees.
+
+    Halves are drawn from the training split by the seed of training, whatever is to be deleted: all runs of an original
+    share their models. Units that share an image, nodes or a group stay together. Reference models come in
+    complementary pairs, so that each training unit is out of exactly half of them.
+
+    Raises:
+        InputError: Nearly all units belong together.
+    """
+    count = len(corpus.rows("train")) // 2
+
+    def half(*purpose: str | int) -> Request:
+        try:
+            return resolve(corpus, count=count, seed=derive(seed, *purpose))
+        except InputError as error:
+            raise InputError(
+                f"the training units cannot be halved for a shadow or reference model ({error}); leave these out with "
+                "evidence.shadow=false evidence.references=0"
+            ) from error
+
+    found = {SHADOW: half("shadow")} if settings.shadow else {}
+    for i in range(0, settings.references, 2):
+        first = half("reference", i)
+        found |= {f"reference-{i:03d}": first, f"reference-{i + 1:03d}": first.complement()}
+    return found
+
+
+def say_cost(missing: Mapping[str, UnlearningData], original: Trained, engine: Engine) -> None:
+    """Say how many models have to be trained, and about how long that takes."""
+    keys = [outcome_key(HalfTrained(), original, own, engine) for own in missing.values()]
+    new = sum(not is_stored(key) for key in keys)
+    if not new:
+        return
+    seconds = original.history.update_seconds * new / 2
+    engine.progress.say(
+        f"membership attacks need {new} model{'s' * (new > 1)} trained on half of the data, about as long as "
+        f"{new / 2:g} training{'s' * (new != 2)} of the original" + (f": {duration(seconds)}" if seconds else "")
+    )

@@ -1,0 +1,104 @@
+"""Bootstrap intervals over units: how far a number would move had other units been drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multidelete.randomness import derive
+
+Floats = NDArray[np.floating[Any]]
+
+CONFIDENCE = 0.95
+AT_A_TIME = 100  # resamples that are held in memory pair by pair
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """How often each unit is in each of R samples of all units, drawn with replacement.
+
+    Units are drawn, and their pairs come with them: pairs of one image are not independent, and intervals that took
+    them to be so would be too narrow.
+
+    Args:
+        own: The unit of each pair, ``(P,)``.
+        counts: ``(R, U)``.
+    """
+
+    own: NDArray[np.int64]
+    counts: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, units: NDArray[Any], resamples: int, *purpose: int | str) -> Resamples:
+        """Draws that depend on the units, the seed and what they are for, and on nothing else.
+
+        Args:
+            units: Id of the unit of each pair, ``(P,)``.
+            resamples: R.
+            purpose: A seed and names, see :func:`derive`.
+        """
+        ids, own = np.unique(units, return_inverse=True)
+        randomness = np.random.default_rng(derive(*purpose))
+        counts = np.empty((resamples, len(ids)), dtype=np.int32)
+        for row in counts:
+            row[:] = np.bincount(randomness.integers(len(ids), size=len(ids)), minlength=len(ids))
+        return cls(own, counts)
+
+    def weights(self, rows: slice, order: NDArray[np.int64]) -> NDArray[np.float64]:
+        """How often the pairs in this order are in some of the samples, ``(rows, P)``."""
+        return self.counts[rows][:, self.own[order]].astype(np.float64)
+
+    def means(self, values: Floats) -> Floats:
+        """Mean over pairs in each sample, ``(R,)``."""
+        units = self.counts.shape[1]
+        sums = np.bincount(self.own, values, minlength=units)
+        found: Floats = self.counts @ sums / (self.counts @ np.bincount(self.own, minlength=units))
+        return found
+
+
+def interval(values: Floats) -> tuple[float, float]:
+    """The middle 95 % of what resamples gave: the percentile interval."""
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def resampled_rates(
+    members: Floats, others: Floats, member_draws: Resamples, other_draws: Resamples, one_in: tuple[int, ...]
+) -> tuple[Floats, list[Floats]]:
+    """AUC and true-positive rates of an attack in each resample, in points; the scores are sorted once.
+
+    Args:
+        members: Scores of members, ``(F,)``; higher says "member".
+        others: Scores of non-members, ``(O,)``.
+        member_draws: Resamples of the members' units.
+        other_draws: As many of the non-members'.
+        one_in: Allowed false-positive rates, one in so many.
+
+    Returns:
+        :func:`~multidelete.metrics.forgetting.forget_auc` of each resample, ``(R,)``, and for each rate
+        :func:`~multidelete.metrics.membership.true_positive_rate`, ``(R,)``.
+    """
+    down, others_down = np.argsort(-members, kind="stable"), np.argsort(-others, kind="stable")
+    ranked = others[others_down]
+    ascending = members[down[::-1]]
+    above = len(members) - np.searchsorted(ascending, ranked, "right")  # members above each non-member, (O,)
+    reached = len(members) - np.searchsorted(ascending, ranked, "left")  # and those as high
+    aucs: list[Floats] = []
+    rates: list[list[Floats]] = [[] for _ in one_in]
+    for start in range(0, len(member_draws.counts), AT_A_TIME):
+        rows = slice(start, start + AT_A_TIME)
+        weight = other_draws.weights(rows, others_down)
+        passed = np.cumsum(weight, axis=1)
+        found = np.cumsum(member_draws.weights(rows, down), axis=1)
+        found = np.concatenate([np.zeros((len(found), 1)), found], axis=1)  # weight of the first m members
+        total, other_total = found[:, -1:], passed[:, -1:]
+        wins = np.einsum("ro,ro->r", weight, found[:, above] + found[:, reached]) / 2
+        aucs.append(100 * wins / (total * other_total)[:, 0])
+        for rate, kept in zip(one_in, rates, strict=True):
+            threshold = (passed <= other_total // rate).sum(1)  # the first non-member that would be one too many
+            kept.append(100 * np.take_along_axis(found, above[threshold][:, None], axis=1)[:, 0] / total[:, 0])
+    return np.concatenate(aucs), [np.concatenate(kept) for kept in rates]

@@ -1,0 +1,278 @@
+"""Shadow and reference models in a run: which halves they see, what they are shared by, what metrics come of them."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import multidelete.evidence
+import multidelete.run
+import tiny
+from multidelete.data.corpus import Corpus, Unit
+from multidelete.engine import Engine, Progress
+from multidelete.errors import InputError
+from multidelete.evidence import halves_of, metrics_of
+from multidelete.methods import Method
+from multidelete.recipe import EvidenceSettings, Recipe, merged, validate
+from multidelete.record import read_predictions
+from multidelete.run import run
+from test_bad_input import RECIPE
+from test_requests import make
+
+EVIDENCE = {"shadow": True, "references": 2, "resamples": 100}
+KEYS = ("00-original-all", "01-retrain-all", "02-multidelete-fusion")
+ATTACKS = ("loss", "confidence", "entropy", "modified_entropy", "cosine", "i2t", "t2i", "svc", "lira", "rmia")
+
+
+def recipe(**changes: Any) -> Recipe:
+    values = merged(tomllib.loads(RECIPE), {"retrain": True, "evidence": EVIDENCE})
+    values = {key: value for key, value in merged(values, changes).items() if value is not None}
+    return validate(values, "here")
+
+
+class Told(Progress):
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def say(self, sentence: str) -> None:
+        self.sentences.append(sentence)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.sentences)
+
+
+# -- halves -------------------------------------------------------------------------------------------------------
+
+
+def test_reference_models_come_in_complementary_pairs() -> None:
+    corpus = make(train=41)
+    train = set(corpus.rows("train").tolist())
+    found = halves_of(corpus, EvidenceSettings(references=6), seed=0)
+    assert list(found) == ["shadow", *(f"reference-{i:03d}" for i in range(6))]
+    for half in found.values():
+        assert set(half.forget) | set(half.retain) == train
+        assert not set(half.forget) & set(half.retain)
+        assert abs(len(half.forget) - len(half.retain)) <= 1
+        assert half.retain.tolist() == sorted(half.retain)
+        assert (half.valid.tolist(), half.test.tolist()) == (
+            corpus.rows("valid").tolist(),
+            corpus.rows("test").tolist(),
+        )
+    for i in range(0, 6, 2):
+        one, other = found[f"reference-{i:03d}"], found[f"reference-{i + 1:03d}"]
+        assert set(one.forget) == set(other.retain)
+    for row in train:
+        assert sum(row in found[f"reference-{i:03d}"].forget for i in range(6)) == 3
+    assert len({half.hash for half in found.values()}) == 7
+    assert list(halves_of(corpus, EvidenceSettings(shadow=False), 0)) == []
+
+
+def test_halves_depend_on_corpus_and_seed_and_split_any_deletion_in_two() -> None:
+    corpus, settings = make(train=100), EvidenceSettings()
+    assert halves_of(corpus, settings, 5)["shadow"].hash == halves_of(corpus, settings, 5)["shadow"].hash
+    assert halves_of(corpus, settings, 5)["shadow"].hash != halves_of(corpus, settings, 6)["shadow"].hash
+    deleted = corpus.rows("train")[:20]  # whichever: the halves do not know it
+    out = [np.isin(deleted, halves_of(corpus, settings, seed)["shadow"].forget).mean() for seed in range(60)]
+    assert np.mean(out) == pytest.approx(0.5, abs=0.05)
+    assert min(out) > 0
+    assert max(out) < 1
+
+
+def test_what_belongs_together_stays_together() -> None:
+    corpus = make(copies={2: 7, 15: 7})
+    units = [
+        Unit(**{**_fields(unit), "group": "one" if row in (0, 4, 9) else ""}) for row, unit in enumerate(corpus.units)
+    ]
+    assert corpus.pixels is not None
+    grouped = Corpus("grouped", units, pixels=corpus.pixels)
+    sides = set()
+    for seed in range(10):
+        for half in halves_of(grouped, EvidenceSettings(references=2), seed).values():
+            forgotten = set(half.forget.tolist())
+            assert forgotten & {2, 7, 15} in (set(), {2, 7, 15})
+            assert forgotten & {0, 4, 9} in (set(), {0, 4, 9})
+            sides.add((7 in forgotten, 0 in forgotten))
+    assert len(sides) == 4
+
+
+def _fields(unit: Unit) -> dict[str, Any]:
+    return {name: getattr(unit, name) for name in Unit.__slots__}
+
+
+def test_units_that_cannot_be_halved_are_refused() -> None:
+    corpus = make()
+    assert corpus.pixels is not None
+    units = [Unit(**{**_fields(unit), "group": "all"}) for unit in corpus.units]
+    whole = Corpus("whole", units, pixels=corpus.pixels)
+    with pytest.raises(InputError, match=r"cannot be halved .*leave these out with evidence\.shadow=false"):
+        halves_of(whole, EvidenceSettings(), 0)
+    assert halves_of(whole, EvidenceSettings(shadow=False), 0) == {}
+
+
+# -- a run --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Told]]:
+    """A finished run with a shadow model and two reference models, in a store of its own, and what it told."""
+    folder, told = tmp_path_factory.mktemp("evidence"), Told()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MULTIDELETE_CACHE", str(folder / "cache"))
+        run(recipe(), folder / "run", Engine("fp32", told))
+        yield folder / "run", told
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return list(json.loads((folder / "results.json").read_text())["rows"])
+
+
+def test_a_run_writes_every_metric(finished: tuple[Path, Told]) -> None:
+    rows = rows_of(finished[0])
+    assert [row["method"] for row in rows] == ["original", "retrain", "multidelete"]
+    ends = ("", "_low", "_high")
+    expected = {f"attack_{name}_auc{end}" for name in ATTACKS for end in ends}  # 36 test pairs: too few for 1 %
+    expected |= {f"{name}{end}" for name in ("mi_ratio", "mi_ratio_retain") for end in ends}
+    for row in rows:
+        found = row["metrics"]
+        assert {name for name in found if name.startswith(("attack", "mi_"))} == expected
+        for name in expected:
+            if name + "_low" in found:
+                assert found[name + "_low"] <= found[name] <= found[name + "_high"], name
+        assert found["attack_loss_auc"] == found["forget_test_auc"]
+        assert found["attack_cosine_auc"] == found["forget_test_auc_cosine"]
+    assert rows[0]["metrics"]["mi_ratio"] == rows[0]["metrics"]["mi_ratio_retain"] == 1
+
+
+def test_the_cost_is_told_before_it_arises(finished: tuple[Path, Told]) -> None:
+    sentences = finished[1].sentences
+    cost = next(each for each in sentences if each.startswith("membership attacks need 3 models"))
+    assert "trained on half of the data, about as long as 1.5 trainings of the original: " in cost
+    assert not any("found as trained before" in each for each in sentences[: sentences.index(cost)])
+
+
+def test_metrics_can_be_computed_again_from_the_run_alone(finished: tuple[Path, Told]) -> None:
+    folder = finished[0]
+    stored = {path.name: read_predictions(path) for path in (folder / "predictions").iterdir()}
+    assert set(stored) == {*KEYS, "shadow", "reference-000", "reference-001"}
+    references = {name: each for name, each in stored.items() if name not in KEYS}
+    unasked = {"i2t_rank", "probed_unit"}  # nobody wants to know how well a shadow model ranks
+    assert unasked <= set(stored[KEYS[0]]["test"])
+    assert not unasked & set(references["shadow"]["test"])
+    made = recipe()
+    for key, row in zip(KEYS, rows_of(folder), strict=True):
+        again = metrics_of(made.task, stored[key], stored[KEYS[0]], references, made.evidence, made.seed)
+        assert again == {name: value for name, value in row["metrics"].items() if name != "gap_to_retrain"}
+
+
+def test_another_deletion_finds_the_models_of_the_first(finished: tuple[Path, Told], tmp_path: Path) -> None:
+    told = Told()
+    run(recipe(forget={"count": 5}, retrain=False, evidence={"references": 4}), tmp_path / "run", Engine("fp32", told))
+    assert "membership attacks need 2 models" in told.text
+    assert "about as long as 1 training of the original: " in told.text
+    assert told.text.count("Model on half of the data (all): found as trained before") == 3
+
+
+def test_killed_and_resumed_gives_the_same_numbers(
+    finished: tuple[Path, Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_or_unlearn = multidelete.run.find_or_unlearn
+
+    def killed(method: Method, *given: Any) -> Any:
+        if method.name == "multidelete":
+            raise KeyboardInterrupt
+        return find_or_unlearn(method, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(multidelete.run, "find_or_unlearn", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe(), tmp_path / "run", tiny.engine())
+    assert not (tmp_path / "run/results.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(multidelete.evidence, "find_or_unlearn", lambda *_: pytest.fail("its predictions are there"))
+        run(recipe(), tmp_path / "run", Engine("fp32", resume=True), resume=True)
+    for one, other in zip(rows_of(tmp_path / "run"), rows_of(finished[0]), strict=True):
+        assert one["metrics"] == other["metrics"]
+
+
+def test_no_shadow_where_nobody_knows_how_the_original_was_trained(tiny_model: Path, tmp_path: Path) -> None:
+    told = Told()
+    brought = recipe(original=str(tiny_model), model=None, train=None, retrain=False)
+    run(brought, tmp_path / "run", Engine("fp32", told), corpus=tiny.corpus())
+    assert sum("how the original was trained is not known" in each for each in told.sentences) == 1
+    assert sorted(path.name for path in (tmp_path / "run/predictions").iterdir()) == [KEYS[0], "01-multidelete-fusion"]
+    for row in rows_of(tmp_path / "run"):
+        found = {name for name in row["metrics"] if name.startswith(("attack", "mi_")) and name.endswith("_auc")}
+        assert found == {f"attack_{name}_auc" for name in ATTACKS[:7]}
+        assert "mi_ratio" not in row["metrics"]
+
+
+# -- a model that memorises ---------------------------------------------------------------------------------------
+
+
+def by_heart(count: int, seed: int = 0) -> Corpus:
+    """Words without sense, called true or false by chance: there is nothing to learn but the pairs themselves."""
+    rng = np.random.default_rng(seed)
+    words = [f"w{number}" for number in range(60)]
+    units = []
+    for split in ("train", "test", "valid"):
+        for number in range(count if split != "valid" else 10):
+            texts = tuple(" ".join(rng.choice(words, 6)) for _ in range(4))
+            labels = tuple(rng.choice(["true", "false"], 4).tolist())
+            units.append(Unit(f"{split}-{number:03d}", split, texts, labels=labels))
+    pixels = rng.integers(0, 256, (len(units), 1, 1, 3), dtype=np.uint8).repeat(24, 1).repeat(24, 2)
+    return Corpus("by heart", units, pixels=pixels)
+
+
+@pytest.mark.slow
+def test_what_is_learned_by_heart_is_found_out_and_retrain_is_not(tmp_path: Path) -> None:
+    corpus = by_heart(80)
+    values = recipe(
+        task={"name": "reasoning"},
+        forget={"count": 40},
+        train={"epochs": 30, "learning_rate": 8e-3},
+        method={"name": "retrain"},
+        retrain=False,
+    )
+    rows = run(values, tmp_path / "run", tiny.engine(), corpus=corpus)
+    original, retrained = (row["metrics"] for row in rows)
+    assert original["retain_score"] > 85
+    assert original["test_score"] < 60
+    for name in ("loss", "modified_entropy", "svc", "rmia"):
+        assert original[f"attack_{name}_auc"] > 62, name
+        assert original[f"attack_{name}_auc_low"] > 55, name
+        assert retrained[f"attack_{name}_auc"] == pytest.approx(50, abs=10), name
+    assert {"attack_loss_tpr1", "attack_loss_tpr1_low", "attack_loss_tpr1_high"} <= set(original)
+    assert retrained["mi_ratio_low"] > 1.1
+    assert retrained["mi_ratio_retain"] < 1.1
+
+
+# -- recipes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"references": 3}, "'evidence.references' should be a multiple of 2, got 3"),
+        ({"references": -2}, "'evidence.references' should be greater than or equal to 0, got -2"),
+        ({"references": 2.0}, "'evidence.references' should be a valid integer, got 2.0"),
+        ({"resamples": 5}, "'evidence.resamples' should be greater than or equal to 100, got 5"),
+        ({"shadow": "maybe"}, "'evidence.shadow' should be a valid boolean, unable to interpret input, got 'maybe'"),
+        ({"shadows": 1}, "'evidence' has no setting 'shadows'; did you mean 'shadow'?"),
+        ("shadow", "'evidence' must be a table, not 'shadow'"),
+    ],
+)
+def test_wrong_settings_are_told(given: Any, sentence: str) -> None:
+    with pytest.raises(InputError) as told:
+        recipe(evidence=given)
+    assert str(told.value) == f"here: {sentence}"
+
+
+def test_the_default_is_a_shadow_model_and_no_references() -> None:
+    assert validate({"forget": {"count": 3}}, "here").evidence == EvidenceSettings(shadow=True, references=0)
