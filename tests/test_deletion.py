@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import browser
+from multidelete.errors import InputError
 from multidelete.report import verdict
 from multidelete.report.deletion import (
     DELETION_FILE,
@@ -355,6 +356,14 @@ def test_the_page_stands_beside_its_record_with_the_digest(tmp_path: Path) -> No
     page = (tmp_path / "deletion.html").read_text()
     assert f"--digest {digest_of(tmp_path)}" in page
     assert page == render(made(), digest_of(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 2}'])
+def test_a_damaged_record_is_told(content: str, tmp_path: Path) -> None:
+    (tmp_path / DELETION_FILE).write_text(content)
+    with pytest.raises(InputError, match=r"deletion.json(: expected the record of a deletion| is not JSON)"):
+        write_deletion(tmp_path)
+    assert not (tmp_path / "deletion.html").exists()
 
 
 @pytest.mark.slow

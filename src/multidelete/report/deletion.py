@@ -6,15 +6,15 @@ the results and the ids, so that it can be made again and compared; ``deletion.h
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from multidelete.data.files import write_file
+from multidelete.errors import InputError
 from multidelete.report import verdict
-from multidelete.report.runs import Run
+from multidelete.report.runs import Run, read_json
 from multidelete.report.tables import BASELINES, NONE, Group, label, percent, reference, signed
 from multidelete.report.template import fill
 from multidelete.report.verdict import Finding
@@ -214,13 +214,24 @@ def record(run: Run, ids: Sequence[str]) -> dict[str, Any] | None:
     }
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a run.
+
+    Raises:
+        InputError: It is damaged, or of another version.
+    """
+    found = read_json(folder / DELETION_FILE)
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        raise InputError(f'{folder / DELETION_FILE}: expected the record of a deletion with "schema": {SCHEMA}')
+    return found
+
+
 def write_deletion(folder: Path) -> Path | None:
     """Write the page of the record in a run's folder and return its path; None where the run has no record."""
-    path = folder / DELETION_FILE
-    if not path.is_file():
+    if not (folder / DELETION_FILE).is_file():
         return None
     page = folder / DELETION_PAGE
-    write_file(page, render(json.loads(path.read_text(encoding="utf-8")), digest_of(folder)))
+    write_file(page, render(read_record(folder), digest_of(folder)))
     return page
 
 
