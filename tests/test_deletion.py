@@ -206,7 +206,7 @@ def test_no_answer_of_the_verdict_is_without_plain_words() -> None:
         for question, look in (
             ("forgetting", verdict.forgetting),
             ("utility", verdict.utility),
-            ("membership", verdict.membership),
+            ("membership", verdict.betrayal),
         )
     }
     assert len(answers["forgetting"]) >= 7
