@@ -93,3 +93,11 @@ def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         return Ended(code, printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture
+def without_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No page is written: that of a tiny run takes longer than the run."""
+    import multidelete.run
+
+    monkeypatch.setattr(multidelete.run, "write_report", lambda *_: None)

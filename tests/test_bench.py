@@ -22,7 +22,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-import multidelete.run
 import tiny
 from conftest import Ended
 from multidelete.bench.grid import Cell, Grid, grid
@@ -62,12 +61,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("retrain = false\n", ""))
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def without_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page of each cell takes longer than these cells do."""
-    monkeypatch.setattr(multidelete.run, "write_report", lambda *_: None)
 
 
 def cells_of(path: str = "recipe.toml", *overrides: str, out: str = "out", **options: Any) -> Grid:

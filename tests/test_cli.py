@@ -188,19 +188,8 @@ def test_results_have_the_keys_of_the_design(finished: Path) -> None:
     assert [row["method"] for row in results["rows"]] == ["original", "retrain", "multidelete"]
     for row in results["rows"]:
         assert set(row) == {
-            *(
-                "task",
-                "data",
-                "model",
-                "method",
-                "scope",
-                "forget_units",
-                "seed",
-                "seeds",
-                "settings",
-                "metrics",
-                "cost",
-            )
+            *("task", "data", "model", "method", "scope", "forget_units", "seed", "seeds"),
+            *("settings", "metrics", "cost"),
         }
         assert {
             *("test_score", "i2t_mean_recall", "t2i_mean_recall", "valid_score", "retain_score", "forget_score"),

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import scipy.stats
 
-import multidelete.run
 import tiny
 from conftest import Ended
 from multidelete.bench.grid import grid
@@ -41,12 +40,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("retrain = false\n", ""))
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def without_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page of a run takes longer than these runs do."""
-    monkeypatch.setattr(multidelete.run, "write_report", lambda *_: None)
 
 
 # -- recipes --------------------------------------------------------------------------------------------------------
