@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from PIL import Image, ImageDraw
 from rich.console import Console
 
+import browser
 from multidelete.errors import InputError
 from multidelete.report import tables, verdict
 from multidelete.report.page import write_report
@@ -474,7 +474,7 @@ def test_without_retrain_nothing_is_claimed() -> None:
 
 
 def test_the_report_does_without_torch() -> None:
-    command = "import sys, multidelete.report.page; sys.exit('torch' in sys.modules)"
+    command = "import sys, multidelete.report.page, multidelete.report.deletion; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
 
 
@@ -568,24 +568,5 @@ def test_the_page_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path: P
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [360, 1280])
 def test_the_page_fits_its_window(html: str, tmp_path: Path, width: int) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no chromium or chrome on PATH")
-    # The window of a headless browser has a least width, a frame has not.
-    measure = "[document.documentElement.scrollWidth, innerWidth].join(' ')"
-    send = f"<script>addEventListener('load', () => parent.postMessage({measure}, '*'))</script>"
-    (tmp_path / "page.html").write_text(html.replace("</body>", send + "</body>"), encoding="utf-8")
-    (tmp_path / "frame.html").write_text(
-        "<!doctype html><script>onmessage = event => { document.title = 'measured ' + event.data }</script>"
-        f'<iframe src="page.html" style="width:{width}px;height:800px;border:0"></iframe>'
-    )
-    options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
-    options += " --disable-component-update --enable-logging=stderr --virtual-time-budget=5000 --dump-dom"
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    command = [browser, *options.split(), profile, (tmp_path / "frame.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = re.search(r"measured (\d+) (\d+)", done.stdout)
-    assert found is not None, done.stderr
-    assert int(found[2]) == width
-    assert int(found[1]) <= width
-    assert "CONSOLE" not in done.stderr
+    page, window = browser.widths(html, tmp_path, width)
+    assert page <= window == width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -313,6 +314,7 @@ def report(
     """Write the page of one or several runs, or the joint table of several benches, and print their table."""
     from multidelete.record import check_place
     from multidelete.report.bench import is_bench, study_of
+    from multidelete.report.deletion import write_deletion
     from multidelete.report.page import write_report
     from multidelete.report.tables import Run, summary, to_csv, to_markdown, to_text
 
@@ -335,8 +337,36 @@ def report(
         return
     loaded = Run.load_all(runs)
     page = write_report(loaded, out or runs[0])
+    record = write_deletion(runs[0]) if out is None and len(runs) == 1 else None
     typer.echo(printers[format](summary(loaded)))
-    typer.echo(f"report: {page}", err=True)
+    typer.echo(f"report: {page}" + (f"\nrecord: {record}" if record else ""), err=True)
+
+
+@app.command(
+    epilog="Examples:\n\n`multidelete verify runs/request`\n\n"
+    "`multidelete verify runs/request --digest 5d41402abc4b2a76b9719d911017c592e1b2c3d4f5a697887766554433221100`\n\n"
+    "`multidelete verify runs/bench-flickr8k`"
+)
+def verify(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or of a bench: each of its cells.")],
+    digest: Annotated[
+        str | None, typer.Option(help="The line that the run printed: tells a record that was made anew as a whole.")
+    ] = None,
+) -> None:
+    """Say whether a record is what was run: compute its hashes and metrics again from what the run stored."""
+    from multidelete.verify import verify
+
+    marks = {True: ("✓", "green"), False: ("✗", "red"), None: ("?", "yellow")}
+    found = []
+    for check in verify(run, digest):
+        mark, colour = marks[check.holds]
+        typer.echo(f"{typer.style(mark, fg=colour)} {check.what}: {check.words}")
+        found.append(check.holds)
+    failed, open_ = found.count(False), found.count(None)
+    typer.echo(f"{found.count(True)} hold, {failed} fail, {open_} could not be checked")
+    if failed:
+        typer.secho("this is not the record of what was run", fg="red")
+        raise typer.Exit(1)
 
 
 @app.command(name="list", epilog="Examples:\n\n`multidelete list`\n\n`multidelete list methods`")
@@ -427,14 +457,19 @@ def _run(recipe: Recipe, out: Path, resume: bool) -> None:
     from rich.console import Console
 
     from multidelete.record import check_out
+    from multidelete.report.deletion import DELETION_PAGE
     from multidelete.report.tables import Run, rows_table
     from multidelete.run import run
+    from multidelete.seal import digest_of
 
     check_out(out, resume=resume)  # before torch, models and data are waited for
     with _engine(recipe, resume=resume) as engine:
         run(recipe, out, engine, resume=resume)
     Console().print(rows_table(Run.load(out)))
     typer.echo(f"results: {out / 'results.json'}\nreport:  {out / 'report.html'}")
+    if (out / DELETION_PAGE).is_file():
+        typer.echo(f"record:  {out / DELETION_PAGE}")
+    typer.echo(f"digest:  {digest_of(out)}  (write it down: multidelete verify {shlex.quote(str(out))} --digest ...)")
 
 
 @contextlib.contextmanager

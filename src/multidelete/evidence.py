@@ -72,7 +72,7 @@ def metrics_of(
         original: Of the model before unlearning.
         references: What :func:`find_or_make` gave.
         settings: The recipe's.
-        seed: The recipe's.
+        seed: Of the original's training: what runs have in common has the same intervals in all of them.
     """
     attacked = membership(predictions, original, references, resamples=settings.resamples, seed=seed)
     return task.metrics_beside(predictions, original) | attacked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import platform
@@ -23,11 +24,14 @@ from multidelete.data.corpus import Corpus, Unit
 from multidelete.data.files import write_atomically, write_file
 from multidelete.data.requests import Request
 from multidelete.errors import InputError
+from multidelete.report.deletion import DELETION_FILE
+from multidelete.seal import PAGES, SUMS_FILE, WORK, write_seal
 from multidelete.tasks.base import Predictions
 
 SCHEMA = 1
 RESULTS_FILE = "results.json"
 IDENTITY_FILE = "run.json"
+HISTORY_FILE = "history.jsonl"
 IDENTITY = {
     "recipe": "recipe",
     "data_hash": "data",
@@ -37,14 +41,17 @@ IDENTITY = {
 CONTENT = {
     RESULTS_FILE,
     IDENTITY_FILE,
-    "history.jsonl",
+    HISTORY_FILE,
     "gallery.json",
-    "report.html",
+    DELETION_FILE,
+    SUMS_FILE,
+    *PAGES,
     "gallery",
     "model",
     "predictions",
-    "work",
+    WORK,
 }
+BEGAN_FILE = "began"
 PACKAGES = (
     "torch",
     "transformers",
@@ -76,22 +83,36 @@ class RunFolder:
         check_same(path, identity)
         if not (path / IDENTITY_FILE).exists():
             write_file(path / IDENTITY_FILE, json.dumps(identity, indent=2) + "\n")
+        if not (path / WORK / BEGAN_FILE).exists():
+            written = datetime.fromtimestamp((path / IDENTITY_FILE).stat().st_mtime, UTC)
+            write_file(path / WORK / BEGAN_FILE, written.isoformat(timespec="seconds"))
+
+    @property
+    def began(self) -> str:
+        """When the run was started for the first time, in UTC."""
+        return (self.path / WORK / BEGAN_FILE).read_text()
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the run is finished: what it left is not written to again."""
+        return all((self.path / name).is_file() for name in (SUMS_FILE, RESULTS_FILE))
 
     def work(self, key: str) -> Path:
         """Where checkpoints of a row are kept until it is done."""
-        return self.path / "work" / key
+        return self.path / WORK / key
 
     def finished(self, key: str) -> dict[str, Any] | None:
         """The row of this key, where an earlier start of this run finished it."""
-        path = self.path / "work" / f"{key}.json"
+        path = self.path / WORK / f"{key}.json"
         return json.loads(path.read_text()) if path.exists() else None
 
     def add(self, key: str, row: dict[str, Any], predictions: Predictions, history: Iterable[dict[str, Any]]) -> None:
         """Keep a finished row; its own file comes last, so that a row is there with all that belongs to it."""
+        (self.path / RESULTS_FILE).unlink(missing_ok=True)  # a run to which something is added is not finished
         self.keep(key, predictions)
         lines = "".join(json.dumps({"row": key, **line}) + "\n" for line in history)
-        write_file(self.path / "work" / f"{key}.history.jsonl", lines)
-        write_file(self.path / "work" / f"{key}.json", json.dumps(row))
+        write_file(self.path / WORK / f"{key}.history.jsonl", lines)
+        write_file(self.path / WORK / f"{key}.json", json.dumps(row))
         shutil.rmtree(self.work(key), ignore_errors=True)
 
     def keep(self, key: str, predictions: Predictions) -> None:
@@ -104,12 +125,26 @@ class RunFolder:
         """Stored predictions by the key of a row or by the name of a model; empty where there are none."""
         return read_predictions(self.path / "predictions" / key)
 
-    def finish(self, keys: list[str], rows: list[dict[str, Any]], provenance: dict[str, Any]) -> None:
-        """Write history and results; the rows' own files stay, so that a finished run can be asked for again."""
-        history = "".join((self.path / "work" / f"{key}.history.jsonl").read_text() for key in keys)
-        write_file(self.path / "history.jsonl", history)
+    def finish(
+        self,
+        keys: list[str],
+        rows: list[dict[str, Any]],
+        provenance: dict[str, Any],
+        deletion: dict[str, Any] | None = None,
+    ) -> None:
+        """Write history, the record of the deletion, the seal over all files, and results, by which a run is finished.
+
+        The rows' own files stay, so that a finished run can be asked for again.
+        """
+        (self.path / RESULTS_FILE).unlink(missing_ok=True)
+        history = "".join((self.path / WORK / f"{key}.history.jsonl").read_text() for key in keys)
+        write_file(self.path / HISTORY_FILE, history)
+        if deletion is not None:
+            write_file(self.path / DELETION_FILE, json.dumps(deletion, indent=2, ensure_ascii=False) + "\n")
         results = {"schema": SCHEMA, "rows": rows, "provenance": provenance}
-        write_file(self.path / RESULTS_FILE, json.dumps(results, indent=2, allow_nan=False) + "\n")
+        text = json.dumps(results, indent=2, allow_nan=False) + "\n"
+        write_seal(self.path, {RESULTS_FILE: text})
+        write_file(self.path / RESULTS_FILE, text)
 
 
 def read_predictions(folder: Path) -> Predictions:
@@ -131,7 +166,7 @@ def check_out(path: Path, *, resume: bool) -> None:
     check_place(path)
     if not path.exists() or not any(path.iterdir()):
         return
-    if _identity(path) is None:
+    if read_identity(path) is None:
         raise InputError(f"--out '{path}' is not empty and holds no run; expected a folder that is new or empty")
     if not resume:
         raise InputError(f"'{path}' already holds a run; continue it with --resume, or choose another --out")
@@ -162,12 +197,12 @@ def check_same(path: Path, identity: dict[str, Any]) -> None:
     Raises:
         InputError: The run that the folder holds is another one.
     """
-    before = _identity(path)
+    before = read_identity(path)
     if before is None:
         return
     changed = [name for key, name in IDENTITY.items() if key in identity and before[key] != identity[key]]
     if "recipe" in changed:
-        changed[:1] = [f"'{key}'" for key in _differences(before["recipe"], identity["recipe"])]
+        changed[:1] = [f"'{key}'" for key in differences(before["recipe"], identity["recipe"])]
     if changed:
         listed = ", ".join(changed[:-1]) + " and " * (len(changed) > 1) + changed[-1]
         raise InputError(f"'{path}' holds a run with another {listed}; resume it unchanged or choose another --out")
@@ -175,7 +210,7 @@ def check_same(path: Path, identity: dict[str, Any]) -> None:
 
 def finished_command(path: Path) -> str | None:
     """The command that made the finished run in a folder, or None where the folder is not exactly one finished run."""
-    if path.is_symlink() or _identity(path) is None or any(each.name not in CONTENT for each in path.iterdir()):
+    if path.is_symlink() or read_identity(path) is None or any(each.name not in CONTENT for each in path.iterdir()):
         return None
     try:
         results = json.loads((path / RESULTS_FILE).read_text(encoding="utf-8"))
@@ -184,7 +219,7 @@ def finished_command(path: Path) -> str | None:
         return None
 
 
-def _identity(path: Path) -> dict[str, Any] | None:
+def read_identity(path: Path) -> dict[str, Any] | None:
     """What the run in a folder is, or None where the folder holds no run."""
     try:
         content = json.loads((path / IDENTITY_FILE).read_text(encoding="utf-8"))
@@ -193,19 +228,23 @@ def _identity(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.keys() == IDENTITY.keys() else None
 
 
-def _differences(before: Any, now: Any, place: str = "") -> list[str]:
-    """Dotted names of the settings in which two recipes differ."""
+def differences(before: Any, now: Any, place: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted names of the values in which two tables differ, with what stands in each.
+
+    >>> differences({"method": {"alpha": 1.0, "beta": 1.0}}, {"method": {"alpha": 0.5, "beta": 1.0}})
+    {'method.alpha': (1.0, 0.5)}
+    """
     if not isinstance(before, dict) or not isinstance(now, dict):
-        return [] if before == now else [place]
-    keys = list(dict.fromkeys([*before, *now]))
-    return [
-        name for key in keys for name in _differences(before.get(key), now.get(key), f"{place}.{key}" if place else key)
-    ]
+        return {} if before == now else {place: (before, now)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in dict.fromkeys([*before, *now]):
+        found |= differences(before.get(key), now.get(key), f"{place}.{key}" if place else key)
+    return found
 
 
 def provenance(request: Request, device: torch.device, command: str, **more: Any) -> dict[str, Any]:
     """What a stranger needs to repeat a run."""
-    commit, dirty = _commit()
+    at, dirty = commit()
     packages = {}
     for name in PACKAGES:
         try:
@@ -214,7 +253,7 @@ def provenance(request: Request, device: torch.device, command: str, **more: Any
             continue
     return {
         "version": version("multidelete"),
-        "commit": commit,
+        "commit": at,
         "dirty": dirty,
         "device": str(device) if device.type != "cuda" else torch.cuda.get_device_name(device),
         "data_hash": request.corpus.hash,
@@ -223,11 +262,20 @@ def provenance(request: Request, device: torch.device, command: str, **more: Any
         "python": platform.python_version(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
+        "account": _account(),
         **more,
     }
 
 
-def _commit() -> tuple[str | None, bool | None]:
+def _account() -> str | None:
+    """Name under which the command runs; None where the system has none."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return None
+
+
+def commit() -> tuple[str | None, bool | None]:
     """Commit of the source tree that this package runs from, and whether it was changed; None where it is installed."""
     source = Path(__file__).resolve().parent
     try:
@@ -284,4 +332,5 @@ def _side_by_side(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def command_line() -> str:
     """The command that was typed."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    name = Path(sys.argv[0]).name
+    return " ".join(["multidelete" if name == "__main__.py" else name, *sys.argv[1:]])

@@ -21,6 +21,7 @@ from multidelete.metrics.cost import peak_memory_mb, reset_peak_memory
 from multidelete.metrics.forgetting import gap_to_retrain
 from multidelete.recipe import Recipe, as_values
 from multidelete.record import RunFolder, check_out, check_same, command_line, provenance, row_key, write_gallery
+from multidelete.report.deletion import record, write_deletion
 from multidelete.report.page import write_report
 from multidelete.report.runs import Run
 from multidelete.store import (
@@ -28,6 +29,7 @@ from multidelete.store import (
     find_or_predict,
     find_or_train_original,
     find_or_unlearn,
+    hash_of,
     no_training,
     save_model,
 )
@@ -106,7 +108,7 @@ def run(
                 seconds = time.perf_counter() - began
             memory = peak_memory_mb(engine.device)
             metrics = metrics_of(
-                recipe.task, predictions, before or predictions, references, recipe.evidence, recipe.seed
+                recipe.task, predictions, before or predictions, references, recipe.evidence, seeds["train"]
             )
             check_finite(metrics, f"{name} ({scope})")
             row = {
@@ -140,10 +142,14 @@ def run(
     if reference is not None:
         for row in rows:
             row["metrics"]["gap_to_retrain"] = gap_to_retrain(row["metrics"], reference)
-    write_gallery(out, request, max(original.model.config.image_size, 96))
-    facts = {"recipe": as_values(recipe), "original_hash": original.hash, "original": original.source}
-    folder.finish(keys, rows, provenance(request, engine.device, command or command_line(), **facts))
+    if not folder.sealed:
+        write_gallery(out, request, max(original.model.config.image_size, 96))
+        facts = {"recipe": as_values(recipe), "original_hash": original.hash, "original": original.source}
+        facts |= {"model_hash": hash_of(out / "model"), "began": folder.began}
+        told = provenance(request, engine.device, command or command_line(), **facts)
+        folder.finish(keys, rows, told, record(Run(out, tuple(rows), told), judged.ids))
     write_report([Run.load(out)], out)
+    write_deletion(out)
     return rows
 
 

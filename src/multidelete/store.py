@@ -75,6 +75,15 @@ def save_model(model: Model, folder: Path, training: Training | None) -> None:
         write_file(folder / TRAINING_FILE, training.model_dump_json(indent=2) + "\n")
 
 
+def hash_of(folder: Path) -> str:
+    """sha256 over the weights of the model in a folder, which is read as anybody would read it.
+
+    Raises:
+        InputError: There is no model, or it is damaged.
+    """
+    return weights_hash(Model.from_pretrained(folder).state_dict())
+
+
 def read_training(folder: Path) -> Training | None:
     """How a model was trained, where its folder says so.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -56,11 +56,13 @@ class Request:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over the sorted ids of all that is gone: the same for the same deletion in any order."""
-        digest = hashlib.sha256()
-        for unit_id in sorted(self.whole().ids):
-            digest.update(unit_id.encode() + b"\n")
-        return digest.hexdigest()
+        """See :func:`hash_of_ids`; of all that is gone, whatever went when."""
+        return hash_of_ids(self.whole().ids)
+
+
+def hash_of_ids(ids: Iterable[str]) -> str:
+    """SHA-256 over the sorted ids, a line each: the same for the same deletion in any order."""
+    return hashlib.sha256("".join(f"{unit_id}\n" for unit_id in sorted(ids)).encode()).hexdigest()
 
 
 def resolve(

@@ -102,6 +102,11 @@ def study_of(folder: Path) -> str | None:
     return name
 
 
+def cell_folders(folder: Path) -> list[Path]:
+    """The folders of the cells of a bench, finished or not."""
+    return [folder / CELLS / cell["name"] for cell in read_json(folder / GRID_FILE)["cells"]]
+
+
 def write_bench(bench: Bench, out: Path) -> list[Path]:
     """Write the table as text, CSV, LaTeX and HTML, and for each question the report over all its cells."""
     out.mkdir(parents=True, exist_ok=True)

@@ -9,11 +9,9 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
@@ -24,6 +22,7 @@ from multidelete.report import comparison, drawing, figures, tables, verdict
 from multidelete.report.differences import Difference
 from multidelete.report.runs import Run, Scores, Seeds, numbers
 from multidelete.report.tables import Group
+from multidelete.report.template import fill
 
 MOST_CARDS = 12  # pictures per split; more would make the page heavy without showing more
 MOST_PIXELS = 256  # longest side of an embedded picture
@@ -91,13 +90,10 @@ def render(runs: Sequence[Run]) -> str:
     unlearned = [group for group in groups if group.method not in tables.BASELINES]
     main = next((i for i, group in enumerate(unlearned) if group.method == "multidelete"), 0)
     seeds = sorted({seed for group in groups for seed in group.seeds})
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"sets": _sets, "lines": _lines, "label": _label, "percent": _chance}
     probe_headings, probes = _probes(groups)
-    source = files("multidelete.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(
+    return fill(
+        "page.html.j2",
+        {"sets": _sets, "lines": _lines, "label": _label, "percent": _chance},
         task=groups[0].first,
         seeds=seeds,
         headline=verdict.headline(found[main], unlearned[main], retrain) if found else "",

@@ -87,7 +87,7 @@ class Run:
         path = folder / "results.json"
         if not path.is_file():
             raise InputError(f"{folder} has no results.json: a run writes it when it is done")
-        content = _json(path)
+        content = read_json(path)
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             came = repr(content.get("schema")) if isinstance(content, dict) else f"a {type(content).__name__}"
             raise InputError(f'{path}: expected results with "schema": {SCHEMA}, got {came}')
@@ -174,7 +174,7 @@ class Run:
         path = self.folder / "gallery.json"
         if not path.is_file():
             return []
-        entries = _json(path)
+        entries = read_json(path)
         if not isinstance(entries, list) or not all(isinstance(e, dict) and "unit" in e for e in entries):
             raise InputError(f'{path}: expected a list of entries with a "unit" each')
         return entries
@@ -188,7 +188,8 @@ def _size_asked(run: Run) -> object:
     return (run.rows[0]["task"], run.rows[0]["data"], asked[0], part) if asked else None
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """What stands in a file of JSON; an ``InputError`` says that it holds none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -179,6 +180,27 @@ def membership(group: Group, original: Group | None, retrain: Group | None) -> F
     if spoilt:
         return Finding("fair", "Membership hidden, of kept pairs too", evidence)
     return Finding("good", "Membership hidden", evidence)
+
+
+def betrayal(group: Group, original: Group | None, retrain: Group | None) -> Finding:
+    """Whether some attack can tell the deleted pairs from pairs that nobody trained on, further than under Retrain."""
+    aucs = {key: spread.mean for key, spread in group.metrics.items() if re.fullmatch(r"attack_\w+_auc", key)}
+    if not aucs:
+        return Finding("open", "Membership was not tested", "the run has no membership attack on this model.")
+
+    def beyond(key: str) -> float:
+        """How much further from chance, on either side, than under Retrain."""
+        aim = _mean(retrain.metrics.get(key)) if retrain else None
+        return abs(aucs[key] - 50) - (0.0 if aim is None else abs(aim - 50))
+
+    worst = max(aucs, key=beyond)
+    name = worst.removeprefix("attack_").removesuffix("_auc").replace("_", " ")
+    evidence = f"{_compare(f'AUC of the attack by {name}', worst, group, original, retrain)}."
+    if retrain is None or worst not in retrain.metrics:
+        return Finding("open", "Membership cannot be judged", f"{evidence} The run has no Retrain to compare with.")
+    if beyond(worst) > CLEAR_SIGNAL:
+        return Finding("bad", "Betrays the deleted pairs", evidence)
+    return Finding("good", "Hides the deleted pairs", evidence)
 
 
 def cost(group: Group, retrain: Group | None) -> Finding:

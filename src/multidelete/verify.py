@@ -1,0 +1,358 @@
+"""Says whether the record of a run is what was run: its hashes and its metrics, computed again from what it left."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from multidelete.data.corpus import Corpus
+from multidelete.data.readers import read
+from multidelete.data.requests import hash_of_ids, resolve
+from multidelete.errors import InputError
+from multidelete.evidence import metrics_of
+from multidelete.metrics.forgetting import gap_to_retrain
+from multidelete.recipe import EvidenceSettings
+from multidelete.record import (
+    HISTORY_FILE,
+    IDENTITY_FILE,
+    RESULTS_FILE,
+    commit,
+    differences,
+    read_identity,
+    read_predictions,
+)
+from multidelete.registry import choose
+from multidelete.report.bench import cell_folders, is_bench
+from multidelete.report.deletion import DELETION_FILE, DELETION_PAGE, read_record, record, render
+from multidelete.report.runs import Run
+from multidelete.seal import SUMS_FILE, WORK, digest_of, read_seal, sums
+from multidelete.store import hash_of
+from multidelete.tasks import TASKS, Predictions
+
+Answers = Iterator[tuple[bool | None, str]]  # whether something holds, and the words
+Look = Callable[..., Answers]
+
+GAP = "gap_to_retrain"
+ROUNDING = 1e-12  # relative; another processor, or another numpy, may add in another order
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Args:
+        what: What it was.
+        holds: Whether it is as recorded; None where that cannot be told.
+        words: What was found, and how it differs.
+    """
+
+    what: str
+    holds: bool | None
+    words: str
+
+
+def verify(folder: Path, digest: str | None = None) -> Iterator[Check]:
+    """Check the record of a run, or of every cell of a bench.
+
+    Args:
+        folder: Of the run, or of the bench.
+        digest: What the run printed when it was done, where somebody wrote it down.
+
+    Raises:
+        InputError: There is no finished run, or the digest is none.
+    """
+    if digest is not None and (len(digest) != 64 or set(digest) - set("0123456789abcdef")):
+        raise InputError(f"--digest is the line of 64 digits and letters a-f that the run printed, not {digest!r}")
+    _corpus.cache_clear()  # what was read before may be others by now
+    if is_bench(folder):
+        if digest is not None:
+            raise InputError(f"'{folder}' is a bench, and --digest belongs to one run: give the folder of its cell")
+        return _bench(folder)
+    if not any((folder / name).is_file() for name in (SUMS_FILE, RESULTS_FILE)):
+        Run.load(folder)  # says what is missing
+    return _run(folder, digest)
+
+
+def _bench(folder: Path) -> Iterator[Check]:
+    for cell in cell_folders(folder):
+        if not (cell / RESULTS_FILE).is_file() and not (cell / SUMS_FILE).is_file():
+            yield Check(cell.name, None, "has not run")
+            continue
+        for check in _run(cell, None):
+            yield Check(f"{cell.name}: {check.what}", check.holds, check.words)
+
+
+def _run(folder: Path, digest: str | None) -> Iterator[Check]:
+    yield _digest(folder, digest)
+    yield from _found("files", _files, folder)
+    try:
+        run = Run.load(folder)
+    except InputError as error:
+        yield Check("results", False, str(error))
+        return
+    yield from _found("results", _results, run)
+    yield from _found("history", _history, run)
+    for index in range(len(run.rows)):
+        yield from _found(f"metrics of {run.key(index)}", _metrics, run, index)
+    for what, look in PARTS.items():
+        yield from _found(what, look, run)
+
+
+def _found(what: str, look: Look, *where: Any) -> Iterator[Check]:
+    """What a look at one part says."""
+    try:
+        for holds, words in look(*where):
+            yield Check(what, holds, words)
+    except Exception as error:  # a changed file can be anything: what it does to its reader is what was found
+        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        yield Check(what, False, f"cannot be read as it was written: {' '.join(reason.split())}")
+
+
+def _digest(folder: Path, given: str | None) -> Check:
+    own = digest_of(folder)
+    if own is None:
+        return Check("digest", False, f"{SUMS_FILE} is missing: a run writes this list of its files when it is done")
+    if given is None:
+        return Check(
+            "digest", None, f"{own}; --digest with what the run printed would tell a record that was made anew"
+        )
+    if given != own:
+        return Check("digest", False, f"recorded {given}, found {own}: this is not the record that was written down")
+    return Check("digest", True, f"{own}, as it was written down")
+
+
+def _files(folder: Path) -> Answers:
+    """Every file is there as it was left, and no other."""
+    recorded, found = read_seal(folder), sums(folder)
+    for name in sorted(recorded.keys() | found.keys()):
+        if name not in found:
+            yield False, f"{name} is missing"
+        elif name not in recorded:
+            yield False, f"{name} was added"
+        elif recorded[name] != found[name]:
+            yield False, f"{name} was changed: sha256 recorded {recorded[name]}, found {found[name]}"
+    if recorded == found:
+        yield True, f"{len(found)} files are as the run left them"
+
+
+def _results(run: Run) -> Answers:
+    """What stands in several files is the same in all of them."""
+    wrong = [
+        f"{key} is {_short(found)} in {RESULTS_FILE}, but {_short(recorded)} in {place}"
+        for place, before, now in _copies(run)
+        for key, (recorded, found) in differences(before, now).items()
+    ]
+    yield from ((False, words) for words in wrong)
+    if not wrong:
+        yield True, f"{len(run.rows)} rows, and where they come from, are the same in every file that tells of them"
+
+
+def _copies(run: Run) -> Iterator[tuple[str, Any, Any]]:
+    """Where else something of the results stands: the place, what stands there, and what stands in the results."""
+    recipe = run.provenance["recipe"]
+    known = read_identity(run.folder)
+    if known is None:
+        raise InputError(f"{IDENTITY_FILE} does not say which run this is")
+    yield IDENTITY_FILE, known, {key: run.provenance.get(key) for key in known}
+    rows: list[dict[str, Any]] = [{"method": name, "scope": "all"} for name in ("original", "retrain")]
+    rows = rows[: 1 + bool(recipe["retrain"])]
+    for method in (recipe["method"], *recipe["compare"]):
+        settings = {key: value for key, value in method.items() if key not in ("name", "scope")}
+        rows.append({"method": method["name"], "scope": method["scope"], "settings": settings})
+    if len(rows) != len(run.rows):
+        raise InputError(f"{RESULTS_FILE} has {len(run.rows)} rows, but its recipe makes {len(rows)}")
+    for index, (asked, row) in enumerate(zip(rows, run.rows, strict=True)):
+        place = f"rows.{index}"
+        asked |= {"task": recipe["task"]["name"], "seed": recipe["seed"]}
+        yield "its recipe", {place: asked}, {place: {key: row[key] for key in asked}}
+        kept = run.folder / WORK / f"{run.key(index)}.json"
+        if kept.is_file():  # what --resume needs is no part of the record, but tells which value was changed
+            metrics = {key: value for key, value in row["metrics"].items() if key != GAP}
+            yield f"{WORK}/{kept.name}", {place: json.loads(kept.read_text())}, {place: {**row, "metrics": metrics}}
+
+
+def _history(run: Run) -> Answers:
+    """The history is that of the rows, line by line, where their own are still there."""
+    parts = [run.folder / WORK / f"{run.key(index)}.history.jsonl" for index in range(len(run.rows))]
+    if not all(part.is_file() for part in parts):
+        yield None, f"the histories of single rows are not in {WORK}/ any more"
+        return
+    recorded = [line for part in parts for line in part.read_text().splitlines()]
+    found = (run.folder / HISTORY_FILE).read_text().splitlines()
+    for number, (before, now) in enumerate(zip_longest(recorded, found), start=1):
+        if before != now:
+            yield False, f"{HISTORY_FILE}, line {number} is {_short(now)}, but {_short(before)} in {WORK}/"
+            return
+    yield True, f"{len(found)} lines are those of the rows"
+
+
+def _metrics(run: Run, index: int) -> Answers:
+    """The metrics of a row follow from its predictions."""
+    recorded, found = run.rows[index]["metrics"], recomputed(run, index)
+    wrong = [key for key in sorted(recorded.keys() | found.keys()) if not _same(recorded.get(key), found.get(key))]
+    yield from ((False, f"{key} recorded {recorded.get(key)}, found {found.get(key)}") for key in wrong)
+    if not wrong:
+        yield True, f"{len(found)} values follow from the stored predictions"
+
+
+def recomputed(run: Run, index: int) -> dict[str, float]:
+    """The metrics of a row, computed from its stored predictions as they were when it was run."""
+    recipe = run.provenance["recipe"]
+    settings = dict(recipe["task"])
+    task = choose(TASKS, settings.pop("name"), "task").model_validate(settings)
+    rows = {run.key(each) for each in range(len(run.rows))}
+    stored = {path.name for path in (run.folder / "predictions").iterdir()}
+    references = {name: read_predictions(run.folder / "predictions" / name) for name in sorted(stored - rows)}
+    evidence = EvidenceSettings.model_validate(recipe["evidence"])
+    before, own = _predictions(run, 0), _predictions(run, index)
+    found = metrics_of(task, own, before, references, evidence, run.rows[index]["seeds"]["train"])
+    retrain = next((row["metrics"] for row in run.rows if row["method"] == "retrain"), None)
+    return found if retrain is None else {**found, GAP: gap_to_retrain(found, retrain)}
+
+
+def _request(run: Run) -> Answers:
+    """The ids are those whose hash was recorded, and those that were taken for D_f when predictions were made."""
+    ids, recorded = _ids(run), run.provenance["forget_hash"]
+    found = hash_of_ids(ids)
+    if found != recorded:
+        yield False, f"the hash of the {len(ids)} ids in {DELETION_FILE}: recorded {recorded}, found {found}"
+    else:
+        yield True, f"{len(ids)} ids have the hash {found}"
+    for index, row in enumerate(run.rows):
+        if row["forget_units"] != len(ids):
+            yield False, f"row {index}: forget_units recorded {row['forget_units']}, but there are {len(ids)} ids"
+        units = set(_predictions(run, index)["forget"]["unit"].tolist())
+        if units != set(ids):
+            yield False, f"predictions of {run.key(index)} are of another D_f: {_other_ids(ids, units)}"
+
+
+def _data(run: Run) -> Answers:
+    """The data are the same, and what was asked for is what the ids name; data that are gone prove nothing."""
+    recipe, ids = run.provenance["recipe"], _ids(run)
+    try:
+        corpus = _corpus(json.dumps(recipe["data"]))
+    except (InputError, OSError) as error:
+        yield None, f"cannot be read any more: {error}"
+        return
+    if corpus.hash != run.provenance["data_hash"]:
+        hashes = f"recorded {run.provenance['data_hash']}, found {corpus.hash}"
+        yield None, f"have another hash now ({hashes}): the ids are not compared with them"
+        return
+    yield True, f"'{corpus.name}' has the hash {corpus.hash}"
+    try:
+        resolve(corpus, ids=ids)
+    except InputError as error:
+        yield False, f"the ids of the record are no deletion of these data: {error}"
+        return
+    asked = {"seed": recipe["seed"], **recipe["forget"]}
+    try:
+        request = resolve(corpus, **asked)
+    except InputError as error:
+        yield None, f"what was asked for cannot be read any more: {error}"
+        return
+    if request.hash != run.provenance["forget_hash"]:
+        yield False, f"what was asked for ({_short(recipe['forget'])}) names others now: {_other_ids(ids, request.ids)}"
+    else:
+        yield True, f"what was asked for ({_short(recipe['forget'])}) names these {len(ids)} ids"
+
+
+def _model(run: Run) -> Answers:
+    """The model that was left loads, and its weights are those that were recorded."""
+    recorded, found = run.provenance["model_hash"], hash_of(run.folder / "model")
+    if found != recorded:
+        yield False, f"the weights in model/ have another hash: recorded {recorded}, found {found}"
+    else:
+        yield True, f"the weights in model/ load and have the hash {found}"
+
+
+def _original(run: Run) -> Answers:
+    """The original, where it was brought and is still there; it is no part of the run's folder."""
+    brought, recorded = run.provenance["recipe"].get("original"), run.provenance["original_hash"]
+    if brought is None:
+        yield None, f"was {run.provenance['original']} and is not kept in the run; its hash is {recorded}"
+        return
+    try:
+        found = hash_of(Path(brought))
+    except (InputError, OSError) as error:
+        yield None, f"cannot be read any more: {error}"
+        return
+    if found != recorded:
+        yield None, f"'{brought}' holds another model now (hash recorded {recorded}, found {found})"
+    else:
+        yield True, f"'{brought}' has the hash {found}"
+
+
+def _deletion(run: Run) -> Answers:
+    """The record of the deletion, and its page, say what follows from the results."""
+    page, made = run.folder / DELETION_PAGE, record(run, _ids(run))
+    if made is None:
+        yield True, "is not there: the run is about a control, which deletes nothing"
+        return
+    told, found = run.provenance, read_record(run.folder)
+    # Another version may choose other words for the same numbers, which then tell nothing.
+    same = (told["version"], told["commit"]) == (version("multidelete"), commit()[0])
+    wrong = differences(json.loads(json.dumps(made)), found)
+    for key, (expected, recorded) in wrong.items():
+        holds = None if key.startswith(("result", "findings")) and not same else False
+        yield holds, f"{key} is {_short(recorded)} in {DELETION_FILE}, but {_short(expected)} by {RESULTS_FILE}"
+    if not wrong:
+        yield True, f"{DELETION_FILE} says what follows from {RESULTS_FILE}"
+    if not page.is_file():
+        yield None, f"{DELETION_PAGE} is not there; 'multidelete report' makes it anew"
+    elif page.read_text(encoding="utf-8") != render(found, digest_of(run.folder)):
+        how = "was changed" if same else "was made by another version, or changed"
+        yield False if same else None, f"{DELETION_PAGE} {how}; 'multidelete report' makes it anew"
+    else:
+        yield True, f"{DELETION_PAGE} shows {DELETION_FILE}"
+
+
+PARTS: dict[str, Look] = {
+    "request": _request,
+    "data": _data,
+    "model": _model,
+    "original": _original,
+    "deletion record": _deletion,
+}
+
+
+def _ids(run: Run) -> list[str]:
+    """The ids of the deletion in their order; a control has no record, but predictions of the same D_f."""
+    if (run.folder / DELETION_FILE).is_file():
+        return [str(each) for each in read_record(run.folder)["deleted"]["ids"]]
+    return list(dict.fromkeys(_predictions(run, 0)["forget"]["unit"].tolist()))
+
+
+def _predictions(run: Run, index: int) -> Predictions:
+    return read_predictions(run.folder / "predictions" / run.key(index))
+
+
+@lru_cache(maxsize=1)  # the cells of a bench have theirs in common
+def _corpus(data: str) -> Corpus:
+    options = json.loads(data)
+    return read(options.pop("reader"), **options)
+
+
+def _other_ids(recorded: Iterable[str], found: Iterable[str]) -> str:
+    """In what two lists of ids differ."""
+    missing, added = sorted(set(recorded) - set(found)), sorted(set(found) - set(recorded))
+    parts = [f"{len(ids)} {how}, as {ids[0]!r}" for ids, how in ((missing, "not there"), (added, "more")) if ids]
+    return " and ".join(parts)
+
+
+def _same(recorded: float | None, found: float | None) -> bool:
+    if recorded is None or found is None:
+        return False
+    return math.isclose(recorded, found, rel_tol=ROUNDING, abs_tol=ROUNDING)
+
+
+def _short(value: Any) -> str:
+    """A value in a sentence."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 100 else f"{text[:97]}..."

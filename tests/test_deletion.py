@@ -1,0 +1,376 @@
+"""The record of a deletion: the right words for every verdict, and a page for people, on made-up results."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import browser
+from multidelete.errors import InputError
+from multidelete.report import verdict
+from multidelete.report.deletion import (
+    DELETION_FILE,
+    FORGETTING,
+    ITEMS,
+    LITTLE_TO_FORGET,
+    MEMBERSHIP,
+    NOTHING_TO_COMPARE,
+    UTILITY,
+    record,
+    render,
+    write_deletion,
+)
+from multidelete.report.runs import Run
+from multidelete.seal import digest_of, write_seal
+from multidelete.tasks import TASKS
+from test_report import TUNED, words_of
+
+Scores = tuple[float, float, float]  # test score, D_f AUC, D_f vs test AUC
+
+ORIGINAL, RETRAIN, FORGOT = (72.4, 50.3, 79.6), (71.9, 20.8, 50.1), (71.3, 19.4, 48.9)
+IDS = ("train-00007", "train-00001", "train-00003")
+LONG = "multidelete unlearn --model models/mine --data photos --forget requests/2025-05/ids.txt --method multidelete "
+LONG += "--scope fusion --out runs/request-2025-05 method.alpha=0.2 method.epochs=2 --precision fp32"
+
+
+def run_of(
+    after: Scores = FORGOT,
+    *,
+    before: Scores = ORIGINAL,
+    anew: Scores | None = RETRAIN,
+    method: tuple[str, str] = ("multidelete", "fusion"),
+    task: str = "retrieval",
+    count: int = 3,
+) -> Run:
+    """A run about one method, with or without Retrain."""
+    settings: dict[str, Any] = TUNED if method[0] == "multidelete" else {}
+    rows = [
+        ("original", "all", {}, before),
+        *([("retrain", "all", {}, anew)] if anew else []),
+        (*method, settings, after),
+    ]
+    told = {
+        "version": "0.1.0",
+        "commit": "0123abc456def7890123abc456def7890123abcd",
+        "dirty": False,
+        "device": "cpu",
+        "python": "3.12.3",
+        "packages": {"torch": "2.13.0", "transformers": "5.0.0", "numpy": "2.4.6"},
+        "began": "2025-05-04T11:58:03+00:00",
+        "created": "2025-05-04T12:00:07+00:00",
+        "account": "curator",
+        "command": LONG,
+        "recipe": {
+            "retrain": anew is not None,
+            "forget": {"ids": "ids.txt"},
+            "data": {"reader": "corpus", "root": "photos"},
+        },
+        "original": "brought: models/mine",
+        **{f"{name}_hash": f"{number}" * 64 for number, name in enumerate(("data", "forget", "original", "model"))},
+    }
+    return Run(
+        Path("run"),
+        tuple(
+            {
+                "task": task,
+                "data": "photos",
+                "model": "albef",
+                "forget_units": count,
+                "seed": 0,
+                "method": name,
+                "scope": scope,
+                "settings": settings,
+                "cost": {"update_seconds": 3.0},
+                "metrics": dict(zip(("test_score", "forget_auc", "forget_test_auc"), scores, strict=True)),
+            }
+            for name, scope, settings, scores in rows
+        ),
+        told,
+    )
+
+
+def made(ids: tuple[str, ...] = IDS, **changes: Any) -> dict[str, Any]:
+    found = record(run_of(**changes), ids)
+    assert found is not None
+    return found
+
+
+# -- the words ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "tone", "result", "evidence"),
+    [
+        ({}, "good", "Forgotten, and the model still does its task.", "at least 80 % of the difference is gone"),
+        (
+            {"after": (71.3, 8.0, 20.0)},
+            "good",
+            "Forgotten (further than needed), and the model still does its task.",
+            "This can itself give away what was deleted",
+        ),
+        (
+            {"after": (71.3, 33.0, 62.0)},
+            "fair",
+            "Only partly forgotten, but the model still does its task.",
+            "between 40 % and 80 % of the difference",
+        ),
+        (
+            {"after": (71.3, 48.0, 78.0)},
+            "bad",
+            "Not forgotten, but the model still does its task.",
+            "still treats the deleted data as data that it was trained on",
+        ),
+        (
+            {"after": (31.2, 20.0, 50.0)},
+            "bad",
+            "Forgotten, but the model is no longer fit for its task.",
+            "at least 80 % of the difference is gone",
+        ),
+        (
+            {"after": (31.2, 48.1, 78.0)},
+            "bad",
+            "Not forgotten, and the model is no longer fit for its task.",
+            "still treats the deleted data",
+        ),
+        (
+            {"after": (68.0, 20.0, 50.0)},
+            "fair",
+            "Forgotten, but the model does its task less well.",
+            "at least 80 % of the difference is gone",
+        ),
+        (
+            {"anew": None},
+            "open",
+            "Whether it was forgotten cannot be judged, but the model still does its task.",
+            "No model was trained anew without the deleted data",
+        ),
+        (
+            {"anew": None, "after": (31.2, 20.0, 50.0)},
+            "bad",
+            "Whether it was forgotten cannot be judged, and the model is no longer fit for its task.",
+            "No model was trained anew without the deleted data",
+        ),
+        (
+            {"before": (72.4, 23.0, 51.0)},
+            "open",
+            "Whether it was forgotten cannot be judged, but the model still does its task.",
+            "there was little to forget, and these tests cannot tell whether it is gone",
+        ),
+        (
+            {"before": (72.4, 23.0, 51.0), "after": (71.3, 9.0, 30.0)},
+            "fair",
+            "There was little to forget (the deleted data now stand out), but the model still does its task.",
+            "can itself give away what was deleted",
+        ),
+        (
+            {"method": ("retrain", "all"), "after": RETRAIN, "anew": None},
+            "good",
+            "Trained anew without the deleted data, and the model still does its task.",
+            "It never read them in this training",
+        ),
+        (  # a part of it has seen D_f: it is judged as any other
+            {"method": ("retrain", "fusion"), "after": (71.3, 48.0, 78.0)},
+            "bad",
+            "Not forgotten, but the model still does its task.",
+            "still treats the deleted data",
+        ),
+    ],
+)
+def test_the_words_for_every_verdict(changes: dict[str, Any], tone: str, result: str, evidence: str) -> None:
+    found = made(**changes)
+    assert found["result"] == {"tone": tone, "answer": result}
+    assert evidence in found["findings"]["forgetting"]["evidence"]
+    page = words_of(render(found, "d" * 64))
+    assert result in page
+    assert evidence in page
+    assert "unlearned" not in page.lower()
+
+
+def test_utility_is_compared_with_what_there_is() -> None:
+    assert made()["findings"]["utility"]["evidence"] == "It does its task about as well as the model trained anew."
+    alone = made(anew=None)["findings"]["utility"]["evidence"]
+    assert alone == "It does its task about as well as the model before the deletion."
+    destroyed = made(after=(31.2, 20.0, 50.0))["findings"]["utility"]["evidence"]
+    assert "is not the deletion that was asked for" in destroyed
+
+
+def test_no_answer_of_the_verdict_is_without_plain_words() -> None:
+    """An answer that is added there needs its words here."""
+    answers = {
+        question: set(re.findall(r'Finding\("\w+", "([^"]+)"', inspect.getsource(look)))
+        for question, look in (
+            ("forgetting", verdict.forgetting),
+            ("utility", verdict.utility),
+            ("membership", verdict.betrayal),
+        )
+    }
+    assert len(answers["forgetting"]) >= 7
+    assert answers["forgetting"] == {*FORGETTING, "Forgetting cannot be judged"}
+    assert answers["utility"] == UTILITY.keys()
+    assert answers["membership"] == MEMBERSHIP.keys()
+    assert NOTHING_TO_COMPARE[0] == LITTLE_TO_FORGET[0] == "Whether it was forgotten cannot be judged"
+
+
+def test_no_measure_no_answer() -> None:
+    run = run_of()
+    rows = tuple({**row, "metrics": {}} for row in run.rows)
+    found = record(Run(run.folder, rows, run.provenance), IDS)
+    assert found is not None
+    answer = "Whether it was forgotten was not measured, and whether the model still does its task cannot be judged."
+    assert found["result"] == {"tone": "open", "answer": answer}
+    assert answer in words_of(render(found, None))
+
+
+def test_a_control_deletes_nothing_and_has_no_record(tmp_path: Path) -> None:
+    assert record(run_of(method=("unimodal", "all")), IDS) is None
+    assert write_deletion(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def with_attacks(run: Run, *aucs: tuple[float, float]) -> Run:
+    """The run with AUCs of two attacks, by loss and by entropy, on each row."""
+    names = ("attack_loss_auc", "attack_entropy_auc")
+    rows = zip(run.rows, aucs, strict=True)
+    metrics = [{**row["metrics"], **dict(zip(names, values, strict=True))} for row, values in rows]
+    return Run(
+        run.folder,
+        tuple({**row, "metrics": each} for row, each in zip(run.rows, metrics, strict=True)),
+        run.provenance,
+    )
+
+
+@pytest.mark.parametrize(
+    ("aucs", "tone", "answer", "evidence"),
+    [
+        (
+            ((80.0, 60.0), (50.0, 50.0), (54.0, 51.0)),
+            "good",
+            "No further",
+            "AUC of the attack by loss 54.0 (Original 80.0,",
+        ),
+        (((80.0, 60.0), (50.0, 50.0), (51.0, 59.0)), "bad", "Yes", "AUC of the attack by entropy 59.0 (Original 60.0,"),
+        (
+            ((80.0, 60.0), (50.0, 50.0), (30.0, 50.0)),
+            "bad",
+            "Yes",
+            "AUC of the attack by loss 30.0",
+        ),  # below betrays too
+        (((80.0, 60.0), (44.0, 50.0), (58.0, 50.0)), "good", "No further", "Retrain 44.0"),
+    ],
+)
+def test_the_words_for_membership(aucs: Any, tone: str, answer: str, evidence: str) -> None:
+    found = record(with_attacks(run_of(), *aucs), IDS)
+    assert found is not None
+    one = found["findings"]["membership"]
+    assert (one["tone"], one["answer"].startswith(answer)) == (tone, True)
+    assert evidence in one["evidence"]
+    told = " An attack can tell which data were deleted." if tone == "bad" else ""
+    assert found["result"] == {"tone": tone, "answer": f"Forgotten, and the model still does its task.{told}"}
+
+
+def test_membership_is_not_claimed_where_it_was_not_tested() -> None:
+    assert made()["findings"]["membership"]["answer"] == "Not tested"
+    alone = record(with_attacks(run_of(anew=None), (80.0, 60.0), (50.0, 50.0)), IDS)
+    assert alone is not None
+    assert alone["findings"]["membership"]["answer"] == "Cannot be judged"
+    anew = made(method=("retrain", "all"), after=RETRAIN, anew=None)
+    assert anew["findings"]["membership"]["answer"] == "There is nothing to tell"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_items_are_named_for_every_task(task: str) -> None:
+    one, many, halves = ITEMS[task]
+    assert made(ids=IDS[:1], task=task)["deleted"]["what"] == one
+    page = words_of(render(made(task=task), None))
+    assert f"3 {many} to be forgotten" in page
+    assert halves in page
+
+
+# -- the record and its page ----------------------------------------------------------------------------------------
+
+
+def test_the_record_says_what_when_from_which_by_what_and_on_whose_command() -> None:
+    run, found = run_of(), made()
+    assert found["deleted"]["ids"] == list(IDS)
+    assert (found["deleted"]["count"], found["deleted"]["sha256"]) == (3, "1" * 64)
+    assert (found["began"], found["ended"]) == ("2025-05-04T11:58:03+00:00", "2025-05-04T12:00:07+00:00")
+    assert found["model"]["sha256_before"] != found["model"]["sha256_after"] == "3" * 64
+    assert found["model"]["row"] == "02-multidelete-fusion"
+    assert found["method"]["settings"] == TUNED
+    assert found["ordered_by"] == {"account": "curator", "command": LONG}
+    numbers = found["findings"]["numbers"]
+    assert list(numbers) == ["before", "after", "trained_anew"]
+    assert numbers["after"]["forget_test_auc"] == run.rows[2]["metrics"]["forget_test_auc"]
+    assert json.loads(json.dumps(found)) == found
+
+    html = render(found, "d" * 64)
+    page = words_of(html).replace("\u00a0", " ")
+    for told in (
+        "train-00007",
+        "2025-05-04 11:58:03 UTC",
+        "from the folder models/mine",
+        "alpha = 0.2",
+        "curator",
+    ):
+        assert told in page
+    for value in ("79.6", "48.9", "50.1", "72.4", "71.3", "71.9"):
+        assert re.search(rf"<td[^>]*>{re.escape(value)}</td>", html), value
+    assert f"multidelete verify . --digest {'d' * 64}" in page
+    assert "Trained anew" not in words_of(render(made(anew=None), None))
+
+
+def test_a_long_list_is_shown_by_its_ends_and_recorded_whole() -> None:
+    ids = tuple(f"photo-{number:04d}.jpg" for number in range(1200))
+    found = made(ids=ids, count=1200)
+    assert found["deleted"]["ids"] == list(ids)
+    page = render(found, None)
+    assert re.findall(r"photo-\d+", page) == [
+        "photo-0000",
+        "photo-0001",
+        "photo-0002",
+        *(f"photo-{n}" for n in (1197, 1198, 1199)),
+    ]
+    assert "1,200 pictures with their texts" in page
+    assert "nobody can tell whether this record was changed" in words_of(page)
+
+
+def test_the_page_loads_nothing_and_escapes_what_it_shows() -> None:
+    page = render(made(ids=("<script>alert(1)</script>", "a&b")), "d" * 64)
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "http" not in page
+    links = re.findall(r"""(?:src|href|action|poster)\s*=\s*["']([^"']*)""", page) + re.findall(r"url\(([^)]*)", page)
+    assert links == ["data:,"]
+    assert "@import" not in page
+
+
+def test_the_page_stands_beside_its_record_with_the_digest(tmp_path: Path) -> None:
+    (tmp_path / DELETION_FILE).write_text(json.dumps(made()))
+    write_seal(tmp_path, {})
+    assert write_deletion(tmp_path) == tmp_path / "deletion.html"
+    page = (tmp_path / "deletion.html").read_text()
+    assert f"--digest {digest_of(tmp_path)}" in page
+    assert page == render(made(), digest_of(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 2}'])
+def test_a_damaged_record_is_told(content: str, tmp_path: Path) -> None:
+    (tmp_path / DELETION_FILE).write_text(content)
+    with pytest.raises(InputError, match=r"deletion.json(: expected the record of a deletion| is not JSON)"):
+        write_deletion(tmp_path)
+    assert not (tmp_path / "deletion.html").exists()
+
+
+@pytest.mark.slow
+def test_the_page_fits_its_window_and_one_sheet(tmp_path: Path) -> None:
+    ids = tuple(f"1000268201_{number:010x}.jpg" for number in range(300))
+    html = render(made(ids=ids, count=300, after=(71.3, 48.0, 78.0)), "d" * 64)
+    for width in (390, 1280):
+        page, window = browser.widths(html, tmp_path, width)
+        assert page <= window == width
+    assert browser.sheets(html, tmp_path) == 1
