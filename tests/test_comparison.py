@@ -169,6 +169,16 @@ def test_the_words_for_unimodal_knowledge(vision: float, text: float, answer: st
     assert f"vision probe {vision}, Original 83.6" in found.evidence
 
 
+def test_what_a_new_probe_still_reads_has_moved() -> None:
+    groups = groups_with(probe_vision=(83.6, 83.0, 60.0), probe_vision_refitted=(83.6, 83.0, 83.0))
+    found = verdict.verdicts(groups)[0].unimodal
+    assert found is not None
+    assert (found.answer, found.tone) == ("Moved what it knew of each half", "fair")
+    assert "vision probe refitted 83.0, Original 83.6 (−0.6)" in found.evidence
+    groups = groups_with(probe_vision=(83.6, 83.0, 60.0), probe_vision_refitted=(83.6, 83.0, 70.0))
+    assert verdict.verdicts(groups)[0].unimodal.tone == "bad"  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("attack", "kept", "answer", "tone"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -68,7 +69,8 @@ def verify(folder: Path, digest: str | None = None) -> Iterator[Check]:
     Raises:
         InputError: There is no finished run, or the digest is none.
     """
-    if digest is not None and (len(digest) != 64 or set(digest) - set("0123456789abcdef")):
+    digest = digest and digest.strip().lower()
+    if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
         raise InputError(f"--digest is the line of 64 digits and letters a-f that the run printed, not {digest!r}")
     _corpus.cache_clear()  # what was read before may be others by now
     if is_bench(folder):

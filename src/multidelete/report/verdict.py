@@ -17,6 +17,7 @@ KEPT_POINTS, KEPT_SHARE = 3.0, 0.10  # test score lost against Retrain: points, 
 DESTROYED_POINTS, DESTROYED_SHARE = 15.0, 0.40
 CHEAP = 0.5  # share of Retrain's time
 UNIMODAL_KEPT, UNIMODAL_LOST = 2.0, 5.0  # points of a linear probe lost against Original
+REFITTED = "_refitted"  # how the metric of a probe that was fitted anew ends
 HIDDEN = 5.0  # points of the loss attack's AUC between a model and Retrain
 SPARED = 0.1  # by how much the MI ratio of kept pairs may differ from 1
 MEMORISED = 45.0  # Retrain's own D_f AUC below this means that the kept pairs are memorised
@@ -28,7 +29,8 @@ THRESHOLDS = (
     f"Kept its utility: at most {KEPT_POINTS:g} points and {percent(KEPT_SHARE)} of Retrain's test score "
     f"lost; destroyed it: more than {DESTROYED_POINTS:g} points or {percent(DESTROYED_SHARE)}. "
     f"Kept each half: no linear probe lost more than {UNIMODAL_KEPT:g} points against Original (lost it: more than "
-    f"{UNIMODAL_LOST:g}). Membership hidden: the AUC of the loss attack is at most {HIDDEN:g} points from Retrain's, "
+    f"{UNIMODAL_LOST:g}; moved it: one fitted anew did not). "
+    f"Membership hidden: the AUC of the loss attack is at most {HIDDEN:g} points from Retrain's, "
     f"and the MI ratio of the kept pairs at most {SPARED:g} from 1. "
     f"Cheap: at most {percent(CHEAP)} of Retrain's time, preparation included."
 )
@@ -139,14 +141,20 @@ def utility(group: Group, original: Group | None, retrain: Group | None) -> Find
 
 
 def unimodal(group: Group, original: Group | None) -> Finding | None:
-    """Whether what the model knows of each half alone stayed: linear probes fitted on the original's features."""
+    """Whether what the model knows of each half alone stayed, by linear probes fitted on the original's features.
+
+    What such a probe no longer reads and one fitted anew does has moved, and is not lost.
+    """
     probes = [key for key in group.metrics if key.startswith("probe_") and original and key in original.metrics]
     if original is None or not probes:
         return None
-    lost = max(original.metrics[key].mean - group.metrics[key].mean for key in probes)
+    drops = {key: original.metrics[key].mean - group.metrics[key].mean for key in probes}
+    refitted = [drop for key, drop in drops.items() if key.endswith(REFITTED)]
+    moved, lost = max(drops.values()), max(refitted or drops.values())
     parts = (
-        f"{key.removeprefix('probe_')} probe {group.metrics[key]}, Original {original.metrics[key]} "
-        f"({signed(group.metrics[key].mean - original.metrics[key].mean, plus=True)})"
+        f"{key.removeprefix('probe_').removesuffix(REFITTED)} probe{' refitted' * key.endswith(REFITTED)} "
+        f"{group.metrics[key]}, "
+        f"Original {original.metrics[key]} ({signed(-drops[key], plus=True)})"
         for key in probes
     )
     evidence = "; ".join(parts) + "."
@@ -154,6 +162,8 @@ def unimodal(group: Group, original: Group | None) -> Finding | None:
         return Finding("bad", "Lost what it knew of each half", evidence)
     if lost > UNIMODAL_KEPT:
         return Finding("fair", "Lost some of what it knew of each half", evidence)
+    if moved > UNIMODAL_KEPT:
+        return Finding("fair", "Moved what it knew of each half", evidence)
     return Finding("good", "Kept what it knew of each half", evidence)
 
 
