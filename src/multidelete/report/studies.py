@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,12 @@ from multidelete.data.files import write_file
 from multidelete.report.bench import sets
 from multidelete.report.findings import VIEWS
 from multidelete.report.study import ORIGINAL, Found, Line
-from multidelete.report.tables import COLUMNS, as_text
+from multidelete.report.tables import Group, as_text, columns
 
 WIDE, NARROW = 7.4, 4.0  # inches of 72 points
 
 # Columns beside those of every table, where the rows have them.
-MORE = {
-    "Loss attack AUC (≈ Retrain)": "attack_loss_auc",
-    "MI ratio ↑": "mi_ratio",
-    "MI ratio of D_r": "mi_ratio_retain",
-}
+MORE = {"Loss attack AUC (≈ Retrain)": "attack_loss_auc"}
 
 
 def write_study(found: Found, out: Path) -> list[Path]:
@@ -48,7 +45,13 @@ def write_study(found: Found, out: Path) -> list[Path]:
 
 def headings(found: Found) -> list[str]:
     """The headings that go with :func:`table`."""
-    return ["Variant", "Deleted", "n", *COLUMNS, *(title for title, key in MORE.items() if _measured(found, key))]
+    return [
+        "Variant",
+        "Deleted",
+        "n",
+        *_columns(found),
+        *(title for title, key in MORE.items() if _measured(found, key)),
+    ]
 
 
 def table(found: Found) -> list[list[str]]:
@@ -57,10 +60,14 @@ def table(found: Found) -> list[list[str]]:
     for line in _shown(found):
         retrain = found.retrain(line.units)
         group = retrain.group if retrain else None
-        cells = [column(line.group, group) for column in COLUMNS.values()]
+        cells = [column(line.group, group) for column in _columns(found).values()]
         cells += [line.said(key) for key in MORE.values() if _measured(found, key)]
         lines.append([line.label, f"{line.units:,}", str(len(line.group.seeds)), *cells])
     return lines
+
+
+def _columns(found: Found) -> dict[str, Callable[[Group, Group | None], str]]:
+    return columns([line.group for line in _shown(found)])
 
 
 def _shown(found: Found) -> list[Line]:

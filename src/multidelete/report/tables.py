@@ -310,22 +310,20 @@ COLUMNS: dict[str, Callable[[Group, Group | None], str]] = {
 OF_ATTACKS = ("MI ratio D_f ↑ / D_r", "Attack AUC")  # columns for runs that were attacked
 
 
-def columns(groups: Sequence[Group]) -> dict[str, list[str]]:
-    """The columns of ``COLUMNS`` by their headings, with a text for each group; those of attacks where any has one."""
-    found = {
-        heading: [column(group, reference(groups, "retrain", group.question)) for group in groups]
-        for heading, column in COLUMNS.items()
-    }
-    return {heading: texts for heading, texts in found.items() if heading not in OF_ATTACKS or set(texts) != {NONE}}
+def columns(groups: Sequence[Group]) -> dict[str, Callable[[Group, Group | None], str]]:
+    """``COLUMNS``, without those of attacks where no group was attacked."""
+    left_out = {name for name in OF_ATTACKS if all(COLUMNS[name](group, None) == NONE for group in groups)}
+    return {heading: column for heading, column in COLUMNS.items() if heading not in left_out}
 
 
 def cells(groups: Sequence[Group]) -> list[list[str]]:
-    """For each group its label, its texts in ``columns`` and, where there are several seeds, how many."""
+    """For each group its label, ``columns`` and, where there are several seeds, how many."""
     several = any(len(group.rows) > 1 for group in groups)
-    texts = zip(*columns(groups).values(), strict=True)
+    shown = columns(groups).values()
     return [
-        [name, *line, *([str(len(group.rows))] if several else [])]
-        for name, line, group in zip(labels(groups), texts, groups, strict=True)
+        [name, *(column(group, reference(groups, "retrain", group.question)) for column in shown)]
+        + ([str(len(group.rows))] if several else [])
+        for name, group in zip(labels(groups), groups, strict=True)
     ]
 
 
