@@ -82,6 +82,7 @@ def run_of(
                 "model": "albef",
                 "forget_units": count,
                 "seed": 0,
+                "seeds": {"train": 0, "forget": 0, "method": 0},
                 "method": name,
                 "scope": scope,
                 "settings": settings,
@@ -337,6 +338,26 @@ def test_a_long_list_is_shown_by_its_ends_and_recorded_whole() -> None:
     ]
     assert "1,200 pictures with their texts" in page
     assert "nobody can tell whether this record was changed" in words_of(page)
+
+
+def test_what_earlier_requests_deleted_is_told_apart() -> None:
+    found = record(run_of(), IDS[:1], IDS[1:])
+    assert found is not None
+    assert (found["deleted"]["count"], found["deleted"]["ids"]) == (1, ["train-00007"])
+    assert found["deleted"]["earlier"] == ["train-00001", "train-00003"]
+    page = words_of(render(found, None))
+    assert "1 picture with its texts: train-00007; tested together with 2 that earlier requests had deleted" in page
+    assert "sha256 of both lists" in page
+
+
+def test_seeds_are_told_one_by_one_where_they_differ() -> None:
+    assert "; seed 0" in words_of(render(made(), None))
+    assert "seeds" not in made()["method"]
+    run = run_of()
+    rows = tuple({**row, "seeds": {"train": 0, "forget": 0, "method": 7}} for row in run.rows)
+    found = record(Run(run.folder, rows, run.provenance), IDS)
+    assert found is not None
+    assert "seeds: train = 0, forget = 0, method = 7" in words_of(render(found, None))
 
 
 def test_the_page_loads_nothing_and_escapes_what_it_shows() -> None:

@@ -207,6 +207,18 @@ def test_data_that_were_cleaned_afterwards_prove_nothing(here: Path) -> None:
     assert any(line.startswith("data: cannot be read any more") for line in unsure(verify(here / "out")))
 
 
+def test_a_request_that_follows_another_passes(here: Path, terminal: Terminal) -> None:
+    """What went before is judged with D_f, and is told apart in the record."""
+    (here / "more.txt").write_text("train-00007\n")
+    command = "unlearn recipe.toml --model out/model --data photos --forget more.txt forget.earlier=ids.txt --out next"
+    assert terminal(f"{command} --no-retrain").code == 0
+    assert failing(here / "next", digest_of(here / "next")) == {}
+    deleted = json.loads((here / "next" / DELETION_FILE).read_text())["deleted"]
+    assert (deleted["ids"], deleted["earlier"]) == (["train-00007"], ["train-00003", "train-00001"])
+    change_json(DELETION_FILE, "deleted", "earlier", 0, to="train-00009")(here / "next")
+    assert "the hash of the 3 ids in deletion.json" in failing(here / "next")["request"]
+
+
 def test_a_bench(here: Path, terminal: Terminal) -> None:
     command = "bench recipe.toml --methods neggrad --scopes fusion --seeds 0 --out bench --workers 1"
     assert terminal(f"{command} bench.settings.neggrad.epochs=1").code == 0
@@ -365,6 +377,10 @@ TAMPERINGS = {
     ),
     "a seed": Tampering(
         results("rows", 2, "seed"), {**RESULTS, "results": "rows.2.seed is 1 in results.json, but 0 in its recipe"}
+    ),
+    "a seed of its own": Tampering(
+        results("rows", 2, "seeds", "method"),
+        {**RESULTS, "results": "rows.2.seeds.method is 1 in results.json, but 0 in"},
     ),
     "a setting": Tampering(
         results("rows", 2, "settings", "alpha"), {**RESULTS, "results": "rows.2.settings.alpha is 1.1"}

@@ -147,7 +147,8 @@ def run(
         facts = {"recipe": as_values(recipe), "original_hash": original.hash, "original": original.source}
         facts |= {"model_hash": hash_of(out / "model"), "began": folder.began}
         told = provenance(request, engine.device, command or command_line(), **facts)
-        folder.finish(keys, rows, told, record(Run(out, tuple(rows), told), judged.ids))
+        earlier = [corpus.units[row].id for row in request.earlier]
+        folder.finish(keys, rows, told, record(Run(out, tuple(rows), told), request.ids, earlier))
     write_report([Run.load(out)], out)
     write_deletion(out)
     return rows

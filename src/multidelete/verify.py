@@ -163,6 +163,9 @@ def _copies(run: Run) -> Iterator[tuple[str, Any, Any]]:
     if known is None:
         raise InputError(f"{IDENTITY_FILE} does not say which run this is")
     yield IDENTITY_FILE, known, {key: run.provenance.get(key) for key in known}
+    seed, forget = recipe["seed"], recipe["forget"]
+    seeds = {name: recipe.get(f"{name}_seed", seed) for name in ("train", "method")}
+    common = {"task": recipe["task"]["name"], "seed": seed, "seeds": {**seeds, "forget": forget.get("seed", seed)}}
     rows: list[dict[str, Any]] = [{"method": name, "scope": "all"} for name in ("original", "retrain")]
     rows = rows[: 1 + bool(recipe["retrain"])]
     for method in (recipe["method"], *recipe["compare"]):
@@ -172,7 +175,7 @@ def _copies(run: Run) -> Iterator[tuple[str, Any, Any]]:
         raise InputError(f"{RESULTS_FILE} has {len(run.rows)} rows, but its recipe makes {len(rows)}")
     for index, (asked, row) in enumerate(zip(rows, run.rows, strict=True)):
         place = f"rows.{index}"
-        asked |= {"task": recipe["task"]["name"], "seed": recipe["seed"]}
+        asked |= common
         yield "its recipe", {place: asked}, {place: {key: row[key] for key in asked}}
         kept = run.folder / WORK / f"{run.key(index)}.json"
         if kept.is_file():  # what --resume needs is no part of the record, but tells which value was changed
@@ -259,10 +262,11 @@ def _data(run: Run) -> Answers:
     except InputError as error:
         yield None, f"what was asked for cannot be read any more: {error}"
         return
+    words = f"what was asked for ({_short(recipe['forget'])}) names"
     if request.hash != run.provenance["forget_hash"]:
-        yield False, f"what was asked for ({_short(recipe['forget'])}) names others now: {_other_ids(ids, request.ids)}"
+        yield False, f"{words} others now: {_other_ids(ids, request.whole().ids)}"
     else:
-        yield True, f"what was asked for ({_short(recipe['forget'])}) names these {len(ids)} ids"
+        yield True, f"{words} these {len(ids)} ids"
 
 
 def _model(run: Run) -> Answers:
@@ -293,7 +297,7 @@ def _original(run: Run) -> Answers:
 
 def _deletion(run: Run) -> Answers:
     """The record of the deletion, and its page, say what follows from the results."""
-    page, made = run.folder / DELETION_PAGE, record(run, _ids(run))
+    page, made = run.folder / DELETION_PAGE, record(run, *_lists(run))
     if made is None:
         yield True, "is not there: the run is about a control, which deletes nothing"
         return
@@ -325,10 +329,16 @@ PARTS: dict[str, Look] = {
 
 
 def _ids(run: Run) -> list[str]:
-    """The ids of the deletion in their order; a control has no record, but predictions of the same D_f."""
+    """The ids of all that is gone by now: of this deletion, and of those before it."""
+    return [unit_id for ids in _lists(run) for unit_id in ids]
+
+
+def _lists(run: Run) -> tuple[list[str], list[str]]:
+    """The ids of this deletion, and of those before it; a control has no record, but predictions of the same D_f."""
     if (run.folder / DELETION_FILE).is_file():
-        return [str(each) for each in read_record(run.folder)["deleted"]["ids"]]
-    return list(dict.fromkeys(_predictions(run, 0)["forget"]["unit"].tolist()))
+        deleted = read_record(run.folder)["deleted"]
+        return list(map(str, deleted["ids"])), list(map(str, deleted.get("earlier", [])))
+    return list(dict.fromkeys(_predictions(run, 0)["forget"]["unit"].tolist())), []
 
 
 def _predictions(run: Run, index: int) -> Predictions:

@@ -148,12 +148,13 @@ LIMITS = (
 )
 
 
-def record(run: Run, ids: Sequence[str]) -> dict[str, Any] | None:
+def record(run: Run, ids: Sequence[str], earlier: Sequence[str] = ()) -> dict[str, Any] | None:
     """The record of the deletion that a run is about; None where that is a control, which deletes nothing.
 
     Args:
         run: Its results.
         ids: Of the deleted units, in the order of the request.
+        earlier: Of those that requests before this one have deleted, with which they are judged.
     """
     told = run.provenance
     place = 1 + bool(told["recipe"]["retrain"])  # after Original and the Retrain that it is compared with
@@ -169,6 +170,7 @@ def record(run: Run, ids: Sequence[str]) -> dict[str, Any] | None:
     phrase, words = UTILITY[kept.answer]
     utility = Finding(kept.tone, phrase, words.format(other="trained anew" if anew else "before the deletion"))
     membership = _membership(after, before, anew)
+    seeds = row.get("seeds") or {"all": row["seed"]}
     models = {"before": before, "after": after, "trained_anew": anew}
     return {
         "schema": SCHEMA,
@@ -179,6 +181,7 @@ def record(run: Run, ids: Sequence[str]) -> dict[str, Any] | None:
             "asked": told["recipe"]["forget"],
             "sha256": told["forget_hash"],
             "ids": list(ids),
+            **({"earlier": list(earlier)} if earlier else {}),
         },
         "began": told["began"],
         "ended": told["created"],
@@ -196,6 +199,7 @@ def record(run: Run, ids: Sequence[str]) -> dict[str, Any] | None:
             "label": label(row, run.rows),
             "scope": row["scope"],
             "seed": row["seed"],
+            **({"seeds": seeds} if set(seeds.values()) != {row["seed"]} else {}),
             "settings": row["settings"],
         },
         "made_by": {key: told[key] for key in ("version", "commit", "dirty", "device", "python", "packages")},
