@@ -48,6 +48,10 @@ Data = Annotated[
     Path | None,
     typer.Option("--data", help="Folder with the data: a corpus (manifest.jsonl) or a Karpathy split file."),
 ]
+Seeds = Annotated[str | None, typer.Option(help="As `0,1,2`, the default.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Cells at a time; one a core by default.")]
+Launcher = Annotated[str, typer.Option(help="processes, or submitit for a cluster.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the command of each cell, run nothing.")]
 Precision = Annotated[
     str | None,
     typer.Option("--precision", help="auto, fp32 or bf16 (auto: bf16 where the device is fast at it)."),
@@ -204,12 +208,12 @@ def bench(
     overrides: Overrides = None,
     methods: Annotated[str | None, typer.Option(help="Names, as `multidelete,neggrad`; all by default.")] = None,
     scopes: Annotated[str | None, typer.Option(help="As `all,fusion`, the default where a method has both.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="As `0,1,2`, the default.")] = None,
+    seeds: Seeds = None,
     counts: Annotated[str | None, typer.Option(help="Sizes of the deletion, as `100,200`.")] = None,
     fractions: Annotated[str | None, typer.Option(help="Sizes of the deletion, as `0.05,0.1`.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Cells at a time; one a core by default.")] = None,
-    launcher: Annotated[str, typer.Option(help="processes, or submitit for a cluster.")] = "processes",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command of each cell, run nothing.")] = False,
+    workers: Workers = None,
+    launcher: Launcher = "processes",
+    dry_run: DryRun = False,
     out: Out = Path("runs/bench"),
 ) -> None:
     """Run every method, scope, size and seed on a recipe's task, each cell a run of its own; write one table."""
@@ -229,12 +233,12 @@ def study(
         str, typer.Argument(help="A recipe (TOML) or a task of the demo, whose method is what is studied.")
     ] = "retrieval",
     overrides: Overrides = None,
-    seeds: Annotated[str | None, typer.Option(help="As `0,1,2`, the default.")] = None,
+    seeds: Seeds = None,
     counts: Annotated[str | None, typer.Option(help="Sizes of the deletion, of the study `sizes`.")] = None,
     fractions: Annotated[str | None, typer.Option(help="The same as shares; 0.01 to 0.15 by default.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Cells at a time; one a core by default.")] = None,
-    launcher: Annotated[str, typer.Option(help="processes, or submitit for a cluster.")] = "processes",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command of each cell, run nothing.")] = False,
+    workers: Workers = None,
+    launcher: Launcher = "processes",
+    dry_run: DryRun = False,
     out: Out = Path("runs/study"),
 ) -> None:
     """Vary one thing of a recipe's method, each cell a run of its own; write a page with one figure and what was found.
@@ -293,7 +297,8 @@ def evaluate(
     check_splits(request)
     with _engine(recipe) as engine:
         loaded.to(engine.device)
-        metrics = recipe.task.metrics(recipe.task.predict(loaded, PairInputs.of(corpus, loaded), request, engine))
+        task = recipe.task.model_copy(update={"probed": 0})  # probes need an original to be held against
+        metrics = task.metrics(task.predict(loaded, PairInputs.of(corpus, loaded), request, engine))
     _print_metrics(metrics, with_forget=forget is not None)
 
 

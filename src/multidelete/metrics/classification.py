@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,13 @@ def true_label_log_odds(logits: Floats, label: Ints, *, against_best: bool = Fal
     rest = others.max(1) if against_best else logsumexp(others, axis=1)
     odds: NDArray[np.float32] = (wide[rows, label] - rest).astype(np.float32)
     return odds
+
+
+def head_logits(arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Stored logits of the classes, or of "does not match" and "matches" from the log-odds ``score``, ``(P, C)``."""
+    if "logits" in arrays:
+        return arrays["logits"]
+    return np.stack([np.zeros_like(arrays["score"]), arrays["score"]], axis=1)
 
 
 def certainty(logits: Floats) -> Floats:

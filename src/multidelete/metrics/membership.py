@@ -23,6 +23,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import QuantileTransformer
 from sklearn.svm import SVC
 
+from multidelete.metrics.classification import head_logits
 from multidelete.metrics.forgetting import forget_auc
 from multidelete.metrics.intervals import Resamples, interval, resampled_rates
 from multidelete.randomness import derive
@@ -117,10 +118,8 @@ def signals(arrays: Arrays) -> dict[str, Floats]:
         .. [3] Song & Mittal, "Systematic Evaluation of Privacy Risks of Machine Learning Models", USENIX Security 2021
     """
     score = np.asarray(arrays["score"], dtype=np.float64)
-    logits, label = arrays.get("logits"), arrays.get("label")
-    if logits is None or label is None:
-        logits, label = np.stack([np.zeros_like(score), score], axis=1), np.ones(len(score), dtype=np.int64)
-    logits = np.asarray(logits, dtype=np.float64)
+    logits = np.asarray(head_logits(arrays), dtype=np.float64)
+    label = arrays["label"] if "label" in arrays else np.ones(len(score), dtype=np.int64)
     with np.errstate(invalid="ignore"):  # weights that were driven to infinity are reported by who asked
         rest = [logsumexp(np.delete(logits, c, 1), axis=1) for c in range(logits.shape[1])]
         odds = logits - np.stack(rest, axis=1)  # log-odds of each class, (P, C)

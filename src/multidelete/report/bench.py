@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from multidelete.errors import InputError
 from multidelete.report.page import write_report
-from multidelete.report.runs import Run, Seeds
+from multidelete.report.runs import Run, Seeds, read_json
 from multidelete.report.tables import (
     NONE,
     Group,
@@ -67,8 +66,8 @@ class Bench:
         missing: list[Run] = []
         notes: list[str] = []
         for folder in folders:
-            content = read_json(folder / GRID_FILE)
-            failed = read_json(folder / FAILED_FILE) if (folder / FAILED_FILE).is_file() else {}
+            content = read_bench(folder / GRID_FILE)
+            failed = read_bench(folder / FAILED_FILE) if (folder / FAILED_FILE).is_file() else {}
             notes += content["notes"]
             waiting = 0
             for cell in content["cells"]:
@@ -98,13 +97,13 @@ def is_bench(folder: Path) -> bool:
 
 def study_of(folder: Path) -> str | None:
     """Name of the study that a bench is, if it is one."""
-    name: str | None = read_json(folder / GRID_FILE).get("study") if is_bench(folder) else None
+    name: str | None = read_bench(folder / GRID_FILE).get("study") if is_bench(folder) else None
     return name
 
 
 def cell_folders(folder: Path) -> list[Path]:
     """The folders of the cells of a bench, finished or not."""
-    return [folder / CELLS / cell["name"] for cell in read_json(folder / GRID_FILE)["cells"]]
+    return [folder / CELLS / cell["name"] for cell in read_bench(folder / GRID_FILE)["cells"]]
 
 
 def write_bench(bench: Bench, out: Path) -> list[Path]:
@@ -315,11 +314,9 @@ def sets(text: str) -> Markup:
     return Markup(re.sub(r"\bD_(f|r|Test)\b", r"D<sub>\1</sub>", bound))
 
 
-def read_json(path: Path) -> Any:
+def read_bench(path: Path) -> Any:
     """What a file of a bench holds."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except FileNotFoundError as error:
         raise InputError(f"{path.parent} holds no bench: there is no {path.name}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error

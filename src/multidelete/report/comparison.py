@@ -149,6 +149,7 @@ def roc(models: Sequence[Scored], *, ids: str, width: float = 6.6) -> str:
     few = len(models) <= MOST_NAMED // 2
     dashes = {"original": (0, (1, 1.2)), "retrain": (0, (4, 2))}
     narrow = width < 5
+    curves = [rates(model) for model in models]
     with style():
         figure = Figure(figsize=(width, 7.0 if narrow else 3.7), layout="constrained")
         panels: list[Axes] = list(figure.subplots(*((2, 1) if narrow else (1, 2))))
@@ -157,9 +158,8 @@ def roc(models: Sequence[Scored], *, ids: str, width: float = 6.6) -> str:
             ends = [FEWEST, 1.0] if logarithmic else [0.0, 1.0]
             axes.plot(ends, ends, color=MUTED, linewidth=0.7, linestyle=(0, (1, 2)), zorder=GUIDE)
             seen: dict[str, int] = {}
-            for model in models:
+            for model, (false, true) in zip(models, curves, strict=True):
                 variant = seen[model.method] = seen.get(model.method, -1) + 1
-                false, true = rates(model)
                 reference_line = model.method in BASELINES
                 named = few or reference_line or model.method == "multidelete"
                 (line,) = axes.plot(

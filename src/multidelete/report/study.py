@@ -9,7 +9,7 @@ from scipy.stats import linregress
 
 from multidelete.errors import InputError
 from multidelete.metrics.forgetting import GAP_METRICS, gap_to_retrain
-from multidelete.report.bench import CELLS, FAILED_FILE, GRID_FILE, read_json, study_of
+from multidelete.report.bench import CELLS, FAILED_FILE, GRID_FILE, read_bench, study_of
 from multidelete.report.runs import Row, Run
 from multidelete.report.tables import NONE, SYMBOLS, Group, Spread, label
 
@@ -105,8 +105,8 @@ def read_study(folder: Path) -> Found:
     name = study_of(folder)
     if name is None:
         raise InputError(f"{folder} holds no study")
-    content = read_json(folder / GRID_FILE)
-    failed = read_json(folder / FAILED_FILE) if (folder / FAILED_FILE).is_file() else {}
+    content = read_bench(folder / GRID_FILE)
+    failed = read_bench(folder / FAILED_FILE) if (folder / FAILED_FILE).is_file() else {}
     rows: dict[tuple[str, int], dict[int, Row]] = {}  # by variant and size, by seed
     runs: dict[tuple[str, int], list[Run]] = {}
     waiting = 0

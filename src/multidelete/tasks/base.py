@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from multidelete.errors import InputError
-from multidelete.metrics.classification import certainty
+from multidelete.metrics.classification import certainty, head_logits
 from multidelete.metrics.forgetting import forget_auc
 from multidelete.metrics.probes import probes
 from multidelete.tasks.features import unimodal
@@ -118,17 +117,12 @@ class Task(BaseModel, ABC):
     def judged_by(predictions: Predictions, utility: float) -> dict[str, float]:
         """What :meth:`judge` says, from predictions of valid and D_f."""
         forget, valid = (
-            {**each, "certainty": _certainty(each)} for each in (predictions["forget"], predictions["valid"])
+            {**each, "certainty": certainty(head_logits(each))}
+            for each in (predictions["forget"], predictions["valid"])
         )
         names = [name for name in ("score", "certainty", "cosine") if name in forget]
         aucs = {f"forget_auc_{name}": forget_auc(forget[name], valid[name]) for name in names}
         return {"utility": utility, "forget_auc": aucs.pop("forget_auc_score"), **aucs}
-
-
-def _certainty(arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    """How sure the head is of each pair, ``(P,)``, from the logits of classes, or the log-odds of a match."""
-    score = arrays["score"]
-    return certainty(arrays.get("logits", np.stack([np.zeros_like(score), score], -1)))
 
 
 def true_pairs(corpus: Corpus, units: Rows) -> tuple[Rows, Rows, dict[str, NDArray[Any]]]:
