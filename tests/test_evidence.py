@@ -18,10 +18,12 @@ from multidelete.data.corpus import Corpus, Unit
 from multidelete.engine import Engine, Progress
 from multidelete.errors import InputError
 from multidelete.evidence import halves_of, metrics_of
-from multidelete.methods import Method
+from multidelete.methods import METHODS, Method
 from multidelete.recipe import EvidenceSettings, Recipe, merged, validate
 from multidelete.record import read_predictions
+from multidelete.report.runs import Run
 from multidelete.run import run
+from multidelete.verify import recomputed
 from test_bad_input import RECIPE
 from test_requests import make
 
@@ -167,7 +169,7 @@ def test_metrics_can_be_computed_again_from_the_run_alone(finished: tuple[Path, 
     assert not unasked & set(references["shadow"]["test"])
     made = recipe()
     for key, row in zip(KEYS, rows_of(folder), strict=True):
-        again = metrics_of(made.task, stored[key], stored[KEYS[0]], references, made.evidence, made.seed)
+        again = metrics_of(made.task, stored[key], stored[KEYS[0]], references, {}, made.evidence, made.seed)
         assert again == {name: value for name, value in row["metrics"].items() if name != "gap_to_retrain"}
 
 
@@ -198,6 +200,61 @@ def test_killed_and_resumed_gives_the_same_numbers(
         patch.setattr(multidelete.evidence, "find_or_unlearn", lambda *_: pytest.fail("its predictions are there"))
         run(recipe(), tmp_path / "run", Engine("fp32", resume=True), resume=True)
     for one, other in zip(rows_of(tmp_path / "run"), rows_of(finished[0]), strict=True):
+        assert one["metrics"] == other["metrics"]
+
+
+@pytest.fixture(scope="module")
+def attacked(finished: tuple[Path, Told], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run in which one of two methods is attacked by U-LiRA too."""
+    folder = tmp_path_factory.mktemp("u-lira") / "run"
+    asked = {"shadow": False, "references": 4, "u_lira": ["multidelete"]}
+    run(recipe(evidence=asked, forget={"count": 6}, compare=[{"name": "neggrad"}]), folder, tiny.engine())
+    return folder
+
+
+def test_u_lira_runs_the_method_on_every_reference_model(attacked: Path) -> None:
+    corpus, made = tiny.corpus(), recipe(forget={"count": 6})
+    deleted = set(made.request(corpus).ids)
+    rows = rows_of(attacked)
+    assert ["attack_u_lira_auc" in row["metrics"] for row in rows] == [False, False, True, False]
+    for number in range(4):
+        reference = read_predictions(attacked / f"predictions/reference-{number:03d}")
+        unlearned = read_predictions(attacked / f"predictions/{KEYS[2]}-reference-{number:03d}")
+        assert set(unlearned) == {"forget", "valid", "test"}
+        assert set(unlearned["forget"]["unit"]) == deleted
+        assert unlearned["test"]["unit"].tolist() == reference["test"]["unit"].tolist()
+        assert not np.array_equal(unlearned["test"]["score"], reference["test"]["score"])
+    assert not any(path.is_dir() for path in (attacked / "work").iterdir())
+    assert recomputed(Run.load(attacked), 2) == pytest.approx(rows[2]["metrics"])
+
+
+def test_each_reference_model_forgets_what_it_knew_and_keeps_the_rest(
+    finished: tuple[Path, Told], attacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, find_or_unlearn = [], multidelete.evidence.find_or_unlearn
+
+    def noted(method: Method, original: Any, data: Any, engine: Engine) -> Any:
+        if method.name == "multidelete":
+            given.append(data)
+            if len(given) == 3:
+                raise KeyboardInterrupt
+        return find_or_unlearn(method, original, data, engine)
+
+    asked = {"shadow": False, "references": 4, "u_lira": ["multidelete"]}
+    values = recipe(evidence=asked, forget={"count": 6}, compare=[{"name": "neggrad"}])
+    monkeypatch.setattr(multidelete.evidence, "find_or_unlearn", noted)
+    with pytest.raises(KeyboardInterrupt):
+        run(values, tmp_path / "run", tiny.engine())
+    run(values, tmp_path / "run", Engine("fp32", resume=True), resume=True)
+    assert len(given) == 5, "what was finished before the kill is not made again"
+    whole, halves = values.request(tiny.corpus()), halves_of(tiny.corpus(), values.evidence, 0)
+    for data, number in zip(given, (0, 1, 2, 2, 3), strict=True):
+        half, request = halves[f"reference-{number:03d}"], data.request
+        assert set(request.forget) == set(whole.forget) & set(half.retain)
+        assert set(request.retain) == set(half.retain) - set(whole.forget)
+        assert len(request.retain)
+    assert len({data.seed for data in given}) == 4
+    for one, other in zip(rows_of(tmp_path / "run"), rows_of(attacked), strict=True):
         assert one["metrics"] == other["metrics"]
 
 
@@ -264,6 +321,19 @@ def test_what_is_learned_by_heart_is_found_out_and_retrain_is_not(tmp_path: Path
         ({"references": 2.0}, "'evidence.references' should be a valid integer, got 2.0"),
         ({"resamples": 5}, "'evidence.resamples' should be greater than or equal to 100, got 5"),
         ({"shadow": "maybe"}, "'evidence.shadow' should be a valid boolean, unable to interpret input, got 'maybe'"),
+        (
+            {"u_lira": ["neggrad"], "references": 2},
+            "'evidence': u_lira needs at least 4 reference models, references is 2",
+        ),
+        (
+            {"u_lira": ["negrad"], "references": 4},
+            "'evidence.u_lira': 'negrad' is not a method (there are X); did you mean 'neggrad'?",
+        ),
+        (
+            {"u_lira": ["erm_ktp"], "references": 4},
+            "'evidence.u_lira': erm_ktp cannot run on reference models, for it needs a mask that was trained for the "
+            "very pairs that it deletes; leave it out",
+        ),
         ({"shadows": 1}, "'evidence' has no setting 'shadows'; did you mean 'shadow'?"),
         ("shadow", "'evidence' must be a table, not 'shadow'"),
     ],
@@ -271,7 +341,7 @@ def test_what_is_learned_by_heart_is_found_out_and_retrain_is_not(tmp_path: Path
 def test_wrong_settings_are_told(given: Any, sentence: str) -> None:
     with pytest.raises(InputError) as told:
         recipe(evidence=given)
-    assert str(told.value) == f"here: {sentence}"
+    assert str(told.value) == f"here: {sentence.replace('X', ', '.join(METHODS))}"
 
 
 def test_the_default_is_a_shadow_model_and_no_references() -> None:

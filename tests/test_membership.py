@@ -23,6 +23,7 @@ from multidelete.metrics.membership import (
     rmia,
     signals,
     true_positive_rate,
+    u_lira,
 )
 
 Floats = NDArray[np.float64]
@@ -217,7 +218,7 @@ def test_reference_models_help_where_pairs_differ_in_difficulty(rng: np.random.G
     references = {f"reference-{i:02d}": each for i, each in enumerate(halves(rng, 8, difficulty, 1.0))}
     forget = difficulty["train"][:300] + 1.0 + 0.5 * rng.normal(size=300)
     model = {"forget": pairs(forget, "train"), "test": pairs(difficulty["test"] + 0.5 * rng.normal(size=400), "test")}
-    found = {name: forget_auc(*scores) for name, scores in attacks(model, references, seed=0).items()}
+    found = {name: forget_auc(*scores) for name, scores in attacks(model, references, {}, seed=0).items()}
     assert set(found) == {*BINARY, "lira", "rmia"}
     assert found["loss"] == pytest.approx(100 * norm.cdf(1 / np.sqrt(2 * 4.25)), abs=4)
     # a pair's out-mean of four has variance 1/16, its own noise 1/4
@@ -225,7 +226,7 @@ def test_reference_models_help_where_pairs_differ_in_difficulty(rng: np.random.G
     assert found["rmia"] > found["loss"] + 5
     # A model that never saw the deleted pairs: no attack finds them, though they are out of as many models as others.
     unseen = {**model, "forget": pairs(difficulty["train"][:300] + 0.5 * rng.normal(size=300), "train")}
-    for name, scores in attacks(unseen, references, seed=0).items():
+    for name, scores in attacks(unseen, references, {}, seed=0).items():
         assert forget_auc(*scores) == pytest.approx(50, abs=5), name
 
 
@@ -258,6 +259,42 @@ def test_lira_orders_as_the_probability_of_less_does(rng: np.random.Generator) -
     assert lira(score, few[:, :1]) == pytest.approx(score - few[:, 0])  # of one model there is no spread
 
 
+@pytest.mark.parametrize("left", [1.0, -1.5, 0.0])
+def test_u_lira_finds_what_a_method_leaves_of_a_pair(rng: np.random.Generator, left: float) -> None:
+    """Pairs that were unlearned score by ``left`` more than those never learned; both move by 3, as all pairs do."""
+    difficulty = {"train": 2 * rng.normal(size=600), "test": 2 * rng.normal(size=400)}
+    forget = pairs(difficulty["train"][:300], "train")
+
+    def unlearned_of(reference: Any) -> Any:
+        never = np.isin(forget["unit"], reference["forget"]["unit"])
+        score = forget["score"] - 3 + 0.5 * rng.normal(size=300) + np.where(never, 0, left)
+        test = difficulty["test"] - 3 + 0.5 * rng.normal(size=400)
+        return {"forget": {**forget, "score": score}, "test": pairs(test, "test")}
+
+    references = {f"reference-{i:02d}": each for i, each in enumerate(halves(rng, 8, difficulty, 1.0))}
+    unlearned = {name: unlearned_of(each) for name, each in references.items()}
+    score = forget["score"] - 3 + left + 0.5 * rng.normal(size=300)
+    model = {
+        "forget": {**forget, "score": score},
+        "test": pairs(difficulty["test"] - 3 + 0.5 * rng.normal(size=400), "test"),
+    }
+    found = {name: forget_auc(*scores) for name, scores in attacks(model, references, unlearned, seed=0).items()}
+    expected = 100 * norm.cdf(abs(left) / np.sqrt(2 * (0.25 + 0.0625)))
+    assert found["u_lira"] == pytest.approx(expected, abs=5 if left == 0 else 3)
+    if left < 0:
+        assert found["loss"] < 45, "what was unlearned too well looks least like a member to a plain attack"
+
+
+def test_the_likelihood_ratio_of_u_lira(rng: np.random.Generator) -> None:
+    never = rng.normal(size=(4000, 4))
+    judge = u_lira(never + rng.normal(-2, 1, (4000, 4)), never)
+    around = 1 + 1 / 3  # variance of a model's score about the mean of three others
+    score = np.array([-3.0, 0.0, 2.0])
+    expected = norm.logpdf(score, -2, np.sqrt(1 + around)) - norm.logpdf(score, 0, np.sqrt(around))
+    assert judge(score, np.zeros((3, 4))) == pytest.approx(expected, abs=0.15)
+    assert judge(score + 7, np.full((3, 4), 7.0)) == pytest.approx(judge(score, np.zeros((3, 4))))
+
+
 def test_the_population_of_rmia_changes_no_order(rng: np.random.Generator) -> None:
     score, out = 2 * rng.normal(size=300), 2 * rng.normal(size=(300, 4))
     ratio = rmia(score, out)
@@ -286,7 +323,7 @@ def test_mi_ratio_is_the_attackers_probability_before_over_after(rng: np.random.
     destroyed = memorising(rng, forget=0.0, retain=0.0, test=0.0)
 
     def of(model: dict[str, Any]) -> dict[str, float]:
-        return membership(model, before, {"shadow": shadow}, resamples=200, seed=0)
+        return membership(model, before, {"shadow": shadow}, {}, resamples=200, seed=0)
 
     same = of(before)
     for key in ("mi_ratio", "mi_ratio_retain"):
@@ -315,7 +352,7 @@ def test_what_is_no_number_is_told_and_nothing_is_learned_from_it(rng: np.random
             score = whole[split]["score"].copy()
             score[3] = value
             broken = {**whole, split: {**whole[split], "score": score}}
-            found = membership(broken, whole, {"shadow": whole}, resamples=100, seed=0)
+            found = membership(broken, whole, {"shadow": whole}, {}, resamples=100, seed=0)
             assert list(found) == ["attack_loss_auc"]
             assert np.isnan(found["attack_loss_auc"])
 
@@ -329,8 +366,8 @@ def test_rates_are_there_where_there_are_enough_non_members(rng: np.random.Gener
         (1000, {"auc", "tpr1", "tpr01"}),
     ):
         model = {"forget": forget, "retain": forget, "test": pairs(rng.normal(size=count), "t")}
-        found = membership(model, model, {}, resamples=100, seed=0)
+        found = membership(model, model, {}, {}, resamples=100, seed=0)
         kinds = {kind + end for kind in expected for end in ("", "_low", "_high")}
         assert set(found) == {f"attack_{name}_{kind}" for name in BINARY for kind in kinds}
         assert found["attack_loss_auc"] == forget_auc(forget["score"], model["test"]["score"])
-        assert found == membership(model, model, {}, resamples=100, seed=0)
+        assert found == membership(model, model, {}, {}, resamples=100, seed=0)

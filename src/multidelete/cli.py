@@ -305,7 +305,8 @@ def evaluate(
 @app.command(
     epilog="Examples:\n\n`multidelete report runs/demo`\n\n"
     "`multidelete report runs/demo-0 runs/demo-1 runs/demo-2 --out runs/seeds`\n\n"
-    "`multidelete report runs/bench-flickr8k runs/bench-pgr --out runs/tables`"
+    "`multidelete report runs/bench-flickr8k runs/bench-pgr --out runs/tables`\n\n"
+    "`multidelete report runs/bench-flickr8k --public --out docs/flickr8k`"
 )
 def report(
     runs: Annotated[
@@ -315,6 +316,9 @@ def report(
         Path | None, typer.Option("--out", "-o", help="Folder or .html file; the first run's by default.")
     ] = None,
     format: Annotated[str, typer.Option(help="Table on the terminal: text, markdown or csv.")] = "text",
+    public: Annotated[
+        bool, typer.Option("--public", help="Markdown, figures and CSV, without pictures and texts of the data.")
+    ] = False,
 ) -> None:
     """Write the page of one or several runs, or the joint table of several benches, and print their table."""
     from multidelete.record import check_place
@@ -330,9 +334,16 @@ def report(
         check_place(out.parent if out.suffix == ".html" else out)
     if out is not None and out.suffix == ".html" and out.is_dir():
         raise InputError(f"--out '{out}' is a folder; expected an .html file, or a folder of another name")
-    if studies := [folder for folder in runs if study_of(folder)]:
-        if len(runs) > 1:
-            raise InputError(f"{studies[0]} is a study, which is shown by itself; give one study, or runs and benches")
+    if public and (out is None or out.suffix == ".html"):
+        raise InputError("--public writes a folder of its own: say which with --out")
+    studies = [folder for folder in runs if study_of(folder)]
+    if studies and len(runs) > 1:
+        raise InputError(f"{studies[0]} is a study, which is shown by itself; give one study, or runs and benches")
+    if public:
+        assert out is not None
+        _publish(runs, out)
+        return
+    if studies:
         _show_study(runs[0], out or runs[0])
         return
     if is_bench(runs[0]):
@@ -599,6 +610,23 @@ def _show_study(folder: Path, out: Path) -> None:
     found = read_study(folder)
     written = write_study(found, out)
     typer.echo(to_text(found))
+    typer.echo(f"written: {', '.join(map(str, written))}", err=True)
+
+
+def _publish(folders: list[Path], out: Path) -> None:
+    """Write what can be shown to anybody: of a study, of benches, or of runs."""
+    from multidelete.report.bench import Bench, is_bench, study_of
+    from multidelete.report.public import write_public, write_public_study
+    from multidelete.report.runs import Run
+    from multidelete.report.study import read_study
+
+    if study_of(folders[0]):
+        written = write_public_study(read_study(folders[0]), out)
+    elif is_bench(folders[0]):
+        bench = Bench.load(folders)
+        written = write_public(bench.runs, out, bench.notes, bench.commands)
+    else:
+        written = write_public(Run.load_all(folders), out)
     typer.echo(f"written: {', '.join(map(str, written))}", err=True)
 
 

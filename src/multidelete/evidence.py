@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
+import numpy as np
+
 from multidelete.data.corpus import Corpus
 from multidelete.data.requests import Request, resolve
 from multidelete.engine import Engine
 from multidelete.errors import InputError
-from multidelete.methods import Retrain, UnlearningData
+from multidelete.methods import Method, Retrain, UnlearningData
 from multidelete.metrics.membership import SHADOW, membership
 from multidelete.randomness import derive
 from multidelete.recipe import EvidenceSettings
@@ -56,11 +58,61 @@ def find_or_make(
     return {name: folder.predictions(name) for name in halves}
 
 
+def find_or_unlearn_references(
+    method: Method,
+    key: str,
+    halves: Mapping[str, Request],
+    original: Trained,
+    data: UnlearningData,
+    engine: Engine,
+    folder: RunFolder,
+) -> dict[str, Predictions]:
+    """Predictions of the reference models after a method made each forget what it knew of D_f: from the run, else made.
+
+    Args:
+        method: What is attacked.
+        key: Of its row; their predictions are kept under names that begin with it.
+        halves: What :func:`halves_of` gave.
+        original: What the reference models are trained like.
+        data: What it works with in the run.
+        engine: Where to run.
+        folder: The run's.
+
+    Returns:
+        By the names of the reference models, of D_f whole and of what judges it.
+    """
+    found: dict[str, Predictions] = {}
+    judged = replace(data.request.whole(), retain=data.request.retain[:0])
+    for number, (name, half) in enumerate(halves.items()):
+        if name == SHADOW:
+            continue
+        kept = f"{key}-{name}"
+        found[name] = folder.predictions(kept)
+        if found[name]:
+            continue
+        own = replace(data, request=half)
+        engine.progress.say(f"U-LiRA: {method.title} ({method.scope}) on the model {name}")
+        model = find_or_unlearn(HalfTrained(), original, own, engine).model
+        reference = replace(original, model=model, key=outcome_key(HalfTrained(), original, own, engine))
+        known = np.isin(data.request.forget, half.retain)
+        request = replace(
+            half, forget=data.request.forget[known], retain=np.setdiff1d(half.retain, data.request.forget)
+        )
+        told = replace(
+            data, request=request, seed=derive(data.seed, "u-lira", number), folder=data.folder and data.folder / name
+        )
+        made = find_or_unlearn(method, reference, told, engine)
+        found[name] = data.task.pairs_alone().predict(made.model, made.inputs, judged, engine)
+        folder.keep(kept, found[name])
+    return found
+
+
 def metrics_of(
     task: Task,
     predictions: Predictions,
     original: Predictions,
     references: Mapping[str, Predictions],
+    unlearned: Mapping[str, Predictions],
     settings: EvidenceSettings,
     seed: int,
 ) -> dict[str, float]:
@@ -71,10 +123,11 @@ def metrics_of(
         predictions: Of the model.
         original: Of the model before unlearning.
         references: What :func:`find_or_make` gave.
+        unlearned: What :func:`find_or_unlearn_references` gave, where U-LiRA was asked for.
         settings: The recipe's.
         seed: Of the original's training: what runs have in common has the same intervals in all of them.
     """
-    attacked = membership(predictions, original, references, resamples=settings.resamples, seed=seed)
+    attacked = membership(predictions, original, references, unlearned, resamples=settings.resamples, seed=seed)
     return task.metrics_beside(predictions, original) | attacked
 
 

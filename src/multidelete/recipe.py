@@ -24,6 +24,8 @@ from multidelete.training import MaskSettings, TrainSettings
 
 T = TypeVar("T", bound=BaseModel)
 
+FEWEST_REFERENCES = 4  # for U-LiRA: each is held against the others
+
 _NAMED = {"task": "name", "model": "name", "method": "name", "data": "reader"}
 _REQUESTS = ("ids", "count", "fraction")
 _SIZES = ("counts", "fractions")
@@ -103,6 +105,7 @@ class EvidenceSettings(BaseModel):
         shadow: Whether a model is trained like the original on half of its units, from which attackers learn.
         references: Models trained on half of the units for LiRA and RMIA, in complementary pairs; each takes about half
             as long as the original.
+        u_lira: Names of methods that are also attacked by U-LiRA: each runs on every reference model too.
         resamples: Bootstrap samples behind each interval.
     """
 
@@ -110,7 +113,16 @@ class EvidenceSettings(BaseModel):
 
     shadow: bool = True
     references: int = Field(default=0, ge=0, multiple_of=2, strict=True)
+    u_lira: tuple[str, ...] = ()
     resamples: int = Field(default=1000, ge=100, strict=True)
+
+    @model_validator(mode="after")
+    def _enough_for_u_lira(self) -> Self:
+        if self.u_lira and self.references < FEWEST_REFERENCES:
+            raise ValueError(
+                f"u_lira needs at least {FEWEST_REFERENCES} reference models, references is {self.references}"
+            )
+        return self
 
 
 class Recipe(BaseModel):
@@ -323,7 +335,7 @@ class _Checker:
             "train_seed": self.scalar(values, "train_seed", int, None),
             "method_seed": self.scalar(values, "method_seed", int, None),
             "precision": values.get("precision", "auto"),
-            "evidence": self.section(EvidenceSettings, values.get("evidence", {}), "evidence"),
+            "evidence": self.evidence(values.get("evidence", {})),
             "bench": self.bench(values.get("bench", {})),
         }
         if fields["precision"] not in ("auto", "fp32", "bf16"):
@@ -384,6 +396,18 @@ class _Checker:
         if len(given) != 1:
             came = "none is given" if not given else f"{' and '.join(given)} are given"
             self.mistakes.append(f"{self.source}: 'forget' needs one of ids, count and fraction; {came}")
+
+    def evidence(self, given: Any) -> EvidenceSettings | None:
+        evidence = self.section(EvidenceSettings, given, "evidence")
+        for name in evidence.u_lira if evidence else ():
+            if name not in METHODS:
+                self.mistakes.append(f"{self.source}: 'evidence.u_lira': {unknown(name, METHODS, 'method')}")
+            elif METHODS[name].needs_mask:
+                self.mistakes.append(
+                    f"{self.source}: 'evidence.u_lira': {name} cannot run on reference models, for it needs a mask "
+                    "that was trained for the very pairs that it deletes; leave it out"
+                )
+        return evidence
 
     def bench(self, given: Any) -> BenchSettings | None:
         bench = self.section(BenchSettings, given, "bench")

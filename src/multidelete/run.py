@@ -15,7 +15,7 @@ from multidelete.data.requests import Request
 from multidelete.data.streams import PairInputs
 from multidelete.engine import Engine
 from multidelete.errors import InputError
-from multidelete.evidence import find_or_make, halves_of, metrics_of
+from multidelete.evidence import find_or_make, find_or_unlearn_references, halves_of, metrics_of
 from multidelete.methods import Method, Unlearned, UnlearningData
 from multidelete.metrics.cost import peak_memory_mb, reset_peak_memory
 from multidelete.metrics.forgetting import gap_to_retrain
@@ -93,12 +93,14 @@ def run(
         row = folder.finished(key)
         if row is None:
             reset_peak_memory(engine.device)
+            unlearned: dict[str, Predictions] = {}
             if method is None:
                 made = Unlearned(original.model, original.history, 0.0, engine.encoded_inputs(original.model, inputs))
             else:
                 # What is stored is trained as the original was.
                 seed = seeds["train" if method.stored else "method"]
-                made = find_or_unlearn(method, original, replace(data, seed=seed, folder=folder.work(key)), engine)
+                own = replace(data, seed=seed, folder=folder.work(key))
+                made = find_or_unlearn(method, original, own, engine)
             if method is None or method.stored:  # many runs have this model in common
                 reads = "" if method is None else f"{name} {method.model_dump_json()}"
                 predictions, seconds = find_or_predict(made, reads, recipe.task, judged, engine)
@@ -107,8 +109,10 @@ def run(
                 predictions = recipe.task.predict(made.model, made.inputs, judged, engine)
                 seconds = time.perf_counter() - began
             memory = peak_memory_mb(engine.device)
+            if method is not None and references and name in recipe.evidence.u_lira:
+                unlearned = find_or_unlearn_references(method, key, halves, original, own, engine, folder)
             metrics = metrics_of(
-                recipe.task, predictions, before or predictions, references, recipe.evidence, seeds["train"]
+                recipe.task, predictions, before or predictions, references, unlearned, recipe.evidence, seeds["train"]
             )
             check_finite(metrics, f"{name} ({scope})")
             row = {

@@ -212,12 +212,17 @@ def recomputed(run: Run, index: int) -> dict[str, float]:
     recipe = run.provenance["recipe"]
     settings = dict(recipe["task"])
     task = choose(TASKS, settings.pop("name"), "task").model_validate(settings)
-    rows = {run.key(each) for each in range(len(run.rows))}
-    stored = {path.name for path in (run.folder / "predictions").iterdir()}
-    references = {name: read_predictions(run.folder / "predictions" / name) for name in sorted(stored - rows)}
+    rows, key = [run.key(each) for each in range(len(run.rows))], run.key(index)
+    stored = sorted(path.name for path in (run.folder / "predictions").iterdir())
+    common = {name: name for name in stored if not name.startswith(tuple(rows))}
+    own = {name.removeprefix(f"{key}-"): name for name in stored if name.startswith(f"{key}-")}
+    references, unlearned = (
+        {name: read_predictions(run.folder / "predictions" / place) for name, place in each.items()}
+        for each in (common, own)
+    )
     evidence = EvidenceSettings.model_validate(recipe["evidence"])
-    before, own = _predictions(run, 0), _predictions(run, index)
-    found = metrics_of(task, own, before, references, evidence, run.rows[index]["seeds"]["train"])
+    before, after = _predictions(run, 0), _predictions(run, index)
+    found = metrics_of(task, after, before, references, unlearned, evidence, run.rows[index]["seeds"]["train"])
     retrain = next((row["metrics"] for row in run.rows if row["method"] == "retrain"), None)
     return found if retrain is None else {**found, GAP: gap_to_retrain(found, retrain)}
 

@@ -68,7 +68,8 @@ def sequential(recipe: Recipe) -> Mapping[str, Variant]:
     found = {"at-once": Variant(recipe.method)}
     for step in range(1, PARTS + 1):
         # Each step would train shadow and reference models anew, for each has another original.
-        words = (f"forget.part=[{step}, {PARTS}]", "retrain=false", "evidence.shadow=false", "evidence.references=0")
+        without = ("evidence.shadow=false", "evidence.references=0", "evidence.u_lira=[]")
+        words = (f"forget.part=[{step}, {PARTS}]", "retrain=false", *without)
         found[f"step{step}"] = Variant(recipe.method, words, f"step{step - 1}" if step > 1 else None)
     return found
 

@@ -25,6 +25,7 @@ from multidelete.engine import Engine
 from multidelete.errors import InputError
 from multidelete.progress import Bars
 from multidelete.recipe import load
+from multidelete.record import command_line
 from multidelete.report.bench import FAILED_FILE, GRID_FILE
 from multidelete.report.tables import duration
 from multidelete.run import run
@@ -248,7 +249,7 @@ def run_grid(found: Grid, out: Path, *, workers: int | None = None, launcher: st
     elif workers > 1:
         runners = [_Worker(out / "bench.log", max(1, cores // workers)) for _ in range(workers)]
     cells = [asdict(cell) | {"command": cell.command} for cell in found.cells]
-    content = {"cells": cells, "notes": found.notes, "study": found.study}
+    content = {"cells": cells, "notes": found.notes, "study": found.study, "command": command_line()}
     for folder in found.stale:
         shutil.rmtree(folder)
     write_file(out / GRID_FILE, json.dumps(content, indent=2) + "\n")

@@ -12,12 +12,13 @@ unseen pair.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logsumexp
+from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import QuantileTransformer
@@ -35,6 +36,7 @@ Splits = Mapping[str, Arrays]
 RATES = {"tpr1": 100, "tpr01": 1000}  # false positives that are allowed: one non-member in so many
 SHADOW = "shadow"
 SEEN = 1000  # pairs of either kind that the SVC learns from; its time grows with their square
+NAMED = ("unit", "text", "score")
 OWN_SPREAD = 32  # out-models from which each pair gets a spread of its own: half of the 64 models of Carlini et al.
 
 
@@ -42,6 +44,7 @@ def membership(
     predictions: Splits,
     original: Splits,
     references: Mapping[str, Splits],
+    unlearned: Mapping[str, Splits],
     *,
     resamples: int,
     seed: int,
@@ -53,6 +56,8 @@ def membership(
         original: Of the model before unlearning.
         references: Of models that were trained on one half of the training units, their ``retain``, and not on the
             other, their ``forget``: ``shadow``, and complementary pairs of reference models in the order of names.
+        unlearned: Where U-LiRA is asked for: of these reference models, by the same names, after the method under test
+            has made each forget what it knew of D_f; ``forget`` is D_f whole.
         resamples: Of each interval.
         seed: Of the resamples and samples.
 
@@ -69,7 +74,7 @@ def membership(
     members, others = (predictions[split]["unit"] for split in ("forget", "test"))
     draws = Resamples.of(members, resamples, seed, "members"), Resamples.of(others, resamples, seed, "non-members")
     found: dict[str, float] = {}
-    for name, scores in attacks(predictions, references, seed).items():
+    for name, scores in attacks(predictions, references, unlearned, seed).items():
         found |= {f"attack_{name}_{key}": value for key, value in _rates(*scores, *draws).items()}
     if SHADOW in references:
         attacker = presence_attacker(references[SHADOW])
@@ -81,19 +86,29 @@ def membership(
     return found
 
 
-def attacks(predictions: Splits, references: Mapping[str, Splits], seed: int) -> dict[str, tuple[Floats, Floats]]:
+def attacks(
+    predictions: Splits, references: Mapping[str, Splits], unlearned: Mapping[str, Splits], seed: int
+) -> dict[str, tuple[Floats, Floats]]:
     """What each attack gives to the pairs of D_f and to those of test, ``(F,)`` and ``(O,)``."""
     members, others = (signals(predictions[split]) for split in ("forget", "test"))
     found = {name: (members[name], others[name]) for name in members}
     if SHADOW in references:
         judge = support_vectors(references[SHADOW], seed)
         found["svc"] = judge.decision_function(_features(members)), judge.decision_function(_features(others))
+    pairs = {split: predictions[split] for split in ("forget", "test")}
+    own = {"forget": members["loss"], "test": others["loss"]}
     halves = [each for name, each in sorted(references.items()) if name != SHADOW]
     if halves:
-        out = np.concatenate([out_scores(predictions[split], split, halves, seed) for split in ("forget", "test")])
-        own = np.concatenate([members["loss"], others["loss"]])
-        for name, scores in (("lira", lira(own, out)), ("rmia", rmia(own, out))):
-            found[name] = scores[: len(members["loss"])], scores[len(members["loss"]) :]
+        out = {split: out_scores(each, split, halves, seed) for split, each in pairs.items()}
+        together, every = np.concatenate([*own.values()]), np.concatenate([*out.values()])
+        for name, scores in (("lira", lira(together, every)), ("rmia", rmia(together, every))):
+            found[name] = scores[: len(own["forget"])], scores[len(own["forget"]) :]
+    if unlearned:
+        asked = [_by_knowledge(unlearned[name], references[name]) for name in sorted(unlearned)]
+        never = {split: out_scores(each, split, asked, seed) for split, each in pairs.items()}
+        once = out_scores(pairs["forget"], "forget", [{**each, "forget": each["once"]} for each in asked], seed)
+        judge = u_lira(once, never["forget"])
+        found["u_lira"] = judge(own["forget"], never["forget"]), judge(own["test"], never["test"])
     return found
 
 
@@ -256,6 +271,44 @@ def lira(score: Floats, out: Floats) -> Floats:
     return found
 
 
+def u_lira(once: Floats, never: Floats) -> Callable[[Floats, Floats], Floats]:
+    """U-LiRA [1]_: log-likelihood ratio of a pair that was learned and unlearned to one that was never learned.
+
+    The method under test has run on every reference model, so that what it does to all pairs alike is in both
+    worlds. Pairs stand by how far their log-odds lie from the mean of those models that never learned them, and each
+    world is a Gaussian of that distance, over all pairs of D_f: where deleted pairs score *below* unseen ones, they are
+    found as well. [1]_ fits one to each pair, from hundreds of models; and no reference model learns test pairs.
+
+    Args:
+        once: Log-odds under models that learned the pair and unlearned it, ``(F, n)``, n at least 2.
+        never: Those under models that never learned it, ``(F, n)``.
+
+    Returns:
+        What gives the ratio ``(P,)`` from log-odds under the model that is attacked, ``(P,)``, and those under models
+        that never learned the pair, ``(P, n)``.
+
+    References:
+        .. [1] Hayes et al., "Inexact Unlearning Needs More Careful Evaluations to Avoid a False Sense of Privacy",
+           SaTML 2025
+
+    >>> never = np.array([[0.0, 1.0], [1.0, 0.0]])
+    >>> judge = u_lira(never - 2, never)  # unlearned too well
+    >>> bool(judge(np.array([-1.5]), np.array([[0.0, 1.0]])) > 0 > judge(np.array([0.5]), np.array([[0.0, 1.0]])))
+    True
+    """
+    others = (never.sum(1, keepdims=True) - never) / (never.shape[1] - 1)  # of each model, the mean of the rest
+    worlds = []
+    for distances in (once - others, never - others):
+        worlds.append(norm(distances.mean(), distances.std() + 1e-30))
+
+    def judge(score: Floats, out: Floats) -> Floats:
+        distances = score - out.mean(1)
+        found: Floats = worlds[0].logpdf(distances) - worlds[1].logpdf(distances)
+        return found
+
+    return judge
+
+
 def rmia(score: Floats, out: Floats, a: float = 0.3) -> Floats:
     """Offline RMIA [1]_: how much likelier the true label is under a model than among models as such, ``(P,)``.
 
@@ -274,6 +327,16 @@ def rmia(score: Floats, out: Floats, a: float = 0.3) -> Floats:
     """
     found: Floats = expit(score) / (0.5 * ((1 + a) * expit(out).mean(1) + 1 - a))
     return found
+
+
+def _by_knowledge(unlearned: Splits, reference: Splits) -> Splits:
+    """Predictions of an unlearned reference model: of D_f ``forget`` what it never learned, ``once`` what it had."""
+    never = np.isin(unlearned["forget"]["unit"], reference["forget"]["unit"])
+    parts = {"forget": never, "once": ~never}
+    return {
+        **unlearned,
+        **{part: {name: unlearned["forget"][name][rows] for name in NAMED} for part, rows in parts.items()},
+    }
 
 
 def _names(pairs: Arrays) -> Iterator[tuple[str, int]]:

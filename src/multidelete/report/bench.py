@@ -45,11 +45,13 @@ class Bench:
         runs: The finished cells.
         groups: All cells by method, scope, settings and question; one that failed or has not run has no metrics.
         notes: What was left out, what failed and why, and what has not run.
+        commands: By which they were last asked for.
     """
 
     runs: tuple[Run, ...]
     groups: tuple[Group, ...]
     notes: tuple[str, ...]
+    commands: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, folders: Sequence[Path]) -> Bench:
@@ -65,8 +67,10 @@ class Bench:
         runs: list[Run] = []
         missing: list[Run] = []
         notes: list[str] = []
+        commands: list[str] = []
         for folder in folders:
             content = read_bench(folder / GRID_FILE)
+            commands += [content["command"]] if "command" in content else []
             failed = read_bench(folder / FAILED_FILE) if (folder / FAILED_FILE).is_file() else {}
             notes += content["notes"]
             waiting = 0
@@ -87,7 +91,8 @@ class Bench:
                 notes.append(f"{waiting} of {len(content['cells'])} cells in {folder} have not run")
         if not runs:
             raise InputError("\n".join([*notes, "no cell of this bench has finished: there is nothing to show"]))
-        return cls(tuple(runs), tuple(_in_grid_order(summary([*runs, *missing]))), tuple(notes))
+        groups = _in_grid_order(summary([*runs, *missing]))
+        return cls(tuple(runs), tuple(groups), tuple(notes), tuple(commands))
 
 
 def is_bench(folder: Path) -> bool:

@@ -19,22 +19,14 @@ from PIL import Image
 
 from multidelete.errors import InputError
 from multidelete.report import comparison, drawing, figures, tables, verdict
-from multidelete.report.differences import Difference
 from multidelete.report.runs import Run, Scores, Seeds, numbers
+from multidelete.report.sections import attacks, beside_retrain, probes
 from multidelete.report.tables import Group
 from multidelete.report.template import fill
 
 MOST_CARDS = 12  # pictures per split; more would make the page heavy without showing more
 MOST_PIXELS = 256  # longest side of an embedded picture
 SPLITS = {"forget": "Deleted pairs", "retain": "Kept pairs"}
-COMPARED = {  # metrics whose differences to Retrain are shown
-    "Test score": "test_score",
-    "D_r score": "retain_score",
-    "D_f score": "forget_score",
-    "D_f AUC": "forget_auc",
-    "D_f vs test AUC": "forget_test_auc",
-}
-MODALITIES = {"vision": "Pictures", "graph": "Graph", "text": "Texts"}
 
 
 @dataclass(frozen=True)
@@ -84,13 +76,12 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
 
 def render(runs: Sequence[Run]) -> str:
     """The report of one or several runs, as HTML."""
-    groups = _comparable(runs)
+    groups = comparable(runs)
     retrain = tables.reference(groups, "retrain")
     found = verdict.verdicts(groups)
     unlearned = [group for group in groups if group.method not in tables.BASELINES]
     main = next((i for i, group in enumerate(unlearned) if group.method == "multidelete"), 0)
     seeds = sorted({seed for group in groups for seed in group.seeds})
-    probe_headings, probes = _probes(groups)
     return fill(
         "page.html.j2",
         {"sets": _sets, "lines": _lines, "label": _label, "percent": _chance},
@@ -113,10 +104,9 @@ def render(runs: Sequence[Run]) -> str:
         cost_wide=Markup(comparison.cost_bars(groups, ids="cost-wide")),
         cost_narrow=Markup(comparison.cost_bars(groups, ids="cost-narrow", width=4.0)),
         memory=_memory(groups),
-        compared=list(COMPARED),
-        differences=_differences(groups),
-        probe_headings=probe_headings,
-        probes=probes,
+        differences=beside_retrain(groups),
+        attacks=attacks(groups),
+        probes=probes(groups),
         settings=list(zip(tables.labels(groups), groups, strict=True)),
         provenance=[(run.folder.name, run.provenance, tables.summary([run])[0].seeds) for run in runs],
         colour=drawing.colour,
@@ -124,7 +114,12 @@ def render(runs: Sequence[Run]) -> str:
     )
 
 
-def _comparable(runs: Sequence[Run]) -> list[Group]:
+def comparable(runs: Sequence[Run]) -> list[Group]:
+    """The rows of runs that answer one question, by method.
+
+    Raises:
+        InputError: There is none, one is given twice, or they answer several questions.
+    """
     if not runs:
         raise InputError("a report needs at least one run folder; none was given")
     folders = [run.folder.resolve() for run in runs]
@@ -137,46 +132,6 @@ def _comparable(runs: Sequence[Run]) -> list[Group]:
         titles = " | ".join(map(tables.question_title, questions))
         raise InputError(f"a report compares rows of one task, data, model and size of D_f; these are of {titles}")
     return groups
-
-
-# --- tables of their own --------------------------------------------------------------------------
-
-
-def _differences(groups: Sequence[Group]) -> list[tuple[Group, list[str]]]:
-    """Each group's mean differences to Retrain with their intervals, and of how many pairs; none where all have one."""
-    lines = []
-    for name, group in zip(tables.labels(groups), groups, strict=True):
-        found = tables.differences(group, groups)
-        shown = [found[key] for key in COMPARED.values() if key in found]
-        if shown and max(each.n for each in shown) > 1:
-            texts = [_difference(found.get(key)) for key in COMPARED.values()]
-            lines.append((group, [name, *texts, str(max(each.n for each in shown))]))
-    return lines
-
-
-def _difference(found: Difference | None) -> str:
-    if found is None:
-        return tables.NONE
-    mean, *ends = (tables.signed(each, plus=True) for each in (found.mean, found.low, found.high) if each is not None)
-    return f"{mean} [{', '.join(ends)}]" if ends else mean
-
-
-def _probes(groups: Sequence[Group]) -> tuple[list[str], list[tuple[Group, list[str]]]]:
-    """Headings and, for each group, what Original's probe and its own read of each modality."""
-    probed = [each for each in MODALITIES if any(f"probe_{each}" in group.metrics for group in groups)]
-    headings = ["Method"]
-    for modality in probed:
-        headings += [f"{MODALITIES[modality]}: Original's probe ↑", "beside Original", "refitted ↑"]
-    lines = []
-    for name, group in zip(tables.labels(groups), groups, strict=True):
-        texts, beside = [name], tables.differences(group, groups, "original")
-        for key in (f"probe_{modality}" for modality in probed):
-            found = [group.metrics.get(each) for each in (key, f"{key}_refitted")]
-            unchanged, refitted = (tables.NONE if each is None else str(each) for each in found)
-            lost = tables.signed(beside[key].mean, plus=True) if key in beside else tables.NONE
-            texts += [unchanged, lost, refitted]
-        lines.append((group, [*texts, str(len(group.rows))]))
-    return [*headings, "n"], lines if probed else []
 
 
 # --- gallery --------------------------------------------------------------------------------------
@@ -254,7 +209,18 @@ def _embedded(path: Path) -> str:
 
 
 def _roc(runs: Sequence[Run], groups: Sequence[Group]) -> tuple[Markup, Markup, list[str]] | None:
-    """The ROC curves of the first row of each group that kept its scores, wide and narrow, and what to note of each."""
+    """The ROC curves of :func:`scored`, wide and narrow, and what to note of each."""
+    models = scored(runs, groups)
+    if not models:
+        return None
+    wide, narrow = (
+        Markup(comparison.roc(models, ids=f"roc-{i}", width=width)) for i, width in (("wide", 6.6), ("narrow", 4.0))
+    )
+    return wide, narrow, [comparison.roc_note(model) for model in models]
+
+
+def scored(runs: Sequence[Run], groups: Sequence[Group]) -> list[comparison.Scored]:
+    """The scores of the first row of each group that kept them."""
     models = []
     for name, group in zip(tables.labels(groups), groups, strict=True):
         places = ((run, i) for run in runs for i, row in enumerate(run.rows) if any(row is own for own in group.rows))
@@ -263,12 +229,7 @@ def _roc(runs: Sequence[Run], groups: Sequence[Group]) -> tuple[Markup, Markup, 
             if forget is not None and test is not None and np.isfinite(np.r_[forget.score, test.score]).all():
                 models.append(comparison.Scored(name, group.method, forget.score, test.score))
                 break
-    if not models:
-        return None
-    wide, narrow = (
-        Markup(comparison.roc(models, ids=f"roc-{i}", width=width)) for i, width in (("wide", 6.6), ("narrow", 4.0))
-    )
-    return wide, narrow, [comparison.roc_note(model) for model in models]
+    return models
 
 
 def _histograms(runs: Sequence[Run]) -> list[Panel]:

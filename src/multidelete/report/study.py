@@ -74,12 +74,14 @@ class Found:
         lines: The variants, in the order of the grid.
         references: Original, and Retrain for each size.
         notes: What failed and what has not run.
+        commands: By which it was last asked for.
     """
 
     name: str
     lines: tuple[Line, ...]
     references: tuple[Line, ...]
     notes: tuple[str, ...]
+    commands: tuple[str, ...] = ()
 
     def line(self, variant: str) -> Line | None:
         """The line of a variant, if a cell of it has finished."""
@@ -139,6 +141,7 @@ def read_study(folder: Path) -> Found:
         tuple(line for line in lines if line.variant not in (ORIGINAL, RETRAIN)),
         tuple(line for variant in (ORIGINAL, RETRAIN) for line in lines if line.variant == variant),
         tuple(notes),
+        (content["command"],) if "command" in content else (),
     )
 
 

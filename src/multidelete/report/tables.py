@@ -429,11 +429,15 @@ def to_markdown(groups: Sequence[Group]) -> str:
     """The summary as Markdown, one table per question."""
     blocks = []
     for question, part in _by_question(groups).items():
-        lines = [headings(part), ["---", *["---:"] * (len(headings(part)) - 1)], *cells(part)]
-        escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in escaped)
-        blocks.append(f"**{_title(question, part)}**\n\n{table}\n")
+        blocks.append(f"**{_title(question, part)}**\n\n{markdown(headings(part), cells(part))}")
     return "\n".join(blocks)
+
+
+def markdown(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, whose first column is text and whose others are numbers."""
+    written = [headings, ["---", *["---:"] * (len(headings) - 1)], *lines]
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in written]
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
 
 def to_csv(groups: Sequence[Group]) -> str:

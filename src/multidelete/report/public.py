@@ -1,0 +1,114 @@
+"""Writes results to be published: tables in Markdown, figures, numbers as CSV; no picture and no text of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from multidelete.data.files import write_file
+from multidelete.report import comparison, verdict
+from multidelete.report.findings import VIEWS
+from multidelete.report.page import comparable, scored
+from multidelete.report.runs import Run
+from multidelete.report.sections import Section, attacks, beside_retrain, probes
+from multidelete.report.studies import WIDE, headings, table, to_csv
+from multidelete.report.study import Found
+from multidelete.report.tables import BASELINES, cells, markdown, question_title, reference
+from multidelete.report.tables import headings as main_headings
+from multidelete.report.tables import to_csv as groups_to_csv
+
+TEXT_FILE = "README.md"  # what hosts of repositories show of a folder
+
+
+def write_public(runs: Sequence[Run], out: Path, notes: Iterable[str] = (), commands: Iterable[str] = ()) -> list[Path]:
+    """Publish runs that answer one question.
+
+    Args:
+        runs: Of one task, data, model and size of D_f.
+        out: The folder to write.
+        notes: What to know of them.
+        commands: By which they were made; by default the runs' own.
+    """
+    groups = comparable(runs)
+    found = verdict.verdicts(groups)
+    models = scored(runs, groups)
+    figures = {
+        "scatter.svg": comparison.scatter(groups, ids="scatter"),
+        "cost.svg": comparison.cost_bars(groups, ids="cost"),
+    }
+    if models:
+        figures["roc.svg"] = comparison.roc(models, ids="roc")
+    unlearned = [group for group in groups if group.method not in BASELINES]
+    main = next((i for i, group in enumerate(unlearned) if group.method == "multidelete"), 0)
+    seeds = sorted({seed for group in groups for seed in group.seeds})
+    parts = [
+        f"# {question_title(groups[0].question)}",
+        f"Seeds {', '.join(map(str, seeds))}; mean ± standard deviation. Points are 0-100.",
+    ]
+    if found:
+        parts.append(verdict.headline(found[main], unlearned[main], reference(groups, "retrain")))
+    parts += [
+        markdown(main_headings(groups), cells(groups)),
+        "\n".join(f"- {note}" for note in notes),
+        "![Test score against D_f AUC](scatter.svg)",
+        *_section("Which attacks tell deleted pairs from unseen ones?", attacks(groups)),
+        *(["![ROC curves of deleted against test pairs](roc.svg)"] if models else []),
+        *_section("Beside Retrain, seed by seed (mean difference, 95 % interval)", beside_retrain(groups)),
+        *_section("What is still known of each modality alone (linear probes)", probes(groups)),
+        "## Verdicts",
+        "\n".join(
+            f"- **{each.label}.** " + " ".join(f"{finding.answer}: {finding.evidence}" for finding in each.findings)
+            for each in found
+        ),
+        verdict.THRESHOLDS,
+        "## What it took",
+        "![Time of preparation, updates and evaluation](cost.svg)",
+        "## Made by",
+        _code(commands or [str(run.provenance["command"]) for run in runs if "command" in run.provenance]),
+        *_versions(runs),
+    ]
+    return _write(out, parts, figures | {"table.csv": groups_to_csv(groups)})
+
+
+def write_public_study(found: Found, out: Path) -> list[Path]:
+    """Publish a study."""
+    view = VIEWS[found.name]
+    parts = [
+        f"# {view.title}",
+        view.question,
+        "\n".join(f"- {sentence}" for sentence in (*view.sentences(found), *found.notes)),
+        f"![{view.title}](figure.svg)",
+        markdown(headings(found), table(found)),
+        "## Made by",
+        _code(found.commands),
+        *_versions([run for line in (*found.references, *found.lines) for run in line.runs]),
+    ]
+    return _write(out, parts, {"figure.svg": view.figure(found, "figure", WIDE), "table.csv": to_csv(found)})
+
+
+def _section(title: str, section: Section) -> list[str]:
+    headings, lines = section
+    return [f"## {title}", markdown(headings, (line for _, line in lines))] if lines else []
+
+
+def _code(commands: Iterable[str]) -> str:
+    return "```\n" + "".join(f"{command}\n" for command in commands) + "```"
+
+
+def _versions(runs: Sequence[Run]) -> list[str]:
+    """The versions that made the runs, and the data that they read."""
+    facts = [run.provenance for run in runs if run.provenance]
+    commits = sorted({str(each["commit"])[:12] for each in facts if each.get("commit")})
+    made = sorted({f"multidelete {each['version']}" for each in facts if each.get("version")})
+    data = sorted({f"data {str(each['data_hash'])[:12]}" for each in facts if each.get("data_hash")})
+    told = [*made, *(["commit " + ", ".join(commits)] if commits else []), *data]
+    return ["; ".join(told) + "."] if told else []
+
+
+def _write(out: Path, parts: Iterable[str], files: dict[str, str]) -> list[Path]:
+    out.mkdir(parents=True, exist_ok=True)
+    texts = {TEXT_FILE: "\n\n".join(part.strip() for part in parts if part) + "\n"}
+    texts |= {name: text.rstrip("\n") + "\n" for name, text in files.items()}
+    for name, text in texts.items():
+        write_file(out / name, text)
+    return [out / name for name in texts]

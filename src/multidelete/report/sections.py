@@ -1,0 +1,87 @@
+"""Tables beside the main one, as headings and lines: differences to Retrain, membership attacks, one modality alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from multidelete.report.differences import Difference
+from multidelete.report.tables import NONE, Group, differences, labels, signed
+
+Lines = list[tuple[Group, list[str]]]
+Section = tuple[list[str], Lines]
+
+COMPARED = {  # metrics whose differences to Retrain are shown
+    "Test score": "test_score",
+    "D_r score": "retain_score",
+    "D_f score": "forget_score",
+    "D_f AUC": "forget_auc",
+    "D_f vs test AUC": "forget_test_auc",
+}
+MODALITIES = {"vision": "Pictures", "graph": "Graph", "text": "Texts"}
+ATTACKS = {
+    "loss": "loss",
+    "confidence": "confidence",
+    "entropy": "entropy",
+    "modified_entropy": "modified entropy",
+    "cosine": "cosine",
+    "i2t": "i2t loss",
+    "t2i": "t2i loss",
+    "svc": "SVC",
+    "lira": "LiRA",
+    "rmia": "RMIA",
+    "u_lira": "U-LiRA",
+}
+STRICT = ("loss", "lira", "rmia", "u_lira")  # whose true-positive rate at 1 % false positives is shown
+
+
+def beside_retrain(groups: Sequence[Group]) -> Section:
+    """Each group's mean differences to Retrain with their intervals, and of how many pairs; none where all have one."""
+    lines: Lines = []
+    for name, group in zip(labels(groups), groups, strict=True):
+        found = differences(group, groups)
+        shown = [found[key] for key in COMPARED.values() if key in found]
+        if shown and max(each.n for each in shown) > 1:
+            texts = [_difference(found.get(key)) for key in COMPARED.values()]
+            lines.append((group, [name, *texts, str(max(each.n for each in shown))]))
+    return ["Method", *COMPARED, "n"], lines
+
+
+def _difference(found: Difference | None) -> str:
+    if found is None:
+        return NONE
+    mean, *ends = (signed(each, plus=True) for each in (found.mean, found.low, found.high) if each is not None)
+    return f"{mean} [{', '.join(ends)}]" if ends else mean
+
+
+def attacks(groups: Sequence[Group]) -> Section:
+    """What each membership attack reached on each group: its AUC, and how much it finds where it must not err."""
+    columns = {
+        f"{title} {what}": f"attack_{name}_{key}"
+        for key, what, names in (("auc", "AUC", ATTACKS), ("tpr1", "TPR at 1 % FPR", STRICT))
+        for name, title in ATTACKS.items()
+        if name in names
+    }
+    columns = {title: key for title, key in columns.items() if any(key in group.metrics for group in groups)}
+    lines = [
+        (group, [name, *(str(group.metrics.get(key, NONE)) for key in columns.values()), str(len(group.rows))])
+        for name, group in zip(labels(groups), groups, strict=True)
+    ]
+    return ["Method", *columns, "n"], lines if columns else []
+
+
+def probes(groups: Sequence[Group]) -> Section:
+    """What Original's probe and its own read of each modality, for each group."""
+    probed = [each for each in MODALITIES if any(f"probe_{each}" in group.metrics for group in groups)]
+    headings = ["Method"]
+    for modality in probed:
+        headings += [f"{MODALITIES[modality]}: Original's probe ↑", "beside Original", "refitted ↑"]
+    lines: Lines = []
+    for name, group in zip(labels(groups), groups, strict=True):
+        texts, beside = [name], differences(group, groups, "original")
+        for key in (f"probe_{modality}" for modality in probed):
+            found = [group.metrics.get(each) for each in (key, f"{key}_refitted")]
+            unchanged, refitted = (NONE if each is None else str(each) for each in found)
+            lost = signed(beside[key].mean, plus=True) if key in beside else NONE
+            texts += [unchanged, lost, refitted]
+        lines.append((group, [*texts, str(len(group.rows))]))
+    return [*headings, "n"], lines if probed else []
