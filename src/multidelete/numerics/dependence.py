@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NEAR = (128, 64, 32)  # neighbours in A_S of 1, 2, 3 and more columns that are looked at first, see `_among_near`
+# Neighbours in A_S of 1, 2, 3 and more columns that are looked at first, and where these do not decide, see `_among_near`.
+NEAR, FAR = (64, 24, 8), (128, 64, 32)
 BLOCK = 1 << 20  # distances that are held at a time beside those to A_S
 
 
@@ -84,6 +85,21 @@ def foci(columns: Tensor, losses: Tensor, limit: int | None = None) -> Selection
     return Selection(tuple(chosen), tuple(found))
 
 
+@dataclass(frozen=True)
+class _Nearest:
+    """The K nearest in A_S of each sample, in the order of its row of distances, for the rule for ties.
+
+    Args:
+        samples: ``(P, K)``.
+        distances: To them, ``(P, K)``.
+        beyond: How far away all others are at least, ``(P,)``.
+    """
+
+    samples: Tensor
+    distances: Tensor
+    beyond: Tensor
+
+
 class _State:
     """Ranks, and the squared distances to A_S, to which chosen columns are added one by one.
 
@@ -110,18 +126,10 @@ class _State:
         apart = (_around(column) - column[:, None]).square_()
         self.distances = apart if self.distances is None else self.distances.add_(apart)
         self.nearest = self._sample(self.distances.argmin(1))
-        # The nearest in A_S, and how far away all others are at least; in order of the row, for the rule for ties.
         self.given += 1
-        count = min(NEAR[min(self.given, len(NEAR)) - 1] + 1, self.size - 1)
-        values, places = self.distances.topk(count, dim=1, largest=False)
-        self.beyond = values[:, -1]
-        if count == self.size - 1:  # all of them
-            self.beyond = torch.full_like(self.beyond, torch.inf)
-        else:
-            places = places[:, :-1]
-        places = places.sort(1).values
-        self.near = self._sample(places)  # (P, K)
-        self.near_distances = self.distances.gather(1, places)
+        counts = [each[min(self.given, len(each)) - 1] for each in (NEAR, FAR)]
+        values, places = self.distances.topk(min(counts[-1] + 1, self.size - 1), dim=1, largest=False)
+        self.near, self.far = (self._nearest(values, places, count) for count in counts)
 
     def dependence(self, candidates: Tensor) -> Tensor:
         """T of each of these columns given S, ``(p,)``."""
@@ -165,19 +173,29 @@ class _State:
         nearer than all others were before, it is the nearest; only where it does not are all others looked at.
         """
         # Samples first: a neighbour is fetched for all candidates at once, and a block stays in the processor's cache.
+        near = self.near
         own = columns.T.contiguous()  # (P, c)
         best, total = torch.full_like(own, torch.inf), torch.empty_like(own)
         nearer = torch.empty_like(own, dtype=torch.bool)
         place = torch.zeros_like(own, dtype=torch.int32)
-        for number, (there, distance) in enumerate(zip(self.near.T, self.near_distances.T, strict=True)):
+        for number, (there, distance) in enumerate(zip(near.samples.T, near.distances.T, strict=True)):
             torch.index_select(own, 0, there, out=total)
             total.sub_(own)
             torch.addcmul(distance[:, None], total, total, out=total)
             torch.lt(total, best, out=nearer)  # not less or equal: of several the first one
             place.masked_fill_(nearer, number)
             torch.minimum(best, total, out=best)
-        neighbours = self.near.gather(1, place.long())  # (P, c)
-        return self._decide(columns, neighbours.T.contiguous(), (best >= self.beyond[:, None]).T)
+        neighbours = near.samples.gather(1, place.long()).T.contiguous()  # (c, P)
+        unclear = (best >= near.beyond[:, None]).T.contiguous()
+        far = self.far
+        for part in unclear.nonzero().split(BLOCK // far.samples.shape[1]):
+            which, sample = part.unbind(1)
+            there = far.samples[sample]  # (n, K)
+            gaps = columns[which[:, None], there].sub_(columns[which, sample][:, None])
+            nearest, place = torch.addcmul(far.distances[sample], gaps, gaps).min(1)
+            neighbours[which, sample] = there.gather(1, place[:, None])[:, 0]
+            unclear[which, sample] = nearest >= far.beyond[sample]
+        return self._decide(columns, neighbours, unclear)
 
     def _decide(self, columns: Tensor, neighbours: Tensor, unclear: Tensor) -> Tensor:
         """Compute whole rows of distances where it is unclear which neighbour is the nearest."""
@@ -189,6 +207,16 @@ class _State:
                 total += self.distances[sample]
             neighbours[which, sample] = (sample + 1 + total.argmin(1)) % self.size
         return neighbours
+
+    def _nearest(self, values: Tensor, places: Tensor, count: int) -> _Nearest:
+        """The first ``count`` of these smallest distances, which stand at these places of the rows."""
+        assert self.distances is not None
+        if count < values.shape[1]:
+            beyond, places = values[:, count], places[:, :count]
+        else:  # all of them
+            beyond = torch.full_like(values[:, 0], torch.inf)
+        places = places.sort(1).values
+        return _Nearest(self._sample(places), self.distances.gather(1, places), beyond)
 
     def _sample(self, places: Tensor) -> Tensor:
         """Samples that stand at these places of the rows of distances, ``(P,)`` or ``(P, K)``."""
