@@ -670,6 +670,8 @@ def test_report_joins_benches(two: tuple[Path, Path], tmp_path: Path, terminal: 
     assert {"bench.txt", "bench.csv", "bench.tex", "bench.html"} <= {p.name for p in (tmp_path / "joint").iterdir()}
     assert {name: value for name, value in contents(tmp_path).items() if name in before} == before
     assert "| Method |" in terminal(f"report {a} {b} --out {tmp_path / 'joint'} --format markdown").out
+    assert terminal(f"report {a} --public --out {tmp_path / 'public'}").code == 0
+    assert (tmp_path / "public/README.md").read_text().startswith("# ")
     for bad, fragment in [
         (f"report {a} {b}", "say where with --out"),
         (f"report {a} {a} --out {tmp_path / 'joint'}", "is given twice"),

@@ -272,6 +272,8 @@ def test_report_of_several_seeds(here: Path, terminal: Terminal) -> None:
     assert (here / "both/report.html").is_file()
     assert terminal("report run-0 --out one/page.html").code == 0
     assert (here / "one/page.html").is_file()
+    assert terminal("report run-0 run-1 --public --out public").code == 0
+    assert "unlearn recipe.toml --seed 1" in (here / "public/README.md").read_text()
     after = contents(here)
     assert {name: after[name] for name in before} == before
     assert terminal("report run-0").code == 0
@@ -279,6 +281,8 @@ def test_report_of_several_seeds(here: Path, terminal: Terminal) -> None:
         ("report run-0 run-0", "is given twice"),
         ("report run-0 --out recipe.toml", "--out 'recipe.toml' is a file"),
         ("report run-0 --out recipe.toml/page.html", "is a file"),
+        ("report run-0 --public", "--public writes a folder of its own: say which with --out"),
+        ("report run-0 --public --out page.html", "--public writes a folder of its own"),
     ]:
         ended = terminal(bad)
         assert ended.code == 2

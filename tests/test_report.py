@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ import browser
 from multidelete.errors import InputError
 from multidelete.report import tables, verdict
 from multidelete.report.page import write_report
+from multidelete.report.public import write_public
+from multidelete.report.sections import attacks
 from multidelete.report.tables import Group, Run, Spread, label
 
 TUNED = {
@@ -563,6 +566,42 @@ def test_the_page_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path: P
     assert write_report(Run.load_all([run]), tmp_path / "page.html") == tmp_path / "page.html"
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "run"]
+
+
+def test_what_is_published_holds_the_numbers_and_no_data(run: Path, tmp_path: Path) -> None:
+    written = write_public([Run.load(run)], tmp_path / "out", ["one was <left> out"])
+    assert sorted(path.name for path in written) == ["README.md", "cost.svg", "roc.svg", "scatter.svg", "table.csv"]
+    assert sorted(written) == sorted((tmp_path / "out").iterdir())
+    texts = {path.name: path.read_text(encoding="utf-8") for path in written}
+    page = texts["README.md"]
+    assert page.startswith("# retrieval · scenes · albef · 400 units deleted\n")
+    assert "| Retrain | 71.9 |" in page
+    assert "- one was <left> out" in page
+    assert "- **FineTune.** Did not forget: D_f AUC 44.6 (Original 50.3, Retrain 20.8)" in page
+    assert "```\nmultidelete demo --seed 0\n```" in page
+    assert "multidelete 0.1.0; commit 0123abc; data d1d1d1d1d1d1." in page
+    for name in re.findall(r"\]\(([^)]*)\)", page):
+        assert ElementTree.fromstring(texts[name]).tag == "{http://www.w3.org/2000/svg}svg", name
+    for text in texts.values():
+        assert not re.search(r"base64|a word without end|train-00|test-00", text)
+
+
+def test_a_table_of_attacks(tmp_path: Path) -> None:
+    assert attacks(tables.summary([Run.load(make_run(tmp_path / "none"))]))[1] == []
+    for seed, auc in ((0, 60.0), (1, 62.0)):
+        folder = make_run(tmp_path / f"run-{seed}", seed=seed)
+        results = json.loads((folder / "results.json").read_text())
+        for row in results["rows"]:
+            row["metrics"] |= {"attack_loss_auc": auc, "attack_loss_tpr1": 3.0, "attack_svc_auc": 50.0}
+        results["rows"][0]["metrics"] |= {"attack_u_lira_auc": 70.0}
+        (folder / "results.json").write_text(json.dumps(results))
+    headings, lines = attacks(tables.summary(Run.load_all([tmp_path / "run-0", tmp_path / "run-1"])))
+    assert headings == ["Method", "loss AUC", "SVC AUC", "U-LiRA AUC", "loss TPR at 1 % FPR", "n"]
+    assert lines[0][1] == ["Original", "61.0 ± 1.4", "50.0 ± 0.0", "70.0 ± 0.0", "3.0 ± 0.0", "2"]
+    assert lines[1][1] == ["Retrain", "61.0 ± 1.4", "50.0 ± 0.0", "–", "3.0 ± 0.0", "2"]
+    page = words_of(page_of(tmp_path / "run-0", tmp_path / "run-1"))
+    assert "Which attacks tell deleted pairs from unseen ones?" in page
+    assert "U-LiRA against models that learned and unlearned it" in page
 
 
 @pytest.mark.slow

@@ -210,6 +210,11 @@ def test_two_requests_one_after_another(here: Path, terminal: Terminal, monkeypa
     (here / "out/study.html").unlink()
     assert terminal("report out --out elsewhere").code == 0
     assert (here / "elsewhere/study.html").is_file()
+    assert terminal("report out --public --out public").code == 0
+    page = (here / "public/README.md").read_text()
+    assert f"```\nmultidelete {command}\n```" in page
+    assert "![" in page
+    assert (here / "public/figure.svg").is_file()
 
 
 # -- what was found, on made-up cells -------------------------------------------------------------------------------

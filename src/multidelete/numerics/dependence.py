@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Neighbours in A_S of 1, 2, 3 and more columns that are looked at first, and where these do not decide, see `_among_near`.
+# Neighbours in A_S of 1, 2, 3 and more columns that are looked at: first, and where these do not decide.
 NEAR, FAR = (64, 24, 8), (128, 64, 32)
 BLOCK = 1 << 20  # distances that are held at a time beside those to A_S
 

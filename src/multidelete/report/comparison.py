@@ -113,6 +113,9 @@ def scatter(groups: Sequence[Group], *, ids: str, width: float = 6.6, height: fl
 # --- ROC curves -----------------------------------------------------------------------------------
 
 
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # false and true positive rates
+
+
 @dataclass(frozen=True)
 class Scored:
     """What one model says of deleted and test pairs.
@@ -132,6 +135,7 @@ class Scored:
 
 VARIANTS = ("-", (0, (6, 1)), (0, (5, 1, 1, 1)))  # lines that tell variants of one method apart
 FEWEST = 1e-3  # false positive rate at which the logarithmic panel begins
+POINTS = 100  # of a curve
 AT = 0.01  # false positive rate at which the true positive rate is told
 
 
@@ -158,7 +162,8 @@ def roc(models: Sequence[Scored], *, ids: str, width: float = 6.6) -> str:
             ends = [FEWEST, 1.0] if logarithmic else [0.0, 1.0]
             axes.plot(ends, ends, color=MUTED, linewidth=0.7, linestyle=(0, (1, 2)), zorder=GUIDE)
             seen: dict[str, int] = {}
-            for model, (false, true) in zip(models, curves, strict=True):
+            for model, curve in zip(models, curves, strict=True):
+                false, true = _thinned(curve, logarithmic=logarithmic)
                 variant = seen[model.method] = seen.get(model.method, -1) + 1
                 reference_line = model.method in BASELINES
                 named = few or reference_line or model.method == "multidelete"
@@ -184,11 +189,19 @@ def roc(models: Sequence[Scored], *, ids: str, width: float = 6.6) -> str:
     return to_svg(figure, ids, f"ROC curves of D_f against D_Test. {'; '.join(map(roc_note, models))}.")
 
 
-def rates(model: Scored) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def rates(model: Scored) -> Curve:
     """False and true positive rates of "this pair was deleted, for it scores high", from none to all."""
     true = np.concatenate([np.ones(len(model.forget)), np.zeros(len(model.test))])
     false_rate, true_rate, _ = roc_curve(true, np.concatenate([model.forget, model.test]))
     return false_rate, true_rate
+
+
+def _thinned(curve: Curve, *, logarithmic: bool) -> Curve:
+    """The points of a curve that can be told apart on these axes; of thousands a figure would weigh megabytes."""
+    false, true = curve
+    seen = np.geomspace(FEWEST, 1, POINTS) if logarithmic else np.linspace(0, 1, POINTS)
+    kept = np.unique(np.append(np.searchsorted(false, seen, side="right") - 1, len(false) - 1))
+    return false[kept], true[kept]
 
 
 def roc_note(model: Scored) -> str:

@@ -43,7 +43,8 @@ def write_public(runs: Sequence[Run], out: Path, notes: Iterable[str] = (), comm
     seeds = sorted({seed for group in groups for seed in group.seeds})
     parts = [
         f"# {question_title(groups[0].question)}",
-        f"Seeds {', '.join(map(str, seeds))}; mean ± standard deviation. Points are 0-100.",
+        (f"Seeds {', '.join(map(str, seeds))}; mean ± standard deviation" if len(seeds) > 1 else f"Seed {seeds[0]}")
+        + ". Scores and AUCs in points, 0-100.",
     ]
     if found:
         parts.append(verdict.headline(found[main], unlearned[main], reference(groups, "retrain")))
