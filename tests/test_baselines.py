@@ -216,7 +216,9 @@ class Scripted(Retrieval):
     script: ClassVar[Iterator[float]] = iter(())
 
     def judge(self, model: Any, inputs: Any, request: Any, engine: Any) -> dict[str, float]:
-        return {"utility": 0.0, "forget_auc": next(self.script)}
+        """Confidence on valid falls with that on D_f, as it does where ascent takes all down alike."""
+        confidence = next(self.script)
+        return {"utility": 0.0, "confidence_forget": confidence, "confidence_valid": 0.5 * confidence}
 
 
 @pytest.mark.parametrize(("task", "name"), EFFECTS)
@@ -224,7 +226,7 @@ class Scripted(Retrieval):
 def test_ul_raises_the_loss_on_the_forget_set(task: str, name: str, scope: str) -> None:
     original = original_of(task, name)
     data = data_of(task, original)
-    method = KnowledgeUnlearning(scope=scope, epochs=4, learning_rate=2e-3, evaluations=1, forget_target=0)  # type: ignore[arg-type]
+    method = KnowledgeUnlearning(scope=scope, epochs=4, learning_rate=2e-3, evaluations=1)  # type: ignore[arg-type]
     made = method(original, data, tiny.engine())
     assert loss_on(made.model, data, "forget") > loss_on(original, data, "forget") + 0.05
     moved = tiny.changed(tiny.weights(original), tiny.weights(made.model))
@@ -236,8 +238,10 @@ def test_ul_stops_where_deleted_pairs_look_unseen(monkeypatch: pytest.MonkeyPatc
     data = tiny.data_for(original, task=Scripted())
     method = KnowledgeUnlearning(epochs=5, evaluations=5, min_steps=5)
 
-    def lines(*aucs: float) -> list[dict[str, Any]]:
-        monkeypatch.setattr(Scripted, "script", iter(aucs))
+    def lines(*confidences: float) -> list[dict[str, Any]]:
+        monkeypatch.setattr(
+            Scripted, "script", iter([100.0, *confidences])
+        )  # the original's first: the threshold is 50
         return method(original, data, tiny.engine()).history.lines
 
     stopped = lines(90, 60, 50, 10, 0)
@@ -254,7 +258,7 @@ def test_ul_stops_where_deleted_pairs_look_unseen(monkeypatch: pytest.MonkeyPatc
 
 def test_what_has_stopped_stays_stopped_when_it_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(engine_module, "CHECKPOINT_SECONDS", -1.0)  # a checkpoint after every step
-    monkeypatch.setattr(Scripted, "script", iter([90, 40, 10]))
+    monkeypatch.setattr(Scripted, "script", iter([100, 90, 40, 100]))
     original = tiny.original("albef")
     data = tiny.data_for(original, task=Scripted(), folder=tmp_path)
     method = KnowledgeUnlearning(epochs=3, evaluations=3, min_steps=3)

@@ -322,6 +322,7 @@ class LossMethod(Method):
     forget_target: float = Field(default=0.0, ge=0, le=100)
 
     needs_teacher: ClassVar[bool] = False
+    needs_before: ClassVar[bool] = False  # whether its criterion asks what the original was worth
     needs_initial: ClassVar[bool] = False  # whether ``original.initial`` is asked about D_f; needs a teacher too
     schedule: ClassVar[Literal["cosine", "constant"]] = "cosine"
 
@@ -357,8 +358,13 @@ class LossMethod(Method):
         """
         return {}
 
-    def criterion(self, found: Mapping[str, float]) -> float:
-        """What a checkpoint is worth, by what :meth:`Task.judge` found; the best is kept, the first of equals."""
+    def criterion(self, found: Mapping[str, float], before: Mapping[str, float]) -> float:
+        """What a checkpoint is worth; the best is kept, the first of equals.
+
+        Args:
+            found: What :meth:`Task.judge` found of it.
+            before: What that found of the original, where ``needs_before`` is set.
+        """
         return found["utility"] - self.forget_weight * abs(found["forget_auc"] - self.forget_target)
 
     def stop_at(self) -> float:
@@ -398,6 +404,7 @@ class LossMethod(Method):
             stop_at=self.stop_at(),
             **self.model_dump(include={"weight_decay", "warmup", "clip", "evaluations"}),
         )
+        before = data.task.judge(student, inputs, data.request, engine) if self.needs_before else {}
         self.prepare(student, teacher, stream, plan.steps)  # type: ignore[arg-type]
         masks = self.masks(student, stream, engine)
         prepared = time.perf_counter() - began
@@ -409,7 +416,7 @@ class LossMethod(Method):
 
         def judge() -> dict[str, float]:
             found = data.task.judge(student, inputs, data.request, engine)
-            return {**found, "criterion": self.criterion(found)}
+            return {**found, "criterion": self.criterion(found, before)}
 
         with masked(student, masks):
             history = engine.fit(

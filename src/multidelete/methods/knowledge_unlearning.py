@@ -16,13 +16,14 @@ from multidelete.models.base import Batch, Model
 class KnowledgeUnlearning(LossMethod):
     r"""Ascent in small steps at a constant rate, stopped as soon as deleted pairs look unseen [1]_.
 
-    .. math:: L = -\ell(D_f) \quad \text{until} \quad s(D_f) \le s(D_{valid})
+    .. math:: L = -\ell(D_f) \quad \text{until} \quad \bar s'(D_f) \le \bar s(D_{valid})
 
     The paper's language model is not taught with dropout either, updates once for each chunk of 32 examples, and stops
-    when its confidence on D_f is down to that on unseen validation examples. So does the text side here: scope ``text``
-    by default, ``fusion`` for the "-F" row. Of pairs we compare the confidence in the true label, or in the match, by
-    rank: it is no higher on D_f when ``forget_auc``, the probability that a deleted pair scores above a valid one, is
-    at most 50. Judged once in an epoch; where it never comes so far, the checkpoint that came closest is kept.
+    when its confidence on D_f is down to what the model before had on unseen validation examples: a threshold that
+    stands still, so that ascent reaches it even where it takes all confidence down alike. So does the text side here:
+    scope ``text`` by default, ``fusion`` for the "-F" row. Confidence is the mean probability of the true label, or of
+    a match. It is asked every few updates (in the paper, whose D_f is one chunk, after each one); where the threshold
+    is never reached, the checkpoint that came closest is kept.
     (The talk's slides say "maximising the log likelihood", a slip in the sign.)
 
     Args:
@@ -30,9 +31,9 @@ class KnowledgeUnlearning(LossMethod):
         epochs: Passes over the pairs of D_f at most.
         batch_size: Pairs of D_f in a chunk.
         learning_rate: Constant.
-        evaluations: How often it is asked whether to stop, at even distances; with the default once in an epoch.
+        evaluations: How often it is asked at most whether to stop, at even distances.
         forget_weight: Not used: utility has no say in when to stop.
-        forget_target: It stops when ``forget_auc`` on valid is at most this.
+        forget_target: Not used: the threshold is that of the model before.
 
     References:
         .. [1] Jang et al., "Knowledge Unlearning for Mitigating Privacy Risks in Language Models", ACL 2023
@@ -43,18 +44,18 @@ class KnowledgeUnlearning(LossMethod):
     claims: ClassVar[tuple[str, ...]] = ("raises_forget_loss", "never_reads_retain")
     scopes: ClassVar[tuple[str, ...]] = ("text", "fusion")
     schedule: ClassVar[Literal["cosine", "constant"]] = "constant"
+    needs_before: ClassVar[bool] = True
 
     scope: Scope = "text"
     epochs: float = Field(default=20.0, gt=0)
     batch_size: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=5e-5, gt=0)
     warmup: float = Field(default=0.0, ge=0, lt=1)
-    evaluations: int = Field(default=20, ge=1)
-    forget_target: float = Field(default=50.0, ge=0, le=100)
+    evaluations: int = Field(default=200, ge=1)
 
-    def criterion(self, found: Mapping[str, float]) -> float:
-        """How far deleted pairs are below the target: not below 0 is where it stops."""
-        return self.forget_target - found["forget_auc"]
+    def criterion(self, found: Mapping[str, float], before: Mapping[str, float]) -> float:
+        """How far confidence on D_f is below the threshold: not below 0 is where it stops."""
+        return before["confidence_valid"] - found["confidence_forget"]
 
     def stop_at(self) -> float:
         """See :meth:`LossMethod.stop_at`."""

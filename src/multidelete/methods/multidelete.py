@@ -79,10 +79,10 @@ class MultiDelete(LossMethod):
         if self.stop == "unseen" and not self.evaluations:
             raise ValueError("stop = 'unseen' is decided at checkpoints, but evaluations = 0; set it to 10 or so")
 
-    def criterion(self, found: Mapping[str, float]) -> float:
+    def criterion(self, found: Mapping[str, float], before: Mapping[str, float]) -> float:
         """See :meth:`LossMethod.criterion`; with ``unseen``, how far within the tolerance the worst signal is."""
         if self.stop == "lowest":
-            return super().criterion(found)
+            return super().criterion(found, before)
         # In scope fusion the contrastive embeddings stand still, or (clip) order pairs as the score does.
         signals = {name for name in found if name.startswith("forget_auc")}
         signals -= {"forget_auc_cosine"} if self.scope == "fusion" else set()

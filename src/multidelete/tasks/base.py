@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from scipy.special import expit
 
 from multidelete.errors import InputError
 from multidelete.metrics.classification import certainty, head_logits
@@ -110,7 +111,8 @@ class Task(BaseModel, ABC):
         Returns:
             ``utility`` (valid score) and ``forget_auc`` (D_f against valid: do deleted pairs look unseen?), and the
             same of what else would tell a deleted pair: ``forget_auc_certainty`` and, where the model has contrastive
-            embeddings, ``forget_auc_cosine``.
+            embeddings, ``forget_auc_cosine``; and the mean probability of the true label, or of a match, on either:
+            ``confidence_forget`` and ``confidence_valid``.
         """
 
     @staticmethod
@@ -122,7 +124,11 @@ class Task(BaseModel, ABC):
         )
         names = [name for name in ("score", "certainty", "cosine") if name in forget]
         aucs = {f"forget_auc_{name}": forget_auc(forget[name], valid[name]) for name in names}
-        return {"utility": utility, "forget_auc": aucs.pop("forget_auc_score"), **aucs}
+        confidence = {
+            f"confidence_{name}": float(100 * expit(each["score"].astype(np.float64)).mean())
+            for name, each in (("forget", forget), ("valid", valid))
+        }
+        return {"utility": utility, "forget_auc": aucs.pop("forget_auc_score"), **aucs, **confidence}
 
 
 def true_pairs(corpus: Corpus, units: Rows) -> tuple[Rows, Rows, dict[str, NDArray[Any]]]:
