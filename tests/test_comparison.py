@@ -184,7 +184,7 @@ def test_what_a_new_probe_still_reads_has_moved() -> None:
     [
         (52.0, 1.02, "Membership hidden", "good"),
         (60.0, 1.02, "Membership shows", "bad"),
-        (40.0, 1.02, "Membership shows the other way", "fair"),
+        (40.0, 1.02, "Membership shows the other way", "bad"),
         (50.0, 1.5, "Membership hidden, of kept pairs too", "fair"),
     ],
 )
@@ -195,7 +195,7 @@ def test_the_words_for_membership(attack: float, kept: float, answer: str, tone:
     found = verdict.verdicts(groups)[0].membership
     assert found is not None
     assert (found.answer, found.tone) == (answer, tone)
-    assert found.evidence.startswith(f"loss attack AUC {attack} (Original 78.0, Retrain 50.5); MI ratio 1.27")
+    assert found.evidence.startswith(f"AUC of the attack by loss {attack} (Original 78.0, Retrain 50.5); MI ratio 1.27")
     alone = verdict.verdicts([groups[0], groups[2]])[0].membership
     assert alone is not None
     assert alone.answer == "Membership cannot be judged"

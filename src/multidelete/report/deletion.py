@@ -104,27 +104,37 @@ UTILITY = {
         "There is no test score to compare with.",
     ),
 }
+HIDDEN = (
+    "No further than from a model that never saw them",
+    "Attacks tried to tell the deleted data from data that nobody trained on. None gets clearly further than on the "
+    "model trained anew.",
+)
+SHOWS = (
+    "Yes",
+    "An attack that tries to tell the deleted data from data that nobody trained on gets clearly further than on the "
+    "model trained anew.",
+)
+CHANGED = (
+    "Cannot be judged",
+    "What an attack finds has changed for kept data as well, so that it says nothing about the deleted data.",
+)
 MEMBERSHIP = {
-    "Hides the deleted pairs": (
-        "No further than from a model that never saw them",
-        "Attacks tried to tell the deleted data from data that nobody trained on. None gets clearly further than on "
-        "the model trained anew.",
-    ),
-    "Betrays the deleted pairs": (
-        "Yes",
-        "An attack that tries to tell the deleted data from data that nobody trained on gets clearly further than on "
-        "the model trained anew.",
-    ),
+    "Membership hidden": HIDDEN,
+    "Membership hidden, of kept pairs too": HIDDEN,
+    "Membership shows": SHOWS,
+    "Membership shows the other way": SHOWS,
     "Membership cannot be judged": (
         "Cannot be judged",
         "Attacks were run, but there is no model trained anew to compare with.",
     ),
-    "Membership was not tested": (
-        "Not tested",
-        "No attack was run that tries to tell whether data were used for training. The comparison with data that the "
-        "model never saw (below) is the simplest of them.",
-    ),
+    "The attack changed on kept pairs too": CHANGED,
 }
+NOT_TESTED = Finding(
+    "open",
+    "Not tested",
+    "No attack was run that tries to tell whether data were used for training. The comparison with data that the "
+    "model never saw (below) is the simplest of them.",
+)
 ANEW_MEMBERSHIP = Finding(
     "good",
     "There is nothing to tell",
@@ -270,7 +280,9 @@ def _membership(after: Group, before: Group | None, anew: Group | None) -> Findi
     """The verdict on attacks in plain words, and behind them the numbers of the attack that tells most."""
     if _is_anew(after):
         return ANEW_MEMBERSHIP
-    found = verdict.betrayal(after, before, anew)
+    found = verdict.membership(after, before, anew)
+    if found is None:
+        return NOT_TESTED
     answer, words = MEMBERSHIP[found.answer]
     return Finding(found.tone, answer, f"{words} ({found.evidence.rstrip('.')})" if "AUC" in found.evidence else words)
 

@@ -18,7 +18,7 @@ DESTROYED_POINTS, DESTROYED_SHARE = 15.0, 0.40
 CHEAP = 0.5  # share of Retrain's time
 UNIMODAL_KEPT, UNIMODAL_LOST = 2.0, 5.0  # points of a linear probe lost against Original
 REFITTED = "_refitted"  # how the metric of a probe that was fitted anew ends
-HIDDEN = 5.0  # points of the loss attack's AUC between a model and Retrain
+HIDDEN = 5.0  # points by which an attack's AUC may be further from chance than on Retrain
 SPARED = 0.1  # by how much the MI ratio of kept pairs may differ from 1
 MEMORISED = 45.0  # Retrain's own D_f AUC below this means that the kept pairs are memorised
 
@@ -30,7 +30,7 @@ THRESHOLDS = (
     f"lost; destroyed it: more than {DESTROYED_POINTS:g} points or {percent(DESTROYED_SHARE)}. "
     f"Kept each half: no linear probe lost more than {UNIMODAL_KEPT:g} points against Original (lost it: more than "
     f"{UNIMODAL_LOST:g}; moved it: one fitted anew did not). "
-    f"Membership hidden: the AUC of the loss attack is at most {HIDDEN:g} points from Retrain's, "
+    f"Membership hidden: the AUC of no attack is more than {HIDDEN:g} points further from chance than on Retrain, "
     f"and the MI ratio of the kept pairs at most {SPARED:g} from 1. "
     f"Cheap: at most {percent(CHEAP)} of Retrain's time, preparation included."
 )
@@ -168,35 +168,17 @@ def unimodal(group: Group, original: Group | None) -> Finding | None:
 
 
 def membership(group: Group, original: Group | None, retrain: Group | None) -> Finding | None:
-    """Whether an attack on the losses tells deleted pairs from test pairs better, or the other way, than of Retrain."""
-    parts = [_compare("loss attack AUC", "attack_loss_auc", group, original, retrain)]
+    """Whether some attack tells deleted pairs from pairs that nobody trained on, further than under Retrain."""
+    aucs = {key: spread.mean for key, spread in group.metrics.items() if re.fullmatch(r"attack_\w+_auc", key)}
     ratios = (("MI ratio", "mi_ratio"), ("MI ratio of kept pairs", "mi_ratio_retain"))
-    parts += [f"{title} {group.metrics[key].mean:.2f}" for title, key in ratios if key in group.metrics]
-    evidence = "; ".join(filter(None, parts)) + "."
-    own, kept = (_mean(group.metrics.get(key)) for key in ("attack_loss_auc", "mi_ratio_retain"))
-    aim = _mean(retrain.metrics.get("attack_loss_auc")) if retrain else None
+    parts = [f"{title} {group.metrics[key].mean:.2f}" for title, key in ratios if key in group.metrics]
+    kept = _mean(group.metrics.get("mi_ratio_retain"))
     spoilt = kept is not None and abs(kept - 1) > SPARED
-    if own is None:
+    if not aucs:
         if kept is None:
             return None
         words = "The attack changed on kept pairs too" if spoilt else "Membership cannot be judged"
-        return Finding("fair" if spoilt else "open", words, evidence)
-    if aim is None:
-        return Finding("open", "Membership cannot be judged", f"{evidence} The run has no Retrain to compare with.")
-    if own > aim + HIDDEN:
-        return Finding("bad", "Membership shows", evidence)
-    if own < aim - HIDDEN:
-        return Finding("fair", "Membership shows the other way", f"{evidence} Deleted pairs stand out by a high loss.")
-    if spoilt:
-        return Finding("fair", "Membership hidden, of kept pairs too", evidence)
-    return Finding("good", "Membership hidden", evidence)
-
-
-def betrayal(group: Group, original: Group | None, retrain: Group | None) -> Finding:
-    """Whether some attack can tell the deleted pairs from pairs that nobody trained on, further than under Retrain."""
-    aucs = {key: spread.mean for key, spread in group.metrics.items() if re.fullmatch(r"attack_\w+_auc", key)}
-    if not aucs:
-        return Finding("open", "Membership was not tested", "the run has no membership attack on this model.")
+        return Finding("fair" if spoilt else "open", words, f"{'; '.join(parts)}.")
 
     def beyond(key: str) -> float:
         """How much further from chance, on either side, than under Retrain."""
@@ -205,12 +187,18 @@ def betrayal(group: Group, original: Group | None, retrain: Group | None) -> Fin
 
     worst = max(aucs, key=beyond)
     name = worst.removeprefix("attack_").removesuffix("_auc").replace("_", " ")
-    evidence = f"{_compare(f'AUC of the attack by {name}', worst, group, original, retrain)}."
+    compared = _compare(f"AUC of the attack by {name}", worst, group, original, retrain)
+    evidence = f"{'; '.join([compared, *parts])}."
     if retrain is None or worst not in retrain.metrics:
         return Finding("open", "Membership cannot be judged", f"{evidence} The run has no Retrain to compare with.")
-    if beyond(worst) > CLEAR_SIGNAL:
-        return Finding("bad", "Betrays the deleted pairs", evidence)
-    return Finding("good", "Hides the deleted pairs", evidence)
+    if beyond(worst) > HIDDEN:
+        if aucs[worst] > 50:
+            return Finding("bad", "Membership shows", evidence)
+        evidence = f"{evidence} Deleted pairs stand out below unseen ones."
+        return Finding("bad", "Membership shows the other way", evidence)
+    if spoilt:
+        return Finding("fair", "Membership hidden, of kept pairs too", evidence)
+    return Finding("good", "Membership hidden", evidence)
 
 
 def cost(group: Group, retrain: Group | None) -> Finding:
