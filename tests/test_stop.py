@@ -118,7 +118,8 @@ def test_a_task_names_the_signals_it_has(task: str, name: str) -> None:
     request = tiny.resolve(data, count=6)
     found = TASKS[task]().judge(model, tiny.PairInputs.of(data, model), request, tiny.engine())
     cosine = {"forget_auc_cosine"} if (task, name) == ("retrieval", "albef") else set()
-    assert set(found) == {"utility", "forget_auc", "forget_auc_certainty"} | cosine
+    confidence = {"confidence_forget", "confidence_valid"}
+    assert set(found) == {"utility", "forget_auc", "forget_auc_certainty"} | confidence | cosine
     assert all(0 <= value <= 100 for value in found.values())
 
 
