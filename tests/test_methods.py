@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -21,8 +22,9 @@ from multidelete.engine import Engine, History
 from multidelete.errors import InputError
 from multidelete.methods import METHODS, FineTune, Method, MultiDelete, NegGrad, Retrain, Teacher, UnlearningData
 from multidelete.methods.base import MEAN_OF, LossMethod, undecided_mixture
-from multidelete.methods.multidelete import token_drift
+from multidelete.methods.multidelete import similarities, token_drift
 from multidelete.models import Batch, Encoding, Model
+from multidelete.tasks import Retrieval
 from multidelete.tasks.entailment import Entailment
 from multidelete.training import TrainSettings, train
 
@@ -480,6 +482,58 @@ def learned() -> Model:
     rows = corpus.text_rows(corpus.rows("train"))
     train(model, PairInputs.of(corpus, model), rows, settings, tiny.engine(), seed=0, what="original")
     return model
+
+
+class Memorised(Retrieval):
+    """A task that finds deleted pairs more similar than unseen ones by 0.2."""
+
+    def judge(self, *_: Any) -> dict[str, float]:
+        return {"utility": 0.0, "forget_auc": 50.0, "cosine_forget": 0.3, "cosine_valid": 0.1}
+
+
+def test_similarity_takes_from_deleted_pairs_what_unseen_ones_do_not_have() -> None:
+    model = tiny.original("albef")
+    data = tiny.data_for(model, task=Memorised())
+
+    def cosines(each: Model, pairs: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return similarities(
+                each, each.encode(data.inputs.batch(data.inputs.true_pairs(pairs), torch.device("cpu")))
+            )
+
+    made = MultiDelete(similarity=10, min_steps=150, learning_rate=2e-3, batch_size=12, evaluations=0)(
+        model, data, tiny.engine()
+    ).model
+    moved = (cosines(made, data.forget_pairs) - cosines(model, data.forget_pairs)).diagonal()
+    kept = cosines(made, data.retain_pairs) - cosines(model, data.retain_pairs)
+    assert float(moved.mean()) == pytest.approx(-0.2, abs=0.05)
+    assert float(moved.std()) < 0.1
+    assert float(kept.square().mean().sqrt()) < 0.1
+    assert abs(float(kept.diagonal().mean())) < 0.08
+    alone = MultiDelete(min_steps=150, learning_rate=2e-3, batch_size=12, evaluations=0)(
+        model, data, tiny.engine()
+    ).model
+    untouched = (cosines(alone, data.forget_pairs) - cosines(model, data.forget_pairs)).diagonal()
+    assert abs(float(untouched.mean())) < 0.08, "no term of the paper asks for it"
+
+
+def test_similarity_where_there_is_none_or_it_does_not_move() -> None:
+    model = tiny.original("albef")
+    with pytest.raises(
+        InputError, match=r"no effect in scope 'fusion', which does not move the contrastive embeddings"
+    ):
+        MultiDelete(scope="fusion", similarity=1)(model, tiny.data_for(model), tiny.engine())
+    vilt = tiny.original("vilt")
+    with pytest.raises(InputError, match=r"contrastive embeddings, which this vilt model does not have; leave it out"):
+        MultiDelete(similarity=1)(vilt, tiny.data_for(vilt), tiny.engine())
+    clip = tiny.original("clip")
+    lines = MultiDelete(scope="fusion", similarity=1, min_steps=2, evaluations=0)(
+        clip, tiny.data_for(clip), tiny.engine()
+    ).history.lines
+    assert {"md_similarity", "mkr_similarity"} <= lines[0]["losses"].keys()
+    request = replace(tiny.request_of(), valid=tiny.request_of().valid[:0])
+    with pytest.raises(InputError, match=r"no valid split, from which method\.similarity takes"):
+        MultiDelete(similarity=1, evaluations=0)(model, tiny.data_for(model, request), tiny.engine())
 
 
 @pytest.mark.slow

@@ -117,9 +117,10 @@ def test_a_task_names_the_signals_it_has(task: str, name: str) -> None:
     data = tiny.corpus_for(task)
     request = tiny.resolve(data, count=6)
     found = TASKS[task]().judge(model, tiny.PairInputs.of(data, model), request, tiny.engine())
-    cosine = {"forget_auc_cosine"} if (task, name) == ("retrieval", "albef") else set()
+    cosine = {"forget_auc_cosine", "cosine_forget", "cosine_valid"} if (task, name) == ("retrieval", "albef") else set()
     confidence = {"confidence_forget", "confidence_valid"}
     assert set(found) == {"utility", "forget_auc", "forget_auc_certainty"} | confidence | cosine
+    assert all(abs(found.pop(key)) <= 1 for key in ("cosine_forget", "cosine_valid") if key in found)
     assert all(0 <= value <= 100 for value in found.values())
 
 

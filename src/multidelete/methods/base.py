@@ -100,6 +100,7 @@ class Teacher:
         engine: Device and precision.
         pairs: Text rows of the true pairs that it will be asked for; all of the training split by default.
         initial: The original as it was before its training, where the method asks for it.
+        judged: What the task judged of it, where the method asks for that.
     """
 
     def __init__(
@@ -109,8 +110,9 @@ class Teacher:
         engine: Engine,
         pairs: Rows | None = None,
         initial: Teacher | None = None,
+        judged: Mapping[str, float] | None = None,
     ) -> None:
-        self.model, self.inputs, self._engine, self.initial = model, inputs, engine, initial
+        self.model, self.inputs, self._engine, self.initial, self.judged = model, inputs, engine, initial, judged or {}
         if pairs is None:
             pairs = inputs.corpus.text_rows(inputs.corpus.rows("train"))
         self._true = engine.fused_once(model, inputs, pairs)
@@ -322,9 +324,12 @@ class LossMethod(Method):
     forget_target: float = Field(default=0.0, ge=0, le=100)
 
     needs_teacher: ClassVar[bool] = False
-    needs_before: ClassVar[bool] = False  # whether its criterion asks what the original was worth
     needs_initial: ClassVar[bool] = False  # whether ``original.initial`` is asked about D_f; needs a teacher too
     schedule: ClassVar[Literal["cosine", "constant"]] = "cosine"
+
+    def needs_before(self) -> bool:
+        """Whether it asks what the task judges of the original."""
+        return False
 
     @abstractmethod
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
@@ -363,7 +368,7 @@ class LossMethod(Method):
 
         Args:
             found: What :meth:`Task.judge` found of it.
-            before: What that found of the original, where ``needs_before`` is set.
+            before: What that found of the original, where it is asked for.
         """
         return found["utility"] - self.forget_weight * abs(found["forget_auc"] - self.forget_target)
 
@@ -381,12 +386,13 @@ class LossMethod(Method):
             )
         began = time.perf_counter()
         inputs = engine.frozen_inputs(original, data.inputs, self.scope)
+        before = data.task.judge(student, inputs, data.request, engine) if self.needs_before() else {}
         initial = teacher = None
         if self.needs_initial:
             untrained = data.initial_model(original).to(engine.device).eval().requires_grad_(False)
             initial = Teacher(untrained, data.inputs, engine, data.forget_pairs)
         if self.needs_teacher:
-            teacher = Teacher(original, engine.encoded_inputs(original, data.inputs), engine, initial=initial)
+            teacher = Teacher(original, engine.encoded_inputs(original, data.inputs), engine, None, initial, before)
         stream = ForgetRetainStream(
             inputs,
             data.forget_pairs,
@@ -404,7 +410,6 @@ class LossMethod(Method):
             stop_at=self.stop_at(),
             **self.model_dump(include={"weight_decay", "warmup", "clip", "evaluations"}),
         )
-        before = data.task.judge(student, inputs, data.request, engine) if self.needs_before else {}
         self.prepare(student, teacher, stream, plan.steps)  # type: ignore[arg-type]
         masks = self.masks(student, stream, engine)
         prepared = time.perf_counter() - began

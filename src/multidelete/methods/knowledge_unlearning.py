@@ -44,7 +44,6 @@ class KnowledgeUnlearning(LossMethod):
     claims: ClassVar[tuple[str, ...]] = ("raises_forget_loss", "never_reads_retain")
     scopes: ClassVar[tuple[str, ...]] = ("text", "fusion")
     schedule: ClassVar[Literal["cosine", "constant"]] = "constant"
-    needs_before: ClassVar[bool] = True
 
     scope: Scope = "text"
     epochs: float = Field(default=20.0, gt=0)
@@ -52,6 +51,10 @@ class KnowledgeUnlearning(LossMethod):
     learning_rate: float = Field(default=5e-5, gt=0)
     warmup: float = Field(default=0.0, ge=0, lt=1)
     evaluations: int = Field(default=200, ge=1)
+
+    def needs_before(self) -> bool:
+        """See :meth:`LossMethod.needs_before`; its confidence on valid is the threshold."""
+        return True
 
     def criterion(self, found: Mapping[str, float], before: Mapping[str, float]) -> float:
         """How far confidence on D_f is below the threshold: not below 0 is where it stops."""

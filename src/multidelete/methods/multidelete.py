@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from multidelete.data.requests import Request
 from multidelete.data.streams import ForgetRetainStream, RetainBatch
 from multidelete.errors import InputError
 from multidelete.methods.base import LossMethod, Teacher
@@ -28,6 +29,14 @@ class MultiDelete(LossMethod):
 
     Dis is the mean squared error. With scope ``fusion`` (MultiDelete-F) the encoders do not move and
     :math:`L_{UKR}` is 0 by construction, so it is left out. A weight of 0 is the ablation "− MD", "− MKR", "− UKR".
+
+    None of these reaches the contrastive embeddings, by whose cosine a deleted pair is still told where the original
+    memorised it. ``similarity`` (ours) is the weight of two more terms. With s the cosine of a pair,
+
+    .. math:: \overline{(s'(D_f) - (s(D_f) - \bar s(D_f) + \bar s(D_{valid})))^2} + \overline{(s'(D_r) - s(D_r))^2}
+
+    take from deleted pairs what they have in similarity before unseen ones, the same of each, and leave that of every
+    picture with every text in the batch of kept pairs as it was.
 
     How far to go is a choice of its own. The paper goes as low as it can (``stop="lowest"``), and deleted pairs then
     score below every pair that was never seen: that alone can tell which they were. ``stop="unseen"`` (ours) ends as
@@ -51,6 +60,8 @@ class MultiDelete(LossMethod):
             two are ours.
         retain_mismatched: Share of the D_r batch taken as mismatched pairs, so that retention also covers what "not
             matching" looks like. Ours; 0 is the paper.
+        similarity: Weight of both terms on contrastive embeddings; 0 is the paper. Where the scope does not move them
+            it is refused.
         stop: ``lowest``, all steps are taken and ``forget_weight`` chooses the checkpoint (the paper); ``unseen``, it
             ends where deleted pairs look unseen. How finely that is met depends on ``evaluations``.
         tolerance: With ``unseen``, how far from 50 the AUC of a signal may be, in points. By chance alone it lies
@@ -67,6 +78,7 @@ class MultiDelete(LossMethod):
     alpha: float = Field(default=1.0, ge=0)
     beta: float = Field(default=1.0, ge=0)
     gamma: float = Field(default=1.0, ge=0)
+    similarity: float = Field(default=0.0, ge=0)
     target: Literal["drawn", "mean", "undecided"] = "drawn"
     retain_mismatched: float = Field(default=0.0, ge=0, lt=1)
     stop: Literal["lowest", "unseen"] = "lowest"
@@ -78,6 +90,26 @@ class MultiDelete(LossMethod):
             raise ValueError("nothing to minimise: alpha or beta must be positive, or gamma outside scope fusion")
         if self.stop == "unseen" and not self.evaluations:
             raise ValueError("stop = 'unseen' is decided at checkpoints, but evaluations = 0; set it to 10 or so")
+
+    def check(self, model: Model, request: Request | None = None) -> None:
+        """See :meth:`Method.check`; without contrastive embeddings there is no similarity to take away."""
+        super().check(model, request)
+        if not self.similarity:
+            return
+        if not model.contrastive:
+            raise InputError(
+                f"method.similarity is about contrastive embeddings, which this {model.name} model does not have; "
+                "leave it out"
+            )
+        if request is not None and not len(request.valid):
+            raise InputError(
+                f"corpus '{request.corpus.name}' has no valid split, from which method.similarity takes how similar "
+                "unseen pairs are; add one, or leave it out"
+            )
+
+    def needs_before(self) -> bool:
+        """See :meth:`LossMethod.needs_before`; it has the mean similarities."""
+        return self.similarity > 0
 
     def criterion(self, found: Mapping[str, float], before: Mapping[str, float]) -> float:
         """See :meth:`LossMethod.criterion`; with ``unseen``, how far within the tolerance the worst signal is."""
@@ -120,16 +152,36 @@ class MultiDelete(LossMethod):
                 mean = original.mismatched_mean(retain.stream, by_class=self.target == "undecided")
                 target = mean.expand(len(forget), -1)
             terms["md"] = self.alpha * F.mse_loss(student.fuse(encoded).float(), target.float())
+        kept = student.encode(retain) if self.beta or self.similarity else {}
         if self.beta:
-            terms["mkr"] = self.beta * F.mse_loss(student.fused(retain).float(), original.fused(retain).float())
+            terms["mkr"] = self.beta * F.mse_loss(student.fuse(kept).float(), original.fused(retain).float())
         moving = [modality for modality in student.modalities if encoded[modality].tokens.requires_grad]
         if self.gamma and moving:
             before = original.encode(forget)
             drift = [token_drift(encoded[modality], before[modality]) for modality in student.modalities]
             terms["ukr"] = self.gamma * torch.stack(drift).mean()
+        if self.similarity:
+            own = similarities(student, encoded).diagonal()
+            known = similarities(original.model, original.encode(forget)).diagonal()
+            if not own.requires_grad:
+                raise InputError(
+                    f"method.similarity has no effect in scope '{self.scope}', which does not move the contrastive "
+                    "embeddings of this model; leave it out or choose scope all"
+                )
+            gap = original.judged["cosine_forget"] - original.judged["cosine_valid"]
+            terms["md_similarity"] = self.similarity * F.mse_loss(own, known - gap)
+            terms["mkr_similarity"] = self.similarity * F.mse_loss(
+                similarities(student, kept), similarities(original.model, original.encode(retain))
+            )
         if not terms:
             raise InputError("nothing to minimise: the encoders are frozen, so alpha or beta must be positive")
         return terms
+
+
+def similarities(model: Model, encoded: Mapping[str, Encoding]) -> Tensor:
+    """Cosines of every picture (or graph) with every text, ``(B, B)``."""
+    one, text = (model.embedding(modality, encoded[modality]).float() for modality in model.modalities)
+    return one @ text.T
 
 
 def token_drift(now: Encoding, before: Encoding) -> Tensor:

@@ -102,7 +102,8 @@ def _without(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _is_paper(settings: Mapping[str, Any]) -> bool:
-    return all(settings.get(weight) == 1 for weight in TERMS) and not settings.get("retain_mismatched")
+    ours = settings.get("retain_mismatched") or settings.get("similarity")
+    return all(settings.get(weight) == 1 for weight in TERMS) and not ours
 
 
 def _rank(key: str) -> tuple[int, str]:

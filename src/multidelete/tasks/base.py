@@ -111,8 +111,8 @@ class Task(BaseModel, ABC):
         Returns:
             ``utility`` (valid score) and ``forget_auc`` (D_f against valid: do deleted pairs look unseen?), and the
             same of what else would tell a deleted pair: ``forget_auc_certainty`` and, where the model has contrastive
-            embeddings, ``forget_auc_cosine``; and the mean probability of the true label, or of a match, on either:
-            ``confidence_forget`` and ``confidence_valid``.
+            embeddings, ``forget_auc_cosine``; and of either the mean probability of the true label, or of a match,
+            ``confidence_forget`` and ``confidence_valid``, and the mean ``cosine_forget`` and ``cosine_valid``.
         """
 
     @staticmethod
@@ -124,11 +124,12 @@ class Task(BaseModel, ABC):
         )
         names = [name for name in ("score", "certainty", "cosine") if name in forget]
         aucs = {f"forget_auc_{name}": forget_auc(forget[name], valid[name]) for name in names}
-        confidence = {
-            f"confidence_{name}": float(100 * expit(each["score"].astype(np.float64)).mean())
-            for name, each in (("forget", forget), ("valid", valid))
-        }
-        return {"utility": utility, "forget_auc": aucs.pop("forget_auc_score"), **aucs, **confidence}
+        means: dict[str, float] = {}
+        for name, each in (("forget", forget), ("valid", valid)):
+            means[f"confidence_{name}"] = float(100 * expit(each["score"].astype(np.float64)).mean())
+            if "cosine" in each:
+                means[f"cosine_{name}"] = float(each["cosine"].mean(dtype=np.float64))
+        return {"utility": utility, "forget_auc": aucs.pop("forget_auc_score"), **aucs, **means}
 
 
 def true_pairs(corpus: Corpus, units: Rows) -> tuple[Rows, Rows, dict[str, NDArray[Any]]]:
