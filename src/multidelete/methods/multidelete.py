@@ -156,13 +156,13 @@ class MultiDelete(LossMethod):
         if self.beta:
             terms["mkr"] = self.beta * F.mse_loss(student.fuse(kept).float(), original.fused(retain).float())
         moving = [modality for modality in student.modalities if encoded[modality].tokens.requires_grad]
+        before = original.encode(forget) if self.similarity or (self.gamma and moving) else {}
         if self.gamma and moving:
-            before = original.encode(forget)
             drift = [token_drift(encoded[modality], before[modality]) for modality in student.modalities]
             terms["ukr"] = self.gamma * torch.stack(drift).mean()
         if self.similarity:
             own = similarities(student, encoded).diagonal()
-            known = similarities(original.model, original.encode(forget)).diagonal()
+            known = similarities(original.model, before).diagonal()
             if not own.requires_grad:
                 raise InputError(
                     f"method.similarity has no effect in scope '{self.scope}', which does not move the contrastive "

@@ -78,18 +78,15 @@ def render(runs: Sequence[Run]) -> str:
     """The report of one or several runs, as HTML."""
     groups = comparable(runs)
     retrain = tables.reference(groups, "retrain")
-    found = verdict.verdicts(groups)
-    unlearned = [group for group in groups if group.method not in tables.BASELINES]
-    main = next((i for i, group in enumerate(unlearned) if group.method == "multidelete"), 0)
     seeds = sorted({seed for group in groups for seed in group.seeds})
     return fill(
         "page.html.j2",
         {"sets": _sets, "lines": _lines, "label": _label, "percent": _chance},
         task=groups[0].first,
         seeds=seeds,
-        headline=verdict.headline(found[main], unlearned[main], retrain) if found else "",
+        headline=verdict.lead(groups),
         retrain_meaning=verdict.meaning_of_retrain(retrain),
-        verdicts=found,
+        verdicts=verdict.verdicts(groups),
         thresholds=verdict.THRESHOLDS,
         headings=tables.headings(groups),
         table=list(zip(groups, tables.cells(groups), strict=True)),

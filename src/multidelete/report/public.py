@@ -13,7 +13,7 @@ from multidelete.report.runs import Run
 from multidelete.report.sections import Section, attacks, beside_retrain, probes
 from multidelete.report.studies import WIDE, headings, table, to_csv
 from multidelete.report.study import Found
-from multidelete.report.tables import BASELINES, cells, markdown, question_title, reference
+from multidelete.report.tables import cells, markdown, question_title
 from multidelete.report.tables import headings as main_headings
 from multidelete.report.tables import to_csv as groups_to_csv
 
@@ -30,7 +30,6 @@ def write_public(runs: Sequence[Run], out: Path, notes: Iterable[str] = (), comm
         commands: By which they were made; by default the runs' own.
     """
     groups = comparable(runs)
-    found = verdict.verdicts(groups)
     models = scored(runs, groups)
     figures = {
         "scatter.svg": comparison.scatter(groups, ids="scatter"),
@@ -38,17 +37,12 @@ def write_public(runs: Sequence[Run], out: Path, notes: Iterable[str] = (), comm
     }
     if models:
         figures["roc.svg"] = comparison.roc(models, ids="roc")
-    unlearned = [group for group in groups if group.method not in BASELINES]
-    main = next((i for i, group in enumerate(unlearned) if group.method == "multidelete"), 0)
     seeds = sorted({seed for group in groups for seed in group.seeds})
     parts = [
         f"# {question_title(groups[0].question)}",
         (f"Seeds {', '.join(map(str, seeds))}; mean ± standard deviation" if len(seeds) > 1 else f"Seed {seeds[0]}")
         + ". Scores and AUCs in points, 0-100.",
-    ]
-    if found:
-        parts.append(verdict.headline(found[main], unlearned[main], reference(groups, "retrain")))
-    parts += [
+        verdict.lead(groups),
         markdown(main_headings(groups), cells(groups)),
         "\n".join(f"- {note}" for note in notes),
         "![Test score against D_f AUC](scatter.svg)",
@@ -59,7 +53,7 @@ def write_public(runs: Sequence[Run], out: Path, notes: Iterable[str] = (), comm
         "## Verdicts",
         "\n".join(
             f"- **{each.label}.** " + " ".join(f"{finding.answer}: {finding.evidence}" for finding in each.findings)
-            for each in found
+            for each in verdict.verdicts(groups)
         ),
         verdict.THRESHOLDS,
         "## What it took",

@@ -221,6 +221,14 @@ def cost(group: Group, retrain: Group | None) -> Finding:
     return Finding("good", "Cheap", evidence)
 
 
+def lead(groups: Sequence[Group]) -> str:
+    """The headline of MultiDelete, or else of the first method; empty where none unlearned."""
+    unlearned = [group for group in groups if group.method not in BASELINES]
+    found = list(zip(verdicts(groups), unlearned, strict=True))
+    main = next((each for each in found if each[1].method == "multidelete"), found[0] if found else None)
+    return headline(*main, reference(groups, "retrain")) if main else ""
+
+
 def headline(verdict: Verdict, group: Group, retrain: Group | None) -> str:
     """The verdict on one method as a sentence."""
     units = f"{group.first['forget_units']:,} deleted units"
