@@ -13,7 +13,7 @@ import tiny
 from multidelete.data.streams import PairInputs
 from multidelete.errors import InputError
 from multidelete.models import MODELS, Albef, Model
-from multidelete.models.albef import FusionConfig
+from multidelete.models.albef import FusionConfig, FusionEncoder
 from multidelete.models.base import EncoderConfig, Encoding, Tokens
 from multidelete.models.encoders import run_text
 
@@ -132,3 +132,20 @@ def test_the_similarity_stands_beside_the_fused_state() -> None:
     plain = MODELS["albef"].build(tiny.albef().for_corpus(CORPUS, labelled=True), CORPUS.texts, 0)
     assert plain.fuse(plain.encode(batch)).shape == (5, 16)
     assert not hasattr(plain, "text_projection")
+
+
+@pytest.mark.parametrize(("layers", "hidden"), [(1, False), (2, True), (3, False)])
+def test_pairs_that_have_sides_in_common_are_fused_as_each_alone(layers: int, hidden: bool) -> None:
+    torch.manual_seed(0)
+    fusion = FusionEncoder(FusionConfig(layers=layers, width=16, heads=2, dropout=0.0)).eval()
+    lengths = torch.tensor([3, 9, 1, 6, 9])
+    words = (torch.arange(9) < lengths[:, None]).long()
+    seen = torch.ones(4, 5, dtype=torch.long)
+    if hidden:  # pictures of which some patches are not there
+        seen[1, 3:] = 0
+    text, vision = (Encoding(torch.randn(*mask.shape, 16), mask, torch.randn(len(mask), 8)) for mask in (words, seen))
+    texts, images = torch.randint(5, (300,)), torch.randint(4, (300,))  # several chunks, every pair many times
+    with torch.no_grad():
+        found = fusion.of_pairs(text, vision, texts, images)
+        alone = [fusion(text[[t]].cut(), vision[[i]]) for t, i in zip(texts.tolist(), images.tolist(), strict=True)]
+    torch.testing.assert_close(found, torch.cat(alone), atol=1e-5, rtol=1e-4)

@@ -32,6 +32,7 @@ from multidelete.randomness import seeded
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 20.0
+SHARED_BYTES = 1 << 28  # of the encodings of units whose pairs are fused at a time, where more of them make it faster
 CACHED_PIXELS = 1 << 20  # 20 pictures of 224 px: of more the activations leave the cache, and each takes twice as long
 
 Losses = Callable[[int], dict[str, Tensor]]
@@ -464,18 +465,25 @@ class Engine:
             whole: Encodings of units (images, graphs).
             text: Encodings of texts.
             pairs: Rows into the two, ``(P,)`` each.
-            batch_size: Pairs at a time.
+            batch_size: Pairs at a time; more of them where the model computes once what their sides have in common.
             what: Name for progress; silent without.
         """
         units, texts = pairs
         order = by_length(text, texts)
+        if model.shares_sides:
+            room = SHARED_BYTES * len(whole.pooled) // max(1, whole.tokens.flat.nbytes)
+            batch_size = min(max(batch_size, room), 8 * batch_size)
         logits = np.empty((len(units), max(2, len(model.config.labels))), dtype=np.float32)
         advance = self.progress.start(what, len(units)) if what else None
         for part in iterate_rows(len(units), batch_size):
             places = order[part]
-            taken = (whole.take(units[places]), text.take(texts[places]))
+            encodings, rows = {}, {}
+            for modality, side, chosen in zip(model.modalities, (whole, text), (units, texts), strict=True):
+                own, of_pairs = np.unique(chosen[places], return_inverse=True)
+                encodings[modality] = side.take(own).to(self.device)
+                rows[modality] = torch.from_numpy(of_pairs).to(self.device)
             with self.autocast():
-                fused = model.fuse({m: e.to(self.device) for m, e in zip(model.modalities, taken, strict=True)})
+                fused = model.fuse_pairs(encodings, rows)
                 logits[places] = model.head(fused).float().cpu().numpy()
             if advance:
                 advance(len(places))

@@ -89,6 +89,7 @@ class Albef(ImageTextModel):
 
     name = "albef"
     tasks = ("retrieval", "entailment", "reasoning")
+    shares_sides = True
     config_class = AlbefConfig
     parts: ClassVar[dict[str, tuple[str, ...]]] = {
         "vision": ("vision", "vision_adapter", "vision_projection", MASK),
@@ -152,6 +153,13 @@ class Albef(ImageTextModel):
         order = text.mask.sum(1).argsort(stable=True)
         parts = [self.fusion(text[rows].cut(), vision[rows]) for rows in order.split(CHUNK)]
         return torch.cat(parts)[order.argsort()]
+
+    def fuse_pairs(self, encodings: Mapping[str, Encoding], rows: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`Model.fuse_pairs`; where texts are judged, each meets but one image."""
+        if self.config.labels:
+            return super().fuse_pairs(encodings, rows)
+        sides = (encodings["text"], encodings["vision"], rows["text"], rows["vision"])
+        return self.fusion.of_pairs(*sides)
 
 
 class FusionEncoder(nn.Module):
@@ -231,6 +239,49 @@ class FusionEncoder(nn.Module):
             attended = layer.crossattention(attended, None, vision.tokens, other)[0]
             states = layer.feed_forward_chunk(attended)
         return states[:, 0]
+
+    @torch.no_grad()
+    def of_pairs(self, text: Encoding, vision: Encoding, texts: Tensor, images: Tensor) -> Tensor:
+        """What :meth:`forward` says of pairs of rows, ``(B, D)``, without dropout.
+
+        Computed once for all pairs of a side are the first layer's self-attention, which no image has reached yet, and
+        the keys and values of the images in every layer.
+        """
+        layers: list[Any] = list(self.layers)
+        begun = layers[0].attention(text.tokens, text.mask[:, None, None, :].bool())[0]  # (T, L, D)
+        shown = [_keys_and_values(layer.crossattention.self, vision.tokens) for layer in layers]
+        lengths, everywhere = text.mask.sum(1)[texts], bool(vision.mask.all())
+        order = lengths.argsort(stable=True)
+        fused = []
+        for part in order.split(CHUNK if begun.device.type == "cpu" else 8 * CHUNK):
+            longest, of_text, of_image = int(lengths[part[-1]]), texts[part], images[part]
+            own = text.mask[of_text, None, None, :longest].bool()
+            other = None if everywhere else vision.mask[of_image, None, None].bool()
+            states = begun[of_text, :longest]
+            for depth, (layer, (keys, values)) in enumerate(zip(layers, shown, strict=True)):
+                read = states[:, :1].contiguous() if depth == len(layers) - 1 else states
+                if depth:
+                    read = _attend(layer.attention, read, _keys_and_values(layer.attention.self, states), own)
+                read = _attend(layer.crossattention, read, (keys[of_image], values[of_image]), other)
+                states = layer.feed_forward_chunk(read)
+            fused.append(states[:, 0])
+        return torch.cat(fused)[order.argsort()]
+
+
+def _keys_and_values(attention: Any, states: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of token states in a BERT attention, ``(B, heads, L, D / heads)`` each."""
+    heads = attention.num_attention_heads
+    both = (attention.key(states), attention.value(states))
+    keys, values = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in both)
+    return keys, values
+
+
+def _attend(block: Any, states: Tensor, seen: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    """Token states after a BERT attention block that sees these keys and values."""
+    queries = block.self.query(states).unflatten(-1, (block.self.num_attention_heads, -1)).transpose(1, 2)
+    found = F.scaled_dot_product_attention(queries, *seen, attn_mask=mask)
+    attended: Tensor = block.output(found.transpose(1, 2).flatten(2), states)
+    return attended
 
 
 def adapter(width: int, fusion_width: int) -> nn.Module:

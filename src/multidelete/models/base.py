@@ -255,6 +255,7 @@ class Model(nn.Module, ABC):
     modalities: ClassVar[tuple[str, ...]] = ("vision", "text")
     tasks: ClassVar[tuple[str, ...]]
     contrastive: ClassVar[bool] = True  # it has embeddings by whose similarity retrieval picks candidates
+    shares_sides: ClassVar[bool] = False  # pairs that have a side in common are fused faster together
     matching: ClassVar[bool] = True  # the head sees more than the contrastive similarity does: re-ranking helps
 
     neighbourhood: int = 0  # nodes of a graph that it sees around a pair, the pair included
@@ -273,6 +274,13 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def fuse(self, encodings: Mapping[str, Encoding]) -> Tensor:
         """The fused representation ``f(I, T)`` of each pair, before the head, ``(B, D)``."""
+
+    def fuse_pairs(self, encodings: Mapping[str, Encoding], rows: Mapping[str, Tensor]) -> Tensor:
+        """:meth:`fuse` of pairs of rows, ``(B,)`` of each modality, without gradients, ``(B, D)``.
+
+        A model that ``shares_sides`` computes once what one side brings to all its pairs.
+        """
+        return self.fuse({modality: encodings[modality][rows[modality]] for modality in self.modalities})
 
     @abstractmethod
     def head(self, fused: Tensor) -> Tensor:
