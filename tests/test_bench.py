@@ -103,6 +103,14 @@ def test_one_cell_trains_what_others_wait_for(here: Path) -> None:
     }
 
 
+def test_a_method_that_is_only_compared_and_more_than_once_is_said(here: Path) -> None:
+    again = '[[compare]]\nname = "neggrad"\nscope = "all"\nlearning_rate = 1e-4\n\n[bench]'
+    (here / "recipe.toml").write_text(RECIPE + COMPARE.replace("[bench]", again))
+    found = cells_of("recipe.toml", methods=["neggrad"], scopes=["all"])
+    assert found.notes == ("neggrad, scope 'all': the recipe names it 2 times, the first is taken",)
+    assert [cell.row["settings"]["learning_rate"] for cell in found.cells] == [1e-5]
+
+
 def test_every_command_is_the_cell_it_says(here: Path) -> None:
     (here / "recipe.toml").write_text(RECIPE + COMPARE + "counts = [3, 4]\n")
     overrides = ("bench.settings.multidelete.beta=0.5", "forget.count=9", "train.epochs=2")
@@ -125,7 +133,7 @@ def test_every_command_is_the_cell_it_says(here: Path) -> None:
     assert of["multidelete-all-3-seed0"] == plain["multidelete"] | {"beta": 0.5}
     assert of["neggrad-all-4-seed0"] == plain["neggrad"] | {"learning_rate": 1e-5}
     assert of["neggrad-fusion-4-seed0"] == plain["neggrad"]
-    assert found.notes == ("multidelete, scope 'fusion': the recipe names it 2 times, the first is taken",)
+    assert found.notes == ()  # that it is the recipe's own method which is taken needs no word
     assert not any(name.startswith("retrain") for name in of)  # the recipe says retrain = false
 
 
@@ -684,5 +692,5 @@ def test_report_joins_benches(two: tuple[Path, Path], tmp_path: Path, terminal: 
 
 def test_nothing_finished_is_no_table(tmp_path: Path) -> None:
     make_bench(tmp_path, "retrieval", {("neggrad", "all", 0): "out of memory"})
-    with pytest.raises(InputError, match=r"failed: neggrad-all-9-seed0: out of memory\nno cell of this bench"):
+    with pytest.raises(InputError, match=r"failed: neggrad-all-9-seed0: out of memory\nno cell has finished"):
         Bench.load([tmp_path])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import pytest
 
 from multidelete.metrics.forgetting import forget_auc
 from multidelete.report import comparison, tables, verdict
+from multidelete.report.bench import Bench, to_html
 from multidelete.report.comparison import Scored, rates, roc, roc_note, scatter
 from multidelete.report.page import render
 from multidelete.report.runs import Run
 from multidelete.report.tables import Group
-from test_report import PAPER, TUNED, make_run, verdict_on, words_of
+from test_report import PAPER, ROWS, TUNED, make_run, verdict_on, words_of
 
 METHODS = ("finetune", "neggrad", "descent_to_delete", "lcodec", "erm_ktp", "knowledge_unlearning", "scrub", "salun")
 METHODS += ("ssd", "npo", "l1_sparse", "neggrad_plus", "bad_teacher", "random_label")
@@ -114,7 +116,7 @@ def test_only_the_few_that_matter_are_named_among_many() -> None:
 
 def test_cost_says_share_of_retrain_and_memory(runs: list[Run]) -> None:
     written = texts_of(comparison.cost_bars(tables.summary(runs[:1]), ids="x"))
-    assert "1.3 % of Retrain · 812 MB" in written  # 5 of 398 s
+    assert "2.1 % of Retrain · 812 MB" in written  # 5 s of updates and 3.5 s of preparation, of 398 s
     assert "812 MB" in written  # Original
 
 
@@ -211,3 +213,26 @@ def test_every_page_says_what_it_does_not_show(runs: list[Run]) -> None:
     for limit in ("No test and no attack here proves absence", "pretrained elsewhere", "another split"):
         assert limit in words
     assert json.dumps(verdict.THRESHOLDS)[1:40] in words
+
+
+# -- sizes --------------------------------------------------------------------------------------------------------
+
+
+def test_sizes_are_curves_of_each_method(tmp_path: Path) -> None:
+    sizes = {}
+    for units, score in ((40, 90.0), (80, 80.0)):
+        rows = [
+            (method, scope, settings, (score + index, 30.0, 50.0), 10.0, means)
+            for index, (method, scope, settings, _, _, means) in enumerate(ROWS[:5])
+        ]
+        run = Run.load(make_run(tmp_path / str(units), rows=rows, parts=""))
+        sizes[units] = replace(run, rows=tuple({**row, "forget_units": units} for row in run.rows))
+    groups = tables.summary(list(sizes.values()))
+    drawn = comparison.by_size(groups, ids="x")
+    assert {"Original", "Retrain", "FineTune", "NegGrad", "MultiDelete-F", "units deleted"} <= set(texts_of(drawn))
+    for units, score in ((40, 92.0), (80, 82.0)):
+        assert f"FineTune, {units} deleted: test score {score}, forget test auc 50.0" in drawn
+    page = to_html(Bench((), tuple(groups), ()))
+    assert page.count("<svg") == 2  # wide and narrow
+    assert "retrieval · scenes · albef" in page
+    assert "<svg" not in to_html(Bench((), tuple(tables.summary([sizes[40]])), ()))

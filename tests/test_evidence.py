@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,10 +176,12 @@ def test_metrics_can_be_computed_again_from_the_run_alone(finished: tuple[Path, 
 
 def test_another_deletion_finds_the_models_of_the_first(finished: tuple[Path, Told], tmp_path: Path) -> None:
     told = Told()
-    run(recipe(forget={"count": 5}, retrain=False, evidence={"references": 4}), tmp_path / "run", Engine("fp32", told))
+    asked = {"references": 4, "u_lira": ["multidelete"]}
+    run(recipe(forget={"count": 5}, retrain=False, evidence=asked), tmp_path / "run", Engine("fp32", told))
+    assert "; for U-LiRA multidelete will then run on each reference model" in told.text
     assert "membership attacks need 2 models" in told.text
     assert "about as long as 1 training of the original: " in told.text
-    assert told.text.count("Model on half of the data (all): found as trained before") == 3
+    assert told.text.count("Model on half of the data (all): found as trained before") == 3 + 4  # and for U-LiRA
 
 
 def test_killed_and_resumed_gives_the_same_numbers(
@@ -206,9 +209,10 @@ def test_killed_and_resumed_gives_the_same_numbers(
 @pytest.fixture(scope="module")
 def attacked(finished: tuple[Path, Told], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run in which one of two methods is attacked by U-LiRA too."""
-    folder = tmp_path_factory.mktemp("u-lira") / "run"
+    folder, told = tmp_path_factory.mktemp("u-lira") / "run", Told()
     asked = {"shadow": False, "references": 4, "u_lira": ["multidelete"]}
-    run(recipe(evidence=asked, forget={"count": 6}, compare=[{"name": "neggrad"}]), folder, tiny.engine())
+    run(recipe(evidence=asked, forget={"count": 6}, compare=[{"name": "neggrad"}]), folder, Engine("fp32", told))
+    assert re.search(r"U-LiRA: MultiDelete \(\w+\) runs on 4 reference models, about [\d.]+ (s|min)", told.text)
     return folder
 
 

@@ -397,7 +397,7 @@ def test_what_is_not_there_yet_is_said(tmp_path: Path) -> None:
     write_study(read_study(folder), tmp_path / "new")
     for path in folder.glob("cells/*/results.json"):
         path.unlink()
-    with pytest.raises(InputError, match="no cell of this study has finished"):
+    with pytest.raises(InputError, match="no cell has finished"):
         read_study(folder)
 
 

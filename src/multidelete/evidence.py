@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 
+from multidelete.data.cache import cache_dir
 from multidelete.data.corpus import Corpus
+from multidelete.data.files import write_file
 from multidelete.data.requests import Request, resolve
-from multidelete.engine import Engine
+from multidelete.engine import Engine, digest
 from multidelete.errors import InputError
 from multidelete.methods import Method, Retrain, UnlearningData
 from multidelete.metrics.membership import SHADOW, membership
@@ -18,7 +22,7 @@ from multidelete.randomness import derive
 from multidelete.recipe import EvidenceSettings
 from multidelete.record import RunFolder
 from multidelete.report.tables import duration
-from multidelete.store import Trained, find_or_predict, find_or_unlearn, is_stored, outcome_key
+from multidelete.store import Trained, find_or_predict, find_or_unlearn, is_stored, outcome_key, source_hash
 from multidelete.tasks import Predictions, Task
 
 
@@ -29,7 +33,12 @@ class HalfTrained(Retrain):
 
 
 def find_or_make(
-    halves: Mapping[str, Request], original: Trained, data: UnlearningData, engine: Engine, folder: RunFolder
+    halves: Mapping[str, Request],
+    original: Trained,
+    data: UnlearningData,
+    engine: Engine,
+    folder: RunFolder,
+    u_lira: Sequence[str] = (),
 ) -> dict[str, Predictions]:
     """Predictions of the shadow model and of the reference models: from the run, else from the store, else made.
 
@@ -39,6 +48,7 @@ def find_or_make(
         data: What the methods of the run work with.
         engine: Where to run.
         folder: Where their predictions are kept, under the names that they have here.
+        u_lira: Methods that will run on each reference model, to be told with the cost.
 
     Returns:
         ``shadow``, ``reference-000`` ...; nothing where it is not known how the original was trained.
@@ -50,7 +60,7 @@ def find_or_make(
         )
         return {}
     missing = {name: replace(data, request=half) for name, half in halves.items() if not folder.predictions(name)}
-    say_cost(missing, original, engine)
+    say_cost(missing, original, engine, u_lira)
     for name, own in missing.items():
         made = find_or_unlearn(HalfTrained(), original, own, engine)
         predictions, _ = find_or_predict(made, "", data.task.pairs_alone(), own.request, engine)
@@ -66,6 +76,7 @@ def find_or_unlearn_references(
     data: UnlearningData,
     engine: Engine,
     folder: RunFolder,
+    seconds: float,
 ) -> dict[str, Predictions]:
     """Predictions of the reference models after a method made each forget what it knew of D_f: from the run, else made.
 
@@ -77,21 +88,24 @@ def find_or_unlearn_references(
         data: What it works with in the run.
         engine: Where to run.
         folder: The run's.
+        seconds: That it took in the run, to tell about how long it will take.
 
     Returns:
         By the names of the reference models, of D_f whole and of what judges it.
     """
     found: dict[str, Predictions] = {}
     judged = replace(data.request.whole(), retain=data.request.retain[:0])
-    for number, (name, half) in enumerate(halves.items()):
-        if name == SHADOW:
-            continue
+    numbered = [(number, name, half) for number, (name, half) in enumerate(halves.items()) if name != SHADOW]
+    missing = sum(not folder.predictions(f"{key}-{name}") for _, name, _ in numbered)
+    if missing:
+        what = f"U-LiRA: {method.title} ({method.scope}) runs on {missing} reference model{'s' * (missing > 1)}"
+        engine.progress.say(f"{what}, about {duration(missing * seconds)}")
+    for number, name, half in numbered:
         kept = f"{key}-{name}"
         found[name] = folder.predictions(kept)
         if found[name]:
             continue
         own = replace(data, request=half)
-        engine.progress.say(f"U-LiRA: {method.title} ({method.scope}) on the model {name}")
         model = find_or_unlearn(HalfTrained(), original, own, engine).model
         reference = replace(original, model=model, key=outcome_key(HalfTrained(), original, own, engine))
         known = np.isin(data.request.forget, half.retain)
@@ -131,6 +145,44 @@ def metrics_of(
     return task.metrics_beside(predictions, original) | attacked
 
 
+def find_or_measure(
+    task: Task,
+    predictions: Predictions,
+    original: Predictions,
+    references: Mapping[str, Predictions],
+    settings: EvidenceSettings,
+    seed: int,
+) -> dict[str, float]:
+    """:func:`metrics_of` a model that many runs have in common: from the store, where all it depends on is the same."""
+    key = digest(
+        "metrics",
+        task.name,
+        task.model_dump_json(),
+        settings.model_dump_json(),
+        seed,
+        contents(predictions),
+        contents(original),
+        *(f"{name} {contents(each)}" for name, each in references.items()),
+        source_hash("evidence.py", "metrics/*.py", "tasks/*.py"),
+    )
+    path = cache_dir() / "metrics" / f"{key}.json"
+    if not path.is_file():
+        found = metrics_of(task, predictions, original, references, {}, settings, seed)
+        write_file(path, json.dumps(found))
+    metrics: dict[str, float] = json.loads(path.read_text())
+    return metrics
+
+
+def contents(predictions: Predictions) -> str:
+    """Hash of all that predictions hold."""
+    total = hashlib.sha256()
+    for split, arrays in predictions.items():
+        for name, values in arrays.items():
+            total.update(f"{split} {name} {values.dtype} {values.shape}".encode())
+            total.update(values.tobytes())
+    return total.hexdigest()
+
+
 def halves_of(corpus: Corpus, settings: EvidenceSettings, seed: int) -> dict[str, Request]:
     """For each model by its name a request whose ``retain`` it is trained on, and whose ``forget`` it never sees.
 
@@ -159,7 +211,9 @@ def halves_of(corpus: Corpus, settings: EvidenceSettings, seed: int) -> dict[str
     return found
 
 
-def say_cost(missing: Mapping[str, UnlearningData], original: Trained, engine: Engine) -> None:
+def say_cost(
+    missing: Mapping[str, UnlearningData], original: Trained, engine: Engine, u_lira: Sequence[str] = ()
+) -> None:
     """Say how many models have to be trained, and about how long that takes."""
     keys = [outcome_key(HalfTrained(), original, own, engine) for own in missing.values()]
     new = sum(not is_stored(key) for key in keys)
@@ -168,5 +222,7 @@ def say_cost(missing: Mapping[str, UnlearningData], original: Trained, engine: E
     seconds = original.history.update_seconds * new / 2
     engine.progress.say(
         f"membership attacks need {new} model{'s' * (new > 1)} trained on half of the data, about as long as "
-        f"{new / 2:g} training{'s' * (new != 2)} of the original" + (f": {duration(seconds)}" if seconds else "")
+        f"{new / 2:g} training{'s' * (new != 2)} of the original"
+        + (f": {duration(seconds)}" if seconds else "")
+        + (f"; for U-LiRA {' and '.join(u_lira)} will then run on each reference model" if u_lira else "")
     )

@@ -15,7 +15,7 @@ from multidelete.data.requests import Request
 from multidelete.data.streams import PairInputs
 from multidelete.engine import Engine
 from multidelete.errors import InputError
-from multidelete.evidence import find_or_make, find_or_unlearn_references, halves_of, metrics_of
+from multidelete.evidence import find_or_make, find_or_measure, find_or_unlearn_references, halves_of, metrics_of
 from multidelete.methods import Method, Unlearned, UnlearningData
 from multidelete.metrics.cost import peak_memory_mb, reset_peak_memory
 from multidelete.metrics.forgetting import gap_to_retrain
@@ -44,6 +44,7 @@ def run(
     resume: bool = False,
     corpus: Corpus | None = None,
     command: str | None = None,
+    page: bool = True,
 ) -> list[dict[str, Any]]:
     """Run a recipe and leave results, predictions, the unlearned model and a report in ``out``.
 
@@ -54,6 +55,7 @@ def run(
         resume: Continue a run that was stopped.
         corpus: The recipe's data, where they were read before.
         command: The command that asks for this run; by default the one that was typed.
+        page: Whether to draw the report. Many runs that are looked at together do not each need one.
 
     Returns:
         The rows of ``results.json``.
@@ -82,7 +84,7 @@ def run(
         initial_seed=training.seed,
         start=training.start,
     )
-    references = find_or_make(halves, original, data, engine, folder)
+    references = find_or_make(halves, original, data, engine, folder, recipe.evidence.u_lira)
 
     before: Predictions = {}
     rows: list[dict[str, Any]] = []
@@ -110,10 +112,13 @@ def run(
                 seconds = time.perf_counter() - began
             memory = peak_memory_mb(engine.device)
             if method is not None and references and name in recipe.evidence.u_lira:
-                unlearned = find_or_unlearn_references(method, key, halves, original, own, engine, folder)
-            metrics = metrics_of(
-                recipe.task, predictions, before or predictions, references, unlearned, recipe.evidence, seeds["train"]
-            )
+                took = made.prepare_seconds + made.history.update_seconds + made.history.selection_seconds
+                unlearned = find_or_unlearn_references(method, key, halves, original, own, engine, folder, took)
+            evidence = (recipe.task, predictions, before or predictions, references)
+            if (method is None or method.stored) and not unlearned:
+                metrics = find_or_measure(*evidence, recipe.evidence, seeds["train"])
+            else:
+                metrics = metrics_of(*evidence, unlearned, recipe.evidence, seeds["train"])
             check_finite(metrics, f"{name} ({scope})")
             row = {
                 "task": recipe.task.name,
@@ -153,7 +158,8 @@ def run(
         told = provenance(request, engine.device, command or command_line(), **facts)
         earlier = [corpus.units[row].id for row in request.earlier]
         folder.finish(keys, rows, told, record(Run(out, tuple(rows), told), request.ids, earlier))
-    write_report([Run.load(out)], out)
+    if page:
+        write_report([Run.load(out)], out)
     write_deletion(out)
     return rows
 

@@ -269,7 +269,7 @@ def _methods(recipe: Recipe) -> tuple[list[Method], list[str]]:
                 notes.append(f"{name}, scope '{scope}': left out, its scopes here are {' and '.join(own)}")
                 continue
             told = [each for each in (recipe.method, *recipe.compare) if (each.name, each.scope) == (name, scope)]
-            if len(told) > 1:
+            if len(told) > 1 and told[0] is not recipe.method:
                 notes.append(f"{name}, scope '{scope}': the recipe names it {len(told)} times, the first is taken")
             given = {key: getattr(told[0], key) for key in told[0].model_fields_set} if told else {}
             try:

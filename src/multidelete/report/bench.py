@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from multidelete.errors import InputError
+from multidelete.report.comparison import by_size
 from multidelete.report.page import write_report
 from multidelete.report.runs import Run, Seeds, read_json
 from multidelete.report.tables import (
@@ -27,12 +28,14 @@ from multidelete.report.tables import (
     summary,
     to_csv,
 )
+from multidelete.report.template import fill
 
 GRID_FILE = "bench.json"
 FAILED_FILE = "failed.json"
 CELLS = "cells"
 PAIR = ("test_score", "forget_auc")  # what a cell of the table shows
 HEADING = "D_Test ↑ / D_f ↓"
+DRAWN = (("wide", 9.0), ("narrow", 4.0))  # how wide a figure is, in inches of 72 points
 
 Question = tuple[Any, ...]
 
@@ -64,35 +67,70 @@ class Bench:
         twice = next((folder for folder in known if known.count(folder) > 1), None)
         if twice is not None:
             raise InputError(f"{twice} is given twice: its rows would be counted as two seeds")
-        runs: list[Run] = []
-        missing: list[Run] = []
+        cells: list[Cell] = []
         notes: list[str] = []
         commands: list[str] = []
         for folder in folders:
-            content = read_bench(folder / GRID_FILE)
-            commands += [content["command"]] if "command" in content else []
-            failed = read_bench(folder / FAILED_FILE) if (folder / FAILED_FILE).is_file() else {}
-            notes += content["notes"]
-            waiting = 0
-            for cell in content["cells"]:
-                place = folder / CELLS / cell["name"]
-                reason = failed.get(cell["name"])
-                if (place / "results.json").is_file():
-                    run = Run.load(place)
-                    # Of another seed D_f may be larger by a copy; the size that was asked for is the same.
-                    rows = tuple({**row, "forget_units": cell["row"]["forget_units"]} for row in run.rows)
-                    runs.append(Run(run.folder, rows, run.provenance))
-                    continue
-                row = {**cell["row"], "metrics": {}, "cost": {}, "failed": reason is not None}
-                missing.append(Run(place, (row,), {}))
-                waiting += reason is None
-                notes += [] if reason is None else [f"failed: {cell['name']}: {reason}"]
-            if waiting:
-                notes.append(f"{waiting} of {len(content['cells'])} cells in {folder} have not run")
-        if not runs:
-            raise InputError("\n".join([*notes, "no cell of this bench has finished: there is nothing to show"]))
+            found, said = read_cells(folder)
+            cells += found
+            notes += said
+            commands += command_of(folder)
+        check_finished(cells, notes)
+        runs = [cell.run for cell in cells if cell.finished]
+        missing = [cell.run for cell in cells if not cell.finished]
         groups = _in_grid_order(summary([*runs, *missing]))
         return cls(tuple(runs), tuple(groups), tuple(notes), tuple(commands))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a bench or a study.
+
+    Args:
+        variant: Its method and scope, or what a study varies.
+        run: What it left; of one that has not finished, a row without metrics.
+        finished: Whether it has.
+    """
+
+    variant: str
+    run: Run
+    finished: bool
+
+
+def read_cells(folder: Path) -> tuple[list[Cell], list[str]]:
+    """The cells of a bench or a study, and what was left out, what failed and why, and what has not run."""
+    content = read_bench(folder / GRID_FILE)
+    failed = read_bench(folder / FAILED_FILE) if (folder / FAILED_FILE).is_file() else {}
+    cells: list[Cell] = []
+    for cell in content["cells"]:
+        place, asked = folder / CELLS / cell["name"], cell["row"]
+        finished = (place / "results.json").is_file()
+        run = Run.load(place) if finished else Run(place, ({**asked, "metrics": {}, "cost": {}},), {})
+        # Of another seed D_f may be larger by a copy; the size that was asked for is the same.
+        rows = tuple({**row, "forget_units": asked["forget_units"]} for row in run.rows)
+        rows = rows if finished else tuple({**row, "failed": cell["name"] in failed} for row in rows)
+        cells.append(Cell(str(cell["variant"]), Run(place, rows, run.provenance), finished))
+    notes = [*content["notes"], *(f"failed: {name}: {reason}" for name, reason in failed.items())]
+    waiting = sum(not cell.finished and not cell.run.rows[0]["failed"] for cell in cells)
+    if waiting:
+        notes.append(f"{waiting} of {len(cells)} cells in {folder} have not run")
+    return cells, notes
+
+
+def check_finished(cells: Sequence[Cell], notes: Sequence[str]) -> None:
+    """Refuse to show cells of which none has finished.
+
+    Raises:
+        InputError: That is so; with what is known of why.
+    """
+    if not any(cell.finished for cell in cells):
+        raise InputError("\n".join([*notes, "no cell has finished: there is nothing to show"]))
+
+
+def command_of(folder: Path) -> list[str]:
+    """The command by which a bench or a study was last asked for, where it is known."""
+    content = read_bench(folder / GRID_FILE)
+    return [content["command"]] if "command" in content else []
 
 
 def is_bench(folder: Path) -> bool:
@@ -273,50 +311,28 @@ def latex(text: str) -> str:
 
 def to_html(bench: Bench) -> str:
     """The table as a page of its own."""
-    head = Markup("").join(Markup("<th>{}</th>").format(sets(each)) for each in headings(bench.groups))
-    body = Markup("").join(
-        Markup("<tr><th>{}</th>{}</tr>\n").format(
-            line[0], Markup("").join(Markup("<td>{}</td>").format(each) for each in line[1:])
-        )
-        for line in lines(bench.groups)
+    return fill(
+        "bench.html.j2",
+        title=title(bench.groups),
+        headings=headings(bench.groups),
+        lines=lines(bench.groups),
+        sizes=[
+            (
+                " · ".join(map(str, question)),
+                *(Markup(by_size(part, ids=f"{ids}-{i}", width=wide)) for ids, wide in DRAWN),
+            )
+            for i, (question, part) in enumerate(_by_size(bench.groups).items())
+        ],
+        notes=bench.notes,
     )
-    notes = Markup("").join(Markup("<p>{}</p>\n").format(sets(note)) for note in bench.notes)
-    name = title(bench.groups)
-    return _PAGE.format(title=name, caption=sets(name), head=head, body=body, notes=notes)
 
 
-_PAGE = Markup("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }}
-div {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-caption {{ text-align: left; padding-bottom: .5rem; }}
-th, td {{ padding: .3rem .8rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8886; }}
-th:first-child {{ text-align: left; }}
-</style>
-</head>
-<body>
-<div><table>
-<caption>{caption}</caption>
-<thead><tr>{head}</tr></thead>
-<tbody>
-{body}</tbody>
-</table></div>
-{notes}</body>
-</html>
-""")
-
-
-def sets(text: str) -> Markup:
-    """Text in which D_f and D_Test have their subscripts, and a deviation stays with its number."""
-    bound = str(escape(text)).replace(" ± ", "\u00a0±\u00a0")
-    return Markup(re.sub(r"\bD_(f|r|Test)\b", r"D<sub>\1</sub>", bound))
+def _by_size(groups: Sequence[Group]) -> Mapping[Question, list[Group]]:
+    """The groups of each task, data and model that were run at several sizes, by these three."""
+    parts: dict[Question, list[Group]] = {}
+    for group in groups:
+        parts.setdefault(group.question[:-1], []).append(group)
+    return {key: part for key, part in parts.items() if len(_questions(part)) > 1}
 
 
 def read_bench(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Draws what compares models: utility against forgetting, ROC curves of deleted against test pairs, cost."""
+"""Draws what compares models: utility against forgetting, ROC curves of deleted against test pairs, sizes, cost."""
 
 from __future__ import annotations
 
@@ -133,6 +133,8 @@ class Scored:
     test: NDArray[np.float64]
 
 
+NAMED = (*BASELINES, "multidelete")  # drawn in their colours where many are shown
+OTHERS = "#c6cad0"  # the colour of all others there
 VARIANTS = ("-", (0, (6, 1)), (0, (5, 1, 1, 1)))  # lines that tell variants of one method apart
 FEWEST = 1e-3  # false positive rate at which the logarithmic panel begins
 POINTS = 100  # of a curve
@@ -165,11 +167,10 @@ def roc(models: Sequence[Scored], *, ids: str, width: float = 6.6) -> str:
             for model, curve in zip(models, curves, strict=True):
                 false, true = _thinned(curve, logarithmic=logarithmic)
                 variant = seen[model.method] = seen.get(model.method, -1) + 1
-                reference_line = model.method in BASELINES
-                named = few or reference_line or model.method == "multidelete"
+                named = few or model.method in NAMED
                 (line,) = axes.plot(
                     *(np.maximum((false, true), FEWEST) if logarithmic else (false, true)),
-                    color=colour(model.method) if named else "#c6cad0",
+                    color=colour(model.method) if named else OTHERS,
                     linewidth=1.5 if named else 0.8,
                     linestyle=dashes.get(model.method) or VARIANTS[variant % len(VARIANTS)],
                     drawstyle="steps-post",
@@ -212,11 +213,79 @@ def roc_note(model: Scored) -> str:
     return f"{model.label}: AUC {area:.1f}, {percent(height)} of D_f at {percent(AT)} of test"
 
 
+# --- sizes ----------------------------------------------------------------------------------------
+
+
+def by_size(groups: Sequence[Group], *, ids: str, width: float = 9.0) -> str:
+    """Test score, forgetting and time against the number of deleted units, a line for each method.
+
+    Original, Retrain and MultiDelete are named, others too where they are few.
+
+    Args:
+        groups: Of one task, data and model, at several sizes.
+        ids: Prefix of every id in the SVG, unique within the page.
+        width: Width in inches of 72 points.
+    """
+    lines: dict[str, list[Group]] = {}
+    for name, group in zip(labels(groups), groups, strict=True):
+        lines.setdefault(name, []).append(group)
+    few = len(lines) <= MOST_NAMED // 2
+    narrow = width < 5
+    titles = {
+        "test_score": "test score",
+        "forget_test_auc": f"{SUBSCRIPTED['forget']} vs test AUC",
+        "update_seconds": "update time, s",
+    }
+    with style():
+        figure = Figure(figsize=(width, 7.5 if narrow else 3.2), layout="constrained")
+        panels: list[Axes] = list(figure.subplots(*((3, 1) if narrow else (1, 3))))
+        handles: dict[str, Artist] = {}
+        for axes, (key, title) in zip(panels, titles.items(), strict=True):
+            seen: dict[str, int] = {}
+            for name, every in lines.items():
+                method = every[0].method
+                variant = seen[method] = seen.get(method, -1) + 1
+                found = [(group.first["forget_units"], group.spread(key)) for group in every]
+                points = sorted((units, spread) for units, spread in found if spread is not None)
+                named = few or method in NAMED
+                if not points or (method == "original" and key == "update_seconds"):
+                    continue
+                drawn = axes.errorbar(
+                    [units for units, _ in points],
+                    [spread.mean for _, spread in points],
+                    yerr=[spread.sd or 0.0 for _, spread in points],
+                    color=colour(method) if named else OTHERS,
+                    linewidth=1.3 if named else 0.8,
+                    linestyle=VARIANTS[variant % len(VARIANTS)],
+                    marker=MARKERS[variant % len(MARKERS)],
+                    markersize=5 if named else 3,
+                    markeredgecolor="white",
+                    markeredgewidth=0.7,
+                    elinewidth=0.9,
+                    capsize=2,
+                    zorder=3 if named else 2,
+                )
+                handles.setdefault(name if named else "other methods", drawn.lines[0])
+            axes.set_xlabel("units deleted")
+            axes.set_ylabel(title)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.grid(True, axis="y")
+        panels[-1].set_ylim(bottom=0)
+        legend(figure, handles, columns=2 if narrow else 6)
+    read = "; ".join(
+        f"{name}, {group.first['forget_units']:,} deleted: "
+        + ", ".join(f"{key.replace('_', ' ')} {group.spread(key) or NONE}" for key in titles)
+        for name, every in lines.items()
+        for group in every
+    )
+    return to_svg(figure, ids, f"Scores, forgetting and time by number of deleted units. {read}.")
+
+
 # --- costs ----------------------------------------------------------------------------------------
 
 
 def cost_bars(groups: Sequence[Group], *, ids: str, width: float = 6.6) -> str:
-    """The time each group took, part by part, with its share of Retrain's updates and the peak of memory."""
+    """The time each group took, part by part, with its share of Retrain's and the peak of memory."""
     parts = {"update_seconds": "update", "prepare_seconds": "preparation", "evaluate_seconds": "evaluation"}
     shown = [(n, g) for n, g in zip(labels(groups), groups, strict=True) if "update_seconds" in g.cost]
     retrain = reference(groups, "retrain")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,7 +22,7 @@ from multidelete.report import comparison, drawing, figures, tables, verdict
 from multidelete.report.runs import Run, Scores, Seeds, numbers
 from multidelete.report.sections import attacks, beside_retrain, probes
 from multidelete.report.tables import Group
-from multidelete.report.template import fill
+from multidelete.report.template import fill, sets
 
 MOST_CARDS = 12  # pictures per split; more would make the page heavy without showing more
 MOST_PIXELS = 256  # longest side of an embedded picture
@@ -81,7 +81,7 @@ def render(runs: Sequence[Run]) -> str:
     seeds = sorted({seed for group in groups for seed in group.seeds})
     return fill(
         "page.html.j2",
-        {"sets": _sets, "lines": _lines, "label": _label, "percent": _chance},
+        {"lines": _lines, "label": _label, "percent": _chance},
         task=groups[0].first,
         seeds=seeds,
         headline=verdict.lead(groups),
@@ -89,6 +89,7 @@ def render(runs: Sequence[Run]) -> str:
         verdicts=verdict.verdicts(groups),
         thresholds=verdict.THRESHOLDS,
         headings=tables.headings(groups),
+        times=tables.TIMES,
         table=list(zip(groups, tables.cells(groups), strict=True)),
         several=any(len(group.rows) > 1 for group in groups),
         scatter_wide=Markup(comparison.scatter(groups, ids="scatter-wide")),
@@ -302,13 +303,6 @@ def _memory(groups: Sequence[Group]) -> str:
 # --- text -----------------------------------------------------------------------------------------
 
 
-def _sets(text: str) -> Markup:
-    """Text in which D_f, D_r and D_Test have their subscripts."""
-    # An arrow stays with the word before it, a unit and a deviation with their number.
-    bound = re.sub(r" (?=[↑↓±])|(?<=[±≈]) |(?<=\d) (?=%|(?:s|min|h)\b)", "\u00a0", str(escape(text)))
-    return Markup(re.sub(r"\bD_(f|r|Test)\b", r"D<sub>\1</sub>", bound))
-
-
 def _label(text: str) -> Markup:
     """A label that breaks before its parenthesis or after a comma rather than at a hyphen."""
     pieces = re.split(r" (?=\()|(?<=,) ", text)
@@ -316,8 +310,8 @@ def _label(text: str) -> Markup:
 
 
 def _lines(text: str) -> Markup:
-    """``_sets`` with each part of an enumeration on its own line."""
-    return _sets(text).replace("; ", Markup("<br>"))
+    """``sets`` with each part of an enumeration on its own line."""
+    return sets(text).replace("; ", Markup("<br>"))
 
 
 def _chance(probability: float | None) -> str:

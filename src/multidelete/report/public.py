@@ -13,7 +13,7 @@ from multidelete.report.runs import Run
 from multidelete.report.sections import Section, attacks, beside_retrain, probes
 from multidelete.report.studies import WIDE, headings, table, to_csv
 from multidelete.report.study import Found
-from multidelete.report.tables import cells, markdown, question_title
+from multidelete.report.tables import TIMES, cells, markdown, question_title
 from multidelete.report.tables import headings as main_headings
 from multidelete.report.tables import to_csv as groups_to_csv
 
@@ -41,7 +41,7 @@ def write_public(runs: Sequence[Run], out: Path, notes: Iterable[str] = (), comm
     parts = [
         f"# {question_title(groups[0].question)}",
         (f"Seeds {', '.join(map(str, seeds))}; mean ± standard deviation" if len(seeds) > 1 else f"Seed {seeds[0]}")
-        + ". Scores and AUCs in points, 0-100.",
+        + f". Scores and AUCs in points, 0-100. {TIMES}",
         verdict.lead(groups),
         markdown(main_headings(groups), cells(groups)),
         "\n".join(f"- {note}" for note in notes),

@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from multidelete.data.files import write_file
-from multidelete.report.bench import sets
 from multidelete.report.findings import VIEWS
 from multidelete.report.study import ORIGINAL, Found, Line
 from multidelete.report.tables import Group, as_text, columns
+from multidelete.report.template import fill
 
 WIDE, NARROW = 7.4, 4.0  # inches of 72 points
 
@@ -131,78 +131,15 @@ def to_json(found: Found) -> str:
 def to_html(found: Found) -> str:
     """The study as a page of its own, which needs no network, no script and no other file."""
     view = VIEWS[found.name]
-    row = found.done[0].group.first
-    seeds = sorted({seed for line in found.lines for seed in line.group.seeds})
-    body = Markup("").join(
-        Markup("<tr><th scope='row'>{}</th>{}</tr>\n").format(
-            line[0], Markup("").join(Markup("<td>{}</td>").format(each) for each in line[1:])
-        )
-        for line in table(found)
-    )
-    return _PAGE.format(
-        title=view.title,
-        question=sets(view.question),
-        about=f"Study · {row['task']} · {row['data']} · {row['model']} · seeds {', '.join(map(str, seeds))}",
-        findings=Markup("").join(Markup("<p>{}</p>\n").format(sets(each)) for each in view.sentences(found)),
+    return fill(
+        "study.html.j2",
+        view=view,
+        row=found.done[0].group.first,
+        seeds=sorted({seed for line in found.lines for seed in line.group.seeds}),
+        findings=list(view.sentences(found)),
         wide=Markup(view.figure(found, "wide", WIDE)),
         narrow=Markup(view.figure(found, "narrow", NARROW)),
-        caption=sets(view.caption),
-        head=Markup("").join(Markup("<th scope='col'>{}</th>").format(sets(each)) for each in headings(found)),
-        body=body,
-        notes=Markup("").join(Markup("<p class='small'>{}</p>\n").format(sets(note)) for note in found.notes),
+        headings=headings(found),
+        lines=table(found),
+        notes=found.notes,
     )
-
-
-_PAGE = Markup("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<link rel="icon" href="data:,">
-<style>
-:root {{ color-scheme: light dark; --muted: #5c6167; --line: #dfe1e4; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --muted: #a2a8af; --line: #34383d; }} }}
-* {{ box-sizing: border-box; }}
-body {{ font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; margin: 0; }}
-main {{ max-width: 1080px; margin: 0 auto; padding: 2rem 1.1rem 3rem; }}
-h1 {{ font-size: clamp(1.4rem, 1.05rem + 1.9vw, 2.1rem); line-height: 1.25; margin: .35rem 0 .6rem; }}
-h2 {{ font-size: 1.2rem; margin: 2rem 0 .6rem; }}
-p {{ margin: .5rem 0; max-width: 44rem; }}
-sub {{ font-size: .72em; line-height: 0; }}
-.small {{ color: var(--muted); font-size: .875rem; }}
-figure {{ margin: 1.5rem 0; }}
-.plate {{ background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: .6rem; }}
-.plate svg {{ display: block; width: 100%; height: auto; }}
-.narrow {{ display: none; }}
-@media (max-width: 620px) {{ .wide {{ display: none; }} .narrow {{ display: block; }} }}
-.scroll {{ overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }}
-table {{ border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .4rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }}
-td, tbody th {{ white-space: nowrap; }}
-thead th {{ vertical-align: bottom; min-width: 4.5rem; }}
-th:first-child {{ text-align: left; }}
-tbody tr:last-child > * {{ border-bottom: 0; }}
-</style>
-</head>
-<body>
-<main>
-<p class="small">{about}</p>
-<h1>{title}</h1>
-<p>{question}</p>
-<h2>What was found</h2>
-{findings}<figure>
-<div class="plate"><div class="wide">{wide}</div><div class="narrow">{narrow}</div></div>
-<figcaption><p class="small">{caption}</p></figcaption>
-</figure>
-<h2>The numbers</h2>
-<div class="scroll" tabindex="0" role="region" aria-label="Table of all variants"><table>
-<thead><tr>{head}</tr></thead>
-<tbody>
-{body}</tbody>
-</table></div>
-<p class="small">Mean ± standard deviation over n seeds, in points from 0 to 100.</p>
-{notes}</main>
-</body>
-</html>
-""")

@@ -9,7 +9,7 @@ from scipy.stats import linregress
 
 from multidelete.errors import InputError
 from multidelete.metrics.forgetting import GAP_METRICS, gap_to_retrain
-from multidelete.report.bench import CELLS, FAILED_FILE, GRID_FILE, read_bench, study_of
+from multidelete.report.bench import check_finished, command_of, read_cells, study_of
 from multidelete.report.runs import Row, Run
 from multidelete.report.tables import NONE, SYMBOLS, Group, Spread, label
 
@@ -58,7 +58,7 @@ class Line:
 
     def spread(self, key: str) -> Spread | None:
         """A metric or a cost over seeds."""
-        return self.group.metrics.get(key) or self.group.cost.get(key)
+        return self.group.spread(key)
 
     def said(self, key: str) -> str:
         """A metric as text."""
@@ -107,29 +107,19 @@ def read_study(folder: Path) -> Found:
     name = study_of(folder)
     if name is None:
         raise InputError(f"{folder} holds no study")
-    content = read_bench(folder / GRID_FILE)
-    failed = read_bench(folder / FAILED_FILE) if (folder / FAILED_FILE).is_file() else {}
+    cells, notes = read_cells(folder)
+    check_finished(cells, notes)
     rows: dict[tuple[str, int], dict[int, Row]] = {}  # by variant and size, by seed
     runs: dict[tuple[str, int], list[Run]] = {}
-    waiting = 0
-    for cell in content["cells"]:
-        units, seed = int(cell["row"]["forget_units"]), int(cell["row"]["seed"])
-        key = (str(cell["variant"]), units)
-        place = folder / CELLS / cell["name"]
-        if (place / "results.json").is_file():
-            run = Run.load(place)
-            rows.setdefault(key, {})[seed] = {**run.rows[-1], "forget_units": units}
-            runs.setdefault(key, []).append(run)
-            if not key[0].startswith("step"):  # a later step starts from the model of the one before
-                rows.setdefault((ORIGINAL, units), {})[seed] = {**run.rows[0], "forget_units": units}
-        else:
-            waiting += cell["name"] not in failed
-            rows.setdefault(key, {})[seed] = {**cell["row"], "metrics": {}, "cost": {}}
-    notes = [*content["notes"], *(f"failed: {cell}: {reason}" for cell, reason in failed.items())]
-    if waiting:
-        notes.append(f"{waiting} of {len(content['cells'])} cells in {folder} have not run")
-    if not runs:
-        raise InputError("\n".join([*notes, "no cell of this study has finished: there is nothing to show"]))
+    for cell in cells:
+        row = cell.run.rows[-1]
+        units, seed = int(row["forget_units"]), int(row["seed"])
+        key = (cell.variant, units)
+        rows.setdefault(key, {})[seed] = row
+        if cell.finished:
+            runs.setdefault(key, []).append(cell.run)
+            if not cell.variant.startswith("step"):  # a later step starts from the model of the one before
+                rows.setdefault((ORIGINAL, units), {})[seed] = cell.run.rows[0]
     lines = []
     for (variant, units), of_seed in rows.items():
         retrain = rows.get((RETRAIN, units), {})
@@ -141,7 +131,7 @@ def read_study(folder: Path) -> Found:
         tuple(line for line in lines if line.variant not in (ORIGINAL, RETRAIN)),
         tuple(line for variant in (ORIGINAL, RETRAIN) for line in lines if line.variant == variant),
         tuple(notes),
-        (content["command"],) if "command" in content else (),
+        tuple(command_of(folder)),
     )
 
 

@@ -45,6 +45,7 @@ NAMES = {
     "l1_sparse": "L1-sparse",
     "multidelete": "MultiDelete",
 }
+PREPARED = 0.05  # share of its time from which preparation is told apart
 TERMS = {"alpha": "MD", "beta": "MKR", "gamma": "UKR"}  # weight of MultiDelete -> the term it weighs
 SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "γ", "retain_mismatched": "mismatched", "learning_rate": "lr"}
 
@@ -178,6 +179,24 @@ class Group:
         """The seeds of the rows that have metrics, sorted; a cell of a bench that failed has none."""
         return sorted({Seeds.of(row) for row in self.rows if row["metrics"]})
 
+    def spread(self, key: str) -> Spread | None:
+        """A metric or a cost."""
+        return self.metrics.get(key) or self.cost.get(key)
+
+    @property
+    def seconds(self) -> float | None:
+        """Mean time that it took: preparation and updates, without evaluation."""
+        if "update_seconds" not in self.cost:
+            return None
+        prepare = self.cost.get("prepare_seconds")
+        return self.cost["update_seconds"].mean + (prepare.mean if prepare else 0.0)
+
+    @property
+    def prepared(self) -> float | None:
+        """Mean time of preparation, where it is worth being told apart."""
+        prepare = self.cost.get("prepare_seconds")
+        return prepare.mean if prepare and self.seconds and prepare.mean >= PREPARED * self.seconds else None
+
 
 def _spreads(rows: Sequence[Row], part: str) -> dict[str, Spread]:
     values: dict[str, list[float]] = {}
@@ -272,16 +291,15 @@ def _metric(key: str) -> Callable[[Group, Group | None], str]:
 
 
 def _update_time(group: Group, retrain: Group | None) -> str:
-    seconds = group.cost.get("update_seconds")
-    return NONE if seconds is None else duration(seconds.mean, seconds.sd)
+    seconds, prepared = group.cost.get("update_seconds"), group.prepared
+    if seconds is None:
+        return NONE
+    return duration(seconds.mean, seconds.sd) + (f" (+ {duration(prepared)})" if prepared else "")
 
 
 def _share_of_retrain(group: Group, retrain: Group | None) -> str:
-    own = group.cost.get("update_seconds")
-    whole = retrain.cost.get("update_seconds") if retrain else None
-    if group.method == "original" or own is None or whole is None or whole.mean <= 0:
-        return NONE
-    return percent(own.mean / whole.mean)
+    own, whole = group.seconds, retrain.seconds if retrain else None
+    return NONE if group.method == "original" or own is None or not whole else percent(own / whole)
 
 
 def _mi_ratios(group: Group, retrain: Group | None) -> str:
@@ -296,6 +314,7 @@ def _attack(group: Group, retrain: Group | None) -> str:
     return str(max(aucs, key=lambda each: abs(each.mean - 50), default=NONE))
 
 
+TIMES = "A time in parentheses is preparation, beside that of parameter updates; the share of Retrain counts both."
 COLUMNS: dict[str, Callable[[Group, Group | None], str]] = {
     "Test score ↑": _metric("test_score"),
     "D_r score": _metric("retain_score"),
@@ -460,7 +479,7 @@ def to_csv(groups: Sequence[Group]) -> str:
         line = [name, *(group.first[key] for key in common)]
         line += [json.dumps(group.first["settings"], sort_keys=True), " ".join(map(str, group.seeds))]
         for key in keys:
-            spread = group.metrics.get(key) or group.cost.get(key)
+            spread = group.spread(key)
             sd = "" if spread is None or spread.sd is None else spread.sd
             line += ["", "", 0] if spread is None else [spread.mean, sd, spread.n]
         for key in apart:  # None is written as an empty field

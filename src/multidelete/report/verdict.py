@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from multidelete.report.sections import ATTACKS
 from multidelete.report.tables import BASELINES, Group, Spread, duration, labels, percent, reference, signed
 
 # All thresholds of the verdicts. Points are points of 0-100; the page prints them in a footnote.
@@ -186,8 +187,8 @@ def membership(group: Group, original: Group | None, retrain: Group | None) -> F
         return abs(aucs[key] - 50) - (0.0 if aim is None else abs(aim - 50))
 
     worst = max(aucs, key=beyond)
-    name = worst.removeprefix("attack_").removesuffix("_auc").replace("_", " ")
-    compared = _compare(f"AUC of the attack by {name}", worst, group, original, retrain)
+    name = worst.removeprefix("attack_").removesuffix("_auc")
+    compared = _compare(f"AUC of the attack by {ATTACKS.get(name, name)}", worst, group, original, retrain)
     evidence = f"{'; '.join([compared, *parts])}."
     if retrain is None or worst not in retrain.metrics:
         return Finding("open", "Membership cannot be judged", f"{evidence} The run has no Retrain to compare with.")
@@ -203,16 +204,15 @@ def membership(group: Group, original: Group | None, retrain: Group | None) -> F
 
 def cost(group: Group, retrain: Group | None) -> Finding:
     """Whether it was worth it, against training anew."""
-    update, whole = _seconds(group), _seconds(retrain) if retrain else None
-    if update is None:
+    seconds, whole = group.seconds, retrain.seconds if retrain else None
+    if seconds is None:
         return Finding("open", "Cost was not measured", "the run has no update time for this model.")
-    prepare = _mean(group.cost.get("prepare_seconds")) or 0.0
-    words = duration(update)
-    if prepare >= 0.05 * update:
-        words += f", {duration(prepare)} of it preparation"
+    words = duration(seconds)
+    if group.prepared is not None:
+        words += f", {duration(group.prepared)} of it preparation"
     if not whole:
         return Finding("open", "Cost cannot be compared", f"{words}; the run has no Retrain to compare with.")
-    share = update / whole
+    share = seconds / whole
     evidence = f"{words}; {percent(share)} of Retrain's {duration(whole)}."
     if share > 1:
         return Finding("bad", "Dearer than retraining", evidence)
@@ -246,7 +246,7 @@ def headline(verdict: Verdict, group: Group, retrain: Group | None) -> str:
     }.get(verdict.utility.answer, "its utility cannot be judged here")
     contrast = (verdict.forgetting.tone == "good") != (verdict.utility.tone == "good")
     sentence = f"{verdict.label} {forgot} {'but' if contrast else 'and'} {kept}"
-    own, whole = _seconds(group), _seconds(retrain) if retrain else None
+    own, whole = group.seconds, retrain.seconds if retrain else None
     return f"{sentence}, in {percent(own / whole)} of Retrain's time." if own and whole else f"{sentence}."
 
 
@@ -281,8 +281,3 @@ def _compare(title: str, key: str, group: Group, original: Group | None, retrain
 
 def _mean(spread: Spread | None) -> float | None:
     return None if spread is None else spread.mean
-
-
-def _seconds(group: Group) -> float | None:
-    update = _mean(group.cost.get("update_seconds"))
-    return None if update is None else update + (_mean(group.cost.get("prepare_seconds")) or 0.0)
