@@ -232,7 +232,7 @@ def test_a_bench_matches_tasks_by_all_seeds(tmp_path: Path) -> None:
             place.mkdir(parents=True)
             rows = [row | {"metrics": {"test_score": score, "forget_auc": 50.0}, "cost": {}}]
             (place / "results.json").write_text(json.dumps({"schema": 1, "rows": rows, "provenance": {}}))
-            cells.append({"name": name, "row": row})
+            cells.append({"name": name, "row": row, "variant": "neggrad-all"})
         (tmp_path / task / "bench.json").write_text(json.dumps({"cells": cells, "notes": []}))
     found = lines(Bench.load([tmp_path / "retrieval", tmp_path / "graph_text"]).groups)
     assert found == [["NegGrad", "81.0 ± 1.4 / 50.0 ± 0.0", "62.0 ± 2.8 / 50.0 ± 0.0", "71.5 ± 2.1 / 50.0 ± 0.0", "2"]]
