@@ -93,17 +93,14 @@ def find_or_unlearn_references(
     Returns:
         By the names of the reference models, of D_f whole and of what judges it.
     """
-    found: dict[str, Predictions] = {}
+    found = {name: folder.predictions(f"{key}-{name}") for name in halves if name != SHADOW}
     judged = replace(data.request.whole(), retain=data.request.retain[:0])
-    numbered = [(number, name, half) for number, (name, half) in enumerate(halves.items()) if name != SHADOW]
-    missing = sum(not folder.predictions(f"{key}-{name}") for _, name, _ in numbered)
+    missing = sum(not each for each in found.values())
     if missing:
         what = f"U-LiRA: {method.title} ({method.scope}) runs on {missing} reference model{'s' * (missing > 1)}"
         engine.progress.say(f"{what}, about {duration(missing * seconds)}")
-    for number, name, half in numbered:
-        kept = f"{key}-{name}"
-        found[name] = folder.predictions(kept)
-        if found[name]:
+    for number, (name, half) in enumerate(halves.items()):
+        if name == SHADOW or found[name]:
             continue
         own = replace(data, request=half)
         model = find_or_unlearn(HalfTrained(), original, own, engine).model
@@ -117,7 +114,7 @@ def find_or_unlearn_references(
         )
         made = find_or_unlearn(method, reference, told, engine)
         found[name] = data.task.pairs_alone().predict(made.model, made.inputs, judged, engine)
-        folder.keep(kept, found[name])
+        folder.keep(f"{key}-{name}", found[name])
     return found
 
 
