@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -134,18 +134,55 @@ def test_the_similarity_stands_beside_the_fused_state() -> None:
     assert not hasattr(plain, "text_projection")
 
 
+def sides(hidden: bool) -> tuple[Encoding, Encoding]:
+    """Five texts of different lengths and four pictures, of which some patches may not be there."""
+    lengths = torch.tensor([3, 9, 1, 6, 9])
+    words = (torch.arange(9) < lengths[:, None]).long()
+    seen = torch.ones(4, 5, dtype=torch.long)
+    if hidden:
+        seen[1, 3:] = 0
+    text, vision = (Encoding(torch.randn(*mask.shape, 16), mask, torch.randn(len(mask), 8)) for mask in (words, seen))
+    return text, vision
+
+
+def plainly(fusion: FusionEncoder, text: Encoding, vision: Encoding) -> torch.Tensor:
+    """The layers as transformers runs them, every token of them to the end."""
+    states, layers = text.tokens, cast(list[Any], list(fusion.layers))
+    for layer in layers:
+        attended = layer.attention(states, text.mask[:, None, None].bool())[0]
+        attended = layer.crossattention(attended, None, vision.tokens, vision.mask[:, None, None].bool())[0]
+        states = layer.feed_forward_chunk(attended)
+    return states[:, 0]
+
+
 @pytest.mark.parametrize(("layers", "hidden"), [(1, False), (2, True), (3, False)])
 def test_pairs_that_have_sides_in_common_are_fused_as_each_alone(layers: int, hidden: bool) -> None:
     torch.manual_seed(0)
     fusion = FusionEncoder(FusionConfig(layers=layers, width=16, heads=2, dropout=0.0)).eval()
-    lengths = torch.tensor([3, 9, 1, 6, 9])
-    words = (torch.arange(9) < lengths[:, None]).long()
-    seen = torch.ones(4, 5, dtype=torch.long)
-    if hidden:  # pictures of which some patches are not there
-        seen[1, 3:] = 0
-    text, vision = (Encoding(torch.randn(*mask.shape, 16), mask, torch.randn(len(mask), 8)) for mask in (words, seen))
+    text, vision = sides(hidden)
     texts, images = torch.randint(5, (300,)), torch.randint(4, (300,))  # several chunks, every pair many times
+    weights = torch.randn(300, 16)
+
+    moving = [text.tokens.requires_grad_(), vision.tokens.requires_grad_(), *fusion.parameters()]
+
+    def gradients(fused: torch.Tensor) -> list[torch.Tensor]:
+        return list(torch.autograd.grad((fused * weights).sum() / 300, moving))
+
+    expected = plainly(fusion, text[texts], vision[images])
+    found = fusion.of_pairs(text, vision, texts, images)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(fusion(text[texts], vision[images]), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gradients(found), gradients(expected), atol=1e-5, rtol=1e-3)
+
+
+def test_dropout_falls_on_pairs_that_have_sides_in_common_too() -> None:
+    torch.manual_seed(0)
+    fusion = FusionEncoder(FusionConfig(layers=2, width=16, heads=2, dropout=0.2)).train()
+    text, vision = sides(hidden=False)
+    rows = torch.tensor([1, 1, 4]), torch.tensor([0, 0, 2])
     with torch.no_grad():
-        found = fusion.of_pairs(text, vision, texts, images)
-        alone = [fusion(text[[t]].cut(), vision[[i]]) for t, i in zip(texts.tolist(), images.tolist(), strict=True)]
-    torch.testing.assert_close(found, torch.cat(alone), atol=1e-5, rtol=1e-4)
+        drawn = torch.stack([fusion.of_pairs(text, vision, *rows) for _ in range(2000)])
+        whole = torch.stack([fusion(text[rows[0]], vision[rows[1]]) for _ in range(2000)])
+    assert not torch.equal(drawn[0, 0], drawn[0, 1])
+    torch.testing.assert_close(drawn.mean(0), whole.mean(0), atol=0.1, rtol=0)
+    torch.testing.assert_close(drawn.std(0), whole.std(0), atol=0.1, rtol=0)

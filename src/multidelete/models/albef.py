@@ -228,44 +228,58 @@ class FusionEncoder(nn.Module):
         own = text.mask[:, None, None, :].bool()  # (B, 1, 1, L)
         # Images have no padding: without a mask, attention takes its fast path.
         other = None if vision.mask.all() else vision.mask[:, None, None, :].bool()
-        states = text.tokens
-        layer: Any
-        for depth, layer in enumerate(self.layers):
-            attended = layer.attention(states, own)[0]
-            if depth == len(self.layers) - 1:
-                # Only the first token is read after the last layer. A product of a strided view depends in its last
-                # bit on where the weights lie in memory, so a loaded model would not quite equal the saved one.
-                attended = attended[:, :1].contiguous()
-            attended = layer.crossattention(attended, None, vision.tokens, other)[0]
-            states = layer.feed_forward_chunk(attended)
-        return states[:, 0]
+        return self._first(text.tokens, own, self._shown(vision), other, begun=False)
 
-    @torch.no_grad()
     def of_pairs(self, text: Encoding, vision: Encoding, texts: Tensor, images: Tensor) -> Tensor:
-        """What :meth:`forward` says of pairs of rows, ``(B, D)``, without dropout.
+        """What :meth:`forward` says of pairs of rows, ``(B, D)``.
 
         Computed once for all pairs of a side are the first layer's self-attention, which no image has reached yet, and
-        the keys and values of the images in every layer.
+        the keys and values of the images in every layer. Pairs of one text so share its dropout in that layer, as they
+        share that of its encoder.
         """
-        layers: list[Any] = list(self.layers)
-        begun = layers[0].attention(text.tokens, text.mask[:, None, None, :].bool())[0]  # (T, L, D)
-        shown = [_keys_and_values(layer.crossattention.self, vision.tokens) for layer in layers]
+        first: Any = self.layers[0].attention
+        masks = text.mask[:, None, None, :].bool()
+        begun = _attend(first, text.tokens, _keys_and_values(first.self, text.tokens), masks)  # (T, L, D)
+        shown = self._shown(vision)
         lengths, everywhere = text.mask.sum(1)[texts], bool(vision.mask.all())
         order = lengths.argsort(stable=True)
         fused = []
         for part in order.split(CHUNK if begun.device.type == "cpu" else 8 * CHUNK):
             longest, of_text, of_image = int(lengths[part[-1]]), texts[part], images[part]
-            own = text.mask[of_text, None, None, :longest].bool()
             other = None if everywhere else vision.mask[of_image, None, None].bool()
-            states = begun[of_text, :longest]
-            for depth, (layer, (keys, values)) in enumerate(zip(layers, shown, strict=True)):
-                read = states[:, :1].contiguous() if depth == len(layers) - 1 else states
-                if depth:
-                    read = _attend(layer.attention, read, _keys_and_values(layer.attention.self, states), own)
-                read = _attend(layer.crossattention, read, (keys[of_image], values[of_image]), other)
-                states = layer.feed_forward_chunk(read)
-            fused.append(states[:, 0])
-        return torch.cat(fused)[order.argsort()]
+            # index_select: on a CPU the gradient of indexing by a tensor takes twice as long.
+            states = begun[:, :longest].index_select(0, of_text)
+            seen = [(keys.index_select(0, of_image), values.index_select(0, of_image)) for keys, values in shown]
+            fused.append(self._first(states, masks[of_text, ..., :longest], seen, other, begun=True))
+        return torch.cat(fused).index_select(0, order.argsort())
+
+    def _shown(self, vision: Encoding) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of images in the cross-attention of each layer."""
+        layers: list[Any] = list(self.layers)
+        return [_keys_and_values(layer.crossattention.self, vision.tokens) for layer in layers]
+
+    def _first(
+        self, states: Tensor, own: Tensor, shown: Sequence[tuple[Tensor, Tensor]], other: Tensor | None, *, begun: bool
+    ) -> Tensor:
+        """First fused token of each pair, ``(B, D)``; all others are read by it alone after the last layer.
+
+        Args:
+            states: Of the text's tokens, ``(B, L, D)``.
+            own: Which of them are there, ``(B, 1, 1, L)``.
+            shown: Keys and values of the image in each layer.
+            other: Which of the image's tokens are there, ``(B, 1, 1, K)``; None: all.
+            begun: Whether the states come from the first layer's self-attention.
+        """
+        layer: Any
+        for depth, (layer, seen) in enumerate(zip(self.layers, shown, strict=True)):
+            # A product of a strided view depends in its last bit on where the weights lie in memory, so that a loaded
+            # model would not quite equal the saved one.
+            read = states[:, :1].contiguous() if depth == len(self.layers) - 1 else states
+            if depth or not begun:
+                read = _attend(layer.attention, read, _keys_and_values(layer.attention.self, states), own)
+            read = _attend(layer.crossattention, read, seen, other)
+            states = layer.feed_forward_chunk(read)
+        return states[:, 0]
 
 
 def _keys_and_values(attention: Any, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -278,8 +292,10 @@ def _keys_and_values(attention: Any, states: Tensor) -> tuple[Tensor, Tensor]:
 
 def _attend(block: Any, states: Tensor, seen: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
     """Token states after a BERT attention block that sees these keys and values."""
-    queries = block.self.query(states).unflatten(-1, (block.self.num_attention_heads, -1)).transpose(1, 2)
-    found = F.scaled_dot_product_attention(queries, *seen, attn_mask=mask)
+    attention = block.self
+    queries = attention.query(states).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
+    dropped = attention.dropout.p if attention.training else 0.0
+    found = F.scaled_dot_product_attention(queries, *seen, attn_mask=mask, dropout_p=dropped)
     attended: Tensor = block.output(found.transpose(1, 2).flatten(2), states)
     return attended
 

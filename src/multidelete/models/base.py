@@ -276,7 +276,7 @@ class Model(nn.Module, ABC):
         """The fused representation ``f(I, T)`` of each pair, before the head, ``(B, D)``."""
 
     def fuse_pairs(self, encodings: Mapping[str, Encoding], rows: Mapping[str, Tensor]) -> Tensor:
-        """:meth:`fuse` of pairs of rows, ``(B,)`` of each modality, without gradients, ``(B, D)``.
+        """:meth:`fuse` of pairs of rows, ``(B,)`` of each modality, ``(B, D)``.
 
         A model that ``shares_sides`` computes once what one side brings to all its pairs.
         """

@@ -193,7 +193,6 @@ class ImageTextModel(Model):
             similarity: The likelier the wrong partner, the likelier it is drawn, ``(B, B)`` (ALBEF, section 3.2).
             same: Which places hold true pairs, ``(B, B)``.
         """
-        vision, text = encodings["vision"], encodings["text"]
         negative_text = hard_negatives(similarity, same, batch.generator)
         negative_vision = hard_negatives(similarity.T, same.T, batch.generator)
         if negative_text is None or negative_vision is None:  # the whole batch is one unit: no wrong partner in it
@@ -201,12 +200,8 @@ class ImageTextModel(Model):
                 self.head(self.fuse(encodings)).float(), same.new_ones(len(batch)).long(), reduction="none"
             )
         own = torch.arange(len(batch), device=similarity.device)
-        fused = self.fuse(
-            {
-                "vision": vision[torch.cat([own, own, negative_vision])],
-                "text": text[torch.cat([own, negative_text, own])],
-            }
-        )
+        rows = {"vision": torch.cat([own, own, negative_vision]), "text": torch.cat([own, negative_text, own])}
+        fused = self.fuse_pairs(encodings, rows)
         labels = torch.cat([own.new_ones(len(batch)), own.new_zeros(2 * len(batch))])
         matching = F.cross_entropy(self.head(fused).float(), labels, reduction="none")
         return matching.view(3, -1).mean(0)
