@@ -424,7 +424,7 @@ def test_a_run_of_another_command_is_never_replaced(here: Path, terminal: Termin
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["training the original (retrieval)", "MultiDelete (fusion)"])
 def test_ctrl_c_stops_with_a_sentence_and_resume_finishes(stage: str, here: Path) -> None:
-    long = "train.epochs=60" if stage.startswith("training") else "method.epochs=1 method.min_steps=100"
+    long = "train.epochs=60" if stage.startswith("training") else "method.epochs=1 method.min_steps=500"
     words = [*MAIN, *shlex.split(f"unlearn recipe.toml --out out {long}")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
