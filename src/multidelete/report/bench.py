@@ -244,7 +244,12 @@ def _keyed(question: Question) -> Mapping[str, Any]:
 def _in_grid_order(groups: Sequence[Group]) -> list[Group]:
     """References first, then methods, each with its scopes together, a method that is nowhere finished at its place."""
     order = list(dict.fromkeys(group.method for group in groups))
-    return in_order(sorted(groups, key=lambda group: (order.index(group.method), group.first["scope"])))
+
+    def place(group: Group) -> tuple[int, bool, str]:  # the "-F" row comes last, as in the paper's table
+        scope = group.first["scope"]
+        return order.index(group.method), scope == "fusion", scope
+
+    return in_order(sorted(groups, key=place))
 
 
 # -- formats --------------------------------------------------------------------------------------------------------

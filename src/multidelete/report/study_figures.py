@@ -51,7 +51,9 @@ def dots(keys: Sequence[str], found: Found, ids: str, width: float) -> str:
             axes.tick_params(axis="y", length=0, labelcolor=INK)
             axes.set_ylim(len(found.done) - 0.6, -0.75)
             axes.margins(x=0.28)
-            axes.xaxis.set_major_locator(MaxNLocator(4))
+            low, high = axes.get_xlim()
+            ticks = MaxNLocator(4).tick_values(low, high)
+            axes.set_xticks([tick for tick in ticks if max(low, 0) <= tick <= min(high, 100)])  # points, beside labels
             axes.grid(True, axis="x")
             axes.set_xlabel(TITLES[key])
         legend(figure, handles, columns=2 if width < 5 else 5)
