@@ -42,8 +42,9 @@ class MultiDelete(LossMethod):
     score below every pair that was never seen: that alone can tell which they were. ``stop="unseen"`` (ours) ends as
     soon as they look like unseen pairs, neither remembered nor conspicuous: on valid none of the signals that a
     membership attack could read tells D_f from unseen pairs, in either direction. The signals are the pair score, the
-    certainty of the head (rightly or wrongly sure) and, where the scope moves it, the contrastive cosine. Where it
-    never comes so far, the checkpoint that came closest is kept, of equals the more useful one.
+    certainty of the head (rightly or wrongly sure) and, where the scope moves it, the contrastive cosine. Nor does it
+    end before retention has made up for what the first steps cost (``largest_drop``). Where it never comes so far, the
+    checkpoint that came closest is kept, of equals the more useful one.
     What unseen pairs look like is taken from valid. So D_f must be drawn like valid: where deleted pairs are easier or
     harder by nature, Retrain is not at 50 either, and Retrain's value, not 50, would be the right one. Where the
     original memorised nothing, its deleted pairs look unseen from the start and the first checkpoint ends it.
@@ -66,6 +67,7 @@ class MultiDelete(LossMethod):
             ends where deleted pairs look unseen. How finely that is met depends on ``evaluations``.
         tolerance: With ``unseen``, how far from 50 the AUC of a signal may be, in points. By chance alone it lies
             within 100 · √((1/F + 1/V) / 3) of 50 for F deleted and V valid pairs, 19 times out of 20.
+        largest_drop: With ``unseen``, points of utility on valid that it may have cost where it ends.
 
     References:
         .. [1] Cheng and Amiri, "MultiDelete for Multimodal Machine Unlearning", ECCV 2024, arXiv 2311.12047
@@ -83,6 +85,7 @@ class MultiDelete(LossMethod):
     retain_mismatched: float = Field(default=0.0, ge=0, lt=1)
     stop: Literal["lowest", "unseen"] = "lowest"
     tolerance: float = Field(default=5.0, ge=0, lt=50)
+    largest_drop: float = Field(default=1.0, ge=0, le=100)
 
     def model_post_init(self, _: Any) -> None:
         """Refuse weights with which there is nothing to minimise, and a stop that nothing would bring about."""
@@ -108,18 +111,19 @@ class MultiDelete(LossMethod):
             )
 
     def needs_before(self) -> bool:
-        """See :meth:`LossMethod.needs_before`; it has the mean similarities."""
-        return self.similarity > 0
+        """See :meth:`LossMethod.needs_before`; it has the mean similarities, and the utility that is to be kept."""
+        return self.similarity > 0 or self.stop == "unseen"
 
     def criterion(self, found: Mapping[str, float], before: Mapping[str, float]) -> float:
-        """See :meth:`LossMethod.criterion`; with ``unseen``, how far within the tolerance the worst signal is."""
+        """See :meth:`LossMethod.criterion`; with ``unseen``, how far signals and utility are within their bounds."""
         if self.stop == "lowest":
             return super().criterion(found, before)
         # In scope fusion the contrastive embeddings stand still, or (clip) order pairs as the score does.
         signals = {name for name in found if name.startswith("forget_auc")}
         signals -= {"forget_auc_cosine"} if self.scope == "fusion" else set()
         distance = max(abs(found[name] - 50) for name in signals)
-        return self.tolerance - distance + 1e-6 * found["utility"]  # utility decides between equals
+        beyond = max(distance - self.tolerance, before["utility"] - found["utility"] - self.largest_drop)
+        return 1e-6 * found["utility"] - beyond  # utility decides between equals
 
     def stop_at(self) -> float:
         """See :meth:`LossMethod.stop_at`."""
