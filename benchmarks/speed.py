@@ -10,6 +10,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -22,6 +24,7 @@ from multidelete.engine import Engine
 from multidelete.methods import MultiDelete, Teacher
 from multidelete.models import albef
 from multidelete.models.base import Encoding, Model
+from multidelete.recipe import load
 
 REPEATS = 7
 
@@ -81,9 +84,11 @@ def fusion_by_length() -> tuple[float, float]:
 
 
 def step_on_shared_sides() -> tuple[float, float]:
-    """Seconds of a training step with what sides of pairs bring computed once, and for every pair."""
+    """Seconds of a training step of the demo with what sides of pairs bring computed once, and for every pair."""
     corpus = scenes(train=200, valid=20, test=20)
-    model = albef.Albef.build(albef.AlbefConfig(), corpus.texts, 0)
+    recipe = load(Path(str(files("multidelete") / "demos/retrieval.toml")))
+    assert recipe.model is not None
+    model = recipe.architecture().build(recipe.model[1], corpus.texts, 0)
     inputs = PairInputs.of(corpus, model)
     batch = inputs.batch(inputs.true_pairs(np.arange(64)), torch.device("cpu"))
     model.requires_grad_(True)
