@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,8 +147,9 @@ def sides(hidden: bool) -> tuple[Encoding, Encoding]:
 
 def plainly(fusion: FusionEncoder, text: Encoding, vision: Encoding) -> torch.Tensor:
     """The layers as transformers runs them, every token of them to the end."""
-    states, layers = text.tokens, cast(list[Any], list(fusion.layers))
-    for layer in layers:
+    states = text.tokens
+    layer: Any
+    for layer in fusion.layers:
         attended = layer.attention(states, text.mask[:, None, None].bool())[0]
         attended = layer.crossattention(attended, None, vision.tokens, vision.mask[:, None, None].bool())[0]
         states = layer.feed_forward_chunk(attended)
@@ -162,7 +163,6 @@ def test_pairs_that_have_sides_in_common_are_fused_as_each_alone(layers: int, hi
     text, vision = sides(hidden)
     texts, images = torch.randint(5, (300,)), torch.randint(4, (300,))  # several chunks, every pair many times
     weights = torch.randn(300, 16)
-
     moving = [text.tokens.requires_grad_(), vision.tokens.requires_grad_(), *fusion.parameters()]
 
     def gradients(fused: torch.Tensor) -> list[torch.Tensor]:

@@ -47,7 +47,8 @@ class MultiDelete(LossMethod):
     checkpoint that came closest is kept, of equals the more useful one.
     What unseen pairs look like is taken from valid. So D_f must be drawn like valid: where deleted pairs are easier or
     harder by nature, Retrain is not at 50 either, and Retrain's value, not 50, would be the right one. Where the
-    original memorised nothing, its deleted pairs look unseen from the start and the first checkpoint ends it.
+    original memorised nothing, its deleted pairs look unseen from the start and the first checkpoint that has kept
+    utility ends it.
 
     Args:
         alpha: Weight of modality decoupling.
