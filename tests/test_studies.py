@@ -382,6 +382,14 @@ def test_time_by_size_is_fitted_by_least_squares(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("name", MADE)
+def test_original_and_retrain_stand_in_every_table(name: str, tmp_path: Path) -> None:
+    found = found_of(name, tmp_path)
+    sizes = {line[1] for line in table(found)} if name == "sizes" else {table(found)[0][1]}
+    for reference in ("Original", "Retrain"):
+        assert {line[1] for line in table(found) if line[0] == reference} == sizes
+
+
 def test_what_is_not_there_yet_is_said(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "stop", "stop", MADE["stop"], seeds=2)
     (folder / "cells/unseen-seed1/results.json").unlink()

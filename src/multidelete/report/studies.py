@@ -16,7 +16,7 @@ from rich.text import Text
 
 from multidelete.data.files import write_file
 from multidelete.report.findings import VIEWS
-from multidelete.report.study import ORIGINAL, Found, Line
+from multidelete.report.study import Found, Line
 from multidelete.report.tables import Group, as_text, columns
 from multidelete.report.template import fill
 
@@ -71,10 +71,8 @@ def _columns(found: Found) -> dict[str, Callable[[Group, Group | None], str]]:
 
 
 def _shown(found: Found) -> list[Line]:
-    """References and variants; not Original, where there are several sizes of which it knows nothing."""
-    originals = [line for line in found.references if line.variant == ORIGINAL]
-    left_out = originals if len(originals) > 1 else []
-    return [line for line in (*found.references, *found.lines) if line not in left_out]
+    """References and variants."""
+    return [*found.references, *found.lines]
 
 
 def _measured(found: Found, key: str) -> bool:
