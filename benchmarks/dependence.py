@@ -1,7 +1,7 @@
 """FOCI against the plain loop, both in one run: ``python benchmarks/dependence.py``.
 
-20 of 512 units over 1,000 perturbations. The plain loop takes one candidate at a time and computes all pairwise
-distances in the chosen columns and the candidate, vectorised in torch. Both choose the same units. Seconds are of the
+20 of 512 neurons over 1,000 perturbations. The plain loop takes one candidate at a time and computes all pairwise
+distances in the chosen columns and the candidate, vectorised in torch. Both choose the same neurons. Seconds are of the
 processor, all threads together: each runs only once, and other work on the machine shall not count.
 """
 
@@ -14,17 +14,17 @@ from torch import Tensor
 
 from multidelete.numerics.dependence import foci
 
-SAMPLES, UNITS, CHOSEN = 1000, 512, 20
+SAMPLES, NEURONS, CHOSEN = 1000, 512, 20
 
 
 def activations() -> tuple[Tensor, Tensor]:
-    """Activations ``(P, p)`` of units that see a few directions of the perturbation, and losses ``(P,)``."""
+    """Activations ``(P, p)`` of neurons that see a few directions of the perturbation, and losses ``(P,)``."""
     generator = torch.Generator().manual_seed(0)
     causes = torch.randn(SAMPLES, 2, generator=generator, dtype=torch.float64)
-    mixed = torch.tanh(causes @ torch.randn(2, UNITS, generator=generator, dtype=torch.float64))
-    units = mixed + 0.3 * torch.randn(SAMPLES, UNITS, generator=generator, dtype=torch.float64)
+    mixed = torch.tanh(causes @ torch.randn(2, NEURONS, generator=generator, dtype=torch.float64))
+    neurons = mixed + 0.3 * torch.randn(SAMPLES, NEURONS, generator=generator, dtype=torch.float64)
     losses = causes.norm(dim=1) + 0.01 * torch.randn(SAMPLES, generator=generator, dtype=torch.float64)
-    return units, losses
+    return neurons, losses
 
 
 def nearest(columns: Tensor) -> Tensor:
@@ -63,5 +63,5 @@ if __name__ == "__main__":
     same = plain(columns, losses, CHOSEN)
     slow = time.process_time() - began
     assert selected == same, (selected, same)
-    name = f"FOCI, {len(selected)} of {UNITS} units"
+    name = f"FOCI, {len(selected)} of {NEURONS} neurons"
     print(f"{name:<40}{ours:8.1f} s    plain {slow:8.1f} s    {slow / ours:5.2f} times faster")

@@ -17,14 +17,14 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
+from multidelete.data.batches import ForgetRetainStream, PairInputs
 from multidelete.data.requests import resolve
-from multidelete.data.scenes import scenes
-from multidelete.data.streams import ForgetRetainStream, PairInputs
-from multidelete.engine import Engine
+from multidelete.data.synthetic.scenes import scenes
 from multidelete.methods import MultiDelete, Teacher
 from multidelete.models import albef
 from multidelete.models.base import Encoding, Model
 from multidelete.recipe import load
+from multidelete.training.engine import Engine
 
 REPEATS = 7
 
@@ -42,14 +42,14 @@ def median_seconds(work: Callable[[], object]) -> float:
 
 def step_on_encodings() -> tuple[float, float]:
     """Seconds of a MultiDelete-F step with and without encodings computed once."""
-    corpus = scenes(train=600, valid=20, test=20)
+    dataset = scenes(train=600, validation=20, test=20)
     engine = Engine(precision="fp32")
-    model = albef.Albef.build(albef.AlbefConfig(), corpus.texts, 0)
-    raw = PairInputs.of(corpus, model)
+    model = albef.Albef.build(albef.AlbefConfig(), dataset.texts, 0)
+    raw = PairInputs.of(dataset, model)
     frozen = engine.frozen_inputs(model, raw, "fusion")
     teacher = Teacher(model, frozen, engine)
-    request = resolve(corpus, count=100)
-    pairs = corpus.text_rows(request.forget), corpus.text_rows(request.retain)
+    request = resolve(dataset, count=100)
+    pairs = dataset.text_rows(request.forget), dataset.text_rows(request.retain)
     method = MultiDelete(scope="fusion")
     model.requires_grad_(False)
     for parameter in model.parameters_of("fusion").values():
@@ -85,11 +85,11 @@ def fusion_by_length() -> tuple[float, float]:
 
 def step_on_shared_sides() -> tuple[float, float]:
     """Seconds of a training step of the demo with what sides of pairs bring computed once, and for every pair."""
-    corpus = scenes(train=200, valid=20, test=20)
+    dataset = scenes(train=200, validation=20, test=20)
     recipe = load(Path(str(files("multidelete") / "demos/retrieval.toml")))
     assert recipe.model is not None
-    model = recipe.architecture().build(recipe.model[1], corpus.texts, 0)
-    inputs = PairInputs.of(corpus, model)
+    model = recipe.architecture().build(recipe.model[1], dataset.texts, 0)
+    inputs = PairInputs.of(dataset, model)
     batch = inputs.batch(inputs.true_pairs(np.arange(64)), torch.device("cpu"))
     model.requires_grad_(True)
 

@@ -37,9 +37,9 @@ def widths(html: str, folder: Path, width: int) -> tuple[int, int]:
         f'<iframe src="page.html" style="width:{width}px;height:800px;border:0"></iframe>'
     )
     done = chromium(folder / "frame.html", folder, "--virtual-time-budget=5000", "--dump-dom")
-    found = re.search(r"measured (\d+) (\d+)", done.stdout)
-    assert found is not None, done.stderr
-    return int(found[1]), int(found[2])
+    result = re.search(r"measured (\d+) (\d+)", done.stdout)
+    assert result is not None, done.stderr
+    return int(result[1]), int(result[2])
 
 
 def sheets(html: str, folder: Path) -> int:

@@ -63,11 +63,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    """Folder of a small corpus: 40 units to train on, 12 valid, 12 test; copy it to change it."""
+    """Folder of a small dataset: 40 examples to train on, 12 validation, 12 test; copy it to change it."""
     import tiny
 
     folder = tmp_path_factory.mktemp("saved") / "photos"
-    tiny.corpus().save(folder)
+    tiny.dataset().save(folder)
     return folder
 
 
@@ -87,7 +87,7 @@ class Ended:
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[str], Ended]:
     """Runs a command line in this process, through the same ``main`` as the program."""
-    from multidelete.cli import main
+    from multidelete.cli.app import main
 
     def run(command: str) -> Ended:
         capsys.readouterr()
@@ -105,6 +105,6 @@ def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 @pytest.fixture
 def without_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """No page is written: that of a tiny run takes longer than the run."""
-    import multidelete.run
+    import multidelete.pipeline
 
-    monkeypatch.setattr(multidelete.run, "write_report", lambda *_: None)
+    monkeypatch.setattr(multidelete.pipeline, "write_report", lambda *_: None)

@@ -36,15 +36,15 @@ def tokens(model: Model, texts: Sequence[str]) -> Tokens:
 
 
 def batch(model: Model, count: int = 4, **changes: Any) -> Batch:
-    """Noise beside texts, each pair a unit of its own."""
+    """Noise beside texts, each pair an example of its own."""
     several = (model.config.images,) if model.config.images > 1 else ()
     size = model.config.image_size
     noise = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, *several, 3, size, size), dtype=torch.uint8, generator=noise)
     own = {"vision": torch.arange(count), "text": torch.arange(count)}
     labels = torch.arange(count) % len(model.config.labels) if model.config.labels else None
-    made = Batch({"vision": pixels, "text": tokens(model, TEXTS[:count])}, own, own, labels=labels)
-    return replace(made, **changes)
+    result = Batch({"vision": pixels, "text": tokens(model, TEXTS[:count])}, own, own, labels=labels)
+    return replace(result, **changes)
 
 
 def check_repairing(model: Model) -> None:

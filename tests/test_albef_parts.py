@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import tiny
-from multidelete.data.streams import PairInputs
-from multidelete.errors import InputError
+from multidelete.data.batches import PairInputs
 from multidelete.models import MODELS, Albef, Model
 from multidelete.models.albef import FusionConfig, FusionEncoder
 from multidelete.models.base import EncoderConfig, Encoding, Tokens
 from multidelete.models.encoders import run_text
+from multidelete.utils.errors import InputError
 
-CORPUS = tiny.corpus_for("entailment")
+DATASET = tiny.dataset_for("entailment")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def cut(bert: Path, after: int | None = 1, fusion: int = 2, **changes: Any) -> A
             **{"pretrained": str(bert), "layers": fusion, "width": 16, "heads": 2, "expansion": 2} | changes
         ),
     )
-    model = MODELS["albef"].build(config.for_corpus(CORPUS, labelled=True), CORPUS.texts, 0)
+    model = MODELS["albef"].build(config.for_dataset(DATASET, labelled=True), DATASET.texts, 0)
     assert isinstance(model, Albef)
     return model
 
@@ -65,7 +65,7 @@ def cut(bert: Path, after: int | None = 1, fusion: int = 2, **changes: Any) -> A
 @torch.no_grad()
 def test_a_bert_cut_in_two_computes_nearly_what_it_did_whole(bert: Path, tmp_path: Path) -> None:
     model, whole = cut(bert), cut(bert, after=None)
-    rows = [row[:6] for row in model.tokenize(CORPUS.texts[:3])]
+    rows = [row[:6] for row in model.tokenize(DATASET.texts[:3])]
     tokens = Tokens(torch.tensor(rows), torch.ones(3, 6, dtype=torch.long))
     expected = run_text(whole.text, EncoderConfig(pretrained=str(bert)), tokens).pooled
     text = model.encode_one("text", tokens)
@@ -116,11 +116,11 @@ def test_words_are_read_where_the_configuration_says_and_the_sentence_at_the_end
 
 @torch.no_grad()
 def test_the_similarity_stands_beside_the_fused_state() -> None:
-    config = tiny.albef(similarity=True).for_corpus(CORPUS, labelled=True)
-    model = MODELS["albef"].build(config, CORPUS.texts, 0)
-    aligned = MODELS["clip"].build(tiny.clip(vision=config.vision, text=config.text), CORPUS.texts, 1)
+    config = tiny.albef(similarity=True).for_dataset(DATASET, labelled=True)
+    model = MODELS["albef"].build(config, DATASET.texts, 0)
+    aligned = MODELS["clip"].build(tiny.clip(vision=config.vision, text=config.text), DATASET.texts, 1)
     model.take_weights(aligned)
-    inputs = PairInputs.of(CORPUS, model)
+    inputs = PairInputs.of(DATASET, model)
     batch = inputs.batch(inputs.true_pairs(np.arange(5)), torch.device("cpu"))
     encodings = model.encode(batch)
     fused = model.fuse(encodings)
@@ -129,7 +129,7 @@ def test_the_similarity_stands_beside_the_fused_state() -> None:
     expected = (own[0] * own[1]).sum(1) * aligned.contrastive_scale()
     torch.testing.assert_close(fused[:, -1], expected)
     assert model.head(fused).shape == (5, 3)
-    plain = MODELS["albef"].build(tiny.albef().for_corpus(CORPUS, labelled=True), CORPUS.texts, 0)
+    plain = MODELS["albef"].build(tiny.albef().for_dataset(DATASET, labelled=True), DATASET.texts, 0)
     assert plain.fuse(plain.encode(batch)).shape == (5, 16)
     assert not hasattr(plain, "text_projection")
 
@@ -169,10 +169,10 @@ def test_pairs_that_have_sides_in_common_are_fused_as_each_alone(layers: int, hi
         return list(torch.autograd.grad((fused * weights).sum() / 300, moving))
 
     expected = plainly(fusion, text[texts], vision[images])
-    found = fusion.of_pairs(text, vision, texts, images)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    result = fusion.of_pairs(text, vision, texts, images)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(fusion(text[texts], vision[images]), expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(gradients(found), gradients(expected), atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(gradients(result), gradients(expected), atol=1e-5, rtol=1e-3)
 
 
 def test_dropout_falls_on_pairs_that_have_sides_in_common_too() -> None:

@@ -14,8 +14,8 @@ import torch
 import multidelete
 import tiny
 from multidelete import FineTune, InputError, Model, MultiDelete, Retrieval
-from multidelete.data.corpus import Corpus
-from multidelete.engine import weights_hash
+from multidelete.data.dataset import Dataset
+from multidelete.training.engine import weights_hash
 
 IDS = ["train-00017", "train-00003"]
 
@@ -28,7 +28,7 @@ def quick(**settings: Any) -> MultiDelete:
 
 def unlearn(model: Model | str | Path, forget: Any, **options: Any) -> multidelete.Outcome:
     options = {"method": quick(), "engine": tiny.engine(), **options}
-    return multidelete.unlearn(model, tiny.corpus(), forget=forget, **options)
+    return multidelete.unlearn(model, tiny.dataset(), forget=forget, **options)
 
 
 def ids_file(folder: Path) -> str:
@@ -142,18 +142,18 @@ def test_impossible_request_is_refused(forget: Any, expected: str) -> None:
         unlearn(tiny.original("albef"), forget)
 
 
-@pytest.mark.parametrize("missing", ["valid", "test"])
-def test_corpus_without_a_split_that_judges_is_refused_before_anything_starts(missing: str) -> None:
-    corpus = tiny.corpus()
-    kept = [row for row, unit in enumerate(corpus.units) if unit.split != missing]
-    pixels = corpus.images(tiny.PIXELS)[kept]
-    short = Corpus("short", [corpus.units[row] for row in kept], pixels=pixels)
+@pytest.mark.parametrize("missing", ["validation", "test"])
+def test_dataset_without_a_split_that_judges_is_refused_before_anything_starts(missing: str) -> None:
+    dataset = tiny.dataset()
+    kept = [row for row, example in enumerate(dataset.examples) if example.split != missing]
+    pixels = dataset.images(tiny.PIXELS)[kept]
+    short = Dataset("short", [dataset.examples[row] for row in kept], pixels=pixels)
 
     class Asked(MultiDelete):
         def unlearn(self, *_: Any) -> Any:  # type: ignore[misc]
             pytest.fail("started")
 
-    with pytest.raises(InputError, match=f"corpus 'short' has 0 units in its {missing} split"):
+    with pytest.raises(InputError, match=f"dataset 'short' has 0 examples in its {missing} split"):
         multidelete.unlearn(tiny.original("albef"), short, forget=IDS, method=Asked(), engine=tiny.engine())
 
 

@@ -25,10 +25,10 @@ RECIPE = """\
 task = {name = "retrieval", rerank = 4, sample = 10}
 retrain = false
 precision = "fp32"
-data = {reader = "scenes", train = 40, valid = 12, test = 12, size = 24}
+data = {reader = "scenes", train = 40, validation = 12, test = 12, size = 24}
 forget = {count = 3}
 train = {epochs = 1, batch_size = 32}
-evidence = {shadow = false}
+membership = {shadow = false}
 
 [model]
 name = "albef"
@@ -103,7 +103,7 @@ def without_split(split: str) -> Callable[[Path], None]:
 
 
 def every_id(here: Path) -> None:
-    names = [unit.id for unit in tiny.corpus().units if unit.split == "train"]
+    names = [example.id for example in tiny.dataset().examples if example.split == "train"]
     (here / "ids.txt").write_text("\n".join(names))
 
 
@@ -222,7 +222,7 @@ CASES: dict[str, Bad] = {
     "nothing-to-forget": Bad("unlearn --model model --data photos --out out", ("without a recipe, --forget must be",)),
     "two-requests": Bad(f"{RUN} forget.count=3 forget.fraction=0.5", ("count and fraction are given",)),
     "count-0": Bad(f"{RUN} forget.count=0", ("'forget.count'", "greater than or equal to 1", "got 0")),
-    "count-too-large": Bad(f"{RUN} forget.count=41", ("count = 41 is too large; the training split has 40 units",)),
+    "count-too-large": Bad(f"{RUN} forget.count=41", ("count = 41 is too large; the training split has 40 examples",)),
     "count-is-all": Bad(f"{RUN} forget.count=40", ("40 of 40", "nothing would be left to retain")),
     "fraction-too-large": Bad(f"{RUN} forget.fraction=1.5", ("'forget.fraction'", "less than 1", "got 1.5")),
     "fraction-option": Bad("check --data photos --forget 1.5", ("fraction = 1.5 is not between 0 and 1",)),
@@ -270,7 +270,7 @@ CASES: dict[str, Bad] = {
     "data-is-a-file": Bad(f"{BRING} --data ids.txt", ("ids.txt is a file; expected a folder",)),
     "data-foreign-folder": Bad(f"{BRING} --data model", ("model holds no data in a known layout",)),
     "data-no-manifest": Bad(
-        f"{BRING} --reader corpus", ("photos has no manifest.jsonl",), remove("photos/manifest.jsonl")
+        f"{BRING} --reader dataset", ("photos has no manifest.jsonl",), remove("photos/manifest.jsonl")
     ),
     "data-line-cut": Bad(
         BRING, ("manifest.jsonl, line 64", "was the line cut off?"), truncate("photos/manifest.jsonl", 0.998)
@@ -282,14 +282,16 @@ CASES: dict[str, Bad] = {
     ),
     "data-image-corrupt": Bad(
         BRING,
-        ("image photos/images/train-00002.png of unit 'train-00002' cannot be decoded",),
+        ("image photos/images/train-00002.png of example 'train-00002' cannot be decoded",),
         truncate("photos/images/train-00002.png"),
     ),
-    "data-no-test": Bad(BRING, ("0 units in its test split",), without_split("test")),
-    "data-no-valid": Bad(
-        BRING, ("0 units in its valid split", "multidelete", "method.evaluations=0"), without_split("valid")
+    "data-no-test": Bad(BRING, ("0 examples in its test split",), without_split("test")),
+    "data-no-validation": Bad(
+        BRING,
+        ("0 examples in its validation split", "multidelete", "method.evaluations=0"),
+        without_split("validation"),
     ),
-    "evaluate-no-test": Bad("evaluate model --data photos", ("0 units in its test split",), without_split("test")),
+    "evaluate-no-test": Bad("evaluate model --data photos", ("0 examples in its test split",), without_split("test")),
     "check-nothing": Bad("check", ("check needs a recipe, or --data",)),
     # the output
     "out-is-a-file": Bad(f"{BRING} --out ids.txt", ("--out 'ids.txt' is a file",)),
@@ -374,7 +376,7 @@ def test_words_that_are_no_command(command: str, fragment: str, here: Path, term
     ],
 )
 def test_in_a_process_of_its_own(command: str, fragment: str, here: Path) -> None:
-    words = [sys.executable, "-c", "from multidelete.cli import main; main()", *command.split()]
+    words = [sys.executable, "-c", "from multidelete.cli.app import main; main()", *command.split()]
     environment = {**os.environ, "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
     ended = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     assert ended.returncode == 2
@@ -387,13 +389,13 @@ def test_only_an_error_of_ours_shows_its_traceback(terminal: Terminal, monkeypat
     def broken(*_: object) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("multidelete.registry.choose", broken)
+    monkeypatch.setattr("multidelete.utils.registry.choose", broken)
     with pytest.raises(RuntimeError, match="a defect"):
         terminal("list methods")
 
 
 def test_selection_needs_no_valid_split_where_the_last_checkpoint_is_taken(here: Path, terminal: Terminal) -> None:
-    without_split("valid")(here)
+    without_split("validation")(here)
     ended = terminal(f"{BRING} method.evaluations=0 method.epochs=1 method.min_steps=2")
     assert ended.code == 0, ended.err
     assert (here / "out/results.json").is_file()

@@ -17,11 +17,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import tiny
-from multidelete import engine as engine_module
+from multidelete.data.batches import ForgetRetainStream, PairInputs, RetainBatch
 from multidelete.data.requests import resolve
-from multidelete.data.streams import ForgetRetainStream, PairInputs, RetainBatch
-from multidelete.engine import Engine
-from multidelete.errors import InputError
 from multidelete.methods import (
     NPO,
     SSD,
@@ -45,6 +42,9 @@ from multidelete.methods.salun import salient
 from multidelete.models import Batch, Model
 from multidelete.recipe import validate
 from multidelete.tasks import TASKS, Retrieval
+from multidelete.training import engine as engine_module
+from multidelete.training.engine import Engine
+from multidelete.utils.errors import InputError
 
 CPU = torch.device("cpu")
 CASES = [("retrieval", "albef"), ("retrieval", "clip"), ("entailment", "albef"), ("graph_text", "graph_text")]
@@ -57,10 +57,10 @@ def original_of(task: str, name: str) -> Model:
 
 
 def data_of(task: str, model: Model, **changes: Any) -> UnlearningData:
-    corpus = tiny.corpus_for(task)
+    dataset = tiny.dataset_for(task)
     return UnlearningData(
-        resolve(corpus, count=8),
-        PairInputs.of(corpus, model),
+        resolve(dataset, count=8),
+        PairInputs.of(dataset, model),
         TASKS[task](),
         **{"training": tiny.TRAINING, **changes},
     )
@@ -147,10 +147,10 @@ def test_label_log_probabilities(task: str, name: str) -> None:
     start = Start.of(task, name)
     with torch.no_grad():
         logits = start.model.head(start.model.fused(start.forget))
-    found = label_log_probabilities(start.model, logits, start.forget).exp()
+    result = label_log_probabilities(start.model, logits, start.forget).exp()
     for row in range(len(start.forget)):
         label = 1 if task == "retrieval" else int(start.forget.labels[row])  # type: ignore[index]
-        assert float(found[row]) == pytest.approx(float(logits[row].softmax(-1)[label]), rel=1e-5)
+        assert float(result[row]) == pytest.approx(float(logits[row].softmax(-1)[label]), rel=1e-5)
 
 
 @pytest.mark.parametrize(("task", "name"), CASES)
@@ -185,19 +185,19 @@ def test_wrong_labels_are_other_classes(task: str) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 24])
-def test_wrong_texts_are_of_other_units(size: int) -> None:
-    """One pair, two of them, and more than a unit's; the true texts stay in the batch, as wrong ones."""
+def test_wrong_texts_are_of_other_examples(size: int) -> None:
+    """One pair, two of them, and more than an example's; the true texts stay in the batch, as wrong ones."""
     start = Start.of("retrieval", "albef", size)
-    units = start.retain.stream.inputs.corpus.text_units  # type: ignore[union-attr]
+    examples = start.retain.stream.inputs.dataset.text_examples  # type: ignore[union-attr]
     before = start.forget.rows["text"].clone()
     seen = []
     for step in range(10):
         wrong = with_wrong_labels(start.model, start.forget, replace(start.retain, step=step))
         assert torch.equal(wrong.rows["vision"], start.forget.rows["vision"])
         texts = wrong.rows["text"].numpy()
-        assert (units[texts] != wrong.rows["vision"].numpy()).all()
-        assert torch.equal(wrong.units["vision"], wrong.units["text"])  # they pass for true pairs
-        assert wrong.units["text"].tolist() == units[texts].tolist()
+        assert (examples[texts] != wrong.rows["vision"].numpy()).all()
+        assert torch.equal(wrong.examples["vision"], wrong.examples["text"])  # they pass for true pairs
+        assert wrong.examples["text"].tolist() == examples[texts].tolist()
         seen.append(texts.tolist())
         if size == 24:
             assert np.isin(texts, before.numpy()).mean() > 0.6
@@ -215,10 +215,10 @@ class Scripted(Retrieval):
 
     script: ClassVar[Iterator[float]] = iter(())
 
-    def judge(self, model: Any, inputs: Any, request: Any, engine: Any) -> dict[str, float]:
-        """Confidence on valid falls with that on D_f, as it does where ascent takes all down alike."""
+    def validation_metrics(self, model: Any, inputs: Any, request: Any, engine: Any) -> dict[str, float]:
+        """Confidence on validation falls with that on D_f, as it does where ascent takes all down alike."""
         confidence = next(self.script)
-        return {"utility": 0.0, "confidence_forget": confidence, "confidence_valid": 0.5 * confidence}
+        return {"utility": 0.0, "confidence_forget": confidence, "confidence_validation": 0.5 * confidence}
 
 
 @pytest.mark.parametrize(("task", "name"), EFFECTS)
@@ -227,9 +227,9 @@ def test_ul_raises_the_loss_on_the_forget_set(task: str, name: str, scope: str) 
     original = original_of(task, name)
     data = data_of(task, original)
     method = KnowledgeUnlearning(scope=scope, epochs=4, learning_rate=2e-3, evaluations=1)  # type: ignore[arg-type]
-    made = method(original, data, tiny.engine())
-    assert loss_on(made.model, data, "forget") > loss_on(original, data, "forget") + 0.05
-    moved = tiny.changed(tiny.weights(original), tiny.weights(made.model))
+    result = method(original, data, tiny.engine())
+    assert loss_on(result.model, data, "forget") > loss_on(original, data, "forget") + 0.05
+    moved = tiny.changed(tiny.weights(original), tiny.weights(result.model))
     assert moved <= set(original.parameters_of(scope))
 
 
@@ -245,7 +245,7 @@ def test_ul_stops_where_deleted_pairs_look_unseen(monkeypatch: pytest.MonkeyPatc
         return method(original, data, tiny.engine()).history.lines
 
     stopped = lines(90, 60, 50, 10, 0)
-    assert [line["step"] for line in stopped if "valid" in line] == [1, 2, 3]
+    assert [line["step"] for line in stopped if "validation" in line] == [1, 2, 3]
     assert stopped[-1]["step"] == 3
     assert stopped[-1]["selected"]
     never = lines(90, 60, 55, 70, 80)
@@ -300,11 +300,11 @@ def test_neggrad_plus_drives_the_losses_on_the_two_sets_apart(task: str, name: s
     original = original_of(task, name)
     data = data_of(task, original)
     settings = {**QUICK, "min_steps": 48, "learning_rate": 3e-3}
-    made = NegGradPlus(beta=0.6, **settings)(original, data, tiny.engine()).model
+    result = NegGradPlus(beta=0.6, **settings)(original, data, tiny.engine()).model
     ascended = NegGrad(**settings)(original, data, tiny.engine()).model
-    forget, retain = (loss_on(made, data, of) - loss_on(original, data, of) for of in ("forget", "retain"))
+    forget, retain = (loss_on(result, data, of) - loss_on(original, data, of) for of in ("forget", "retain"))
     assert forget > retain + 0.05
-    assert loss_on(made, data, "retain") < loss_on(ascended, data, "retain") - 0.05
+    assert loss_on(result, data, "retain") < loss_on(ascended, data, "retain") - 0.05
 
 
 # -- SCRUB --------------------------------------------------------------------------------------------------------
@@ -322,9 +322,9 @@ def test_scrub_leaves_the_teacher_on_the_forget_set_only(task: str, name: str) -
     original = original_of(task, name)
     data = data_of(task, original)
     settings = {**QUICK, "ascent": 0.9, "learning_rate": 3e-3, "alpha": 5.0}
-    made = Scrub(**settings)(original, data, tiny.engine())
+    result = Scrub(**settings)(original, data, tiny.engine())
     away = OnlyAway(**settings)(original, data, tiny.engine())
-    forget, retain = (divergence_on(original, made.model, data, of) for of in ("forget", "retain"))
+    forget, retain = (divergence_on(original, result.model, data, of) for of in ("forget", "retain"))
     assert forget > 1e-4
     assert divergence_on(original, away.model, data, "forget") > forget
     assert retain < divergence_on(original, away.model, data, "retain") / 2
@@ -333,11 +333,11 @@ def test_scrub_leaves_the_teacher_on_the_forget_set_only(task: str, name: str) -
 def test_scrub_goes_away_at_every_other_step_until_the_last_ones() -> None:
     original = tiny.original("albef")
     settings = {**QUICK, "min_steps": 10, "batch_size": 24, "ascent": 0.5}
-    made = Scrub(**settings)(original, tiny.data_for(original), tiny.engine())
-    terms = [set(line["losses"]) - {"total"} for line in made.history.lines]
+    result = Scrub(**settings)(original, tiny.data_for(original), tiny.engine())
+    terms = [set(line["losses"]) - {"total"} for line in result.history.lines]
     away, back = {"forget"}, {"retain", "task"}
     assert terms == [back, away, back, away, back, back, back, back, back, back]
-    assert all(line["losses"]["forget"] <= 1e-6 for line in made.history.lines if "forget" in line["losses"])
+    assert all(line["losses"]["forget"] <= 1e-6 for line in result.history.lines if "forget" in line["losses"])
 
 
 @pytest.mark.parametrize(("task", "name"), CASES)
@@ -351,10 +351,10 @@ def test_scrub_by_hand(task: str, name: str) -> None:
         expected = -4 * (p * (p / q).log()).sum(-1).mean()
         torch.testing.assert_close(away.losses(method, student)["forget"], expected, rtol=1e-4, atol=1e-6)
         p, q = ((m.head(m.fused(start.retain)) / 2).softmax(-1) for m in (start.model, student))
-        found = start.losses(method, student)
-        torch.testing.assert_close(found["retain"], 2 * (p * (p / q).log()).sum(-1).mean(), rtol=1e-4, atol=1e-6)
+        result = start.losses(method, student)
+        torch.testing.assert_close(result["retain"], 2 * (p * (p / q).log()).sum(-1).mean(), rtol=1e-4, atol=1e-6)
         again = Start.of(task, name).retain  # with the randomness of its wrong partners untouched
-        torch.testing.assert_close(found["task"], 3 * student.losses(again).mean(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(result["task"], 3 * student.losses(again).mean(), rtol=1e-5, atol=1e-6)
 
 
 # -- bad teacher --------------------------------------------------------------------------------------------------
@@ -366,19 +366,19 @@ def test_bad_teacher_is_followed_on_the_forget_set_only(task: str, name: str) ->
     data = data_of(task, original)
     bad = data.initial_model(original)
     settings = {**QUICK, "min_steps": 60, "learning_rate": 3e-3}
-    made = BadTeacher(**settings)(original, data, tiny.engine()).model
+    result = BadTeacher(**settings)(original, data, tiny.engine()).model
     before = divergence_on(bad, original, data, "forget")
     assert before > 1e-4
-    assert divergence_on(bad, made, data, "forget") < 0.8 * before
+    assert divergence_on(bad, result, data, "forget") < 0.8 * before
     unbound = BadTeacher(retain_kl=0, **settings)(original, data, tiny.engine()).model
-    assert divergence_on(original, made, data, "retain") < divergence_on(original, unbound, data, "retain") / 2
+    assert divergence_on(original, result, data, "retain") < divergence_on(original, unbound, data, "retain") / 2
 
 
 @pytest.mark.parametrize(("task", "name"), CASES)
 def test_bad_teacher_by_hand(task: str, name: str) -> None:
     start = Start.of(task, name)
     student = shaken(start.model)
-    found = start.losses(BadTeacher(forget_kl=0.5, retain_kl=2), student)
+    result = start.losses(BadTeacher(forget_kl=0.5, retain_kl=2), student)
     bad = data_of(task, start.model).initial_model(start.model)
     with torch.no_grad():
         for key, weight, teacher, batch in (
@@ -386,7 +386,7 @@ def test_bad_teacher_by_hand(task: str, name: str) -> None:
             ("retain", 2, start.model, start.retain),
         ):
             p, q = (model.head(model.fused(batch)).softmax(-1) for model in (teacher, student))
-            torch.testing.assert_close(found[key], weight * (p * (p / q).log()).sum(-1).mean(), rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(result[key], weight * (p * (p / q).log()).sum(-1).mean(), rtol=1e-4, atol=1e-6)
 
 
 def test_bad_teacher_computes_no_mismatched_pair_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,7 +400,7 @@ def test_bad_teacher_computes_no_mismatched_pair_twice(monkeypatch: pytest.Monke
     for key, weight in tiny.weights(slow.model).items():
         torch.testing.assert_close(weight, fast[key], rtol=1e-3, atol=1e-4)
     monkeypatch.setattr(Teacher, "_compute", lambda *_: pytest.fail("computed again"))
-    monkeypatch.setattr(Teacher, "_compute_all", lambda self, units, texts: torch.zeros(len(units), 16))
+    monkeypatch.setattr(Teacher, "_compute_all", lambda self, examples, texts: torch.zeros(len(examples), 16))
     method(original, tiny.data_for(original), tiny.engine())
 
 
@@ -420,7 +420,7 @@ def test_salun_moves_salient_entries_only(task: str, name: str) -> None:
     original = original_of(task, name)
     data = data_of(task, original)
     method = SalUn(**{**QUICK, "min_steps": 8, "batch_size": 100, "share": 0.3})
-    made = method(original, data, tiny.engine()).model
+    result = method(original, data, tiny.engine()).model
     student = copy.deepcopy(original).requires_grad_(True)
     batch = pairs_of(data, "forget")
     if task != "retrieval":  # the saliency, written down once more
@@ -434,7 +434,7 @@ def test_salun_moves_salient_entries_only(task: str, name: str) -> None:
     else:
         stream = ForgetRetainStream(data.inputs, data.forget_pairs, data.retain_pairs, 100, 2, 0.0, 0)
         expected = dict(method.masks(student, stream, tiny.engine()))
-    before, after = original.state_dict(), made.state_dict()
+    before, after = original.state_dict(), result.state_dict()
     moved = {key: before[key].view(torch.int32) != after[key].view(torch.int32) for key in expected}
     wrong = sum(int((moved[key] & ~mask).sum()) for key, mask in expected.items())
     entries = sum(mask.numel() for mask in expected.values())
@@ -444,14 +444,14 @@ def test_salun_moves_salient_entries_only(task: str, name: str) -> None:
         wrong <= 1e-4 * entries if task != "retrieval" else wrong == 0
     )  # sums in another order: a tie at the threshold
     assert sum(int(each.sum()) for each in moved.values()) > 0.5 * masked
-    assert not any(parameter._backward_hooks for parameter in made.parameters())
+    assert not any(parameter._backward_hooks for parameter in result.parameters())
 
 
 def test_salun_lowers_the_confidence_in_the_forget_set_and_refuses_weight_decay() -> None:
     original = original_of("entailment", "albef")
     data = data_of("entailment", original)
-    made = SalUn(**{**QUICK, "learning_rate": 3e-3})(original, data, tiny.engine()).model
-    assert confidence(made, data, "forget") < confidence(original, data, "forget") - 0.03
+    result = SalUn(**{**QUICK, "learning_rate": 3e-3})(original, data, tiny.engine()).model
+    assert confidence(result, data, "forget") < confidence(original, data, "forget") - 0.03
     with pytest.raises(ValidationError, match="weight_decay"):
         SalUn(weight_decay=0.1)
 
@@ -481,7 +481,7 @@ def test_ssd_by_hand() -> None:
 def test_ssd_dampens_by_the_squared_gradients_of_each_pair(task: str, name: str) -> None:
     original = original_of(task, name)
     data = data_of(task, original)
-    made = SSD(alpha=1.5, dampening=0.7)(original, data, tiny.engine()).model
+    result = SSD(alpha=1.5, dampening=0.7)(original, data, tiny.engine()).model
     student = copy.deepcopy(original).requires_grad_(True)
 
     def importance(rows: np.ndarray[Any, Any]) -> dict[str, Tensor]:
@@ -501,12 +501,12 @@ def test_ssd_dampens_by_the_squared_gradients_of_each_pair(task: str, name: str)
         # Where the gradient is nothing but rounding (a key's bias), and next to the threshold, no two sums agree.
         clearly = ((forget[key] / (1.5 * train[key] + 1e-30) - 1).abs() > 1e-2) & (train[key] > 1e-10)
         expected = torch.where(chosen, parameter * (0.7 * train[key] / forget[key]).clamp(max=1), parameter)
-        after = made.get_parameter(key)
+        after = result.get_parameter(key)
         torch.testing.assert_close(after[clearly], expected[clearly], rtol=1e-3, atol=1e-6)
         assert torch.equal(after[~chosen & clearly], parameter[~chosen & clearly])
         selected += int(chosen.sum())
     assert selected > 100
-    assert loss_on(made, data, "forget") > loss_on(original, data, "forget")
+    assert loss_on(result, data, "forget") > loss_on(original, data, "forget")
 
 
 def test_ssd_that_would_change_nothing_is_refused() -> None:
@@ -542,9 +542,9 @@ def test_npo_becomes_ascent_for_small_beta() -> None:
 def test_npo_lowers_the_probability_of_deleted_pairs(task: str, name: str) -> None:
     original = original_of(task, name)
     data = data_of(task, original)
-    made = NPO(**{**QUICK, "learning_rate": 3e-3})(original, data, tiny.engine())
-    assert confidence(made.model, data, "forget") < 0.9 * confidence(original, data, "forget")
-    first = made.history.lines[0]["losses"]
+    result = NPO(**{**QUICK, "learning_rate": 3e-3})(original, data, tiny.engine())
+    assert confidence(result.model, data, "forget") < 0.9 * confidence(original, data, "forget")
+    first = result.history.lines[0]["losses"]
     assert first["forget"] == pytest.approx(2 * math.log(2), abs=1e-4)
     assert first["retain"] > 0
     assert set(Start.of(task, name).losses(NPO(gamma=0))) == {"forget"}
@@ -569,17 +569,17 @@ def test_l1_sparse_shrinks_what_finetuning_leaves(scope: str) -> None:
     assert len(lines) == 24
     assert lines[0]["l1"] == pytest.approx(1e-3 * l1_norm(original, scope), rel=1e-4)
     assert 0 < lines[-1]["l1"] < lines[0]["l1"] / 20
-    rates = [[line["learning_rate"] for line in made.history.lines] for made in (sparse, plain)]
+    rates = [[line["learning_rate"] for line in result.history.lines] for result in (sparse, plain)]
     assert rates[0] == rates[1]
 
 
 def test_l1_sparse_by_hand() -> None:
     start = Start.of("entailment", "albef")
     start = replace(start, retain=replace(start.retain, progress=0.75))
-    found = start.losses(L1Sparse(gamma=0.01))
-    assert float(found["l1"]) == pytest.approx(0.01 * 0.25 * l1_norm(start.model), rel=1e-4)
+    result = start.losses(L1Sparse(gamma=0.01))
+    assert float(result["l1"]) == pytest.approx(0.01 * 0.25 * l1_norm(start.model), rel=1e-4)
     with torch.no_grad():
-        torch.testing.assert_close(found["retain"], start.model.losses(start.retain).mean())
+        torch.testing.assert_close(result["retain"], start.model.losses(start.retain).mean())
 
 
 # -- random labels ------------------------------------------------------------------------------------------------
@@ -593,20 +593,20 @@ def test_random_labels_lower_the_confidence_in_deleted_pairs(
     original = original_of(task, name)
     data = data_of(task, original)
     method = RandomLabel(**{**QUICK, "min_steps": 40, "learning_rate": 3e-3})
-    made = method(original, data, tiny.engine()).model
+    result = method(original, data, tiny.engine()).model
     monkeypatch.setattr(pairs, "with_wrong_labels", lambda model, forget, retain: forget)
     control = method(original, data, tiny.engine()).model
-    assert loss_on(made, data, "forget") > loss_on(control, data, "forget") + 0.1
+    assert loss_on(result, data, "forget") > loss_on(control, data, "forget") + 0.1
     if task != "retrieval":
-        assert confidence(made, data, "forget") < confidence(original, data, "forget") - 0.02
+        assert confidence(result, data, "forget") < confidence(original, data, "forget") - 0.02
 
 
 def test_random_label_by_hand() -> None:
     start = Start.of("entailment", "albef")
-    found = start.losses(RandomLabel(retain_weight=0.5))
+    result = start.losses(RandomLabel(retain_weight=0.5))
     wrong = with_wrong_labels(start.model, start.forget, start.retain)
     with torch.no_grad():
         logits = start.model.head(start.model.fused(start.forget))
-        torch.testing.assert_close(found["forget"], F.cross_entropy(logits, wrong.labels))  # type: ignore[arg-type]
-        torch.testing.assert_close(found["retain"], 0.5 * start.model.losses(start.retain).mean())
+        torch.testing.assert_close(result["forget"], F.cross_entropy(logits, wrong.labels))  # type: ignore[arg-type]
+        torch.testing.assert_close(result["retain"], 0.5 * start.model.losses(start.retain).mean())
     assert set(start.losses(RandomLabel(retain_weight=0))) == {"forget"}

@@ -26,14 +26,14 @@ import tiny
 from conftest import Ended
 from multidelete.bench.grid import Cell, Grid, grid
 from multidelete.bench.work import _Worker
-from multidelete.engine import Engine, History, Progress
-from multidelete.errors import InputError
 from multidelete.methods import METHODS, Method, NegGrad
 from multidelete.models import Model
 from multidelete.recipe import load
-from multidelete.record import RESULTS_FILE
 from multidelete.report.bench import Bench, headings, latex, lines, to_latex, to_text, write_bench
-from multidelete.store import stored
+from multidelete.runs.record import RESULTS_FILE
+from multidelete.runs.store import stored
+from multidelete.training.engine import Engine, ProgressReporter, TrainingHistory
+from multidelete.utils.errors import InputError
 from test_bad_input import RECIPE, contents
 
 Terminal = Callable[[str], Ended]
@@ -67,24 +67,24 @@ def cells_of(path: str = "recipe.toml", *overrides: str, out: str = "out", **opt
     return grid(Path(path), overrides, {"bench": options}, Path(out))
 
 
-def names(found: Grid) -> list[str]:
-    return [cell.name for cell in found.cells]
+def names(result: Grid) -> list[str]:
+    return [cell.name for cell in result.cells]
 
 
 # -- the grid -------------------------------------------------------------------------------------------------------
 
 
 def test_the_grid_is_methods_by_scopes_by_sizes_by_seeds(here: Path) -> None:
-    found = cells_of(methods=["multidelete", "neggrad"], counts=[3, 5], seeds=[0, 1])
+    result = cells_of(methods=["multidelete", "neggrad"], counts=[3, 5], seeds=[0, 1])
     expected = {
         f"{name}-{size}-seed{seed}"
         for name in ("retrain-all", "multidelete-all", "multidelete-fusion", "neggrad-all", "neggrad-fusion")
         for size in (3, 5)
         for seed in (0, 1)
     }
-    assert set(names(found)) == expected
-    assert len(names(found)) == 20
-    assert found.notes == ()
+    assert set(names(result)) == expected
+    assert len(names(result)) == 20
+    assert result.notes == ()
     assert not (here / "out").exists()
 
 
@@ -106,17 +106,17 @@ def test_one_cell_trains_what_others_wait_for(here: Path) -> None:
 def test_a_method_that_is_only_compared_and_more_than_once_is_said(here: Path) -> None:
     again = '[[compare]]\nname = "neggrad"\nscope = "all"\nlearning_rate = 1e-4\n\n[bench]'
     (here / "recipe.toml").write_text(RECIPE + COMPARE.replace("[bench]", again))
-    found = cells_of("recipe.toml", methods=["neggrad"], scopes=["all"])
-    assert found.notes == ("neggrad, scope 'all': the recipe names it 2 times, the first is taken",)
-    assert [cell.row["settings"]["learning_rate"] for cell in found.cells] == [1e-5]
+    result = cells_of("recipe.toml", methods=["neggrad"], scopes=["all"])
+    assert result.notes == ("neggrad, scope 'all': the recipe names it 2 times, the first is taken",)
+    assert [cell.row["settings"]["learning_rate"] for cell in result.cells] == [1e-5]
 
 
 def test_every_command_is_the_cell_it_says(here: Path) -> None:
     (here / "recipe.toml").write_text(RECIPE + COMPARE + "counts = [3, 4]\n")
     overrides = ("bench.settings.multidelete.beta=0.5", "forget.count=9", "train.epochs=2")
-    found = cells_of("recipe.toml", *overrides, methods=["multidelete", "neggrad"])
-    assert len(found.cells) == 8
-    for cell in found.cells:
+    result = cells_of("recipe.toml", *overrides, methods=["multidelete", "neggrad"])
+    assert len(result.cells) == 8
+    for cell in result.cells:
         words = shlex.split(cell.command)
         assert words[:3] == ["multidelete", "unlearn", "recipe.toml"]
         assert words[-3:] == ["--out", f"out/cells/{cell.name}", "--resume"]
@@ -126,25 +126,25 @@ def test_every_command_is_the_cell_it_says(here: Path) -> None:
         assert recipe.train is not None
         assert recipe.train.epochs == 2
         assert cell.row["settings"] == recipe.method.model_dump(mode="json", exclude={"scope"})
-    of = {cell.name: cell.row["settings"] for cell in found.cells}
+    of = {cell.name: cell.row["settings"] for cell in result.cells}
     plain = {name: METHODS[name]().model_dump(exclude={"scope"}) for name in ("multidelete", "neggrad")}
     # [method] names it at this scope; bench.settings lies over it; another scope runs at the defaults.
     assert of["multidelete-fusion-3-seed0"] == plain["multidelete"] | {"epochs": 1, "evaluations": 1, "beta": 0.5}
     assert of["multidelete-all-3-seed0"] == plain["multidelete"] | {"beta": 0.5}
     assert of["neggrad-all-4-seed0"] == plain["neggrad"] | {"learning_rate": 1e-5}
     assert of["neggrad-fusion-4-seed0"] == plain["neggrad"]
-    assert found.notes == ()  # that it is the recipe's own method which is taken needs no word
+    assert result.notes == ()  # that it is the recipe's own method which is taken needs no word
     assert not any(name.startswith("retrain") for name in of)  # the recipe says retrain = false
 
 
 def test_the_default_is_every_method_that_unlearns_and_does_the_task(here: Path) -> None:
-    found = cells_of(seeds=[0])
+    result = cells_of(seeds=[0])
     doing = {name for name, kind in METHODS.items() if "retrieval" in kind.tasks and name != "unimodal"}
-    left_out = {note.split(",")[0] for note in found.notes}  # for what they need of the original
-    assert {cell.row["method"] for cell in found.cells} == doing - left_out
+    left_out = {note.split(",")[0] for note in result.notes}  # for what they need of the original
+    assert {cell.row["method"] for cell in result.cells} == doing - left_out
     assert {"retrain", "multidelete", "finetune", "neggrad"} <= doing - left_out
     assert {cell.row["seed"] for cell in cells_of(methods=["neggrad"]).cells} == {0, 1, 2}
-    assert {cell.row["forget_units"] for cell in found.cells} == {3}  # the recipe's own request
+    assert {cell.row["forget_examples"] for cell in result.cells} == {3}  # the recipe's own request
     assert names(cells_of(methods=["neggrad"], scopes=["all"], fractions=[0.1, 0.25], seeds=[0]))[2:] == [
         "neggrad-all-0.1-seed0",
         "neggrad-all-0.25-seed0",
@@ -163,11 +163,11 @@ OnlyVision.model_rebuild()
 def test_what_cannot_be_is_left_out_and_said_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "only_vision", OnlyVision)
     assert names(cells_of(methods=["neggrad"], seeds=[0]))[1:] == ["neggrad-all-3-seed0", "neggrad-fusion-3-seed0"]
-    found = cells_of(methods=["only_vision"], seeds=[0, 1])
-    assert names(found)[2:] == ["only_vision-vision-3-seed0", "only_vision-vision-3-seed1"]
-    found = cells_of(methods=["unimodal", "only_vision", "neggrad"], scopes=["fusion", "graph"], seeds=[0, 1])
-    assert names(found)[2:] == ["neggrad-fusion-3-seed0", "neggrad-fusion-3-seed1"]
-    assert found.notes == (
+    result = cells_of(methods=["only_vision"], seeds=[0, 1])
+    assert names(result)[2:] == ["only_vision-vision-3-seed0", "only_vision-vision-3-seed1"]
+    result = cells_of(methods=["unimodal", "only_vision", "neggrad"], scopes=["fusion", "graph"], seeds=[0, 1])
+    assert names(result)[2:] == ["neggrad-fusion-3-seed0", "neggrad-fusion-3-seed1"]
+    assert result.notes == (
         "unimodal: left out, it does not do the task 'retrieval', only entailment, reasoning, graph_text",
         "only_vision, scope 'fusion': left out, its scopes here are vision",
         "only_vision, scope 'graph': left out, its scopes here are vision",
@@ -178,20 +178,20 @@ def test_what_cannot_be_is_left_out_and_said_once(here: Path, monkeypatch: pytes
 
 
 def test_a_mask_of_the_bench_is_for_those_that_need_one(here: Path) -> None:
-    found = cells_of(methods=["erm_ktp", "neggrad"], scopes=["vision"], seeds=[0])
-    assert names(found)[1:] == ["neggrad-vision-3-seed0"]
-    assert any(note.startswith("erm_ktp, scope 'vision': left out") and "[train.mask]" in note for note in found.notes)
-    found = cells_of(methods=["erm_ktp", "neggrad"], scopes=["vision"], seeds=[0], mask={"classes": 3, "every": 1})
-    assert found.notes == ()
+    result = cells_of(methods=["erm_ktp", "neggrad"], scopes=["vision"], seeds=[0])
+    assert names(result)[1:] == ["neggrad-vision-3-seed0"]
+    assert any(note.startswith("erm_ktp, scope 'vision': left out") and "[train.mask]" in note for note in result.notes)
+    result = cells_of(methods=["erm_ktp", "neggrad"], scopes=["vision"], seeds=[0], mask={"classes": 3, "every": 1})
+    assert result.notes == ()
     masked = {}
-    for cell in found.cells:
+    for cell in result.cells:
         recipe = load(Path(cell.path), cell.words)
         assert recipe.train is not None
         masked[cell.row["method"]] = recipe.train.mask and recipe.train.mask.classes, recipe.retrain
     assert masked == {"retrain": (None, False), "neggrad": (None, True), "erm_ktp": (3, False)}
     own = "train.mask={classes = 5, every = 1}"
-    found = cells_of("recipe.toml", own, methods=["erm_ktp"], seeds=[0], mask={"classes": 3, "every": 1})
-    assert [load(Path(cell.path), cell.words).train.mask.classes for cell in found.cells] == [5, 5]  # type: ignore[union-attr]
+    result = cells_of("recipe.toml", own, methods=["erm_ktp"], seeds=[0], mask={"classes": 3, "every": 1})
+    assert [load(Path(cell.path), cell.words).train.mask.classes for cell in result.cells] == [5, 5]  # type: ignore[union-attr]
 
 
 def test_the_demo_can_be_benched_by_its_task(here: Path, terminal: Terminal) -> None:
@@ -215,7 +215,7 @@ BAD = {
     "seed-twice": ("--seeds 1,1", ["'bench.seeds': 1 is given twice"]),
     "no-count": ("--counts 0", ["'bench.counts'", "greater than or equal to 1"]),
     "two-sizes": ("--counts 3 --fractions 0.1", ["by one of counts and fractions, not by both"]),
-    "larger-than-the-data": ("--counts 3,99", ["count = 99 is too large; the training split has 40 units"]),
+    "larger-than-the-data": ("--counts 3,99", ["count = 99 is too large; the training split has 40 examples"]),
     "nothing-retained": ("--counts 40", ["nothing would be left to retain"]),
     "unknown-setting": (
         "bench.settings.neggrad.larning_rate=1",
@@ -296,14 +296,14 @@ def test_a_bench_shares_originals_writes_four_formats_and_is_not_run_twice(
     assert re.search(r"neggrad-fusion-\d-seed\d: done \(8 of 8\)", ended.err)
     assert re.search(r": done \(1 of 8, about .+ left\)", ended.err)
 
-    found = json.loads((here / "out/cells/neggrad-fusion-3-seed1/results.json").read_text())
-    assert [row["method"] for row in found["rows"]] == ["original", "retrain", "neggrad"]
-    assert all("gap_to_retrain" in row["metrics"] for row in found["rows"])
-    assert found["provenance"]["command"].startswith("multidelete unlearn recipe.toml ")
+    result = json.loads((here / "out/cells/neggrad-fusion-3-seed1/results.json").read_text())
+    assert [row["method"] for row in result["rows"]] == ["original", "retrain", "neggrad"]
+    assert all("gap_to_retrain" in row["metrics"] for row in result["rows"])
+    assert result["provenance"]["command"].startswith("multidelete unlearn recipe.toml ")
 
     # the same numbers in every format
     rows = list(csv.DictReader((here / "out/bench.csv").open()))
-    assert [(row["method"], row["forget_units"]) for row in rows] == [
+    assert [(row["method"], row["forget_examples"]) for row in rows] == [
         (method, size) for size in "34" for method in ("original", "retrain", "neggrad")
     ]
     values = [
@@ -395,28 +395,28 @@ def test_a_defect_of_one_method_is_a_failed_cell(
 
 
 def test_two_at_once_train_a_model_once(cache: Path) -> None:
-    said, made = [], []
+    said, outcome = [], []
 
-    class Heard(Progress):
+    class Heard(ProgressReporter):
         def say(self, sentence: str) -> None:
             said.append(sentence)
 
     engine = Engine(precision="fp32", progress=Heard())
 
-    def make() -> tuple[Model, History]:
+    def make() -> tuple[Model, TrainingHistory]:
         wait_for(lambda: any("another process trains it, waiting" in sentence for sentence in said), 20)
-        made.append(1)
-        return tiny.build(tiny.albef()), History(update_seconds=3.0)
+        outcome.append(1)
+        return tiny.build(tiny.albef()), TrainingHistory(update_seconds=3.0)
 
-    found: list[History] = []
+    result: list[TrainingHistory] = []
     key = f"test-{time.time_ns()}"
-    ask = [threading.Thread(target=lambda: found.append(stored(key, "it", make, engine)[1])) for _ in range(2)]
+    ask = [threading.Thread(target=lambda: result.append(stored(key, "it", make, engine)[1])) for _ in range(2)]
     for each in ask:
         each.start()
     for each in ask:
         each.join(60)
-    assert made == [1]
-    assert found == [History(update_seconds=3.0)] * 2
+    assert outcome == [1]
+    assert result == [TrainingHistory(update_seconds=3.0)] * 2
     assert any("found as trained before" in sentence for sentence in said)
 
 
@@ -443,7 +443,7 @@ def environment(cache: Path) -> dict[str, str]:
 
 def alive(text: str) -> list[int]:
     """Processes of workers whose environment names this."""
-    found = []
+    result = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
@@ -451,8 +451,8 @@ def alive(text: str) -> list[int]:
         except OSError:
             continue
         if mine and b"multidelete.bench.work" in words:
-            found.append(int(process.name))
-    return found
+            result.append(int(process.name))
+    return result
 
 
 @pytest.fixture
@@ -577,7 +577,7 @@ def make_bench(folder: Path, task: str, scores: dict[tuple[str, str, int], tuple
     for (method, scope, seed), given in scores.items():
         name = f"{method}-{scope}-9-seed{seed}"
         row = {"task": task, "data": "made_up", "model": "albef", "method": method, "scope": scope}
-        row |= {"forget_units": 9, "seed": seed, "settings": {}}
+        row |= {"forget_examples": 9, "seed": seed, "settings": {}}
         out = str(folder / "cells" / name)
         cells.append(vars(Cell(name, "r.toml", (), out, None, row)) | {"command": ""})
         if isinstance(given, str):
@@ -590,7 +590,7 @@ def make_bench(folder: Path, task: str, scores: dict[tuple[str, str, int], tuple
                 "scope": "all",
                 "metrics": {"test_score": 90.0, "forget_auc": 50.0},
             }
-            rows = [original | {"cost": {}}, {**row, "metrics": metrics, "cost": {}, "forget_units": 9 + seed}]
+            rows = [original | {"cost": {}}, {**row, "metrics": metrics, "cost": {}, "forget_examples": 9 + seed}]
             Path(out).mkdir(parents=True)
             (Path(out) / "results.json").write_text(json.dumps({"schema": 1, "rows": rows, "provenance": {}}))
     (folder / "bench.json").write_text(json.dumps({"cells": cells, "notes": ["x: left out"]}))
@@ -627,32 +627,32 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_benches_of_two_tasks_stand_side_by_side_with_their_average(two: tuple[Path, Path]) -> None:
-    found = Bench.load(two)
-    assert headings(found.groups) == ["Method", "retrieval", "graph_text", "Average", "Seeds"]
-    assert lines(found.groups) == [
+    result = Bench.load(two)
+    assert headings(result.groups) == ["Method", "retrieval", "graph_text", "Average", "Seeds"]
+    assert lines(result.groups) == [
         ["Original", *["90.0 ± 0.0 / 50.0 ± 0.0"] * 3, "2"],
         # over seeds: (80, 40), (82, 44) and (60, 20), (64, 22); of the means of each seed: (70, 30), (73, 33)
         ["NegGrad", "81.0 ± 1.4 / 42.0 ± 2.8", "62.0 ± 2.8 / 21.0 ± 1.4", "71.5 ± 2.1 / 31.5 ± 2.1", "2"],
         ["NegGrad-F", "70.0 / 30.0", "failed", "70.0 / 30.0", "1"],
         ["ERM-KTP (vision)", "60.0 / 49.0", "N/A", "60.0 / 49.0", "1"],
     ]
-    assert found.notes == (
+    assert result.notes == (
         "x: left out",
         "failed: neggrad-fusion-9-seed1: the loss became nan at step 41; 100 % of it",
         "x: left out",
         "failed: neggrad-fusion-9-seed0: out of memory",
         f"1 of 4 cells in {two[1]} have not run",
     )
-    assert all(note in to_text(found) for note in found.notes)
+    assert all(note in to_text(result) for note in result.notes)
 
 
 def test_one_bench_is_titled_by_its_question(two: tuple[Path, Path], tmp_path: Path) -> None:
-    found = Bench.load(two[:1])
-    assert headings(found.groups) == ["Method", "D_Test ↑ / D_f ↓", "Seeds"]
-    assert to_text(found).splitlines()[0] == (
-        "retrieval · made_up · albef · 9 units deleted; mean ± standard deviation over seeds"
+    result = Bench.load(two[:1])
+    assert headings(result.groups) == ["Method", "D_Test ↑ / D_f ↓", "Seeds"]
+    assert to_text(result).splitlines()[0] == (
+        "retrieval · made_up · albef · 9 examples deleted; mean ± standard deviation over seeds"
     )
-    written = write_bench(found, tmp_path / "new")
+    written = write_bench(result, tmp_path / "new")
     assert [path.name for path in written] == ["bench.txt", "bench.csv", "bench.tex", "bench.html", "report.html"]
     assert all(path.is_file() for path in written)
 

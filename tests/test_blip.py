@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from multidelete.errors import InputError
 from multidelete.models import Batch, Model, Tokens
 from multidelete.models.base import EncoderConfig
 from multidelete.models.blip import ENCODE_TOKEN, Blip, BlipConfig
 from multidelete.models.encoders import word_tokenizer
 from multidelete.models.image_text import normalise
+from multidelete.utils.errors import InputError
 from pairs import SIZE, TEXTS, VARIANTS, batch, check_repairing, check_round_trip
 
 
@@ -109,8 +109,8 @@ def test_cross_attention_learns_the_same_from_encodings_computed_before() -> Non
 
     def gradients(which: Batch) -> dict[str, Tensor]:
         moving = model.parameters_of("fusion")
-        found = torch.autograd.grad(model.losses(which).sum(), list(moving.values()), allow_unused=True)
-        return {name: torch.zeros(()) if g is None else g for name, g in zip(moving, found, strict=True)}
+        result = torch.autograd.grad(model.losses(which).sum(), list(moving.values()), allow_unused=True)
+        return {name: torch.zeros(()) if g is None else g for name, g in zip(moving, result, strict=True)}
 
     plain, again = gradients(given), gradients(cached)
     for name, gradient in plain.items():
@@ -182,12 +182,12 @@ def save_retrieval_model(folder: Path, tokenizer: Any, kind: str = "BlipForImage
     config = transformers.BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=12)
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        made = getattr(transformers, kind)(config)
-        for parameter in made.parameters():  # a fresh model gives nearly the same score to every pair
+        result = getattr(transformers, kind)(config)
+        for parameter in result.parameters():  # a fresh model gives nearly the same score to every pair
             nn.init.normal_(parameter, std=0.7 if parameter.dim() > 1 else 0.3)
-    made.save_pretrained(folder)
+    result.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return made.eval()
+    return result.eval()
 
 
 def tokenizer_with_encode_token() -> Any:

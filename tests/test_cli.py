@@ -24,14 +24,14 @@ import typer.main
 
 import tiny
 from conftest import Ended
-from multidelete.cli import app
+from multidelete.cli.app import app
 from multidelete.data.readers import READERS
-from multidelete.errors import InputError
 from multidelete.methods import METHODS
 from multidelete.models import MODELS, Model
 from multidelete.recipe import load
-from multidelete.record import IDENTITY, finished_command
+from multidelete.runs.record import IDENTITY, finished_command
 from multidelete.tasks import TASKS
+from multidelete.utils.errors import InputError
 from test_bad_input import RECIPE, contents
 
 Terminal = Callable[[str], Ended]
@@ -95,7 +95,7 @@ def test_help_is_immediate() -> None:
 @pytest.mark.parametrize("words", [["--help"], ["unlearn", "--help"], ["--version"]])
 def test_help_imports_nothing_slow(words: list[str]) -> None:
     code = (
-        "import sys\nfrom multidelete.cli import main\n"
+        "import sys\nfrom multidelete.cli.app import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
         "print('slow:', {'torch', 'transformers', 'numpy', 'PIL'} & set(sys.modules))"
     )
@@ -165,15 +165,15 @@ def test_check(ground: Path, terminal: Terminal) -> None:
     recipe = terminal("check recipe.toml forget.count=4")
     assert (recipe.code, recipe.err) == (0, "")
     assert "recipe.toml: retrieval, multidelete" in recipe.out
-    assert "Corpus('scenes', train=40, valid=12, test=12, texts=192)" in recipe.out
-    assert "forget 4 units, retain 36" in recipe.out
+    assert "Dataset('scenes', train=40, validation=12, test=12, texts=192)" in recipe.out
+    assert "forget 4 examples, retain 36" in recipe.out
     data = terminal("check --data photos --forget ids.txt")
     assert data.code == 0
-    assert "Corpus('photos', train=40" in data.out
-    assert "forget 2 units, retain 38" in data.out
+    assert "Dataset('photos', train=40" in data.out
+    assert "forget 2 examples, retain 38" in data.out
     both = terminal("check recipe.toml --data photos --forget 0.1")
-    assert "Corpus('photos', train=40" in both.out
-    assert "forget 4 units, retain 36" in both.out
+    assert "Dataset('photos', train=40" in both.out
+    assert "forget 4 examples, retain 36" in both.out
     assert contents(ground) == before
     (ground / "recipe.toml").unlink()
 
@@ -188,7 +188,7 @@ def test_results_have_the_keys_of_the_design(finished: Path) -> None:
     assert [row["method"] for row in results["rows"]] == ["original", "retrain", "multidelete"]
     for row in results["rows"]:
         assert set(row) == {
-            *("task", "data", "model", "method", "scope", "forget_units", "seed", "seeds"),
+            *("task", "data", "model", "method", "scope", "forget_examples", "seed", "seeds"),
             *("settings", "metrics", "cost"),
         }
         assert {
@@ -198,7 +198,7 @@ def test_results_have_the_keys_of_the_design(finished: Path) -> None:
         } <= set(row["metrics"])
         assert set(row["cost"]) == {"prepare_seconds", "update_seconds", "evaluate_seconds", "peak_memory_mb"}
         assert all(np.isfinite(value) for value in [*row["metrics"].values(), *row["cost"].values()])
-        assert (row["task"], row["data"], row["model"], row["forget_units"]) == ("retrieval", "photos", "albef", 2)
+        assert (row["task"], row["data"], row["model"], row["forget_examples"]) == ("retrieval", "photos", "albef", 2)
         assert row["seeds"] == {"train": 0, "forget": 0, "method": 0}
     last = results["rows"][-1]
     assert last["scope"] == "fusion"
@@ -221,8 +221,8 @@ def test_what_lies_beside_the_results(finished: Path) -> None:
     assert sorted(path.name for path in (finished / "predictions").iterdir()) == [*keys, "shadow"]
     for key in keys:
         splits = {path.stem: dict(np.load(path)) for path in (finished / "predictions" / key).glob("*.npz")}
-        assert set(splits) == {"forget", "retain", "valid", "test"}
-        assert set(splits["forget"]["unit"]) == {"train-00001", "train-00003"}
+        assert set(splits) == {"forget", "retain", "validation", "test"}
+        assert set(splits["forget"]["example"]) == {"train-00001", "train-00003"}
     lines = [json.loads(line) for line in (finished / "history.jsonl").read_text().splitlines()]
     assert {line["row"] for line in lines} == set(keys[1:])
     model = Model.from_pretrained(finished / "model")
@@ -299,7 +299,7 @@ def test_train_writes_a_model_that_unlearn_takes(here: Path, photos: Path, termi
     assert contents(here) == before
     assert terminal(f"unlearn recipe.toml --model new/model --forget 0.1 --method neggrad --out out {QUICK}").code == 0
     (original, unlearned) = json.loads((here / "out/results.json").read_text())["rows"]
-    assert (unlearned["method"], unlearned["forget_units"]) == ("neggrad", 4)
+    assert (unlearned["method"], unlearned["forget_examples"]) == ("neggrad", 4)
     assert original["method"] == "original"
     assert {name: value for name, value in contents(here).items() if name in before} == before
 
@@ -337,9 +337,9 @@ def test_there_are_recipes() -> None:
 def test_every_recipe_loads_and_says_how_it_is_run(path: Path) -> None:
     loaded = load(path)
     header = path.read_text().split("\n\n")[0]
-    found = re.search(r"Run: (multidelete .+)", header)
-    assert found, f"{path.name} has no 'Run:' in its header"
-    words = shlex.split(found[1])
+    result = re.search(r"Run: (multidelete .+)", header)
+    assert result, f"{path.name} has no 'Run:' in its header"
+    words = shlex.split(result[1])
     asked = parse(words)
     if words[1] == "demo":
         assert path.parent == Path(str(files("multidelete"))) / "demos"
@@ -353,8 +353,8 @@ def test_every_recipe_loads_and_says_how_it_is_run(path: Path) -> None:
 
 
 DEMO = (
-    "demo data.train=40 data.valid=12 data.test=12 forget.count=3 train.epochs=0.2 method.epochs=1 "
-    "method.min_steps=2 method.evaluations=0 retrain=false evidence.shadow=false compare=[] --out out"
+    "demo data.train=40 data.validation=12 data.test=12 forget.count=3 train.epochs=0.2 method.epochs=1 "
+    "method.min_steps=2 method.evaluations=0 retrain=false membership.shadow=false compare=[] --out out"
 )
 
 
@@ -383,7 +383,7 @@ def test_only_a_folder_that_is_a_finished_run_counts_as_one(here: Path) -> None:
     identity = dict.fromkeys(IDENTITY, "")
     results = {"schema": 1, "rows": [], "provenance": {"command": "multidelete demo"}}
 
-    def made(identity: Any = identity, results: Any = results, *more: str) -> str | None:
+    def result(identity: Any = identity, results: Any = results, *more: str) -> str | None:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
         (out / "run.json").write_text(json.dumps(identity))
@@ -392,18 +392,20 @@ def test_only_a_folder_that_is_a_finished_run_counts_as_one(here: Path) -> None:
             (out / name).write_text("mine")
         return finished_command(out)
 
-    assert made() == "multidelete demo"
-    assert made(identity, results, "report.html", "deletion.html", "deletion.json", "SHA256SUMS") == "multidelete demo"
-    assert made(identity, results, "thesis.tex") is None
-    assert made({"mine": 1}) is None
-    assert made([]) is None
-    assert made(identity, {"schema": 1}) is None
-    assert made(identity, {**results, "schema": 2}) is None
-    assert made(identity, []) is None
-    made()
+    assert result() == "multidelete demo"
+    assert (
+        result(identity, results, "report.html", "deletion.html", "deletion.json", "SHA256SUMS") == "multidelete demo"
+    )
+    assert result(identity, results, "thesis.tex") is None
+    assert result({"mine": 1}) is None
+    assert result([]) is None
+    assert result(identity, {"schema": 1}) is None
+    assert result(identity, {**results, "schema": 2}) is None
+    assert result(identity, []) is None
+    result()
     (out / "results.json").unlink()
     assert finished_command(out) is None
-    made()
+    result()
     (here / "link").symlink_to(out)
     assert finished_command(here / "link") is None
     assert finished_command(here / "nothing") is None
@@ -456,7 +458,7 @@ def test_ctrl_c_of_a_command_that_keeps_nothing(terminal: Terminal, monkeypatch:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("multidelete.registry.choose", interrupted)
+    monkeypatch.setattr("multidelete.utils.registry.choose", interrupted)
     ended = terminal("list methods")
     assert (ended.code, ended.err) == (130, "stopped\n")
 

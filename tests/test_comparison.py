@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from multidelete.judgement import verdict
 from multidelete.metrics.forgetting import forget_auc
-from multidelete.report import comparison, tables, verdict
+from multidelete.report import comparison, tables
 from multidelete.report.bench import Bench, to_html
 from multidelete.report.comparison import Scored, rates, roc, roc_note, scatter
 from multidelete.report.page import render
-from multidelete.report.runs import Run
 from multidelete.report.tables import Group
+from multidelete.runs.reader import Run
 from test_report import PAPER, ROWS, TUNED, make_run, verdict_on, words_of
 
 METHODS = ("finetune", "neggrad", "descent_to_delete", "lcodec", "erm_ktp", "knowledge_unlearning", "scrub", "salun")
@@ -141,18 +142,18 @@ def test_the_ablation_is_a_table_of_its_own(tmp_path: Path) -> None:
 
 def groups_with(**metrics: tuple[float, float, float]) -> list[Group]:
     """Original, Retrain and MultiDelete with these metrics, in this order."""
-    found = []
+    result = []
     for place, method in enumerate(("original", "retrain", "multidelete")):
         row = {"task": "entailment", "data": "d", "model": "albef", "method": method, "scope": "all", "seed": 0}
-        row |= {"forget_units": 4, "settings": {}, "cost": {}}
-        found.append(Group.of([{**row, "metrics": {key: values[place] for key, values in metrics.items()}}]))
-    return found
+        row |= {"forget_examples": 4, "settings": {}, "cost": {}}
+        result.append(Group.of([{**row, "metrics": {key: values[place] for key, values in metrics.items()}}]))
+    return result
 
 
 def test_what_was_not_measured_has_no_finding() -> None:
-    found = verdict_on()
-    assert (found.unimodal, found.membership) == (None, None)
-    assert found.findings == [found.forgetting, found.utility, found.cost]
+    result = verdict_on()
+    assert (result.unimodal, result.membership) == (None, None)
+    assert result.findings == [result.forgetting, result.utility, result.cost]
 
 
 @pytest.mark.parametrize(
@@ -165,18 +166,18 @@ def test_what_was_not_measured_has_no_finding() -> None:
 )
 def test_the_words_for_unimodal_knowledge(vision: float, text: float, answer: str, tone: str) -> None:
     groups = groups_with(probe_vision=(83.6, 83.0, vision), probe_text=(90.0, 90.0, text))
-    found = verdict.verdicts(groups)[0].unimodal
-    assert found is not None
-    assert (found.answer, found.tone) == (answer, tone)
-    assert f"vision probe {vision}, Original 83.6" in found.evidence
+    result = verdict.verdicts(groups)[0].unimodal
+    assert result is not None
+    assert (result.answer, result.tone) == (answer, tone)
+    assert f"vision probe {vision}, Original 83.6" in result.details
 
 
 def test_what_a_new_probe_still_reads_has_moved() -> None:
     groups = groups_with(probe_vision=(83.6, 83.0, 60.0), probe_vision_refitted=(83.6, 83.0, 83.0))
-    found = verdict.verdicts(groups)[0].unimodal
-    assert found is not None
-    assert (found.answer, found.tone) == ("Moved what it knew of each half", "fair")
-    assert "vision probe refitted 83.0, Original 83.6 (−0.6)" in found.evidence
+    result = verdict.verdicts(groups)[0].unimodal
+    assert result is not None
+    assert (result.answer, result.tone) == ("Moved what it knew of each half", "fair")
+    assert "vision probe refitted 83.0, Original 83.6 (−0.6)" in result.details
     groups = groups_with(probe_vision=(83.6, 83.0, 60.0), probe_vision_refitted=(83.6, 83.0, 70.0))
     assert verdict.verdicts(groups)[0].unimodal.tone == "bad"  # type: ignore[union-attr]
 
@@ -194,10 +195,10 @@ def test_the_words_for_membership(attack: float, kept: float, answer: str, tone:
     groups = groups_with(
         attack_loss_auc=(78.0, 50.5, attack), mi_ratio=(1.0, 1.1, 1.27), mi_ratio_retain=(1.0, 1.0, kept)
     )
-    found = verdict.verdicts(groups)[0].membership
-    assert found is not None
-    assert (found.answer, found.tone) == (answer, tone)
-    assert found.evidence.startswith(f"AUC of the attack by loss {attack} (Original 78.0, Retrain 50.5); MI ratio 1.27")
+    result = verdict.verdicts(groups)[0].membership
+    assert result is not None
+    assert (result.answer, result.tone) == (answer, tone)
+    assert result.details.startswith(f"AUC of the attack by loss {attack} (Original 78.0, Retrain 50.5); MI ratio 1.27")
     alone = verdict.verdicts([groups[0], groups[2]])[0].membership
     assert alone is not None
     assert alone.answer == "Membership cannot be judged"
@@ -220,18 +221,18 @@ def test_every_page_says_what_it_does_not_show(runs: list[Run]) -> None:
 
 def test_sizes_are_curves_of_each_method(tmp_path: Path) -> None:
     sizes = {}
-    for units, score in ((40, 90.0), (80, 80.0)):
+    for examples, score in ((40, 90.0), (80, 80.0)):
         rows = [
             (method, scope, settings, (score + index, 30.0, 50.0), 10.0, means)
             for index, (method, scope, settings, _, _, means) in enumerate(ROWS[:5])
         ]
-        run = Run.load(make_run(tmp_path / str(units), rows=rows, parts=""))
-        sizes[units] = replace(run, rows=tuple({**row, "forget_units": units} for row in run.rows))
+        run = Run.load(make_run(tmp_path / str(examples), rows=rows, parts=""))
+        sizes[examples] = replace(run, rows=tuple({**row, "forget_examples": examples} for row in run.rows))
     groups = tables.summary(list(sizes.values()))
     drawn = comparison.by_size(groups, ids="x")
-    assert {"Original", "Retrain", "FineTune", "NegGrad", "MultiDelete-F", "units deleted"} <= set(texts_of(drawn))
-    for units, score in ((40, 92.0), (80, 82.0)):
-        assert f"FineTune, {units} deleted: test score {score}, forget test auc 50.0" in drawn
+    assert {"Original", "Retrain", "FineTune", "NegGrad", "MultiDelete-F", "examples deleted"} <= set(texts_of(drawn))
+    for examples, score in ((40, 92.0), (80, 82.0)):
+        assert f"FineTune, {examples} deleted: test score {score}, forget test auc 50.0" in drawn
     page = to_html(Bench((), tuple(groups), ()))
     assert page.count("<svg") == 2  # wide and narrow
     assert "retrieval · scenes · albef" in page

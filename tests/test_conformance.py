@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from multidelete.data.streams import RetainBatch
-from multidelete.errors import InputError
+from multidelete.data.batches import RetainBatch
 from multidelete.methods import METHODS, FineTune, Method, NegGrad, Retrain, Teacher, Unlearned, UnlearningData
 from multidelete.models import Batch, Model
-from multidelete.testing import CHECKS, CLAIMS, Case, CheckError, check_method, trial
+from multidelete.testing import CHECKS, PROPERTIES, Case, CheckError, check_method, trial
+from multidelete.utils.errors import InputError
 
 
 @cache
@@ -28,13 +28,15 @@ def test_every_method(name: str, check: Callable[[Case], None]) -> None:
     check(case_of(METHODS[name]))
 
 
-@pytest.mark.parametrize(("name", "claim"), [(name, claim) for name in METHODS for claim in METHODS[name].claims])
-def test_every_claim(name: str, claim: str) -> None:
-    CLAIMS[claim](case_of(METHODS[name]))
+@pytest.mark.parametrize(
+    ("name", "property_name"), [(name, property_name) for name in METHODS for property_name in METHODS[name].properties]
+)
+def test_every_claim(name: str, property_name: str) -> None:
+    PROPERTIES[property_name](case_of(METHODS[name]))
 
 
 def test_claims_are_made() -> None:
-    assert set(CLAIMS) == {claim for method in METHODS.values() for claim in method.claims}
+    assert set(PROPERTIES) == {property_name for method in METHODS.values() for property_name in method.properties}
 
 
 class Broken(NegGrad):
@@ -45,32 +47,32 @@ class Broken(NegGrad):
     """
 
     name: ClassVar[str] = "broken"
-    claims: ClassVar[tuple[str, ...]] = ()
+    properties: ClassVar[tuple[str, ...]] = ()
 
 
 class SignFlipped(Broken):
-    claims = ("raises_forget_loss",)
+    properties = ("raises_forget_loss",)
 
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         return {"forget": student.losses(forget).mean()}
 
 
 class WrongBatch(Broken):
-    claims = ("never_reads_retain",)
+    properties = ("never_reads_retain",)
 
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         return {"forget": -student.losses(retain).mean()}
 
 
 class ReadsForget(FineTune):
-    claims = ("never_reads_forget",)
+    properties = ("never_reads_forget",)
 
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         return {"retain": student.losses(retain).mean(), "forget": 0.1 * student.losses(forget).mean()}
 
 
 class TrainsOnAll(Retrain):
-    claims = ("never_reads_forget",)
+    properties = ("never_reads_forget",)
 
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Any) -> Unlearned:
         everything = UnlearningData(**{**vars(data), "request": _Everything(data.request)})
@@ -81,8 +83,8 @@ class _Everything:
     """A request that takes D_f for a part of D_r."""
 
     def __init__(self, inner: Any) -> None:
-        self.inner, self.corpus = inner, inner.corpus
-        self.retain = inner.corpus.rows("train")
+        self.inner, self.dataset = inner, inner.dataset
+        self.retain = inner.dataset.rows("train")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -128,16 +130,16 @@ class GivesTheOriginalBack(Broken):
 
 class LeavesTrainingMode(Broken):
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Any) -> Unlearned:
-        made = super().unlearn(student, original, data, engine)
-        made.model.train()
-        return made
+        result = super().unlearn(student, original, data, engine)
+        result.model.train()
+        return result
 
 
 class SwitchesGradientsOff(Broken):
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Any) -> Unlearned:
-        made = super().unlearn(student, original, data, engine)
+        result = super().unlearn(student, original, data, engine)
         torch.set_grad_enabled(False)
-        return made
+        return result
 
 
 class DrawsGlobally(Broken):
@@ -162,7 +164,7 @@ class ReadsTest(Broken):
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         assert retain.stream is not None
         inputs = retain.stream.inputs
-        rows = inputs.corpus.text_rows(inputs.corpus.rows("test")[:4])
+        rows = inputs.dataset.text_rows(inputs.dataset.rows("test")[:4])
         test = inputs.batch(inputs.true_pairs(rows), torch.device("cpu"))
         return {"forget": -student.losses(forget).mean(), "test": student.losses(test).mean()}
 
@@ -182,13 +184,13 @@ class Uncited(Broken):
 
 
 class ClaimsTheImpossible(Broken):
-    claims = ("forgets_everything",)
+    properties = ("forgets_everything",)
 
 
 def unlearned(model: Model, data: UnlearningData) -> Unlearned:
-    from multidelete.engine import History
+    from multidelete.training.engine import TrainingHistory
 
-    return Unlearned(model.eval(), History(), 0.0, data.inputs)
+    return Unlearned(model.eval(), TrainingHistory(), 0.0, data.inputs)
 
 
 @pytest.mark.parametrize(

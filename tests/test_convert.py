@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from multidelete.errors import InputError
 from multidelete.models.albef import Albef, AlbefConfig, FusionConfig
 from multidelete.models.base import EncoderConfig, Tokens
 from multidelete.models.convert import albef_base, from_lavis, load_lavis, resized_positions
 from multidelete.models.encoders import word_tokenizer
+from multidelete.utils.errors import InputError
 
 TEXTS = ("a red circle", "a small blue square left of a large green star")
 SIZE = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 64, "initializer_range": 0.2}
@@ -199,8 +199,8 @@ def test_a_class_head_comes_along() -> None:
     model = build(labels=("contradiction", "entailment", "neutral"))
     weights = official(model, "text_encoder.")
     assert {"cls_head.0.weight", "cls_head.2.bias"} <= weights.keys()
-    found = from_lavis(weights, model.config)
-    assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
+    result = from_lavis(weights, model.config)
+    assert all(torch.equal(result[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_interpolation_of_a_constant_is_constant() -> None:

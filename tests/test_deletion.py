@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 import browser
-from multidelete.errors import InputError
-from multidelete.report import verdict
+from multidelete.judgement import verdict
 from multidelete.report.deletion import (
     DELETION_FILE,
     FORGETTING,
@@ -25,9 +24,10 @@ from multidelete.report.deletion import (
     render,
     write_deletion,
 )
-from multidelete.report.runs import Run
-from multidelete.seal import digest_of, write_seal
+from multidelete.runs.reader import Run
+from multidelete.runs.seal import digest_of, write_seal
 from multidelete.tasks import TASKS
+from multidelete.utils.errors import InputError
 from test_report import TUNED, words_of
 
 Scores = tuple[float, float, float]  # test score, D_f AUC, D_f vs test AUC
@@ -68,7 +68,7 @@ def run_of(
         "recipe": {
             "retrain": anew is not None,
             "forget": {"ids": "ids.txt"},
-            "data": {"reader": "corpus", "root": "photos"},
+            "data": {"reader": "dataset", "root": "photos"},
         },
         "original": "brought: models/mine",
         **{f"{name}_hash": f"{number}" * 64 for number, name in enumerate(("data", "forget", "original", "model"))},
@@ -80,7 +80,7 @@ def run_of(
                 "task": task,
                 "data": "photos",
                 "model": "albef",
-                "forget_units": count,
+                "forget_examples": count,
                 "seed": 0,
                 "seeds": {"train": 0, "forget": 0, "method": 0},
                 "method": name,
@@ -95,17 +95,17 @@ def run_of(
     )
 
 
-def made(ids: tuple[str, ...] = IDS, **changes: Any) -> dict[str, Any]:
-    found = record(run_of(**changes), ids)
-    assert found is not None
-    return found
+def made_record(ids: tuple[str, ...] = IDS, **changes: Any) -> dict[str, Any]:
+    result = record(run_of(**changes), ids)
+    assert result is not None
+    return result
 
 
 # -- the words ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("changes", "tone", "result", "evidence"),
+    ("changes", "tone", "result", "details"),
     [
         ({}, "good", "Forgotten, and the model still does its task.", "at least 80 % of the difference is gone"),
         (
@@ -182,21 +182,23 @@ def made(ids: tuple[str, ...] = IDS, **changes: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_the_words_for_every_verdict(changes: dict[str, Any], tone: str, result: str, evidence: str) -> None:
-    found = made(**changes)
-    assert found["result"] == {"tone": tone, "answer": result}
-    assert evidence in found["findings"]["forgetting"]["evidence"]
-    page = words_of(render(found, "d" * 64))
+def test_the_words_for_every_verdict(changes: dict[str, Any], tone: str, result: str, details: str) -> None:
+    results = made_record(**changes)
+    assert results["result"] == {"tone": tone, "answer": result}
+    assert details in results["findings"]["forgetting"]["details"]
+    page = words_of(render(results, "d" * 64))
     assert result in page
-    assert evidence in page
+    assert details in page
     assert "unlearned" not in page.lower()
 
 
 def test_utility_is_compared_with_what_there_is() -> None:
-    assert made()["findings"]["utility"]["evidence"] == "It does its task about as well as the model trained anew."
-    alone = made(anew=None)["findings"]["utility"]["evidence"]
+    assert (
+        made_record()["findings"]["utility"]["details"] == "It does its task about as well as the model trained anew."
+    )
+    alone = made_record(anew=None)["findings"]["utility"]["details"]
     assert alone == "It does its task about as well as the model before the deletion."
-    destroyed = made(after=(31.2, 20.0, 50.0))["findings"]["utility"]["evidence"]
+    destroyed = made_record(after=(31.2, 20.0, 50.0))["findings"]["utility"]["details"]
     assert "is not the deletion that was asked for" in destroyed
 
 
@@ -220,11 +222,11 @@ def test_no_answer_of_the_verdict_is_without_plain_words() -> None:
 def test_no_measure_no_answer() -> None:
     run = run_of()
     rows = tuple({**row, "metrics": {}} for row in run.rows)
-    found = record(Run(run.folder, rows, run.provenance), IDS)
-    assert found is not None
+    result = record(Run(run.folder, rows, run.provenance), IDS)
+    assert result is not None
     answer = "Whether it was forgotten was not measured, and whether the model still does its task cannot be judged."
-    assert found["result"] == {"tone": "open", "answer": answer}
-    assert answer in words_of(render(found, None))
+    assert result["result"] == {"tone": "open", "answer": answer}
+    assert answer in words_of(render(result, None))
 
 
 def test_a_control_deletes_nothing_and_has_no_record(tmp_path: Path) -> None:
@@ -246,7 +248,7 @@ def with_attacks(run: Run, *aucs: tuple[float, float]) -> Run:
 
 
 @pytest.mark.parametrize(
-    ("aucs", "tone", "answer", "evidence"),
+    ("aucs", "tone", "answer", "details"),
     [
         (
             ((80.0, 60.0), (50.0, 50.0), (54.0, 51.0)),
@@ -264,30 +266,30 @@ def with_attacks(run: Run, *aucs: tuple[float, float]) -> Run:
         (((80.0, 60.0), (44.0, 50.0), (58.0, 50.0)), "good", "No further", "Retrain 44.0"),
     ],
 )
-def test_the_words_for_membership(aucs: Any, tone: str, answer: str, evidence: str) -> None:
-    found = record(with_attacks(run_of(), *aucs), IDS)
-    assert found is not None
-    one = found["findings"]["membership"]
+def test_the_words_for_membership(aucs: Any, tone: str, answer: str, details: str) -> None:
+    result = record(with_attacks(run_of(), *aucs), IDS)
+    assert result is not None
+    one = result["findings"]["membership"]
     assert (one["tone"], one["answer"].startswith(answer)) == (tone, True)
-    assert evidence in one["evidence"]
+    assert details in one["details"]
     told = " An attack can tell which data were deleted." if tone == "bad" else ""
-    assert found["result"] == {"tone": tone, "answer": f"Forgotten, and the model still does its task.{told}"}
+    assert result["result"] == {"tone": tone, "answer": f"Forgotten, and the model still does its task.{told}"}
 
 
 def test_membership_is_not_claimed_where_it_was_not_tested() -> None:
-    assert made()["findings"]["membership"]["answer"] == "Not tested"
+    assert made_record()["findings"]["membership"]["answer"] == "Not tested"
     alone = record(with_attacks(run_of(anew=None), (80.0, 60.0), (50.0, 50.0)), IDS)
     assert alone is not None
     assert alone["findings"]["membership"]["answer"] == "Cannot be judged"
-    anew = made(method=("retrain", "all"), after=RETRAIN, anew=None)
+    anew = made_record(method=("retrain", "all"), after=RETRAIN, anew=None)
     assert anew["findings"]["membership"]["answer"] == "There is nothing to tell"
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_items_are_named_for_every_task(task: str) -> None:
     one, many, halves = ITEMS[task]
-    assert made(ids=IDS[:1], task=task)["deleted"]["what"] == one
-    page = words_of(render(made(task=task), None))
+    assert made_record(ids=IDS[:1], task=task)["deleted"]["what"] == one
+    page = words_of(render(made_record(task=task), None))
     assert f"3 {many} to be forgotten" in page
     assert halves in page
 
@@ -296,20 +298,20 @@ def test_items_are_named_for_every_task(task: str) -> None:
 
 
 def test_the_record_says_what_when_from_which_by_what_and_on_whose_command() -> None:
-    run, found = run_of(), made()
-    assert found["deleted"]["ids"] == list(IDS)
-    assert (found["deleted"]["count"], found["deleted"]["sha256"]) == (3, "1" * 64)
-    assert (found["began"], found["ended"]) == ("2025-05-04T11:58:03+00:00", "2025-05-04T12:00:07+00:00")
-    assert found["model"]["sha256_before"] != found["model"]["sha256_after"] == "3" * 64
-    assert found["model"]["row"] == "02-multidelete-fusion"
-    assert found["method"]["settings"] == TUNED
-    assert found["ordered_by"] == {"account": "curator", "command": LONG}
-    numbers = found["findings"]["numbers"]
+    run, result = run_of(), made_record()
+    assert result["deleted"]["ids"] == list(IDS)
+    assert (result["deleted"]["count"], result["deleted"]["sha256"]) == (3, "1" * 64)
+    assert (result["began"], result["ended"]) == ("2025-05-04T11:58:03+00:00", "2025-05-04T12:00:07+00:00")
+    assert result["model"]["sha256_before"] != result["model"]["sha256_after"] == "3" * 64
+    assert result["model"]["row"] == "02-multidelete-fusion"
+    assert result["method"]["settings"] == TUNED
+    assert result["ordered_by"] == {"account": "curator", "command": LONG}
+    numbers = result["findings"]["numbers"]
     assert list(numbers) == ["before", "after", "trained_anew"]
     assert numbers["after"]["forget_test_auc"] == run.rows[2]["metrics"]["forget_test_auc"]
-    assert json.loads(json.dumps(found)) == found
+    assert json.loads(json.dumps(result)) == result
 
-    html = render(found, "d" * 64)
+    html = render(result, "d" * 64)
     page = words_of(html).replace("\u00a0", " ")
     for told in (
         "train-00007",
@@ -322,14 +324,14 @@ def test_the_record_says_what_when_from_which_by_what_and_on_whose_command() -> 
     for value in ("79.6", "48.9", "50.1", "72.4", "71.3", "71.9"):
         assert re.search(rf"<td[^>]*>{re.escape(value)}</td>", html), value
     assert f"multidelete verify . --digest {'d' * 64}" in page
-    assert "Trained anew" not in words_of(render(made(anew=None), None))
+    assert "Trained anew" not in words_of(render(made_record(anew=None), None))
 
 
 def test_a_long_list_is_shown_by_its_ends_and_recorded_whole() -> None:
     ids = tuple(f"photo-{number:04d}.jpg" for number in range(1200))
-    found = made(ids=ids, count=1200)
-    assert found["deleted"]["ids"] == list(ids)
-    page = render(found, None)
+    result = made_record(ids=ids, count=1200)
+    assert result["deleted"]["ids"] == list(ids)
+    page = render(result, None)
     assert re.findall(r"photo-\d+", page) == [
         "photo-0000",
         "photo-0001",
@@ -341,27 +343,27 @@ def test_a_long_list_is_shown_by_its_ends_and_recorded_whole() -> None:
 
 
 def test_what_earlier_requests_deleted_is_told_apart() -> None:
-    found = record(run_of(), IDS[:1], IDS[1:])
-    assert found is not None
-    assert (found["deleted"]["count"], found["deleted"]["ids"]) == (1, ["train-00007"])
-    assert found["deleted"]["earlier"] == ["train-00001", "train-00003"]
-    page = words_of(render(found, None))
+    result = record(run_of(), IDS[:1], IDS[1:])
+    assert result is not None
+    assert (result["deleted"]["count"], result["deleted"]["ids"]) == (1, ["train-00007"])
+    assert result["deleted"]["earlier"] == ["train-00001", "train-00003"]
+    page = words_of(render(result, None))
     assert "1 picture with its texts: train-00007; tested together with 2 that earlier requests had deleted" in page
     assert "sha256 of both lists" in page
 
 
 def test_seeds_are_told_one_by_one_where_they_differ() -> None:
-    assert "; seed 0" in words_of(render(made(), None))
-    assert "seeds" not in made()["method"]
+    assert "; seed 0" in words_of(render(made_record(), None))
+    assert "seeds" not in made_record()["method"]
     run = run_of()
     rows = tuple({**row, "seeds": {"train": 0, "forget": 0, "method": 7}} for row in run.rows)
-    found = record(Run(run.folder, rows, run.provenance), IDS)
-    assert found is not None
-    assert "seeds: train = 0, forget = 0, method = 7" in words_of(render(found, None))
+    result = record(Run(run.folder, rows, run.provenance), IDS)
+    assert result is not None
+    assert "seeds: train = 0, forget = 0, method = 7" in words_of(render(result, None))
 
 
 def test_the_page_loads_nothing_and_escapes_what_it_shows() -> None:
-    page = render(made(ids=("<script>alert(1)</script>", "a&b")), "d" * 64)
+    page = render(made_record(ids=("<script>alert(1)</script>", "a&b")), "d" * 64)
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "http" not in page
@@ -371,12 +373,12 @@ def test_the_page_loads_nothing_and_escapes_what_it_shows() -> None:
 
 
 def test_the_page_stands_beside_its_record_with_the_digest(tmp_path: Path) -> None:
-    (tmp_path / DELETION_FILE).write_text(json.dumps(made()))
+    (tmp_path / DELETION_FILE).write_text(json.dumps(made_record()))
     write_seal(tmp_path, {})
     assert write_deletion(tmp_path) == tmp_path / "deletion.html"
     page = (tmp_path / "deletion.html").read_text()
     assert f"--digest {digest_of(tmp_path)}" in page
-    assert page == render(made(), digest_of(tmp_path))
+    assert page == render(made_record(), digest_of(tmp_path))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"schema": 2}'])
@@ -390,7 +392,7 @@ def test_a_damaged_record_is_told(content: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_page_fits_its_window_and_one_sheet(tmp_path: Path) -> None:
     ids = tuple(f"1000268201_{number:010x}.jpg" for number in range(300))
-    html = render(made(ids=ids, count=300, after=(71.3, 48.0, 78.0)), "d" * 64)
+    html = render(made_record(ids=ids, count=300, after=(71.3, 48.0, 78.0)), "d" * 64)
     for width in (390, 1280):
         page, window = browser.widths(html, tmp_path, width)
         assert page <= window == width

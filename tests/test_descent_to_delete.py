@@ -11,13 +11,13 @@ import torch
 from pydantic import ValidationError
 
 import tiny
-from multidelete.data.streams import PairInputs
-from multidelete.engine import Engine
-from multidelete.errors import InputError
+from multidelete.data.batches import PairInputs
 from multidelete.methods import DescentToDelete
 from multidelete.methods import steps as steps_module
 from multidelete.models import Model
 from multidelete.numerics.noise import descent_sigma
+from multidelete.training.engine import Engine
+from multidelete.utils.errors import InputError
 
 CPU = torch.device("cpu")
 QUIET = 1e14  # an epsilon with which there is hardly any noise
@@ -30,33 +30,33 @@ def run(model: Model, engine: Engine | None = None, folder: Path | None = None, 
 
 @torch.no_grad()
 def retain_loss(model: Model) -> float:
-    corpus = tiny.corpus()
-    inputs = PairInputs.of(corpus, model)
-    rows = corpus.text_rows(tiny.request_of().retain)
+    dataset = tiny.dataset()
+    inputs = PairInputs.of(dataset, model)
+    rows = dataset.text_rows(tiny.request_of().retain)
     return float(model.losses(inputs.batch(inputs.true_pairs(rows), CPU)).mean())
 
 
 def test_it_descends_before_it_adds_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.build(tiny.albef())
     monkeypatch.setattr(DescentToDelete, "sigma", lambda self, count: 0.0)
-    made = run(model, steps=4, learning_rate=0.005)
-    logged = [line["losses"]["retain"] for line in made.history.lines]
+    result = run(model, steps=4, learning_rate=0.005)
+    logged = [line["losses"]["retain"] for line in result.history.lines]
     assert len(logged) == 4
     assert logged == sorted(logged, reverse=True)
     assert logged[-1] < logged[0] - 0.05
-    assert retain_loss(made.model) < retain_loss(model) - 0.05
+    assert retain_loss(result.model) < retain_loss(model) - 0.05
 
 
 def test_one_step_is_the_gradient_over_all_of_the_retain_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """One chunk of all pairs, where no pair is drawn and the order does not matter: CLIP's loss."""
     model = tiny.build(tiny.clip())
     monkeypatch.setattr(DescentToDelete, "sigma", lambda self, count: 0.0)
-    made = run(model, steps=1, batch_size=1000, weight_decay=0.5)
-    corpus = tiny.corpus()
-    inputs = PairInputs.of(corpus, model)
+    result = run(model, steps=1, batch_size=1000, weight_decay=0.5)
+    dataset = tiny.dataset()
+    inputs = PairInputs.of(dataset, model)
     model.requires_grad_(True)
-    model.losses(inputs.batch(inputs.true_pairs(corpus.text_rows(tiny.request_of().retain)), CPU)).mean().backward()
-    after = dict(made.model.named_parameters())
+    model.losses(inputs.batch(inputs.true_pairs(dataset.text_rows(tiny.request_of().retain)), CPU)).mean().backward()
+    after = dict(result.model.named_parameters())
     for name, parameter in model.named_parameters():
         gradient = 0 if parameter.grad is None else parameter.grad
         expected = (parameter - 0.05 * (gradient + 0.5 * parameter)).detach()

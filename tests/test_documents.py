@@ -35,7 +35,7 @@ def test_contributing_block_is_a_method_that_unlearns():
     names: dict[str, object] = {}
     exec(compile(block, "CONTRIBUTING.md", "exec"), names)
     method = names["NegGradPlus"](epochs=1, min_steps=2, evaluations=0)  # type: ignore[operator]
-    outcome = multidelete.unlearn(tiny.build(tiny.albef()), tiny.corpus(), 4, method)
+    outcome = multidelete.unlearn(tiny.build(tiny.albef()), tiny.dataset(), 4, method)
     losses = [line["losses"] for line in outcome.history.lines]
     assert losses[0].keys() == {"retain", "forget", "total"}
     assert losses[0]["forget"] < 0 < losses[0]["retain"]
@@ -57,8 +57,8 @@ def module_path(name: str) -> Path:
 
 
 def with_doctests() -> list[str]:
-    found = [module.name for module in pkgutil.walk_packages(multidelete.__path__, "multidelete.")]
-    return [name for name in found if ">>>" in module_path(name).read_text(encoding="utf-8")]
+    result = [module.name for module in pkgutil.walk_packages(multidelete.__path__, "multidelete.")]
+    return [name for name in result if ">>>" in module_path(name).read_text(encoding="utf-8")]
 
 
 @pytest.mark.parametrize("name", with_doctests())
@@ -69,7 +69,7 @@ def test_doctests(name):
 
 
 def test_doctests_are_found():
-    assert {"multidelete.errors", "multidelete.metrics.ranking"} <= set(with_doctests())
+    assert {"multidelete.utils.errors", "multidelete.metrics.ranking"} <= set(with_doctests())
 
 
 def test_public_names_exist():

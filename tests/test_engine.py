@@ -22,15 +22,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import tiny
+from multidelete.data.batches import Encodings, PairInputs, TrainStream
 from multidelete.data.requests import resolve
-from multidelete.data.streams import Encodings, PairInputs, TrainStream
-from multidelete.engine import CHECKPOINT_FILE, Engine, History, Plan, _FitState, weights_hash
-from multidelete.errors import InputError
 from multidelete.methods import MultiDelete, Teacher
 from multidelete.models import Model
 from multidelete.models.base import Batch
-from multidelete.randomness import generator, seeded
-from multidelete.training import TrainSettings, train
+from multidelete.training.engine import CHECKPOINT_FILE, Engine, FitSettings, TrainingHistory, _FitState, weights_hash
+from multidelete.training.original import TrainSettings, train
+from multidelete.utils.errors import InputError
+from multidelete.utils.randomness import generator, seeded
 
 CPU = torch.device("cpu")
 
@@ -53,27 +53,27 @@ def cache_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def task_loss(model: Model, batch_size: int = 24) -> Callable[[int], dict[str, torch.Tensor]]:
-    corpus = tiny.corpus()
-    stream = TrainStream(PairInputs.of(corpus, model), corpus.text_rows(corpus.rows("train")), batch_size, 0)
+    dataset = tiny.dataset()
+    stream = TrainStream(PairInputs.of(dataset, model), dataset.text_rows(dataset.rows("train")), batch_size, 0)
     return lambda step: {"task": model.losses(stream.at(step, CPU)).mean()}
 
 
-def fit(model: Model, plan: Plan, scope: str = "all", **options: Any) -> History:
+def fit(model: Model, fit_settings: FitSettings, scope: str = "all", **options: Any) -> TrainingHistory:
     losses = options.pop("losses", None) or task_loss(model)
     options = {"what": "test", "training": False, **options}
-    return tiny.engine().fit(model, model.parameters_of(scope), losses, plan, **options)
+    return tiny.engine().fit(model, model.parameters_of(scope), losses, fit_settings, **options)
 
 
 # -- plan ---------------------------------------------------------------------------------------------------------
 
 
 def test_rates_by_hand() -> None:
-    plan = Plan(steps=10, learning_rate=1.0, warmup=0.2)
+    fit_settings = FitSettings(steps=10, learning_rate=1.0, warmup=0.2)
     expected = [0.5, 1.0, *(0.5 * (1 + math.cos(math.pi * done / 8)) for done in range(8))]
-    assert [plan.rate_at(step) for step in range(10)] == pytest.approx(expected)
-    constant = Plan(steps=10, learning_rate=1.0, warmup=0.3, schedule="constant")
-    assert [constant.rate_at(step) for step in range(10)] == pytest.approx([1 / 3, 2 / 3, *[1.0] * 8])
-    assert Plan(steps=4, learning_rate=1.0, warmup=0.0).rate_at(0) == 1.0
+    assert [fit_settings.lr_at(step) for step in range(10)] == pytest.approx(expected)
+    constant = FitSettings(steps=10, learning_rate=1.0, warmup=0.3, schedule="constant")
+    assert [constant.lr_at(step) for step in range(10)] == pytest.approx([1 / 3, 2 / 3, *[1.0] * 8])
+    assert FitSettings(steps=4, learning_rate=1.0, warmup=0.0).lr_at(0) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -81,14 +81,14 @@ def test_rates_by_hand() -> None:
     [(10, 0, set()), (10, 1, {10}), (10, 4, {2, 5, 8, 10}), (2, 4, {1, 2}), (1, 3, {1})],
 )
 def test_checkpoints_are_evenly_spaced_and_the_last_is_one(steps: int, evaluations: int, expected: set[int]) -> None:
-    assert Plan(steps=steps, learning_rate=1.0, evaluations=evaluations).judged_after() == expected
+    assert FitSettings(steps=steps, learning_rate=1.0, evaluations=evaluations).validation_steps() == expected
 
 
 def test_history_has_the_rates(albef: Model) -> None:
-    plan = Plan(steps=5, learning_rate=1e-3, warmup=0.4)
-    history = fit(albef, plan)
+    fit_settings = FitSettings(steps=5, learning_rate=1e-3, warmup=0.4)
+    history = fit(albef, fit_settings)
     assert [line["step"] for line in history.lines] == [1, 2, 3, 4, 5]
-    assert [line["learning_rate"] for line in history.lines] == [plan.rate_at(step) for step in range(5)]
+    assert [line["learning_rate"] for line in history.lines] == [fit_settings.lr_at(step) for step in range(5)]
     assert all(line["losses"]["total"] == line["losses"]["task"] for line in history.lines)
     assert history.update_seconds > 0
 
@@ -108,7 +108,7 @@ def test_only_what_is_in_scope_gets_a_gradient_and_moves(model: Model, scope: st
             assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} <= inside
         return losses(step)
 
-    fit(model, Plan(steps=3, learning_rate=1e-3), scope, losses=watched)
+    fit(model, FitSettings(steps=3, learning_rate=1e-3), scope, losses=watched)
     moved = tiny.changed(before, tiny.weights(model))
     assert moved
     assert moved <= inside
@@ -119,7 +119,7 @@ def test_fit_leaves_nothing_behind(albef: Model) -> None:
     torch.manual_seed(7)
     state = torch.get_rng_state()
     handler = signal.getsignal(signal.SIGINT)
-    fit(albef, Plan(steps=2, learning_rate=1e-3), training=True)
+    fit(albef, FitSettings(steps=2, learning_rate=1e-3), training=True)
     assert torch.is_grad_enabled()
     assert torch.equal(torch.get_rng_state(), state)
     assert signal.getsignal(signal.SIGINT) is handler
@@ -133,8 +133,8 @@ def test_weight_decay_is_on_matrices_alone(albef: Model) -> None:
     def no_gradient(step: int) -> dict[str, torch.Tensor]:
         return {"nothing": torch.stack([0 * parameter.sum() for parameter in albef.parameters()]).sum()}
 
-    plan = Plan(steps=2, learning_rate=0.1, weight_decay=0.5, warmup=0.0, schedule="constant")
-    fit(albef, plan, losses=no_gradient)
+    fit_settings = FitSettings(steps=2, learning_rate=0.1, weight_decay=0.5, warmup=0.0, schedule="constant")
+    fit(albef, fit_settings, losses=no_gradient)
     after = dict(albef.named_parameters())
     for name, weight in before.items():
         expected = weight * (1 - 0.1 * 0.5) ** 2 if weight.dim() > 1 else weight
@@ -143,7 +143,7 @@ def test_weight_decay_is_on_matrices_alone(albef: Model) -> None:
 
 def test_gradient_is_clipped(albef: Model) -> None:
     norms = []
-    plan = Plan(steps=1, learning_rate=1e-3, clip=0.01)
+    fit_settings = FitSettings(steps=1, learning_rate=1e-3, clip=0.01)
 
     class Watching(Engine):
         def synchronise(self) -> None:
@@ -151,14 +151,14 @@ def test_gradient_is_clipped(albef: Model) -> None:
             norms.extend([torch.stack(gradients).norm().item()] if gradients else [])
 
     watching = Watching(precision="fp32")
-    watching.fit(albef, albef.parameters_of("all"), task_loss(albef), plan, what="test", training=False)
+    watching.fit(albef, albef.parameters_of("all"), task_loss(albef), fit_settings, what="test", training=False)
     assert norms == pytest.approx([0.01], rel=1e-3)
 
 
 def test_named_losses_are_summed(albef: Model) -> None:
     losses = task_loss(albef)
     history = fit(
-        albef, Plan(steps=1, learning_rate=1e-3), losses=lambda step: {**losses(step), "more": torch.tensor(2.0)}
+        albef, FitSettings(steps=1, learning_rate=1e-3), losses=lambda step: {**losses(step), "more": torch.tensor(2.0)}
     )
     shown = history.lines[0]["losses"]
     assert shown["total"] == pytest.approx(shown["task"] + 2)
@@ -175,7 +175,7 @@ def test_loss_that_is_not_finite_stops_with_a_sentence(albef: Model) -> None:
         r"a smaller learning rate or fewer epochs usually helps"
     )
     with pytest.raises(InputError, match=expected):
-        fit(albef, Plan(steps=5, learning_rate=1e-3), losses=broken)
+        fit(albef, FitSettings(steps=5, learning_rate=1e-3), losses=broken)
 
 
 def test_weights_that_are_not_finite_after_the_last_step_stop_too(albef: Model) -> None:
@@ -184,33 +184,33 @@ def test_weights_that_are_not_finite_after_the_last_step_stop_too(albef: Model) 
         return {"root": (weight - weight).abs().sqrt()}  # 0, with a gradient that is not a number
 
     with pytest.raises(InputError, match="weights are not finite after step 1"):
-        fit(albef, Plan(steps=1, learning_rate=1e-3), losses=broken)
+        fit(albef, FitSettings(steps=1, learning_rate=1e-3), losses=broken)
 
 
 def test_best_judged_checkpoint_is_kept_and_marked(albef: Model) -> None:
     seen: list[dict[str, torch.Tensor]] = []
     criteria = [0.1, 0.7, 0.7, 0.3]  # of two that are equally good the earlier one
 
-    def judge() -> dict[str, float]:
+    def validate() -> dict[str, float]:
         assert not any(module.training for module in albef.modules())
         seen.append(tiny.weights(albef))
         return {"criterion": criteria[len(seen) - 1], "utility": 1.0}
 
-    history = fit(albef, Plan(steps=8, learning_rate=1e-2, evaluations=4), judge=judge, training=True)
+    history = fit(albef, FitSettings(steps=8, learning_rate=1e-2, evaluations=4), validate=validate, training=True)
     assert len(seen) == 4
     assert tiny.changed(seen[1], tiny.weights(albef)) == set()
     assert tiny.changed(seen[3], tiny.weights(albef))
-    judged = [line for line in history.lines if "valid" in line]
+    judged = [line for line in history.lines if "validation" in line]
     assert [line["step"] for line in judged] == [2, 4, 6, 8]
-    assert [line["valid"]["criterion"] for line in judged] == criteria
+    assert [line["validation"]["criterion"] for line in judged] == criteria
     assert [bool(line.get("selected")) for line in judged] == [False, True, False, False]
     assert history.selection_seconds > 0
 
 
 def test_without_evaluations_the_last_weights_are_kept(albef: Model) -> None:
     twin = copy.deepcopy(albef)
-    fit(albef, Plan(steps=4, learning_rate=1e-2), judge=lambda: pytest.fail("judged"))
-    fit(twin, Plan(steps=4, learning_rate=1e-2))
+    fit(albef, FitSettings(steps=4, learning_rate=1e-2), validate=lambda: pytest.fail("judged"))
+    fit(twin, FitSettings(steps=4, learning_rate=1e-2))
     assert tiny.changed(tiny.weights(albef), tiny.weights(twin)) == set()
 
 
@@ -218,7 +218,7 @@ def test_dropout_depends_on_seed_and_step_alone() -> None:
     def trained(seed: int, disturbed: bool = False) -> dict[str, torch.Tensor]:
         model = tiny.build(tiny.albef(dropout=0.3))
         torch.manual_seed(99 if disturbed else 0)
-        fit(model, Plan(steps=3, learning_rate=1e-3, seed=seed), training=True)
+        fit(model, FitSettings(steps=3, learning_rate=1e-3, seed=seed), training=True)
         return tiny.weights(model)
 
     plain = trained(0)
@@ -249,8 +249,8 @@ def test_encoder_outside_the_scope_stands_still_in_training() -> None:
         modes.append((model.vision.training, model.text.training, model.fusion.training))
         return losses(step)
 
-    plan = Plan(steps=2, learning_rate=1e-3, evaluations=2)
-    fit(model, plan, "fusion", losses=watched, training=True, judge=lambda: {"criterion": 0.0})
+    fit_settings = FitSettings(steps=2, learning_rate=1e-3, evaluations=2)
+    fit(model, fit_settings, "fusion", losses=watched, training=True, validate=lambda: {"criterion": 0.0})
     assert modes == [(False, False, True)] * 2
 
 
@@ -261,11 +261,11 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, {tests!r})
-import multidelete.engine
+import multidelete.training.engine
 import tiny
 from test_engine import run_to_be_killed
 
-multidelete.engine.CHECKPOINT_SECONDS = 0.0
+multidelete.training.engine.CHECKPOINT_SECONDS = 0.0
 run_to_be_killed({kind!r}, Path({folder!r}), Path({result!r}), slow=True)
 """
 
@@ -283,10 +283,10 @@ def run_to_be_killed(kind: str, folder: Path | None, result: Path, *, slow: bool
         engine._step = slowly  # type: ignore[method-assign]
     if kind == "train":
         model = tiny.build(tiny.albef(dropout=0.1))
-        corpus = tiny.corpus()
-        rows = corpus.text_rows(corpus.rows("train"))
+        dataset = tiny.dataset()
+        rows = dataset.text_rows(dataset.rows("train"))
         settings = TrainSettings(epochs=6, batch_size=24, learning_rate=1e-3)
-        train(model, PairInputs.of(corpus, model), rows, settings, engine, seed=0, what="training", folder=folder)
+        train(model, PairInputs.of(dataset, model), rows, settings, engine, seed=0, what="training", folder=folder)
     else:
         original = tiny.build(tiny.albef())
         method = MultiDelete(min_steps=30, batch_size=12, retain_ratio=2, evaluations=6, retain_mismatched=0.25)
@@ -331,13 +331,13 @@ def step_of(checkpoint: Path) -> int:
 
 
 def test_checkpoint_holds_everything_a_step_depends_on(albef: Model, tmp_path: Path) -> None:
-    plan = Plan(steps=6, learning_rate=1e-3)
-    state = _FitState.fresh(albef.requires_grad_(True), albef.parameters_of("all"), plan)
-    tiny.engine()._step(albef, task_loss(albef), plan, state, "test")
+    fit_settings = FitSettings(steps=6, learning_rate=1e-3)
+    state = _FitState.fresh(albef.requires_grad_(True), albef.parameters_of("all"), fit_settings)
+    tiny.engine()._step(albef, task_loss(albef), fit_settings, state, "test")
     state.keep_best(0.5)
     state.save(tmp_path / "checkpoint")
     other = copy.deepcopy(tiny.original("albef"))
-    restored = _FitState.fresh(other, other.parameters_of("all"), plan)
+    restored = _FitState.fresh(other, other.parameters_of("all"), fit_settings)
     restored.restore(tmp_path / "checkpoint", CPU)
     assert restored.step == 1
     assert (restored.best_step, restored.best_criterion) == (1, 0.5)
@@ -345,15 +345,15 @@ def test_checkpoint_holds_everything_a_step_depends_on(albef: Model, tmp_path: P
     assert tiny.changed(tiny.weights(albef), tiny.weights(other)) == set()
     assert tiny.changed(state.best, restored.best) == set()
     for one, two in zip(state.parameters.values(), restored.parameters.values(), strict=True):
-        kept, found = state.optimiser.state[one], restored.optimiser.state[two]
-        assert kept.keys() == found.keys()
-        assert all(torch.equal(kept[key], found[key]) for key in kept)
+        kept, result = state.optimiser.state[one], restored.optimiser.state[two]
+        assert kept.keys() == result.keys()
+        assert all(torch.equal(kept[key], result[key]) for key in kept)
 
 
 @pytest.mark.parametrize("other", [{"steps": 7}, {"learning_rate": 2e-3}, {"seed": 1}, {"scope": "fusion"}])
 def test_checkpoint_of_another_plan_is_refused(other: dict[str, Any], albef: Model, tmp_path: Path) -> None:
-    plan = {"steps": 6, "learning_rate": 1e-3, "seed": 0}
-    state = _FitState.fresh(albef, albef.parameters_of("vision"), Plan(**plan))  # type: ignore[arg-type]
+    fit_settings = {"steps": 6, "learning_rate": 1e-3, "seed": 0}
+    state = _FitState.fresh(albef, albef.parameters_of("vision"), FitSettings(**fit_settings))  # type: ignore[arg-type]
     state.save(tmp_path / CHECKPOINT_FILE)
     other = dict(other)
     parameters = albef.parameters_of(other.pop("scope", "vision"))
@@ -364,7 +364,7 @@ def test_checkpoint_of_another_plan_is_refused(other: dict[str, Any], albef: Mod
             albef,
             parameters,
             task_loss(albef),
-            Plan(**{**plan, **other}),  # type: ignore[arg-type]
+            FitSettings(**{**fit_settings, **other}),  # type: ignore[arg-type]
             what="test",
             training=False,
             folder=tmp_path,
@@ -386,7 +386,7 @@ def same(one: Encodings, two: Encodings) -> None:
 @pytest.mark.parametrize("embedded", [False, True])
 @torch.no_grad()
 def test_encodings_are_those_of_the_model(model: Model, modality: str, embedded: bool) -> None:
-    inputs = PairInputs.of(tiny.corpus(), model)
+    inputs = PairInputs.of(tiny.dataset(), model)
     rows = np.array([9, 2, 30, 2, 17])
     done = tiny.engine().encode_all(model, inputs, modality, rows, embedded=embedded, batch_size=2)
     assert done.stage == ("embedded" if embedded else "encoded")
@@ -410,13 +410,13 @@ def test_encodings_are_computed_once(model: Model, modality: str, monkeypatch: p
         return encode_all(self, model, *given, **options)
 
     monkeypatch.setattr(Engine, "encode_all", counted)
-    engine, inputs = tiny.engine(), PairInputs.of(tiny.corpus(), model)
+    engine, inputs = tiny.engine(), PairInputs.of(tiny.dataset(), model)
     first = engine.encode_once(model, inputs, modality)
-    made = len(calls)
+    result = len(calls)
     again = Engine(precision="fp32").encode_once(copy.deepcopy(model), inputs, modality)
     assert first is not None
     assert again is not None
-    assert len(calls) == made > 0
+    assert len(calls) == result > 0
     assert isinstance(first.tokens.flat, np.memmap)
     same(first, again)
     same(first, encode_all(engine, model, inputs, modality))
@@ -424,13 +424,13 @@ def test_encodings_are_computed_once(model: Model, modality: str, monkeypatch: p
     with torch.no_grad():
         next(iter(model.parameters_of(modality).values())).add_(0.5)
     other = engine.encode_once(model, inputs, modality)
-    assert len(calls) > made  # other weights, another entry
+    assert len(calls) > result  # other weights, another entry
     assert other is not None
     assert not np.allclose(other.tokens.flat, first.tokens.flat)
 
 
 def test_encodings_that_are_too_large_are_not_kept(albef: Model) -> None:
-    inputs = PairInputs.of(tiny.corpus(), albef)
+    inputs = PairInputs.of(tiny.dataset(), albef)
     with torch.no_grad():
         albef.parameters_of("vision")["vision.embeddings.cls_token"].add_(0.1)  # nobody has computed these
     small = Engine(precision="fp32", cache_gigabytes=1e-9)
@@ -440,10 +440,10 @@ def test_encodings_that_are_too_large_are_not_kept(albef: Model) -> None:
 
 @pytest.mark.usefixtures("cache_of_its_own")
 def test_another_limit_of_text_is_another_entry(albef: Model) -> None:
-    inputs = PairInputs.of(tiny.corpus(), albef)
+    inputs = PairInputs.of(tiny.dataset(), albef)
     whole = tiny.engine().encode_once(albef, inputs, "text")
     albef.config = albef.config.model_copy(update={"max_text_tokens": 5})
-    cut = tiny.engine().encode_once(albef, PairInputs.of(tiny.corpus(), albef), "text")
+    cut = tiny.engine().encode_once(albef, PairInputs.of(tiny.dataset(), albef), "text")
     assert whole is not None
     assert cut is not None
     assert np.diff(cut.tokens.offsets).max() == 5 < np.diff(whole.tokens.offsets).max()
@@ -452,9 +452,9 @@ def test_another_limit_of_text_is_another_entry(albef: Model) -> None:
 @pytest.mark.usefixtures("cache_of_its_own")
 @torch.no_grad()
 def test_fused_representations_are_computed_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    corpus, engine = tiny.corpus(), tiny.engine()
-    inputs = PairInputs.of(corpus, model)
-    rows = corpus.text_rows(corpus.rows("train"))
+    dataset, engine = tiny.dataset(), tiny.engine()
+    inputs = PairInputs.of(dataset, model)
+    rows = dataset.text_rows(dataset.rows("train"))
     known = engine.fused_once(model, inputs, rows, batch_size=32)
     assert isinstance(known.values, np.memmap)
     assert known.has.sum() == len(rows)
@@ -469,13 +469,13 @@ def test_fused_representations_are_computed_once(model: Model, monkeypatch: pyte
 
 @torch.no_grad()
 def test_teacher_gives_true_and_mismatched_pairs_in_their_places(model: Model) -> None:
-    corpus, engine = tiny.corpus(), tiny.engine()
-    inputs = PairInputs.of(corpus, model)
+    dataset, engine = tiny.dataset(), tiny.engine()
+    inputs = PairInputs.of(dataset, model)
     teacher = Teacher(model, engine.encoded_inputs(model, inputs), engine)
-    unit = corpus.text_units
-    valid = int(corpus.text_rows(corpus.rows("valid"))[0])  # a true pair, but not of the training split
-    text = np.array([0, 9, 4, 30, valid])
-    image = np.array([unit[0], unit[4], unit[4], unit[1], unit[valid]])
+    example = dataset.text_examples
+    validation = int(dataset.text_rows(dataset.rows("validation"))[0])  # a true pair, but not of the training split
+    text = np.array([0, 9, 4, 30, validation])
+    image = np.array([example[0], example[4], example[4], example[1], example[validation]])
     batch = inputs.batch({"vision": image, "text": text}, CPU)
     torch.testing.assert_close(teacher.fused(batch), model.fused(batch), atol=1e-5, rtol=1e-5)
     for modality, encoding in teacher.encode(batch).items():
@@ -489,9 +489,9 @@ def states_of(model: Model, batch: Batch, modality: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("scope", ["fusion", "vision", "text"])
 def test_training_on_what_was_computed_beforehand_is_training_on_the_inputs(model: Model, scope: str) -> None:
-    corpus, twin = tiny.corpus(), copy.deepcopy(model)
-    inputs = PairInputs.of(corpus, model)
-    rows = corpus.text_rows(corpus.rows("train"))
+    dataset, twin = tiny.dataset(), copy.deepcopy(model)
+    inputs = PairInputs.of(dataset, model)
+    rows = dataset.text_rows(dataset.rows("train"))
     frozen = tiny.engine().frozen_inputs(model, inputs, scope)
     for modality in ("vision", "text"):
         assert isinstance(frozen.sources[modality], Encodings) == (modality != scope)
@@ -499,7 +499,7 @@ def test_training_on_what_was_computed_beforehand_is_training_on_the_inputs(mode
         stream = TrainStream(given, rows, 24, 0)
         fit(
             each,
-            Plan(steps=5, learning_rate=1e-3),
+            FitSettings(steps=5, learning_rate=1e-3),
             scope,
             losses=lambda step, each=each, stream=stream: {"task": each.losses(stream.at(step, CPU)).mean()},
         )
@@ -512,22 +512,22 @@ def test_training_on_what_was_computed_beforehand_is_training_on_the_inputs(mode
 def test_frozen_backbone_is_computed_beforehand_and_what_follows_is_trained() -> None:
     config = tiny.albef()
     frozen = config.vision.model_copy(update={"freeze": True})
-    made = [tiny.build(tiny.albef(vision=frozen, fusion=config.fusion.model_copy(update={"width": 8}))) for _ in "ab"]
-    corpus = tiny.corpus()
-    rows = corpus.text_rows(corpus.rows("train"))
-    before = tiny.weights(made[0])
+    result = [tiny.build(tiny.albef(vision=frozen, fusion=config.fusion.model_copy(update={"width": 8}))) for _ in "ab"]
+    dataset = tiny.dataset()
+    rows = dataset.text_rows(dataset.rows("train"))
+    before = tiny.weights(result[0])
     settings = TrainSettings(epochs=1, batch_size=24, learning_rate=1e-3)
     engines = Engine(precision="fp32", cache_gigabytes=0), tiny.engine()
-    for each, engine, stage in zip(made, engines, (None, "embedded"), strict=True):
-        inputs = PairInputs.of(corpus, each)
+    for each, engine, stage in zip(result, engines, (None, "embedded"), strict=True):
+        inputs = PairInputs.of(dataset, each)
         assert getattr(engine.frozen_inputs(each, inputs, "all").sources["vision"], "stage", None) == stage
         train(each, inputs, rows, settings, engine, seed=0, what="test")
-    moved = tiny.changed(before, tiny.weights(made[0]))
+    moved = tiny.changed(before, tiny.weights(result[0]))
     assert not any(name.startswith("vision.") for name in moved)
     assert "vision_adapter.0.weight" in moved
     assert "vision_projection.weight" in moved
-    for name, weight in made[0].named_parameters():
-        torch.testing.assert_close(weight, made[1].get_parameter(name), atol=2e-4, rtol=1e-3, msg=name)
+    for name, weight in result[0].named_parameters():
+        torch.testing.assert_close(weight, result[1].get_parameter(name), atol=2e-4, rtol=1e-3, msg=name)
 
 
 # -- prediction ---------------------------------------------------------------------------------------------------
@@ -535,31 +535,31 @@ def test_frozen_backbone_is_computed_beforehand_and_what_follows_is_trained() ->
 
 @torch.no_grad()
 def test_pair_logits_are_those_of_the_model_in_the_order_asked_for(model: Model) -> None:
-    corpus, engine = tiny.corpus(), tiny.engine()
-    inputs = PairInputs.of(corpus, model)
+    dataset, engine = tiny.dataset(), tiny.engine()
+    inputs = PairInputs.of(dataset, model)
     images, texts = np.array([5, 0, 7, 5]), np.array([3, 40, 11, 16])
     vision, text = (engine.encode_all(model, inputs, modality) for modality in ("vision", "text"))
-    found = engine.pair_logits(model, vision, text, (images, texts), batch_size=3)
+    result = engine.pair_logits(model, vision, text, (images, texts), batch_size=3)
     expected = [
         model.head(model.fused(inputs.batch({"vision": images[[i]], "text": texts[[i]]}, CPU)))[0].tolist()
         for i in range(4)
     ]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(result, expected, atol=1e-4)
 
 
 @torch.no_grad()
 def test_embeddings_are_those_of_the_model(model: Model) -> None:
-    inputs = PairInputs.of(tiny.corpus(), model)
+    inputs = PairInputs.of(tiny.dataset(), model)
     batch = tiny.first_pairs(model, 6)
     for modality, rows in batch.rows.items():
         encodings = tiny.engine().encode_all(model, inputs, modality, rows.numpy())
         expected = model.embedding(modality, model.encode(batch)[modality])
-        found = tiny.engine().embeddings(model, modality, encodings)
-        np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+        result = tiny.engine().embeddings(model, modality, encodings)
+        np.testing.assert_allclose(result, expected.numpy(), atol=1e-5)
 
 
 def test_prediction_leaves_grad_mode_and_model_as_they_were(albef: Model) -> None:
-    data = tiny.data_for(albef, resolve(tiny.corpus(), count=5))
+    data = tiny.data_for(albef, resolve(tiny.dataset(), count=5))
     flags = {name: parameter.requires_grad for name, parameter in albef.named_parameters()}
     before = tiny.weights(albef)
     data.task.predict(albef, data.inputs, data.request, tiny.engine())

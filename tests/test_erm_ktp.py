@@ -15,21 +15,21 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import tiny
+from multidelete.data.batches import PairInputs, Pixels, Rows, Texts, TrainStream
 from multidelete.data.requests import Request, resolve
-from multidelete.data.streams import PairInputs, Pixels, Rows, Texts, TrainStream
-from multidelete.engine import Engine, Plan, Progress
-from multidelete.errors import InputError
 from multidelete.methods import ErmKtp, FineTune, Retrain, UnlearningData
 from multidelete.methods.erm_ktp import distance
 from multidelete.models import MODELS, Model
 from multidelete.models.base import Batch, Encoding
 from multidelete.models.image_text import ImageTextModel
 from multidelete.models.mask import ChannelMask
+from multidelete.pipeline import run
 from multidelete.recipe import load, validate
-from multidelete.run import run
-from multidelete.store import find_or_train_original
+from multidelete.runs.store import get_or_train_original
 from multidelete.tasks import TASKS
-from multidelete.training import MaskSettings, TrainSettings, check_mask, groups_of, train
+from multidelete.training.engine import Engine, FitSettings, ProgressReporter
+from multidelete.training.original import MaskSettings, TrainSettings, check_mask, groups_of, train
+from multidelete.utils.errors import InputError
 
 CPU = torch.device("cpu")
 IMAGE_TEXT = [name for name in tiny.CONFIGS if "vision" in MODELS[name].modalities]
@@ -46,8 +46,8 @@ def trained(settings: TrainSettings, request: Request | None = None, **options: 
     """An albef with a mask, trained with it on all of the training split."""
     request = request or tiny.request_of()
     model = tiny.build(tiny.masked(tiny.CONFIGS["albef"], request))
-    inputs = PairInputs.of(tiny.corpus(), model)
-    rows = tiny.corpus().text_rows(tiny.corpus().rows("train"))
+    inputs = PairInputs.of(tiny.dataset(), model)
+    rows = tiny.dataset().text_rows(tiny.dataset().rows("train"))
     options = {"engine": tiny.engine(), "seed": 0, "what": "test", "forget": request.forget, **options}
     train(model, inputs, rows, settings, **options)
     assert isinstance(model, ImageTextModel)
@@ -98,13 +98,13 @@ def test_a_channel_belongs_to_who_uses_it_most() -> None:
 
 
 def test_groups_are_the_request_and_a_hash_of_ids() -> None:
-    corpus, request = tiny.corpus(), tiny.request_of()
-    groups = groups_of(corpus, 4, request.forget)
+    dataset, request = tiny.dataset(), tiny.request_of()
+    groups = groups_of(dataset, 4, request.forget)
     assert set(np.flatnonzero(groups == 3)) == set(request.forget)
     assert set(groups[request.retain]) == {0, 1, 2}
-    kept = np.setdiff1d(np.arange(len(corpus.units)), request.forget)
-    assert (groups_of(corpus, 4)[kept] == groups[kept]).all()
-    assert groups_of(corpus, 4).max() == 2
+    kept = np.setdiff1d(np.arange(len(dataset.examples)), request.forget)
+    assert (groups_of(dataset, 4)[kept] == groups[kept]).all()
+    assert groups_of(dataset, 4).max() == 2
 
 
 # -- training with it ---------------------------------------------------------------------------------------------
@@ -130,9 +130,9 @@ def test_training_with_a_mask_separates_the_classes() -> None:
 
 def test_pictures_are_seen_through_the_mask_in_every_nth_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, bool]] = []
-    corpus, request = tiny.corpus(), tiny.request_of()
+    dataset, request = tiny.dataset(), tiny.request_of()
     losses, at = ImageTextModel.losses, TrainStream.at
-    groups = torch.from_numpy(groups_of(corpus, 3, request.forget))
+    groups = torch.from_numpy(groups_of(dataset, 3, request.forget))
 
     def numbered(self: TrainStream, step: int, device: torch.device) -> Batch:
         seen.append((self.epoch(step), False))
@@ -141,7 +141,7 @@ def test_pictures_are_seen_through_the_mask_in_every_nth_epoch(monkeypatch: pyte
     def watching(self: ImageTextModel, batch: Batch) -> Tensor:
         seen[-1] = (seen[-1][0], batch.groups is not None)
         if batch.groups is not None:
-            assert torch.equal(batch.groups, groups[batch.units["vision"]])
+            assert torch.equal(batch.groups, groups[batch.examples["vision"]])
         return losses(self, batch)
 
     monkeypatch.setattr(TrainStream, "at", numbered)
@@ -180,7 +180,7 @@ def test_features_are_whole_at_inference(name: str) -> None:
     with torch.no_grad():
         assert torch.equal(plain.fused(batch_of(plain)), model.fused(batch_of(model)))
         assert torch.equal(plain.losses(batch_of(plain)), model.losses(batch_of(model)))
-    inputs = tiny.engine().encoded_inputs(model, PairInputs.of(tiny.corpus(), model))
+    inputs = tiny.engine().encoded_inputs(model, PairInputs.of(tiny.dataset(), model))
     with torch.no_grad():
         cached = model.fused(inputs.batch(inputs.true_pairs(np.arange(12)), CPU))
         torch.testing.assert_close(cached, plain.fused(batch_of(plain)), atol=1e-5, rtol=1e-4)
@@ -192,8 +192,8 @@ def test_a_mask_that_is_never_looked_through_changes_nothing_else() -> None:
     free = settings.model_copy(update={"mask": MaskSettings(classes=3, every=3, weight=0.0)})
     masked = tiny.weights(trained(free))
     plain = tiny.build(tiny.CONFIGS["albef"])
-    rows = tiny.corpus().text_rows(tiny.corpus().rows("train"))
-    train(plain, PairInputs.of(tiny.corpus(), plain), rows, settings, tiny.engine(), seed=0, what="plain")
+    rows = tiny.dataset().text_rows(tiny.dataset().rows("train"))
+    train(plain, PairInputs.of(tiny.dataset(), plain), rows, settings, tiny.engine(), seed=0, what="plain")
     assert not tiny.changed(tiny.weights(plain), {key: value for key, value in masked.items() if key not in STATE})
 
 
@@ -202,23 +202,23 @@ def test_the_mask_lies_behind_a_frozen_backbone() -> None:
     config = config.model_copy(update={"vision": config.vision.model_copy(update={"freeze": True})})
     model = tiny.build(tiny.masked(config, tiny.request_of()))
     assert isinstance(model, ImageTextModel)
-    before, corpus = tiny.weights(model), tiny.corpus()
+    before, dataset = tiny.weights(model), tiny.dataset()
     assert model.channel_mask.weight.shape == (3, 24)
-    rows = corpus.text_rows(corpus.rows("train"))
-    train(model, PairInputs.of(corpus, model), rows, tiny.MASKED, tiny.engine(), seed=0, what="test")
+    rows = dataset.text_rows(dataset.rows("train"))
+    train(model, PairInputs.of(dataset, model), rows, tiny.MASKED, tiny.engine(), seed=0, what="test")
     moved = tiny.changed(before, tiny.weights(model))
     assert "channel_mask.weight" in moved
     assert not any(name.startswith("vision.") for name in moved)
-    made = ErmKtp()(model, tiny.data_for(model), tiny.engine())
-    moved = tiny.changed(tiny.weights(model), tiny.weights(made.model))
+    result = ErmKtp()(model, tiny.data_for(model), tiny.engine())
+    moved = tiny.changed(tiny.weights(model), tiny.weights(result.model))
     assert {"vision_adapter.0.weight", "vision_projection.weight"} < moved
 
 
 def test_only_where_vision_is_trained_the_mask_is() -> None:
     model = original()
     for scope, moves in (("fusion", False), ("text", False), ("vision", True)):
-        made = Retrain(scope=scope)(model, tiny.data_for(model, training=tiny.MASKED), tiny.engine())  # type: ignore[arg-type]
-        assert ("channel_mask.weight" in tiny.changed(tiny.weights(model), tiny.weights(made.model))) is moves
+        result = Retrain(scope=scope)(model, tiny.data_for(model, training=tiny.MASKED), tiny.engine())  # type: ignore[arg-type]
+        assert ("channel_mask.weight" in tiny.changed(tiny.weights(model), tiny.weights(result.model))) is moves
     tuned = FineTune(min_steps=3, evaluations=0)(model, tiny.data_for(model), tiny.engine()).model
     assert not STATE & tiny.changed(tiny.weights(model), tiny.weights(tuned))
 
@@ -247,7 +247,7 @@ def test_a_mask_is_not_taken_from_the_model_that_training_starts_from() -> None:
 SETTINGS: dict[str, Any] = {
     "precision": "fp32",
     "retrain": False,
-    "data": {"reader": "scenes", "train": 40, "valid": 12, "test": 12, "size": 24},
+    "data": {"reader": "scenes", "train": 40, "validation": 12, "test": 12, "size": 24},
     "forget": {"count": 3},
     "train": {"epochs": 2, "batch_size": 32},
     "model": {"name": "albef", **tiny.albef().model_dump(mode="json", exclude={"mask", "labels", "images"})},
@@ -266,9 +266,9 @@ def masked_settings(**changes: Any) -> dict[str, Any]:
 def test_key_of_an_original_depends_on_the_request_only_with_a_mask() -> None:
     def key(values: dict[str, Any]) -> str:
         recipe = validate(values, "here")
-        made = find_or_train_original(recipe, recipe.corpus(), tiny.engine())
-        assert (made.model.config.mask is None) is (recipe.train is None or recipe.train.mask is None)
-        return made.key
+        result = get_or_train_original(recipe, recipe.dataset(), tiny.engine())
+        assert (result.model.config.mask is None) is (recipe.train is None or recipe.train.mask is None)
+        return result.key
 
     plain, masked = key(settings_of()), key(masked_settings())
     assert key(settings_of(forget={"count": 4})) == plain
@@ -294,7 +294,7 @@ def test_a_recipe_with_a_mask_runs(tmp_path: Path) -> None:
     # What is left behind is an original with a mask no more: its channels are closed.
     brought = settings_of(original=str(tmp_path / "run" / "model"), method="erm_ktp", forget={"count": 4})
     del brought["model"], brought["train"]
-    with pytest.raises(InputError, match="was learned for another deletion than these 4 units"):
+    with pytest.raises(InputError, match="was learned for another deletion than these 4 examples"):
         run(validate(brought, "here"), tmp_path / "other", tiny.engine())
 
 
@@ -314,11 +314,14 @@ def with_closed(name: str, count: int = 3) -> ImageTextModel:
 def test_closed_channels_stay_closed_and_only_vision_moves(name: str) -> None:
     model = with_closed(name)
     data = tiny.data_for(model)
-    made = ErmKtp()(model, data, tiny.engine())
-    student = made.model
+    result = ErmKtp()(model, data, tiny.engine())
+    student = result.model
     assert isinstance(student, ImageTextModel)
     assert student.channel_mask.open.tolist() == [0.0] * 3 + [1.0] * (len(student.channel_mask.open) - 3)
-    for encodings in (student.encode(batch_of(student)), made.inputs.batch(data.inputs.true_pairs(np.arange(6)), CPU)):
+    for encodings in (
+        student.encode(batch_of(student)),
+        result.inputs.batch(data.inputs.true_pairs(np.arange(6)), CPU),
+    ):
         if isinstance(encodings, Batch):
             encodings = student.encode(encodings)
         seen = student.feature_map(encodings["vision"])
@@ -335,20 +338,20 @@ def test_closed_channels_stay_closed_and_only_vision_moves(name: str) -> None:
 def test_the_student_begins_anew_and_ends_near_the_original() -> None:
     model = with_closed("albef")
     data = tiny.data_for(model, training=tiny.TRAINING.model_copy(update={"epochs": 12.0, "learning_rate": 5e-3}))
-    made = ErmKtp()(model, data, tiny.engine())
-    first, last = made.history.lines[0]["losses"], made.history.lines[-1]["losses"]
+    result = ErmKtp()(model, data, tiny.engine())
+    first, last = result.history.lines[0]["losses"], result.history.lines[-1]["losses"]
     assert set(first) == {"map", "pooled", "embedding", "total"}
     assert 0.5 < first["map"] < 4
     for term in ("map", "pooled", "embedding"):
         assert last[term] < 0.4 * first[term]
-    assert len(made.history.lines) == TrainStream(data.inputs, data.retain_pairs, 32, 0).steps(12)
+    assert len(result.history.lines) == TrainStream(data.inputs, data.retain_pairs, 32, 0).steps(12)
 
 
 def test_loss_terms_by_hand() -> None:
     model = with_closed("albef")
     data = tiny.data_for(model, training=tiny.TRAINING.model_copy(update={"epochs": 0.1}))
-    made = ErmKtp(pooled_weight=0.5)(model, data, tiny.engine())
-    told = made.history.lines[0]["losses"]
+    result = ErmKtp(pooled_weight=0.5)(model, data, tiny.engine())
+    told = result.history.lines[0]["losses"]
     fresh = data.initial_model(model)
     rows = data.request.retain[np.random.default_rng(0).permutation(32)]
     assert len(rows) == len(data.request.retain)  # one batch is all of D_r, in whatever order
@@ -357,7 +360,7 @@ def test_loss_terms_by_hand() -> None:
         own, aim = (each.encode_one("vision", images) for each in (fresh, model))
     kept = torch.ones(16)
     kept[:3] = 0
-    mask = model.channel_mask.weight[torch.from_numpy(groups_of(tiny.corpus(), 3)[rows])]
+    mask = model.channel_mask.weight[torch.from_numpy(groups_of(tiny.dataset(), 3)[rows])]
 
     def share(one: Tensor, other: Tensor) -> float:
         return float((one - other).square().sum() / other.square().sum())
@@ -376,11 +379,11 @@ def fresh_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[],
     return lambda: monkeypatch.setenv("MULTIDELETE_CACHE", str(tmp_path / str(next(count))))
 
 
-def spoilt_pictures(inputs: PairInputs, units: Rows) -> PairInputs:
+def spoilt_pictures(inputs: PairInputs, examples: Rows) -> PairInputs:
     pixels = inputs.sources["vision"]
     assert isinstance(pixels, Pixels)
     images = pixels.images.copy()
-    images[units] = 255 - images[units]
+    images[examples] = 255 - images[examples]
     return inputs.with_sources({"vision": Pixels(images)})
 
 
@@ -393,27 +396,29 @@ def test_d_f_is_never_read(fresh_cache: Callable[[], None]) -> None:
         return tiny.weights(ErmKtp()(model, replace(data, inputs=inputs), tiny.engine()).model)
 
     plain = weights(data.inputs)
-    for units, matters in ((data.request.forget, False), (data.request.test, False), (data.request.retain, True)):
-        assert bool(tiny.changed(plain, weights(spoilt_pictures(data.inputs, units)))) is matters
+    for examples, matters in ((data.request.forget, False), (data.request.test, False), (data.request.retain, True)):
+        assert bool(tiny.changed(plain, weights(spoilt_pictures(data.inputs, examples)))) is matters
 
 
 def test_labels_and_texts_are_never_read(fresh_cache: Callable[[], None]) -> None:
     model = tiny.masked_for("entailment", "albef", 6)
-    corpus = tiny.corpus_for("entailment")
-    data = UnlearningData(resolve(corpus, count=6), PairInputs.of(corpus, model), TASKS["entailment"](), tiny.TRAINING)
+    dataset = tiny.dataset_for("entailment")
+    data = UnlearningData(
+        resolve(dataset, count=6), PairInputs.of(dataset, model), TASKS["entailment"](), tiny.TRAINING
+    )
     texts = data.inputs.sources["text"]
     assert isinstance(texts, Texts)
-    spoilt = copy.copy(corpus)
-    assert corpus.labels is not None
-    spoilt.labels = (corpus.labels + 1) % 3
+    spoilt = copy.copy(dataset)
+    assert dataset.labels is not None
+    spoilt.labels = (dataset.labels + 1) % 3
     words = replace(texts, ids=replace(texts.ids, flat=np.full_like(texts.ids.flat, 4)))
 
     def weights(method: Any, request: Request, inputs: PairInputs) -> dict[str, Tensor]:
         fresh_cache()
         return tiny.weights(method(model, replace(data, request=request, inputs=inputs), tiny.engine()).model)
 
-    poisoned = replace(data.inputs, corpus=spoilt).with_sources({"text": words})
-    other = replace(data.request, corpus=spoilt)
+    poisoned = replace(data.inputs, dataset=spoilt).with_sources({"text": words})
+    other = replace(data.request, dataset=spoilt)
     for method, matters in ((ErmKtp(), False), (Retrain(scope="vision"), True)):
         plain = weights(method, data.request, data.inputs)
         assert bool(tiny.changed(plain, weights(method, other, poisoned))) is matters
@@ -435,7 +440,7 @@ class KilledError(Exception):
     """What ends a run in the middle."""
 
 
-class KillsAt(Progress):
+class KillsAt(ProgressReporter):
     """Presses Ctrl-C, as it were, once so many steps are taken."""
 
     def __init__(self, step: int) -> None:
@@ -454,7 +459,7 @@ def test_killed_and_resumed_is_bit_equal_to_uninterrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_cache: Callable[[], None]
 ) -> None:
     """Both halves: the training with a mask, whose steps end in the next, and the student's."""
-    monkeypatch.setattr("multidelete.engine.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("multidelete.training.engine.CHECKPOINT_SECONDS", -1.0)
     model = with_closed("albef")
     tiny.engine().encoded_inputs(model, tiny.data_for(model).inputs)
 
@@ -477,7 +482,7 @@ def test_killed_and_resumed_is_bit_equal_to_uninterrupted(
         assert not tiny.changed(tiny.weights(whole), tiny.weights(resumed))
 
 
-class Told(Progress):
+class Told(ProgressReporter):
     """Remembers what was said."""
 
     def __init__(self) -> None:
@@ -497,7 +502,7 @@ def test_rates_of_their_own() -> None:
     model = tiny.build(tiny.CONFIGS["clip"])
     before = tiny.weights(model)
     batch = tiny.first_pairs(model, 8)
-    plan = Plan(steps=1, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, factors={"log_scale": 50.0})
+    plan = FitSettings(steps=1, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, lr_multipliers={"log_scale": 50.0})
     moving = model.parameters_of("fusion")
     tiny.engine().fit(model, moving, lambda _: {"task": model.losses(batch).mean()}, plan, what="test", training=False)
     after = tiny.weights(model)
@@ -572,13 +577,13 @@ def test_a_brought_original_without_a_mask_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"train.mask.classes = 5, but the mask of this albef model has 3; set it to 3"
     ):
-        find_or_train_original(recipe, tiny.corpus(), tiny.engine())
+        get_or_train_original(recipe, tiny.dataset(), tiny.engine())
 
 
 def test_check_on_the_command_line(terminal: Callable[[str], Any], tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(
-        'forget = {count = 3}\nmethod = "erm_ktp"\n[data]\nreader = "scenes"\ntrain = 20\nvalid = 4\ntest = 4\n'
+        'forget = {count = 3}\nmethod = "erm_ktp"\n[data]\nreader = "scenes"\ntrain = 20\nvalidation = 4\ntest = 4\n'
     )
     ended = terminal(f"check {path}")
     assert ended.code != 0
@@ -593,11 +598,11 @@ def test_a_model_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Engine, "encode_all", lambda *_, **__: pytest.fail("something slow started"))
     with pytest.raises(InputError, match=r"this albef model was not; train it with a table \[train.mask\]"):
         ErmKtp()(plain, tiny.data_for(plain), tiny.engine())
-    with pytest.raises(InputError, match="another deletion than these 4 units"):
+    with pytest.raises(InputError, match="another deletion than these 4 examples"):
         ErmKtp()(masked, tiny.data_for(masked, tiny.request_of(4)), tiny.engine())
     graph = MODELS["graph_text"].build(
-        tiny.CONFIGS["graph_text"].for_corpus(tiny.corpus_for("graph_text"), labelled=True),
-        tiny.corpus_for("graph_text").texts,
+        tiny.CONFIGS["graph_text"].for_dataset(tiny.dataset_for("graph_text"), labelled=True),
+        tiny.dataset_for("graph_text").texts,
         0,
     )
     with pytest.raises(InputError, match="'vision' is not a scope of a model of kind 'graph_text'"):

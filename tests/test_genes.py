@@ -12,10 +12,10 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from multidelete.data.corpus import SPLITS, Corpus, Unit
-from multidelete.data.genes import draw_relations, genes, grow
+from multidelete.data.dataset import SPLITS, Dataset, Example
 from multidelete.data.graph import Graph
-from multidelete.errors import InputError
+from multidelete.data.synthetic.genes import draw_relations, genes, grow
+from multidelete.utils.errors import InputError
 
 # Words that only sentences have which do not state the association.
 OTHERWISE = re.compile(
@@ -24,19 +24,19 @@ OTHERWISE = re.compile(
 
 
 @pytest.fixture(scope="module")
-def corpus() -> Corpus:
+def dataset() -> Dataset:
     return genes()
 
 
 @pytest.fixture(scope="module")
-def graph(corpus: Corpus) -> Graph:
-    assert corpus.graph is not None
-    return corpus.graph
+def graph(dataset: Dataset) -> Graph:
+    assert dataset.graph is not None
+    return dataset.graph
 
 
-def stated(unit: Unit) -> bool:
-    answers = {OTHERWISE.search(text) is None for text in unit.texts}
-    assert len(answers) == 1, unit.texts
+def stated(example: Example) -> bool:
+    answers = {OTHERWISE.search(text) is None for text in example.texts}
+    assert len(answers) == 1, example.texts
     return answers.pop()
 
 
@@ -66,35 +66,35 @@ class Support:
         )
 
 
-def test_labels_follow_from_sentences_and_visible_edges(corpus: Corpus, graph: Graph) -> None:
+def test_labels_follow_from_sentences_and_visible_edges(dataset: Dataset, graph: Graph) -> None:
     support = Support(graph)
-    assert corpus.classes == ("false", "true")
+    assert dataset.classes == ("false", "true")
     kinds = {split: Counter[tuple[bool, bool]]() for split in SPLITS}
-    for unit in corpus.units:
-        siblings = support.siblings(*unit.nodes)
+    for example in dataset.examples:
+        siblings = support.siblings(*example.nodes)
         assert siblings >= 4 or siblings <= 2
-        kind = (stated(unit), siblings >= 4)
-        assert set(unit.labels) == {"true" if all(kind) else "false"}
-        kinds[unit.split][kind] += 1
+        kind = (stated(example), siblings >= 4)
+        assert set(example.labels) == {"true" if all(kind) else "false"}
+        kinds[example.split][kind] += 1
     # Neither the sentences nor the graph alone can be right about more than three quarters.
-    for split, count in (("train", 2000), ("valid", 400), ("test", 400)):
+    for split, count in (("train", 2000), ("validation", 400), ("test", 400)):
         assert kinds[split] == {(True, True): count / 2, (True, False): count / 4, (False, True): count / 4}
 
 
-def test_own_edge_is_there_for_some_supported_pairs_and_never_for_others(corpus: Corpus, graph: Graph) -> None:
+def test_own_edge_is_there_for_some_supported_pairs_and_never_for_others(dataset: Dataset, graph: Graph) -> None:
     support = Support(graph)
     own = {True: list[bool](), False: list[bool]()}
-    for unit in corpus.units:
-        gene, phenotype = unit.nodes
+    for example in dataset.examples:
+        gene, phenotype = example.nodes
         own[support.siblings(gene, phenotype) >= 4].append(phenotype in support.annotations[gene])
     assert 0.1 < np.mean(own[True]) < 0.5
     assert not any(own[False])
 
 
-def test_neighbourhood_shows_what_supports_a_pair(corpus: Corpus, graph: Graph) -> None:
+def test_neighbourhood_shows_what_supports_a_pair(dataset: Dataset, graph: Graph) -> None:
     support = Support(graph)
-    for unit in corpus.units[:200]:
-        gene, phenotype = unit.nodes
+    for example in dataset.examples[:200]:
+        gene, phenotype = example.nodes
         seen = graph.neighbourhood(graph.row(gene), graph.row(phenotype), 32)
         beside = [
             graph.nodes[seen.nodes[place]] for ends in seen.edges.tolist() if 0 in ends for place in ends if place
@@ -120,35 +120,35 @@ def test_the_graph_is_a_hierarchy_of_modules_with_annotated_genes(graph: Graph) 
         assert sum(count for _, count in noise) <= 2
 
 
-def test_sentences(corpus: Corpus) -> None:
-    lengths = Counter(len(unit.texts) for unit in corpus.units)
+def test_sentences(dataset: Dataset) -> None:
+    lengths = Counter(len(example.texts) for example in dataset.examples)
     assert set(lengths) == {1, 2, 3}
-    assert min(lengths.values()) > 0.28 * len(corpus)
-    for unit in corpus.units:
-        assert len(set(unit.texts)) == len(unit.texts)
-        for text in unit.texts:
+    assert min(lengths.values()) > 0.28 * len(dataset)
+    for example in dataset.examples:
+        assert len(set(example.texts)) == len(example.texts)
+        for text in example.texts:
             assert text.count("@gene@") == text.count("@phenotype@") == 1
             assert not re.search(r"[{}A-Z]", text)
-    assert len(set(corpus.texts)) > 1000
+    assert len(set(dataset.texts)) > 1000
 
 
 def test_plain_sentences_name_the_pair() -> None:
-    corpus = genes(train=40, valid=0, test=0, mark="plain")
-    graph = corpus.graph
+    dataset = genes(train=40, validation=0, test=0, mark="plain")
+    graph = dataset.graph
     assert graph is not None
-    for unit, blind in zip(corpus.units, genes(train=40, valid=0, test=0).units, strict=True):
-        gene, phenotype = (graph.names[graph.row(node)] for node in unit.nodes)
-        assert unit.texts == tuple(
+    for example, blind in zip(dataset.examples, genes(train=40, validation=0, test=0).examples, strict=True):
+        gene, phenotype = (graph.names[graph.row(node)] for node in example.nodes)
+        assert example.texts == tuple(
             text.replace("@gene@", gene).replace("@phenotype@", phenotype) for text in blind.texts
         )
 
 
-def test_one_side_alone_is_not_enough(corpus: Corpus) -> None:
+def test_one_side_alone_is_not_enough(dataset: Dataset) -> None:
     def lines(split: str, of: str) -> tuple[list[str], list[str]]:
-        units = [corpus.units[row] for row in corpus.rows(split)]
-        pairs = [(unit, text) for unit in units for text in unit.texts]
-        inputs = [text if of == "text" else " ".join(unit.nodes) for unit, text in pairs]
-        return inputs, [unit.labels[0] for unit, _ in pairs]
+        examples = [dataset.examples[row] for row in dataset.rows(split)]
+        pairs = [(example, text) for example in examples for text in example.texts]
+        inputs = [text if of == "text" else " ".join(example.nodes) for example, text in pairs]
+        return inputs, [example.labels[0] for example, _ in pairs]
 
     accuracy = {}
     for of in ("text", "nodes"):
@@ -162,29 +162,29 @@ def test_one_side_alone_is_not_enough(corpus: Corpus) -> None:
     assert accuracy["nodes"] < 0.6
 
 
-def test_no_pair_occurs_twice_even_across_splits(corpus: Corpus) -> None:
-    pairs = [unit.nodes for unit in corpus.units]
+def test_no_pair_occurs_twice_even_across_splits(dataset: Dataset) -> None:
+    pairs = [example.nodes for example in dataset.examples]
     assert len(set(pairs)) == len(pairs) == 2800
 
 
 def test_a_split_does_not_depend_on_any_count() -> None:
-    small, large = genes(train=5, valid=3, test=4), genes(train=40, valid=20, test=4)
+    small, large = genes(train=5, validation=3, test=4), genes(train=40, validation=20, test=4)
     assert small.graph is not None
     assert large.graph is not None
     assert small.graph.hash == large.graph.hash
     for split in SPLITS:
         few, many = small.rows(split), large.rows(split)[: len(small.rows(split))]
-        assert [small.units[row] for row in few] == [large.units[row] for row in many]
-    assert small.units[2].id == "train-00002"
+        assert [small.examples[row] for row in few] == [large.examples[row] for row in many]
+    assert small.examples[2].id == "train-00002"
 
 
 def test_same_seed_same_graph_and_relations() -> None:
-    one, same, other = (genes(train=20, valid=2, test=2, seed=seed) for seed in (3, 3, 4))
+    one, same, other = (genes(train=20, validation=2, test=2, seed=seed) for seed in (3, 3, 4))
     assert one.hash == same.hash
     assert one.graph is not None
     assert other.graph is not None
     assert one.graph.edges != other.graph.edges
-    assert [unit.texts for unit in one.units] != [unit.texts for unit in other.units]
+    assert [example.texts for example in one.examples] != [example.texts for example in other.examples]
 
 
 def test_sizes() -> None:
@@ -195,7 +195,7 @@ def test_sizes() -> None:
     support = Support(knowledge.graph)
     assert all(support.siblings(*pair) >= 4 for pair in knowledge.supported)
     assert all(support.siblings(*pair) <= 2 for pair in knowledge.unsupported)
-    for split, most in (("train", 232), ("valid", 116), ("test", 116)):
+    for split, most in (("train", 232), ("validation", 116), ("test", 116)):
         relations = draw_relations(knowledge, split, most // 2)
         assert len({relation.pair for relation in relations}) == most // 2
 
@@ -208,7 +208,7 @@ def test_a_split_can_be_drawn_to_its_end() -> None:
             draw_relations(knowledge, split, 10_000)
         most[split] = int(re.findall(r"at most (\d+)", str(error.value))[0])
     # Leaves of each module: 16 phenotypes less its top and four branches.
-    assert most == {"train": 110 // 3 * 4, "valid": 55 // 3 * 4, "test": 55 // 3 * 4}
+    assert most == {"train": 110 // 3 * 4, "validation": 55 // 3 * 4, "test": 55 // 3 * 4}
     drawn = {split: {each.pair for each in draw_relations(knowledge, split, count)} for split, count in most.items()}
     assert {split: len(pairs) for split, pairs in drawn.items()} == most
     for one, other in combinations(SPLITS, 2):

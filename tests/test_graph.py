@@ -10,11 +10,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 import tiny
-from multidelete.data.corpus import Corpus, Unit
+from multidelete.data.batches import Neighbourhoods
+from multidelete.data.dataset import Dataset, Example
 from multidelete.data.graph import EDGES, NODES, Graph
 from multidelete.data.requests import resolve
-from multidelete.data.streams import Neighbourhoods
-from multidelete.errors import InputError
+from multidelete.utils.errors import InputError
 
 #        root
 #       /    \
@@ -34,9 +34,9 @@ def tree(*annotations: tuple[str, str]) -> Graph:
 
 def seen(graph: Graph, first: str, second: str, size: int = 20) -> tuple[list[str], set[frozenset[str]]]:
     """Nodes and edges of a neighbourhood, by id."""
-    found = graph.neighbourhood(graph.row(first), graph.row(second), size)
-    names = [graph.nodes[row] for row in found.nodes]
-    return names, {frozenset((names[one], names[other])) for one, other in found.edges}
+    result = graph.neighbourhood(graph.row(first), graph.row(second), size)
+    names = [graph.nodes[row] for row in result.nodes]
+    return names, {frozenset((names[one], names[other])) for one, other in result.edges}
 
 
 def test_ancestors_and_descendants() -> None:
@@ -68,19 +68,19 @@ def test_the_answer_changes_nothing_that_is_visible() -> None:
     expected = without.neighbourhood(0, without.row("a1"), 20)
     for annotated in (("a1",), ("a",), ("a11", "root"), ("a1", "a", "root", "a11")):
         graph = tree(*others, *(("g", term) for term in annotated))
-        found = graph.neighbourhood(0, graph.row("a1"), 20)
-        np.testing.assert_array_equal(found.nodes, expected.nodes)
-        np.testing.assert_array_equal(found.edges, expected.edges)
-        np.testing.assert_array_equal(found.features, expected.features)
+        result = graph.neighbourhood(0, graph.row("a1"), 20)
+        np.testing.assert_array_equal(result.nodes, expected.nodes)
+        np.testing.assert_array_equal(result.edges, expected.edges)
+        np.testing.assert_array_equal(result.features, expected.features)
 
 
-def leaky(count: int = 300) -> Corpus:
+def leaky(count: int = 300) -> Dataset:
     """Relations whose label can be read off the graph, directly or through the hierarchy, and nowhere else."""
     rng = np.random.default_rng(0)
     terms = [f"t{number}" for number in range(60)]
     edges = [(term, "is_a", f"t{(number - 1) // 3}") for number, term in enumerate(terms) if number]
     helper = Graph(terms, ["term"] * 60, terms, edges)
-    units = []
+    examples = []
     for number in range(count):
         gene, asked, label = f"g{number}", int(rng.integers(4, 60)), bool(rng.integers(2))
         near = sorted(helper.hidden(-1, asked))
@@ -89,29 +89,29 @@ def leaky(count: int = 300) -> Corpus:
             edges.append((gene, "annotated", terms[int(rng.choice(near))]))
         edges += [(gene, "annotated", terms[int(row)]) for row in rng.choice(far, 2, replace=False)]
         split = ("train", "train", "test")[number % 3]
-        units.append(Unit(f"u{number}", split, ("words",), labels=(str(label),), nodes=(gene, terms[asked])))
+        examples.append(Example(f"u{number}", split, ("words",), labels=(str(label),), nodes=(gene, terms[asked])))
     genes = [f"g{number}" for number in range(count)]
     graph = Graph([*genes, *terms], ["gene"] * count + ["term"] * 60, [*genes, *terms], edges)
-    return Corpus("leaky", units, graph=graph)
+    return Dataset("leaky", examples, graph=graph)
 
 
 def test_a_label_that_stands_in_the_graph_cannot_be_read_from_what_is_visible() -> None:
-    corpus = leaky()
-    assert corpus.graph is not None
-    assert corpus.labels is not None
-    seen = Neighbourhoods.of(corpus, 24).take(np.arange(len(corpus)))
+    dataset = leaky()
+    assert dataset.graph is not None
+    assert dataset.labels is not None
+    seen = Neighbourhoods.of(dataset, 24).take(np.arange(len(dataset)))
 
     def linear(rows: np.ndarray) -> float:
-        train, test = (corpus.rows(split) for split in ("train", "test"))
-        model = LogisticRegression(max_iter=2000).fit(rows[train], corpus.labels[train])
-        return float(model.score(rows[test], corpus.labels[test]))
+        train, test = (dataset.rows(split) for split in ("train", "test"))
+        model = LogisticRegression(max_iter=2000).fit(rows[train], dataset.labels[train])
+        return float(model.score(rows[test], dataset.labels[test]))
 
     # With the hidden edges the answer is one number: how many links the gene has to the term's own line.
-    graph = corpus.graph
+    graph = dataset.graph
     linked = {(head, tail) for head, relation, tail in graph.edges if relation == "annotated"}
     counts = [
         [sum((gene, graph.nodes[row]) in linked for row in graph.hidden(graph.row(gene), graph.row(term)))]
-        for gene, term in (unit.nodes for unit in corpus.units)
+        for gene, term in (example.nodes for example in dataset.examples)
     ]
     assert linear(np.array(counts)) == 1
     degrees = seen.adjacency.sum(-1)
@@ -129,9 +129,9 @@ def test_neighbours_that_share_the_terms_ancestry_come_first_and_room_is_used() 
 
 
 def test_batches_are_padded_and_adjacency_is_symmetric() -> None:
-    corpus = tiny.corpus_for("graph_text")
-    assert corpus.graph is not None
-    source = Neighbourhoods.of(corpus, 12)
+    dataset = tiny.dataset_for("graph_text")
+    assert dataset.graph is not None
+    source = Neighbourhoods.of(dataset, 12)
     rows = np.array([5, 0, 17, 5])
     batch = source.take(rows)
     assert batch.nodes.shape == batch.mask.shape
@@ -140,7 +140,7 @@ def test_batches_are_padded_and_adjacency_is_symmetric() -> None:
     assert not batch.features[batch.mask == 0].any()
     assert not batch.adjacency[batch.mask == 0].any()
     for place, row in enumerate(rows):
-        alone = corpus.graph.neighbourhood(*map(corpus.graph.row, corpus.units[row].nodes), 12)
+        alone = dataset.graph.neighbourhood(*map(dataset.graph.row, dataset.examples[row].nodes), 12)
         assert batch.nodes[place][batch.mask[place] == 1].tolist() == alone.nodes.tolist()
         assert int(batch.adjacency[place].sum()) == 2 * len(alone.edges)
 
@@ -150,12 +150,12 @@ def test_hash_depends_on_every_edge() -> None:
     assert tree().hash != tree(("g", "a")).hash
 
 
-def test_a_graph_corpus_is_saved_and_loaded(tmp_path: Path) -> None:
-    corpus = tiny.corpus_for("graph_text")
-    corpus.save(tmp_path / "genes")
-    loaded = Corpus.load(tmp_path / "genes")
+def test_a_graph_dataset_is_saved_and_loaded(tmp_path: Path) -> None:
+    dataset = tiny.dataset_for("graph_text")
+    dataset.save(tmp_path / "genes")
+    loaded = Dataset.load(tmp_path / "genes")
     assert loaded.modalities == ("graph", "text")
-    assert (loaded.hash, loaded.units, loaded.classes) == (corpus.hash, corpus.units, corpus.classes)
+    assert (loaded.hash, loaded.examples, loaded.classes) == (dataset.hash, dataset.examples, dataset.classes)
 
 
 @pytest.mark.parametrize(
@@ -180,19 +180,19 @@ def test_bad_graphs() -> None:
         Graph("aba", ["x"] * 3, "aba", [])
     with pytest.raises(InputError, match=r"edge 0 of the graph \(a is_a c\): node 'c' is not in the graph"):
         Graph("ab", ["x"] * 2, "ab", [("a", "is_a", "c")])
-    units = [Unit("1", "train", ("words",), nodes=("g", "none"))]
-    with pytest.raises(InputError, match="unit 0: node 'none' is not in the graph"):
-        Corpus("made", units, graph=tree())
+    examples = [Example("1", "train", ("words",), nodes=("g", "none"))]
+    with pytest.raises(InputError, match="example 0: node 'none' is not in the graph"):
+        Dataset("made", examples, graph=tree())
 
 
 def test_relations_between_the_same_nodes_are_deleted_together() -> None:
-    units = [
-        Unit(f"{number}", "train", ("words",), labels=("x",), nodes=("g", term))
+    examples = [
+        Example(f"{number}", "train", ("words",), labels=("x",), nodes=("g", term))
         for number, term in enumerate(("a", "b", "a", "a1", "a2"))
     ]
-    corpus = Corpus("made", units, graph=tree())
+    dataset = Dataset("made", examples, graph=tree())
     with pytest.raises(InputError, match="ids names '0' but not '2', which is about the same two nodes; delete both"):
-        resolve(corpus, ids=["0"])
+        resolve(dataset, ids=["0"])
     for seed in range(8):
-        drawn = set(resolve(corpus, count=1, seed=seed).ids)
+        drawn = set(resolve(dataset, count=1, seed=seed).ids)
         assert drawn in ({"0", "2"}, {"1"}, {"3"}, {"4"})

@@ -11,7 +11,7 @@ import pytest
 
 from multidelete.data.readers import detect, read
 from multidelete.data.readers.karpathy import karpathy
-from multidelete.errors import InputError
+from multidelete.utils.errors import InputError
 
 
 def entry(filename: str, split: str, *raws: str, **more: object) -> dict[str, Any]:
@@ -42,17 +42,17 @@ def root(tmp_path: Path, picture: Callable[..., None]) -> Path:
 
 
 def test_flickr8k_layout(root: Path) -> None:
-    corpus = read("karpathy", root=root)
+    dataset = read("karpathy", root=root)
     assert detect(root) == "karpathy"
-    assert corpus.name == "flickr8k"
-    assert [(unit.id, unit.split) for unit in corpus.units] == [
+    assert dataset.name == "flickr8k"
+    assert [(example.id, example.split) for example in dataset.examples] == [
         ("1.jpg", "train"),
-        ("2.jpg", "valid"),
+        ("2.jpg", "validation"),
         ("3.jpg", "test"),
         ("4.jpg", "train"),
     ]
-    assert corpus.units[0].texts == ("A dog runs .", "A dog .")
-    assert corpus.images(8).shape == (4, 8, 8, 3)
+    assert dataset.examples[0].texts == ("A dog runs .", "A dog .")
+    assert dataset.images(8).shape == (4, 8, 8, 3)
 
 
 def test_flickr30k_layout(tmp_path: Path, picture: Callable[..., None]) -> None:
@@ -60,9 +60,9 @@ def test_flickr30k_layout(tmp_path: Path, picture: Callable[..., None]) -> None:
     (tmp_path / "images").mkdir()  # another folder of that name does not hide the right one
     for one in ENTRIES:
         picture(tmp_path / "flickr30k-images" / one["filename"])
-    corpus = karpathy(tmp_path)
-    assert corpus.name == "flickr30k"
-    assert corpus.images(4).shape == (4, 4, 4, 3)
+    dataset = karpathy(tmp_path)
+    assert dataset.name == "flickr30k"
+    assert dataset.images(4).shape == (4, 4, 4, 3)
 
 
 def test_coco_layout(tmp_path: Path, picture: Callable[..., None]) -> None:
@@ -74,10 +74,10 @@ def test_coco_layout(tmp_path: Path, picture: Callable[..., None]) -> None:
     write_split(tmp_path / "dataset_coco.json", *entries)
     for one in entries:
         picture(tmp_path / one["filepath"] / one["filename"])
-    corpus = karpathy(tmp_path)
-    assert corpus.rows("train").tolist() == [0, 1]
-    assert [unit.id for unit in corpus.units] == ["COCO_train_1.jpg", "COCO_val_2.jpg", "COCO_val_3.jpg"]
-    corpus.save(tmp_path / "saved")
+    dataset = karpathy(tmp_path)
+    assert dataset.rows("train").tolist() == [0, 1]
+    assert [example.id for example in dataset.examples] == ["COCO_train_1.jpg", "COCO_val_2.jpg", "COCO_val_3.jpg"]
+    dataset.save(tmp_path / "saved")
     assert (tmp_path / "saved/images/val2014/COCO_val_3.jpg").is_file()
 
 
@@ -145,8 +145,8 @@ def test_bad_split_file(root: Path, content: bytes, message: str) -> None:
         ({**entry("9.jpg", "val", "t"), "filepath": None}, "'filepath' must be a string, got null"),
         ({**entry("9.jpg", "val"), "sentences": "t"}, "'sentences' must be a list, got a string"),
         ({**entry("9.jpg", "val"), "sentences": [{"text": "t"}]}, "sentences[0] has no text"),
-        (entry("9.jpg", "val"), "unit '9.jpg' has no texts"),
-        (entry("9.jpg", "val", "t", " "), "text 2 of unit '9.jpg' is blank"),
+        (entry("9.jpg", "val"), "example '9.jpg' has no texts"),
+        (entry("9.jpg", "val", "t", " "), "text 2 of example '9.jpg' is blank"),
         (entry("", "val", "t"), "'filename' is empty"),
         (entry("1.jpg", "val", "t"), "filename '1.jpg' was already used in images[0]"),
         (entry("../1.jpg", "val", "t"), "image path '../1.jpg' leaves the folder"),
@@ -171,13 +171,13 @@ def test_real_flickr8k(shared: Path) -> None:
     root = shared / "data" / "flickr8k"
     if not root.is_dir():
         pytest.skip(f"no Flickr8k in {shared}")
-    corpus = read(detect(root), root=root)
-    assert [len(corpus.rows(split)) for split in ("train", "valid", "test")] == [6000, 500, 500]
-    assert len(corpus.texts) == 35_000
-    row = corpus.row_of("1000268201.jpg")
-    assert corpus.units[row].texts[1] == "A girl going into a wooden building ."
-    assert len(corpus.text_rows(corpus.rows("test"))) == 2500
-    assert len(corpus.hash) == 64
+    dataset = read(detect(root), root=root)
+    assert [len(dataset.rows(split)) for split in ("train", "validation", "test")] == [6000, 500, 500]
+    assert len(dataset.texts) == 35_000
+    row = dataset.row_of("1000268201.jpg")
+    assert dataset.examples[row].texts[1] == "A girl going into a wooden building ."
+    assert len(dataset.text_rows(dataset.rows("test"))) == 2500
+    assert len(dataset.hash) == 64
 
 
 def test_images_that_another_data_set_is_tested_on_are_left_out(root: Path, tmp_path: Path) -> None:
@@ -188,10 +188,10 @@ def test_images_that_another_data_set_is_tested_on_are_left_out(root: Path, tmp_
         tested / "dataset_other.json", entry("renamed.jpg", "test", "A dog ."), entry("4.jpg", "train", "A fish .")
     )
     (tested / "dataset_flickr8k.json").unlink()
-    corpus = read("karpathy", root=root, without=str(tested))
-    assert [unit.id for unit in corpus.units] == ["2.jpg", "3.jpg", "4.jpg"]
-    np.testing.assert_array_equal(corpus.images(8), read("karpathy", root=root).images(8)[1:])
-    assert corpus.hash != read("karpathy", root=root).hash
+    dataset = read("karpathy", root=root, without=str(tested))
+    assert [example.id for example in dataset.examples] == ["2.jpg", "3.jpg", "4.jpg"]
+    np.testing.assert_array_equal(dataset.images(8), read("karpathy", root=root).images(8)[1:])
+    assert dataset.hash != read("karpathy", root=root).hash
     write_split(
         tested / "dataset_other.json", entry("renamed.jpg", "test", "A"), entry("4.jpg", "val", "B"), ENTRIES[0]
     )
@@ -211,6 +211,6 @@ def test_images_that_another_data_set_is_tested_on_are_left_out(root: Path, tmp_
 def test_wrong_without(root: Path, monkeypatch: pytest.MonkeyPatch, reader: str, without: object, message: str) -> None:
     (root / "tested").symlink_to(root)
     monkeypatch.chdir(root)
-    options = {"root": root} if reader == "karpathy" else {"train": 20, "valid": 4, "test": 4}
+    options = {"root": root} if reader == "karpathy" else {"train": 20, "validation": 4, "test": 4}
     with pytest.raises(InputError, match=message):
         read(reader, **options, without=without)

@@ -1,4 +1,4 @@
-"""L-CODEC's effect: rows of chosen units move, away from the deleted pairs; a step that costs too much is undone."""
+"""L-CODEC's effect: rows of chosen neurons move, away from the deleted pairs; a step that costs too much is undone."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 import tiny
+from multidelete.data.batches import PairInputs
 from multidelete.data.requests import resolve
-from multidelete.data.streams import PairInputs
-from multidelete.engine import Engine
-from multidelete.errors import InputError
 from multidelete.methods import Lcodec, lcodec
 from multidelete.methods import steps as steps_module
-from multidelete.methods.lcodec import UnitWeights, Watch, perturb, perturbed
+from multidelete.methods.lcodec import NeuronWeights, Watch, perturb, perturbed
 from multidelete.models import MODELS, Model, Tokens
 from multidelete.models.base import Subgraphs
 from multidelete.tasks import TASKS
+from multidelete.training.engine import Engine
+from multidelete.utils.errors import InputError
 
 CPU = torch.device("cpu")
 QUIET = 1e12  # an epsilon with which there is hardly any noise
 
 
 def run(model: Model, engine: Engine | None = None, folder: Path | None = None, **settings: Any) -> Any:
-    settings = {"perturbations": 72, "batch_size": 24, "units": 4, "hessian_pairs": 24, "epsilon": QUIET, **settings}
+    settings = {"perturbations": 72, "batch_size": 24, "neurons": 4, "hessian_pairs": 24, "epsilon": QUIET, **settings}
     return Lcodec(**settings)(model, tiny.data_for(model, folder=folder), engine or tiny.engine())
 
 
 def rows_of(lines: list[dict[str, Any]]) -> dict[str, set[int]]:
     """Rows of each parameter that the history says were chosen."""
-    found: dict[str, set[int]] = {}
+    result: dict[str, set[int]] = {}
     for line in lines:
-        for unit in line["units"]:
-            layer, number = unit.removesuffix("]").split("[")
+        for neuron in line["neurons"]:
+            layer, number = neuron.removesuffix("]").split("[")
             for kind in ("weight", "bias"):
-                found.setdefault(f"{layer}.{kind}", set()).add(int(number))
-    return found
+                result.setdefault(f"{layer}.{kind}", set()).add(int(number))
+    return result
 
 
 @pytest.mark.parametrize("scope", ["all", "fusion", "vision", "text"])
-def test_only_rows_of_chosen_units_move(scope: str) -> None:
+def test_only_rows_of_chosen_neurons_move(scope: str) -> None:
     model = tiny.build(tiny.albef())
-    made = run(model, scope=scope, largest_drop=100, batch_size=12, epsilon=1e4)
-    rows = rows_of(made.history.lines)
+    result = run(model, scope=scope, largest_drop=100, batch_size=12, epsilon=1e4)
+    rows = rows_of(result.history.lines)
     assert rows
-    before, after = tiny.weights(model), tiny.weights(made.model)
+    before, after = tiny.weights(model), tiny.weights(result.model)
     moved = tiny.changed(before, after)
     assert moved
     assert moved <= rows.keys()
@@ -64,20 +64,20 @@ def test_only_rows_of_chosen_units_move(scope: str) -> None:
 
 @pytest.mark.parametrize("name", tiny.IN_DEPTH)
 def test_a_step_leads_away_from_the_deleted_pairs(name: str) -> None:
-    # Steps so short that the gradient tells what they do, on units that so many copies find to matter.
+    # Steps so short that the gradient tells what they do, on neurons that so many copies find to matter.
     model = tiny.build(tiny.CONFIGS[name])
-    made = run(model, largest_drop=100, damping=1.0, batch_size=12, units=8, perturbations=240)
-    taken = [line["losses"] for line in made.history.lines if line["units"] and not line["reverted"]]
+    result = run(model, largest_drop=100, damping=1.0, batch_size=12, neurons=8, perturbations=240)
+    taken = [line["losses"] for line in result.history.lines if line["neurons"] and not line["reverted"]]
     assert taken
     assert all(each["forget_after"] > each["forget"] for each in taken)
 
 
 def test_noise_goes_to_the_chosen_rows_by_the_formula() -> None:
     model = tiny.build(tiny.albef())
-    plain, noisy = (run(model, largest_drop=100, units=20, epsilon=e) for e in (QUIET, 0.1))
+    plain, noisy = (run(model, largest_drop=100, neurons=20, epsilon=e) for e in (QUIET, 0.1))
     (line,) = noisy.history.lines
-    assert line["units"] == plain.history.lines[0]["units"]
-    n = 3 * len(tiny.request_of().corpus.rows("train"))
+    assert line["neurons"] == plain.history.lines[0]["neurons"]
+    n = 3 * len(tiny.request_of().dataset.rows("train"))
     assert line["noise"] == pytest.approx(0.5 / (n**2 * 1e-6) / 0.1 * (2 * np.log(125)) ** 0.5)
     before, after = tiny.weights(plain.model), tiny.weights(noisy.model)
     drawn = torch.cat([(after[name] - before[name])[list(rows)].flatten() for name, rows in rows_of([line]).items()])
@@ -87,10 +87,10 @@ def test_noise_goes_to_the_chosen_rows_by_the_formula() -> None:
 def test_a_step_that_costs_too_much_is_reverted(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.build(tiny.albef())
     utilities = iter([80.0, 76.0, 70.9, 71.1])  # before; a drop of 4; one of 5.1; one of 4.9 from the 76 of the first
-    judged = {"judge": lambda self, *given: {"utility": next(utilities), "forget_auc": 50.0}}
+    judged = {"validation_metrics": lambda self, *given: {"utility": next(utilities), "forget_auc": 50.0}}
     task = type("Falling", (TASKS["retrieval"],), judged)()
     data = tiny.data_for(model, task=task)
-    method = Lcodec(perturbations=60, units=4, hessian_pairs=24, batch_size=8, epsilon=QUIET)
+    method = Lcodec(perturbations=60, neurons=4, hessian_pairs=24, batch_size=8, epsilon=QUIET)
     lines = method(model, data, tiny.engine()).history.lines
     assert [line["reverted"] for line in lines] == [False, True, False]
 
@@ -101,11 +101,11 @@ def test_when_all_is_reverted_nothing_has_moved() -> None:
     engine = Engine(precision="fp32")
     engine.progress.say = said.append  # type: ignore[method-assign]
     utilities = iter([80.0, *[10.0] * 3])
-    judged = {"judge": lambda self, *given: {"utility": next(utilities), "forget_auc": 50.0}}
+    judged = {"validation_metrics": lambda self, *given: {"utility": next(utilities), "forget_auc": 50.0}}
     data = tiny.data_for(model, task=type("Falling", (TASKS["retrieval"],), judged)())
-    made = Lcodec(perturbations=60, units=4, hessian_pairs=24, batch_size=8)(model, data, engine)
-    assert all(line["reverted"] for line in made.history.lines)
-    assert tiny.changed(tiny.weights(model), tiny.weights(made.model)) == set()
+    result = Lcodec(perturbations=60, neurons=4, hessian_pairs=24, batch_size=8)(model, data, engine)
+    assert all(line["reverted"] for line in result.history.lines)
+    assert tiny.changed(tiny.weights(model), tiny.weights(result.model)) == set()
     assert any("0 of 3 steps were taken" in sentence for sentence in said)
 
 
@@ -134,8 +134,8 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path: Path, monkeypatch: pytest
 
 
 def model_of(task: str, name: str) -> tuple[Model, PairInputs]:
-    data = tiny.corpus_for(task)
-    config = tiny.CONFIGS[name].for_corpus(data, labelled=TASKS[task].labelled)
+    data = tiny.dataset_for(task)
+    config = tiny.CONFIGS[name].for_dataset(data, labelled=TASKS[task].labelled)
     model = MODELS[name].build(config, data.texts, 0)
     return model, PairInputs.of(data, model)
 
@@ -145,7 +145,7 @@ def model_of(task: str, name: str) -> tuple[Model, PairInputs]:
 def test_activations_are_told_apart_by_pair(task: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six pairs together say what each of them says alone: no layer's rows are mistaken for another pair's."""
     model, inputs = model_of(task, name)
-    lengths = np.array([len(ids) for ids in model.tokenize(inputs.corpus.texts)])
+    lengths = np.array([len(ids) for ids in model.tokenize(inputs.dataset.texts)])
     rows = np.flatnonzero(lengths == np.bincount(lengths).argmax())[:6]  # of one length: padding has activations too
     assert len(rows) == 6
     watch = Watch(model, "all")
@@ -162,15 +162,15 @@ def test_activations_are_told_apart_by_pair(task: str, name: str, monkeypatch: p
     torch.testing.assert_close(together, torch.cat([seen(rows[i : i + 1]) for i in range(6)]), atol=1e-5, rtol=1e-4)
 
 
-def test_columns_are_named_by_layer_and_unit() -> None:
+def test_columns_are_named_by_layer_and_neuron() -> None:
     model, inputs = model_of("retrieval", "albef")
     watch = Watch(model, "fusion")
     with torch.no_grad():
         columns, encoded = watch.columns(model, inputs.batch(inputs.true_pairs(np.arange(3)), CPU))
     assert columns.shape == (3, sum(watch.widths))
-    assert watch.unit(0) == (watch.seen[0], 0)
-    assert watch.unit(watch.widths[0]) == (watch.seen[1], 0)
-    assert watch.unit(columns.shape[1] - 1) == (watch.seen[-1], watch.widths[-1] - 1)
+    assert watch.neuron(0) == (watch.seen[0], 0)
+    assert watch.neuron(watch.widths[0]) == (watch.seen[1], 0)
+    assert watch.neuron(columns.shape[1] - 1) == (watch.seen[-1], watch.widths[-1] - 1)
     with torch.no_grad():
         logits = model.head(model.fuse(encoded))
     torch.testing.assert_close(columns[:, -2:], logits)  # the matching head stands last
@@ -221,11 +221,11 @@ def test_perturbed_graph() -> None:
     assert after.adjacency is before.adjacency
 
 
-def test_unit_weights_are_rows_and_biases() -> None:
+def test_neuron_weights_are_rows_and_biases() -> None:
     model = copy.deepcopy(tiny.build(tiny.albef()))
     layer = model.matching_head
     assert isinstance(layer, nn.Linear)
-    weights = UnitWeights(model, [("matching_head", 1), ("text_projection", 2)])
+    weights = NeuronWeights(model, [("matching_head", 1), ("text_projection", 2)])
     assert torch.equal(weights.get()[:17], torch.cat([layer.weight[1], layer.bias[1:2]]).detach())
     before = tiny.weights(model)
     weights.set(weights.get() + 1)
@@ -241,7 +241,7 @@ def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(ValidationError, match="perturbations must be at least 40, or batch_size at most 15"):
         Lcodec(perturbations=30, batch_size=20)
     model = tiny.build(tiny.albef())
-    without = tiny.scenes(train=10, valid=0, test=4, size=tiny.PIXELS)
+    without = tiny.scenes(train=10, validation=0, test=4, size=tiny.PIXELS)
     data = tiny.data_for(model, resolve(without, count=2))
     with pytest.raises(InputError, match="largest_drop=100"):
         Lcodec()(model, data, tiny.engine())

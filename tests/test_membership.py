@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 from scipy.stats import bootstrap, norm
 
-from multidelete.metrics.forgetting import forget_auc
-from multidelete.metrics.intervals import Resamples, interval, resampled_rates
-from multidelete.metrics.membership import (
+from multidelete.membership.attacks import (
     OWN_SPREAD,
     attacks,
     lira,
@@ -25,6 +23,8 @@ from multidelete.metrics.membership import (
     true_positive_rate,
     u_lira,
 )
+from multidelete.metrics.forgetting import forget_auc
+from multidelete.metrics.intervals import Resamples, interval, resampled_rates
 
 Floats = NDArray[np.float64]
 BINARY = ("loss", "confidence", "entropy", "modified_entropy")
@@ -36,35 +36,35 @@ def rng() -> np.random.Generator:
 
 
 def pairs(score: Any, prefix: str, texts: int = 1, **more: Any) -> dict[str, NDArray[Any]]:
-    """Stored predictions of one split, ``texts`` pairs to a unit."""
+    """Stored predictions of one split, ``texts`` pairs to an example."""
     count = len(score)
-    units = np.array([f"{prefix}-{row // texts:05d}" for row in range(count)])
+    examples = np.array([f"{prefix}-{row // texts:05d}" for row in range(count)])
     score = np.asarray(score, dtype=np.float32)
-    return {"unit": units, "text": np.arange(count) % texts, "score": score, **more}
+    return {"example": examples, "text": np.arange(count) % texts, "score": score, **more}
 
 
 # -- AUC and true-positive rate -----------------------------------------------------------------------------------
 
 
-def of_units(rng: np.random.Generator, units: int, texts: int, mean: float) -> Floats:
-    """Standard normal scores around a mean, of which those of one unit have much in common."""
-    shared, own = rng.normal(size=(units, 1)), rng.normal(size=(units, texts))
+def of_examples(rng: np.random.Generator, examples: int, texts: int, mean: float) -> Floats:
+    """Standard normal scores around a mean, of which those of one example have much in common."""
+    shared, own = rng.normal(size=(examples, 1)), rng.normal(size=(examples, texts))
     return (mean + np.sqrt(0.8) * shared + np.sqrt(0.2) * own).ravel()
 
 
 @pytest.mark.parametrize("distance", [0.0, 1.0])
-def test_interval_over_units_covers_the_closed_form(distance: float, rng: np.random.Generator) -> None:
+def test_interval_over_examples_covers_the_closed_form(distance: float, rng: np.random.Generator) -> None:
     expected = 100 * norm.cdf(distance / np.sqrt(2))
-    covered = {"units": 0, "pairs": 0}
+    covered = {"examples": 0, "pairs": 0}
     for seed in range(150):
-        members, others = of_units(rng, 40, 4, distance), of_units(rng, 60, 4, 0.0)
-        for kind, texts in (("units", 4), ("pairs", 1)):
+        members, others = of_examples(rng, 40, 4, distance), of_examples(rng, 60, 4, 0.0)
+        for kind, texts in (("examples", 4), ("pairs", 1)):
             draws = [Resamples.of(np.arange(len(each)) // texts, 200, seed, kind) for each in (members, others)]
             low, high = interval(resampled_rates(members, others, *draws, ())[0])
             assert low < forget_auc(members, others) < high
             covered[kind] += low <= expected <= high
-    assert 0.9 <= covered["units"] / 150 <= 0.99
-    assert covered["pairs"] / 150 < 0.85, "pairs of one unit taken for independent ones promise too much"
+    assert 0.9 <= covered["examples"] / 150 <= 0.99
+    assert covered["pairs"] / 150 < 0.85, "pairs of one example taken for independent ones promise too much"
 
 
 @pytest.mark.parametrize("one_in", [100, 1000])
@@ -83,9 +83,9 @@ def test_true_positive_rate_is_conservative(rng: np.random.Generator) -> None:
     assert true_positive_rate(np.zeros(5), np.zeros(500), 100) == 0  # a model that says nothing is no success
     for _ in range(20):
         tied = rng.integers(0, 6, 300).astype(float)
-        found = true_positive_rate(np.arange(6.0), tied, 100)
+        result = true_positive_rate(np.arange(6.0), tied, 100)
         least = min((t for t in range(-1, 6) if (tied > t).sum() <= 3), default=6)
-        assert found == pytest.approx(100 * (5 - least) / 6)
+        assert result == pytest.approx(100 * (5 - least) / 6)
 
 
 def test_rates_depend_on_the_order_alone(rng: np.random.Generator) -> None:
@@ -123,18 +123,18 @@ def test_interval_is_that_of_scipy(rng: np.random.Generator) -> None:
     assert ours == pytest.approx(tuple(theirs), abs=0.5)
 
 
-def test_resamples_draw_units_and_take_their_pairs_along() -> None:
-    units = np.array(["b", "a", "b", "c", "a", "b"])
-    draws = Resamples.of(units, 500, 0, "x")
+def test_resamples_draw_examples_and_take_their_pairs_along() -> None:
+    examples = np.array(["b", "a", "b", "c", "a", "b"])
+    draws = Resamples.of(examples, 500, 0, "x")
     assert draws.own.tolist() == [1, 0, 1, 2, 0, 1]
     assert (draws.counts.sum(1) == 3).all()
     assert draws.counts.mean(0) == pytest.approx(np.ones(3), abs=0.15)
     values = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     expected = [np.repeat(values, row[draws.own]).mean() for row in draws.counts]
     assert draws.means(values) == pytest.approx(expected)
-    assert (Resamples.of(units, 500, 0, "x").counts == draws.counts).all()
-    assert (Resamples.of(units, 500, 1, "x").counts != draws.counts).any()
-    assert (Resamples.of(units, 500, 0, "y").counts != draws.counts).any()
+    assert (Resamples.of(examples, 500, 0, "x").counts == draws.counts).all()
+    assert (Resamples.of(examples, 500, 1, "x").counts != draws.counts).any()
+    assert (Resamples.of(examples, 500, 0, "y").counts != draws.counts).any()
 
 
 # -- signals ------------------------------------------------------------------------------------------------------
@@ -150,17 +150,17 @@ def classes(rng: np.random.Generator, count: int = 60, scale: float = 3.0) -> di
 def test_signals_of_classes_by_hand() -> None:
     logits = np.log(np.array([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1]]))
     given = pairs(np.log([7 / 3, 1 / 9]), "x", logits=logits, label=np.array([0, 2]))
-    found = signals(given)
-    assert list(found) == list(BINARY)
-    assert found["loss"] == pytest.approx(np.log([7 / 3, 1 / 9]))
-    assert found["confidence"] == pytest.approx(np.log([7 / 3, 7 / 3]))
+    result = signals(given)
+    assert list(result) == list(BINARY)
+    assert result["loss"] == pytest.approx(np.log([7 / 3, 1 / 9]))
+    assert result["confidence"] == pytest.approx(np.log([7 / 3, 7 / 3]))
     entropy = -(0.7 * np.log(0.7) + 0.2 * np.log(0.2) + 0.1 * np.log(0.1))
-    assert found["entropy"] == pytest.approx([-entropy, -entropy])
+    assert result["entropy"] == pytest.approx([-entropy, -entropy])
     modified = [
         -0.3 * np.log(0.7) - 0.2 * np.log(0.8) - 0.1 * np.log(0.9),
         -0.9 * np.log(0.1) - 0.7 * np.log(0.3) - 0.2 * np.log(0.8),
     ]
-    assert found["modified_entropy"] == pytest.approx(-np.array(modified))
+    assert result["modified_entropy"] == pytest.approx(-np.array(modified))
 
 
 def test_no_signal_depends_on_its_batch_mates(rng: np.random.Generator) -> None:
@@ -176,23 +176,23 @@ def test_no_signal_depends_on_its_batch_mates(rng: np.random.Generator) -> None:
 
 
 def test_signals_do_not_saturate() -> None:
-    found = signals(pairs([30.0, 60.0, 90.0, -60.0], "x"))
+    result = signals(pairs([30.0, 60.0, 90.0, -60.0], "x"))
     for name in BINARY:
-        assert np.isfinite(found[name]).all()
-        assert (np.diff(found[name][:3]) > 0).all(), name
+        assert np.isfinite(result[name]).all()
+        assert (np.diff(result[name][:3]) > 0).all(), name
 
 
 def test_of_two_classes_four_signals_are_two(rng: np.random.Generator) -> None:
     given = pairs(rng.normal(size=80) * 5, "x", i2t_loss=rng.random(80), t2i_loss=rng.random(80))
-    found = signals(given)
-    assert set(found) == {*BINARY, "i2t", "t2i"}
-    order = {name: np.argsort(values).tolist() for name, values in found.items()}
+    result = signals(given)
+    assert set(result) == {*BINARY, "i2t", "t2i"}
+    order = {name: np.argsort(values).tolist() for name, values in result.items()}
     assert order["loss"] == order["modified_entropy"]
     assert order["confidence"] == order["entropy"]
-    assert found["i2t"].tolist() == (-given["i2t_loss"]).tolist()
+    assert result["i2t"].tolist() == (-given["i2t_loss"]).tolist()
     as_classes = {**given, "logits": np.stack([0 * given["score"], given["score"]], 1), "label": np.ones(80, np.int32)}
     for name, values in signals(as_classes).items():
-        assert values == pytest.approx(found[name])
+        assert values == pytest.approx(result[name])
 
 
 # -- reference models ---------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def test_of_two_classes_four_signals_are_two(rng: np.random.Generator) -> None:
 
 def halves(rng: np.random.Generator, count: int, difficulty: dict[str, Floats], gain: float) -> list[Any]:
     """Complementary reference models: a pair scores by its difficulty, and higher where it was trained on."""
-    found = []
+    result = []
     for _ in range(count // 2):
         out = rng.permutation(len(difficulty["train"]))[: len(difficulty["train"]) // 2]
         left = np.isin(np.arange(len(difficulty["train"])), out)
@@ -209,8 +209,8 @@ def halves(rng: np.random.Generator, count: int, difficulty: dict[str, Floats], 
             score = pairs(np.where(forgotten, base, base + gain), "train")
             test = difficulty["test"] + rng.normal(size=len(difficulty["test"])) * 0.5
             out_of = {name: values[forgotten] for name, values in score.items()}
-            found.append({"forget": out_of, "test": pairs(test, "test")})
-    return found
+            result.append({"forget": out_of, "test": pairs(test, "test")})
+    return result
 
 
 def test_reference_models_help_where_pairs_differ_in_difficulty(rng: np.random.Generator) -> None:
@@ -218,12 +218,12 @@ def test_reference_models_help_where_pairs_differ_in_difficulty(rng: np.random.G
     references = {f"reference-{i:02d}": each for i, each in enumerate(halves(rng, 8, difficulty, 1.0))}
     forget = difficulty["train"][:300] + 1.0 + 0.5 * rng.normal(size=300)
     model = {"forget": pairs(forget, "train"), "test": pairs(difficulty["test"] + 0.5 * rng.normal(size=400), "test")}
-    found = {name: forget_auc(*scores) for name, scores in attacks(model, references, {}, seed=0).items()}
-    assert set(found) == {*BINARY, "lira", "rmia"}
-    assert found["loss"] == pytest.approx(100 * norm.cdf(1 / np.sqrt(2 * 4.25)), abs=4)
+    result = {name: forget_auc(*scores) for name, scores in attacks(model, references, {}, seed=0).items()}
+    assert set(result) == {*BINARY, "lira", "rmia"}
+    assert result["loss"] == pytest.approx(100 * norm.cdf(1 / np.sqrt(2 * 4.25)), abs=4)
     # a pair's out-mean of four has variance 1/16, its own noise 1/4
-    assert found["lira"] == pytest.approx(100 * norm.cdf(1 / np.sqrt(2 * (0.25 + 0.0625))), abs=3)
-    assert found["rmia"] > found["loss"] + 5
+    assert result["lira"] == pytest.approx(100 * norm.cdf(1 / np.sqrt(2 * (0.25 + 0.0625))), abs=3)
+    assert result["rmia"] > result["loss"] + 5
     # A model that never saw the deleted pairs: no attack finds them, though they are out of as many models as others.
     unseen = {**model, "forget": pairs(difficulty["train"][:300] + 0.5 * rng.normal(size=300), "train")}
     for name, scores in attacks(unseen, references, {}, seed=0).items():
@@ -233,19 +233,19 @@ def test_reference_models_help_where_pairs_differ_in_difficulty(rng: np.random.G
 def test_each_pair_is_held_against_models_that_never_saw_it() -> None:
     one = {"forget": pairs([1, 2], "a"), "test": pairs([10, 20, 30, 40], "t", texts=2)}
     two = {"forget": pairs([3, 4], "b"), "test": pairs([11, 21, 31, 41], "t", texts=2)}
-    asked = {"unit": np.array(["b-00001", "a-00000"]), "text": np.array([0, 0])}
+    asked = {"example": np.array(["b-00001", "a-00000"]), "text": np.array([0, 0])}
     assert out_scores(asked, "forget", [one, two, two, one], 0).tolist() == [[4, 4], [1, 1]]
     seen = set()
     for seed in range(20):
         rows = out_scores(one["test"], "test", [one, two], seed)[:, 0]
         assert (rows.round(-1) == [10, 20, 30, 40]).all()
         drawn = (rows % 10).tolist()
-        assert drawn[0] == drawn[1], "the pairs of a unit are out of the same model"
+        assert drawn[0] == drawn[1], "the pairs of an example are out of the same model"
         assert drawn[2] == drawn[3]
         seen.add(tuple(drawn))
     assert len(seen) == 4
     with pytest.raises(KeyError):
-        out_scores({"unit": np.array(["c"]), "text": np.array([0])}, "forget", [one, two], 0)
+        out_scores({"example": np.array(["c"]), "text": np.array([0])}, "forget", [one, two], 0)
 
 
 def test_lira_orders_as_the_probability_of_less_does(rng: np.random.Generator) -> None:
@@ -266,7 +266,7 @@ def test_u_lira_finds_what_a_method_leaves_of_a_pair(rng: np.random.Generator, l
     forget = pairs(difficulty["train"][:300], "train")
 
     def unlearned_of(reference: Any) -> Any:
-        never = np.isin(forget["unit"], reference["forget"]["unit"])
+        never = np.isin(forget["example"], reference["forget"]["example"])
         score = forget["score"] - 3 + 0.5 * rng.normal(size=300) + np.where(never, 0, left)
         test = difficulty["test"] - 3 + 0.5 * rng.normal(size=400)
         return {"forget": {**forget, "score": score}, "test": pairs(test, "test")}
@@ -278,11 +278,11 @@ def test_u_lira_finds_what_a_method_leaves_of_a_pair(rng: np.random.Generator, l
         "forget": {**forget, "score": score},
         "test": pairs(difficulty["test"] - 3 + 0.5 * rng.normal(size=400), "test"),
     }
-    found = {name: forget_auc(*scores) for name, scores in attacks(model, references, unlearned, seed=0).items()}
+    result = {name: forget_auc(*scores) for name, scores in attacks(model, references, unlearned, seed=0).items()}
     expected = 100 * norm.cdf(abs(left) / np.sqrt(2 * (0.25 + 0.0625)))
-    assert found["u_lira"] == pytest.approx(expected, abs=5 if left == 0 else 3)
+    assert result["u_lira"] == pytest.approx(expected, abs=5 if left == 0 else 3)
     if left < 0:
-        assert found["loss"] < 45, "what was unlearned too well looks least like a member to a plain attack"
+        assert result["loss"] < 45, "what was unlearned too well looks least like a member to a plain attack"
 
 
 def test_the_likelihood_ratio_of_u_lira(rng: np.random.Generator) -> None:
@@ -332,17 +332,17 @@ def test_mi_ratio_is_the_attackers_probability_before_over_after(rng: np.random.
     seen, unseen = (presence(attacker, model["forget"]).mean() for model in (before, forgot))
     assert seen > 0.8
     assert unseen < 0.2
-    found = of(forgot)
-    assert found["mi_ratio"] == pytest.approx(seen / unseen)
-    assert found["mi_ratio_low"] < found["mi_ratio"] < found["mi_ratio_high"]
-    assert found["mi_ratio_retain"] == pytest.approx(1, abs=0.05)
+    result = of(forgot)
+    assert result["mi_ratio"] == pytest.approx(seen / unseen)
+    assert result["mi_ratio_low"] < result["mi_ratio"] < result["mi_ratio_high"]
+    assert result["mi_ratio_retain"] == pytest.approx(1, abs=0.05)
     # What destroys the model has the same ratio on D_f, and is found out by that on D_r.
-    assert of(destroyed)["mi_ratio"] == pytest.approx(found["mi_ratio"], rel=0.5)
+    assert of(destroyed)["mi_ratio"] == pytest.approx(result["mi_ratio"], rel=0.5)
     assert of(destroyed)["mi_ratio_retain"] > 5
     beyond = {split: {**arrays, "score": arrays["score"] - 1e6} for split, arrays in destroyed.items()}
     assert of(destroyed)["mi_ratio"] < of(beyond)["mi_ratio"] < 1e3, "as far as anything that the shadow model showed"
     assert same["attack_svc_auc"] > 95
-    assert found["attack_svc_auc"] == pytest.approx(50, abs=6)
+    assert result["attack_svc_auc"] == pytest.approx(50, abs=6)
 
 
 def test_what_is_no_number_is_told_and_nothing_is_learned_from_it(rng: np.random.Generator) -> None:
@@ -352,9 +352,9 @@ def test_what_is_no_number_is_told_and_nothing_is_learned_from_it(rng: np.random
             score = whole[split]["score"].copy()
             score[3] = value
             broken = {**whole, split: {**whole[split], "score": score}}
-            found = membership(broken, whole, {"shadow": whole}, {}, resamples=100, seed=0)
-            assert list(found) == ["attack_loss_auc"]
-            assert np.isnan(found["attack_loss_auc"])
+            result = membership(broken, whole, {"shadow": whole}, {}, resamples=100, seed=0)
+            assert list(result) == ["attack_loss_auc"]
+            assert np.isnan(result["attack_loss_auc"])
 
 
 def test_rates_are_there_where_there_are_enough_non_members(rng: np.random.Generator) -> None:
@@ -366,8 +366,8 @@ def test_rates_are_there_where_there_are_enough_non_members(rng: np.random.Gener
         (1000, {"auc", "tpr1", "tpr01"}),
     ):
         model = {"forget": forget, "retain": forget, "test": pairs(rng.normal(size=count), "t")}
-        found = membership(model, model, {}, {}, resamples=100, seed=0)
+        result = membership(model, model, {}, {}, resamples=100, seed=0)
         kinds = {kind + end for kind in expected for end in ("", "_low", "_high")}
-        assert set(found) == {f"attack_{name}_{kind}" for name in BINARY for kind in kinds}
-        assert found["attack_loss_auc"] == forget_auc(forget["score"], model["test"]["score"])
-        assert found == membership(model, model, {}, {}, resamples=100, seed=0)
+        assert set(result) == {f"attack_{name}_{kind}" for name in BINARY for kind in kinds}
+        assert result["attack_loss_auc"] == forget_auc(forget["score"], model["test"]["score"])
+        assert result == membership(model, model, {}, {}, resamples=100, seed=0)

@@ -16,17 +16,17 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import tiny
+from multidelete.data.batches import ForgetRetainStream, PairInputs, Pixels, Ragged, RetainBatch, Texts
 from multidelete.data.requests import resolve
-from multidelete.data.streams import ForgetRetainStream, PairInputs, Pixels, Ragged, RetainBatch, Texts
-from multidelete.engine import Engine, History
-from multidelete.errors import InputError
 from multidelete.methods import METHODS, FineTune, Method, MultiDelete, NegGrad, Retrain, Teacher, UnlearningData
 from multidelete.methods.base import MEAN_OF, LossMethod, undecided_mixture
 from multidelete.methods.multidelete import similarities, token_drift
 from multidelete.models import Batch, Encoding, Model
 from multidelete.tasks import Retrieval
 from multidelete.tasks.entailment import Entailment
-from multidelete.training import TrainSettings, train
+from multidelete.training.engine import Engine, TrainingHistory
+from multidelete.training.original import TrainSettings, train
+from multidelete.utils.errors import InputError
 
 CPU = torch.device("cpu")
 SCOPES = ("all", "fusion", "vision", "text")
@@ -102,7 +102,7 @@ def test_contract(name: str, model: str, scope: str) -> None:
     modes = [module.training for module in original.modules()]
     before = tiny.weights(original)
     data = data_for(original)
-    made = quick(name, scope)(original, data, tiny.engine())
+    result = quick(name, scope)(original, data, tiny.engine())
 
     assert tiny.changed(before, tiny.weights(original)) == set()
     assert all(parameter.requires_grad for parameter in original.parameters())
@@ -110,24 +110,24 @@ def test_contract(name: str, model: str, scope: str) -> None:
     assert [module.training for module in original.modules()] == modes
     assert torch.is_grad_enabled()
 
-    assert type(made.model) is type(original)
-    assert made.model is not original
-    assert not any(module.training for module in made.model.modules())
-    own = {parameter.data_ptr() for parameter in made.model.parameters()}
+    assert type(result.model) is type(original)
+    assert result.model is not original
+    assert not any(module.training for module in result.model.modules())
+    own = {parameter.data_ptr() for parameter in result.model.parameters()}
     assert not own & {parameter.data_ptr() for parameter in original.parameters()}
-    after = tiny.weights(made.model)
+    after = tiny.weights(result.model)
     assert all(weight.isfinite().all() for weight in after.values())
     moved = tiny.changed(before, after)
     assert moved
     closed = {"channel_mask.open", "channel_mask.weight"} if METHODS[name].needs_mask else set()
     assert moved <= set(original.parameters_of(scope)) | closed
-    assert made.history.lines
-    assert all(np.isfinite(value) for line in made.history.lines for value in line.get("losses", {}).values())
+    assert result.history.lines
+    assert all(np.isfinite(value) for line in result.history.lines for value in line.get("losses", {}).values())
     with torch.no_grad():
-        assert torch.isfinite(made.model.losses(tiny.first_pairs(made.model, 6))).all()
-        inputs = made.inputs.batch(made.inputs.true_pairs(np.arange(6)), CPU)  # evaluation goes on from these
-        plain = tiny.first_pairs(made.model, 6)
-        torch.testing.assert_close(made.model.fused(inputs), made.model.fused(plain), atol=1e-4, rtol=1e-4)
+        assert torch.isfinite(result.model.losses(tiny.first_pairs(result.model, 6))).all()
+        inputs = result.inputs.batch(result.inputs.true_pairs(np.arange(6)), CPU)  # evaluation goes on from these
+        plain = tiny.first_pairs(result.model, 6)
+        torch.testing.assert_close(result.model.fused(inputs), result.model.fused(plain), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -154,8 +154,8 @@ def test_optimiser_holds_only_the_students_parameters_in_scope(name: str, monkey
         return adamw(groups, **options)
 
     monkeypatch.setattr(torch.optim, "AdamW", watching)
-    made = quick(name, "fusion")(original, data_for(original), tiny.engine())
-    in_scope = [id(parameter) for parameter in made.model.parameters_of("fusion").values()]
+    result = quick(name, "fusion")(original, data_for(original), tiny.engine())
+    in_scope = [id(parameter) for parameter in result.model.parameters_of("fusion").values()]
     assert sorted(held) == ([] if name in WITHOUT_STEPS else sorted(in_scope))
 
 
@@ -165,7 +165,9 @@ def test_unlearning_runs_in_eval_mode(name: str, monkeypatch: pytest.MonkeyPatch
     training = []
     fit = Engine.fit
 
-    def watching(self: Engine, model: Model, parameters: Any, losses: Any, plan: Any, **options: Any) -> History:
+    def watching(
+        self: Engine, model: Model, parameters: Any, losses: Any, plan: Any, **options: Any
+    ) -> TrainingHistory:
         def watched(step: int) -> dict[str, Tensor]:
             training.append(any(module.training for module in model.modules()))
             return losses(step)  # type: ignore[no-any-return]
@@ -192,12 +194,12 @@ def test_checkpoint_is_chosen_by_utility_and_forgetting() -> None:
     original = tiny.original("albef")
     method = quick("neggrad", "all", evaluations=3, forget_weight=0.25, forget_target=40.0)
     lines = method(original, data_for(original), tiny.engine()).history.lines
-    judged = [line for line in lines if "valid" in line]
+    judged = [line for line in lines if "validation" in line]
     assert len(judged) == 3
     for line in judged:
-        found = line["valid"]
-        assert found["criterion"] == pytest.approx(found["utility"] - 0.25 * abs(found["forget_auc"] - 40))
-    best = max(judged, key=lambda line: line["valid"]["criterion"])
+        result = line["validation"]
+        assert result["criterion"] == pytest.approx(result["utility"] - 0.25 * abs(result["forget_auc"] - 40))
+    best = max(judged, key=lambda line: line["validation"]["criterion"])
     assert [line for line in judged if line.get("selected")] == [best]
 
 
@@ -236,7 +238,7 @@ def test_multidelete_at_the_start(name: str, share: float) -> None:
         expected = (model.fused(forget) - wrong).square().mean()
     torch.testing.assert_close(terms["md"].detach(), expected, atol=1e-6, rtol=1e-4)
     assert expected > 1e-4
-    assert int((retain.units["vision"] != retain.units["text"]).sum()) == round(share * len(retain))
+    assert int((retain.examples["vision"] != retain.examples["text"]).sum()) == round(share * len(retain))
 
 
 @pytest.mark.parametrize("name", tiny.IN_DEPTH)
@@ -268,12 +270,12 @@ def test_multidelete_of_another_student_by_hand(name: str) -> None:
 def test_multidelete_towards_a_mean(target: str) -> None:
     """Of mismatched pairs of D_r; for ``undecided`` a mixture of the means of the classes that are decided for."""
     model = copy.deepcopy(tiny.original_for("entailment", "albef"))
-    corpus = tiny.corpus_for("entailment")
-    inputs = PairInputs.of(corpus, model)
+    dataset = tiny.dataset_for("entailment")
+    inputs = PairInputs.of(dataset, model)
     with torch.no_grad():  # every class shall be decided for now and then, unlike by a model that was hardly trained
-        logits = model.head(model.fused(inputs.batch(inputs.true_pairs(np.arange(len(corpus.texts))), CPU)))
+        logits = model.head(model.fused(inputs.batch(inputs.true_pairs(np.arange(len(dataset.texts))), CPU)))
         model.class_head[-1].bias -= logits.mean(0)
-    data = UnlearningData(resolve(corpus, count=6), inputs, Entailment())
+    data = UnlearningData(resolve(dataset, count=6), inputs, Entailment())
     teacher = Teacher(model, data.inputs, tiny.engine())
     stream = ForgetRetainStream(data.inputs, data.forget_pairs, data.retain_pairs, 8, 3, 0.0, data.seed)
     method = MultiDelete(target=target, beta=0, gamma=0)  # type: ignore[arg-type]
@@ -282,7 +284,7 @@ def test_multidelete_towards_a_mean(target: str) -> None:
     with torch.no_grad():
         term = method.losses(copy.deepcopy(model), teacher, forget, retain)["md"]
         rows = stream.mismatched_rows(MEAN_OF, 0, "mean")
-        assert (rows["vision"] != corpus.text_units[rows["text"]]).all()
+        assert (rows["vision"] != dataset.text_examples[rows["text"]]).all()
         assert not np.isin(rows["text"], data.forget_pairs).any()
         fused = torch.cat([model.fused(data.inputs.batch(each, CPU)) for each in parts(rows, 512)])
         decided = model.head(fused).argmax(1)
@@ -372,10 +374,10 @@ def test_nothing_to_minimise_is_refused() -> None:
 
 
 @torch.no_grad()
-def mean_loss(model: Model, units: np.ndarray[Any, Any]) -> float:
-    corpus = tiny.corpus()
-    inputs = PairInputs.of(corpus, model)
-    return float(model.losses(inputs.batch(inputs.true_pairs(corpus.text_rows(units)), CPU)).mean())
+def mean_loss(model: Model, examples: np.ndarray[Any, Any]) -> float:
+    dataset = tiny.dataset()
+    inputs = PairInputs.of(dataset, model)
+    return float(model.losses(inputs.batch(inputs.true_pairs(dataset.text_rows(examples)), CPU)).mean())
 
 
 @pytest.mark.parametrize("name", tiny.IN_DEPTH)
@@ -383,21 +385,21 @@ def mean_loss(model: Model, units: np.ndarray[Any, Any]) -> float:
 def test_neggrad_raises_the_loss_on_the_forget_set(name: str, scope: str) -> None:
     original, forget = tiny.original(name), tiny.request_of().forget
     method = NegGrad(scope=scope, min_steps=10, learning_rate=5e-3, evaluations=0)  # type: ignore[arg-type]
-    made = method(original, data_for(original), tiny.engine())
-    assert mean_loss(made.model, forget) > mean_loss(original, forget) + 0.05
-    terms = [line["losses"] for line in made.history.lines]
+    result = method(original, data_for(original), tiny.engine())
+    assert mean_loss(result.model, forget) > mean_loss(original, forget) + 0.05
+    terms = [line["losses"] for line in result.history.lines]
     assert all(set(line) == {"forget", "total"} and line["forget"] < 0 for line in terms)
 
 
-def poisoned(inputs: PairInputs, units: np.ndarray[Any, Any]) -> PairInputs:
-    """The inputs with garbage for these units: other pixels, other words."""
+def poisoned(inputs: PairInputs, examples: np.ndarray[Any, Any]) -> PairInputs:
+    """The inputs with garbage for these examples: other pixels, other words."""
     pixels, texts = inputs.sources["vision"], inputs.sources["text"]
     assert isinstance(pixels, Pixels)
     assert isinstance(texts, Texts)
     images = pixels.images.copy()
-    images[units] = np.random.default_rng(0).integers(0, 256, images[units].shape, dtype=np.uint8)
+    images[examples] = np.random.default_rng(0).integers(0, 256, images[examples].shape, dtype=np.uint8)
     ids = texts.ids.flat.copy()
-    for row in inputs.corpus.text_rows(units):
+    for row in inputs.dataset.text_rows(examples):
         ids[texts.ids.offsets[row] + 1 : texts.ids.offsets[row + 1] - 1] = 4
     return inputs.with_sources({"vision": Pixels(images), "text": Texts(Ragged(ids, texts.ids.offsets), texts.padding)})
 
@@ -418,9 +420,9 @@ def test_who_never_reads_the_forget_set(method: str, never_read: bool, name: str
 def test_finetune_lowers_the_loss_on_the_retain_set() -> None:
     original = tiny.original("albef")
     data = tiny.data_for(original)
-    made = FineTune(min_steps=100, evaluations=0, rate_factor=2.5)(original, data, tiny.engine())
-    assert mean_loss(made.model, data.request.retain) < mean_loss(original, data.request.retain) - 0.1
-    peak = max(line["learning_rate"] for line in made.history.lines)
+    result = FineTune(min_steps=100, evaluations=0, rate_factor=2.5)(original, data, tiny.engine())
+    assert mean_loss(result.model, data.request.retain) < mean_loss(original, data.request.retain) - 0.1
+    peak = max(line["learning_rate"] for line in result.history.lines)
     assert peak == pytest.approx(2.5 * tiny.TRAINING.learning_rate)
 
 
@@ -429,7 +431,7 @@ def started_from(method: Retrain, original: Model, monkeypatch: pytest.MonkeyPat
     begun: list[dict[str, Tensor]] = []
     fit = Engine.fit
 
-    def watching(self: Engine, model: Model, *given: Any, **options: Any) -> History:
+    def watching(self: Engine, model: Model, *given: Any, **options: Any) -> TrainingHistory:
         begun.append(tiny.weights(model))
         assert options["training"]
         return fit(self, model, *given, **options)
@@ -463,12 +465,12 @@ def test_retrain_of_a_part_keeps_the_rest_of_the_original(monkeypatch: pytest.Mo
 def test_retrain_is_the_originals_recipe_on_the_retain_set() -> None:
     original = tiny.original("albef")
     data = tiny.data_for(original)
-    made = Retrain()(original, data, tiny.engine()).model
+    result = Retrain()(original, data, tiny.engine()).model
     by_hand = tiny.build(tiny.CONFIGS["albef"])
     rows = data.retain_pairs
-    train(by_hand, PairInputs.of(tiny.corpus(), by_hand), rows, tiny.TRAINING, tiny.engine(), seed=0, what="by hand")
-    assert tiny.changed(tiny.weights(by_hand), tiny.weights(made)) == set()
-    assert tiny.changed(tiny.weights(original), tiny.weights(made))
+    train(by_hand, PairInputs.of(tiny.dataset(), by_hand), rows, tiny.TRAINING, tiny.engine(), seed=0, what="by hand")
+    assert tiny.changed(tiny.weights(by_hand), tiny.weights(result)) == set()
+    assert tiny.changed(tiny.weights(original), tiny.weights(result))
 
 
 # -- effect on a model that has learned its training pairs --------------------------------------------------------
@@ -477,18 +479,18 @@ def test_retrain_is_the_originals_recipe_on_the_retain_set() -> None:
 @cache
 def learned() -> Model:
     model = tiny.build(tiny.albef(width=32))
-    corpus = tiny.corpus()
+    dataset = tiny.dataset()
     settings = TrainSettings(epochs=200, batch_size=60, learning_rate=3e-3)
-    rows = corpus.text_rows(corpus.rows("train"))
-    train(model, PairInputs.of(corpus, model), rows, settings, tiny.engine(), seed=0, what="original")
+    rows = dataset.text_rows(dataset.rows("train"))
+    train(model, PairInputs.of(dataset, model), rows, settings, tiny.engine(), seed=0, what="original")
     return model
 
 
 class Memorised(Retrieval):
     """A task that finds deleted pairs more similar than unseen ones by 0.2."""
 
-    def judge(self, *_: Any) -> dict[str, float]:
-        return {"utility": 0.0, "forget_auc": 50.0, "cosine_forget": 0.3, "cosine_valid": 0.1}
+    def validation_metrics(self, *_: Any) -> dict[str, float]:
+        return {"utility": 0.0, "forget_auc": 50.0, "cosine_forget": 0.3, "cosine_validation": 0.1}
 
 
 def test_similarity_takes_from_deleted_pairs_what_unseen_ones_do_not_have() -> None:
@@ -501,11 +503,11 @@ def test_similarity_takes_from_deleted_pairs_what_unseen_ones_do_not_have() -> N
                 each, each.encode(data.inputs.batch(data.inputs.true_pairs(pairs), torch.device("cpu")))
             )
 
-    made = MultiDelete(similarity=10, min_steps=150, learning_rate=2e-3, batch_size=12, evaluations=0)(
+    result = MultiDelete(similarity=10, min_steps=150, learning_rate=2e-3, batch_size=12, evaluations=0)(
         model, data, tiny.engine()
     ).model
-    moved = (cosines(made, data.forget_pairs) - cosines(model, data.forget_pairs)).diagonal()
-    kept = cosines(made, data.retain_pairs) - cosines(model, data.retain_pairs)
+    moved = (cosines(result, data.forget_pairs) - cosines(model, data.forget_pairs)).diagonal()
+    kept = cosines(result, data.retain_pairs) - cosines(model, data.retain_pairs)
     assert float(moved.mean()) == pytest.approx(-0.2, abs=0.05)
     assert float(moved.std()) < 0.1
     assert float(kept.square().mean().sqrt()) < 0.1
@@ -531,8 +533,8 @@ def test_similarity_where_there_is_none_or_it_does_not_move() -> None:
         clip, tiny.data_for(clip), tiny.engine()
     ).history.lines
     assert {"md_similarity", "mkr_similarity"} <= lines[0]["losses"].keys()
-    request = replace(tiny.request_of(), valid=tiny.request_of().valid[:0])
-    with pytest.raises(InputError, match=r"no valid split, from which method\.similarity takes"):
+    request = replace(tiny.request_of(), validation=tiny.request_of().validation[:0])
+    with pytest.raises(InputError, match=r"no validation split, from which method\.similarity takes"):
         MultiDelete(similarity=1, evaluations=0)(model, tiny.data_for(model, request), tiny.engine())
 
 

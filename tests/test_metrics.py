@@ -104,7 +104,7 @@ def test_model_that_scores_all_the_same_ranks_nothing(score: float) -> None:
 
 def test_recalls_by_hand() -> None:
     i2t, t2i = np.array([0, 3, 7, 12]), np.array([0, 0, 4, 5, 9, 10])
-    found = recalls(i2t, t2i)
+    result = recalls(i2t, t2i)
     assert recall_at(i2t, 1) == 25
     expected = {
         "i2t_r1": 25,
@@ -117,4 +117,4 @@ def test_recalls_by_hand() -> None:
         "t2i_mean_recall": 100 * 10 / 18,
         "mean_recall": (50 + 100 * 10 / 18) / 2,
     }
-    assert found == pytest.approx(expected)
+    assert result == pytest.approx(expected)

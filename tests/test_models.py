@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import tiny
-from multidelete.data.streams import PairInputs, Texts
-from multidelete.errors import InputError
+from multidelete.data.batches import PairInputs, Texts
 from multidelete.models import MODELS, Albef, Batch, Clip, Encoding, Model, Tokens
 from multidelete.models.base import EncoderConfig
 from multidelete.models.image_text import contrastive_losses, hard_negatives, normalise
 from multidelete.tasks.retrieval import match_log_odds
+from multidelete.utils.errors import InputError
 
 NAMES = tiny.RETRIEVAL
 
@@ -30,7 +30,7 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 def pairs(model: Model, images: list[int], texts: list[int]) -> Batch:
     rows = {"vision": np.array(images), "text": np.array(texts)}
-    return PairInputs.of(tiny.corpus(), model).batch(rows, torch.device("cpu"))
+    return PairInputs.of(tiny.dataset(), model).batch(rows, torch.device("cpu"))
 
 
 def tokens(ids: list[list[int]], padding: int = 0) -> Tokens:
@@ -55,7 +55,7 @@ def test_folder_gives_the_model_back(model: Model, tmp_path: Path) -> None:
     assert loaded.config == model.config
     assert not loaded.training
     assert tiny.changed(tiny.weights(model), tiny.weights(loaded)) == set()
-    texts = tiny.corpus().texts[:10]
+    texts = tiny.dataset().texts[:10]
     assert loaded.tokenize(texts) == model.tokenize(texts)
     batch = tiny.first_pairs(model, 9)
     assert torch.equal(loaded.head(loaded.fused(batch)), model.head(model.fused(batch)))
@@ -170,11 +170,11 @@ def test_steps_of_a_frozen_backbone_can_be_taken_apart(model: Model) -> None:
 
 @torch.no_grad()
 def test_padding_changes_nothing(model: Model) -> None:
-    corpus = tiny.corpus()
-    lengths = np.array([len(ids) for ids in model.tokenize(corpus.texts)])
+    dataset = tiny.dataset()
+    lengths = np.array([len(ids) for ids in model.tokenize(dataset.texts)])
     short, long = int(lengths.argmin()), int(lengths.argmax())
     assert lengths[long] > lengths[short] + 3
-    image = int(corpus.text_units[short])
+    image = int(dataset.text_examples[short])
     alone, beside = pairs(model, [image], [short]), pairs(model, [image, image], [short, long])
     torch.testing.assert_close(model.fused(alone)[0], model.fused(beside)[0], atol=1e-5, rtol=1e-5)
     embeddings = [model.embedding("text", model.encode(batch)["text"])[0] for batch in (alone, beside)]
@@ -291,7 +291,7 @@ def test_losses_are_one_number_for_each_pair(model: Model) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("count", [1, 3])
-def test_batch_of_one_unit_has_a_loss(model: Model, count: int) -> None:
+def test_batch_of_one_example_has_a_loss(model: Model, count: int) -> None:
     losses = model.losses(tiny.first_pairs(model, count))  # three texts belong to the first image
     assert losses.shape == (count,)
     assert torch.isfinite(losses).all()
@@ -309,15 +309,15 @@ def test_generator_draws_the_hard_negatives() -> None:
     batch = tiny.first_pairs(model, 30)
 
     def losses(seed: int) -> Tensor:
-        return model.losses(Batch(batch.inputs, batch.rows, batch.units, torch.Generator().manual_seed(seed)))
+        return model.losses(Batch(batch.inputs, batch.rows, batch.examples, torch.Generator().manual_seed(seed)))
 
     assert torch.equal(losses(0), losses(0))
     assert not torch.equal(losses(0), losses(1))
 
 
-def test_hard_negatives_are_of_another_unit_and_prefer_the_similar() -> None:
-    units = torch.tensor([0, 0, 1, 1, 2])
-    same = units[:, None] == units[None, :]
+def test_hard_negatives_are_of_another_example_and_prefer_the_similar() -> None:
+    examples = torch.tensor([0, 0, 1, 1, 2])
+    same = examples[:, None] == examples[None, :]
     similarity = torch.zeros(5, 5)
     similarity[0] = torch.tensor([9.0, 9.0, 0.0, 3.0, 0.0])
     generator = torch.Generator().manual_seed(0)
@@ -332,18 +332,18 @@ def test_hard_negatives_are_of_another_unit_and_prefer_the_similar() -> None:
     assert chosen[0] == 3
 
 
-def test_hard_negatives_do_not_exist_in_one_unit() -> None:
+def test_hard_negatives_do_not_exist_in_one_example() -> None:
     assert hard_negatives(torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool), None) is None
 
 
 def test_contrastive_loss_against_a_plain_twin() -> None:
-    units = [0, 0, 1]
+    examples = [0, 0, 1]
     similarity = torch.tensor([[1.0, 0.5, -1.0], [0.2, 2.0, 0.0], [0.3, -0.5, 1.5]])
-    same = torch.tensor([[a == b for b in units] for a in units])
+    same = torch.tensor([[a == b for b in examples] for a in examples])
 
     def one_way(scores: Tensor) -> list[float]:
         return [
-            float(np.mean([scores[i].logsumexp(0) - scores[i, j] for j in range(3) if units[i] == units[j]]))
+            float(np.mean([scores[i].logsumexp(0) - scores[i, j] for j in range(3) if examples[i] == examples[j]]))
             for i in range(3)
         ]
 
@@ -358,13 +358,13 @@ def save_encoder(folder: Path, kind: str, dtype: torch.dtype = torch.float32) ->
     import transformers
 
     size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    made: nn.Module
+    result: nn.Module
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if kind == "vit":
-            made = transformers.ViTModel(transformers.ViTConfig(image_size=24, patch_size=8, **size))
+            result = transformers.ViTModel(transformers.ViTConfig(image_size=24, patch_size=8, **size))
         elif kind == "bert":
-            made = transformers.BertModel(transformers.BertConfig(vocab_size=200, max_position_embeddings=64, **size))
+            result = transformers.BertModel(transformers.BertConfig(vocab_size=200, max_position_embeddings=64, **size))
         else:
             config = transformers.EfficientNetConfig(
                 image_size=24,
@@ -378,11 +378,11 @@ def save_encoder(folder: Path, kind: str, dtype: torch.dtype = torch.float32) ->
                 num_block_repeats=[1, 1],
                 expand_ratios=[1, 6],
             )
-            made = transformers.EfficientNetModel(config)
-    made.to(dtype).save_pretrained(folder)  # type: ignore[operator]
+            result = transformers.EfficientNetModel(config)
+    result.to(dtype).save_pretrained(folder)  # type: ignore[operator]
     if kind == "bert":
         tiny.original("albef").tokenizer.save_pretrained(folder)
-    return made.float().eval()
+    return result.float().eval()
 
 
 @torch.no_grad()
@@ -390,7 +390,7 @@ def save_encoder(folder: Path, kind: str, dtype: torch.dtype = torch.float32) ->
 def test_vision_backbone_from_a_folder(kind: str, tmp_path: Path) -> None:
     reference = save_encoder(tmp_path / kind, kind)
     model = tiny.build(tiny.albef(vision=EncoderConfig(pretrained=str(tmp_path / kind))))
-    pixels = torch.from_numpy(tiny.corpus().images(24)[:3]).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(tiny.dataset().images(24)[:3]).permute(0, 3, 1, 2)
     ours = model.embed("vision", pixels)
     theirs = reference(pixel_values=normalise(pixels, model.config)).last_hidden_state
     if kind == "efficientnet":
@@ -454,17 +454,17 @@ def save_dual(folder: Path, kind: str) -> Any:
         torch.manual_seed(5)
         if kind == "clip":
             config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
-            made: Any = transformers.CLIPModel(config)
+            result: Any = transformers.CLIPModel(config)
         else:
-            made = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))
-            nn.init.constant_(made.logit_bias, -3.0)
-        nn.init.constant_(made.logit_scale, 1.7)
-        for parameter in made.parameters():  # a fresh model gives nearly the same score to every pair
+            result = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))
+            nn.init.constant_(result.logit_bias, -3.0)
+        nn.init.constant_(result.logit_scale, 1.7)
+        for parameter in result.parameters():  # a fresh model gives nearly the same score to every pair
             if parameter.dim() > 1:
                 parameter.data.mul_(4)
-    made.save_pretrained(folder)
+    result.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return made.eval()
+    return result.eval()
 
 
 @torch.no_grad()
@@ -475,7 +475,7 @@ def test_clip_scores_are_those_of_transformers(kind: str, tmp_path: Path) -> Non
     model = tiny.build(tiny.clip(vision=both, text=both))
     assert isinstance(model, Clip)
     rows = np.arange(0, 15, 3)
-    inputs = PairInputs.of(tiny.corpus(), model)
+    inputs = PairInputs.of(tiny.dataset(), model)
     batch = inputs.batch(inputs.true_pairs(rows), torch.device("cpu"))
     text = inputs.sources["text"]
     assert isinstance(text, Texts)

@@ -11,7 +11,7 @@ import pytest
 from multidelete.data.readers import detect, read
 from multidelete.data.readers.nlvr import nlvr
 from multidelete.data.readers.nlvr2 import nlvr2
-from multidelete.errors import InputError
+from multidelete.utils.errors import InputError
 
 Picture = Callable[..., None]
 
@@ -77,21 +77,21 @@ def photos(tmp_path: Path, picture: Picture) -> Path:
 
 def test_nlvr_layout(boxes: Path) -> None:
     assert detect(boxes) == "nlvr"
-    corpus = read("nlvr", root=boxes)
-    assert [len(corpus.rows(split)) for split in ("train", "valid", "test")] == [18, 6, 6]
-    unit = corpus.units[17]
-    assert (unit.id, unit.group, unit.split) == ("dev-20-3-5", "train-20-3", "train")
-    assert (unit.texts, unit.labels, unit.panels) == (("Box 20-3.",), ("true",), 3)
-    assert corpus.classes == ("false", "true")
-    assert corpus.images_per_unit == 3
-    assert corpus.images(4).shape == (30 * 3, 4, 4, 3)
+    dataset = read("nlvr", root=boxes)
+    assert [len(dataset.rows(split)) for split in ("train", "validation", "test")] == [18, 6, 6]
+    example = dataset.examples[17]
+    assert (example.id, example.group, example.split) == ("dev-20-3-5", "train-20-3", "train")
+    assert (example.texts, example.labels, example.panels) == (("Box 20-3.",), ("true",), 3)
+    assert dataset.classes == ("false", "true")
+    assert dataset.images_per_example == 3
+    assert dataset.images(4).shape == (30 * 3, 4, 4, 3)
 
 
 def test_nlvr_whole_images_and_fewer_orders(boxes: Path) -> None:
-    corpus = nlvr(boxes, boxes=1, arrangements=2)
-    assert [unit.id for unit in corpus.units[:3]] == ["train-1-0-0", "train-1-0-1", "train-1-1-0"]
-    assert corpus.images_per_unit == 1
-    assert len(corpus) == 10
+    dataset = nlvr(boxes, boxes=1, arrangements=2)
+    assert [example.id for example in dataset.examples[:3]] == ["train-1-0-0", "train-1-0-1", "train-1-1-0"]
+    assert dataset.images_per_example == 1
+    assert len(dataset) == 10
 
 
 def test_nlvr_official_layout(boxes: Path) -> None:
@@ -108,9 +108,9 @@ def test_nlvr_official_layout(boxes: Path) -> None:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 (boxes / "images" / name).rename(place)
     assert detect(boxes) == "nlvr"
-    corpus = nlvr(boxes)
-    assert corpus.texts == expected.texts
-    assert corpus.image_digests() == digests
+    dataset = nlvr(boxes)
+    assert dataset.texts == expected.texts
+    assert dataset.image_digests() == digests
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_nlvr_bad_option(boxes: Path, options: dict[str, Any], message: str) -> 
         (shown("3-0"), "identifier '3-0' was already used in"),
         (shown("9-0", images=["dev-3-0-0.png"] * 6), "image 'dev-3-0-0' was already used in"),
         ({**shown("9-0", images=["train-9-0.png"] * 6)}, "image 'train-9-0' was already used in"),
-        (shown("9-0", images=[f"train-9-{k}.png" for k in range(6)], sentence=""), "text 1 of unit"),
+        (shown("9-0", images=[f"train-9-{k}.png" for k in range(6)], sentence=""), "text 1 of example"),
     ],
 )
 def test_nlvr_bad_line(boxes: Path, picture: Picture, wrong: object, message: str) -> None:
@@ -172,22 +172,22 @@ def test_linked_folders(boxes: Path) -> None:
     (boxes / "images").rename(boxes.parent / f"{boxes.name}-images")
     (boxes / "images").symlink_to(boxes.parent / f"{boxes.name}-images")
     (boxes / "again").symlink_to(boxes)  # a link that leads back does not loop
-    assert nlvr(boxes).units[0].images == ("images/train-1-0-0.png",)
+    assert nlvr(boxes).examples[0].images == ("images/train-1-0-0.png",)
 
 
 def test_nlvr2_official_layout(photos: Path) -> None:
     assert detect(photos) == "nlvr2"
-    corpus = read("nlvr2", root=photos)
-    assert [(unit.id, unit.split, unit.labels) for unit in corpus.units] == [
+    dataset = read("nlvr2", root=photos)
+    assert [(example.id, example.split, example.labels) for example in dataset.examples] == [
         ("train-10-0", "train", ("true", "false")),
         ("train-11-3", "train", ("true",)),
-        ("dev-850-0", "valid", ("false",)),
+        ("dev-850-0", "validation", ("false",)),
         ("test1-2-1", "test", ("true",)),
     ]
-    assert corpus.units[0].texts == ("Left train-10-0-0.", "Left train-10-0-1.")
-    assert corpus.units[0].images == ("images/train/7/train-10-0-img0.png", "images/train/7/train-10-0-img1.png")
-    assert corpus.images_per_unit == 2
-    assert corpus.images(4).shape == (4 * 2, 4, 4, 3)
+    assert dataset.examples[0].texts == ("Left train-10-0-0.", "Left train-10-0-1.")
+    assert dataset.examples[0].images == ("images/train/7/train-10-0-img0.png", "images/train/7/train-10-0-img1.png")
+    assert dataset.images_per_example == 2
+    assert dataset.images(4).shape == (4 * 2, 4, 4, 3)
 
 
 def test_nlvr2_all_images_in_one_folder(photos: Path) -> None:
@@ -196,7 +196,7 @@ def test_nlvr2_all_images_in_one_folder(photos: Path) -> None:
         image.rename(photos / "flat" / image.name)
     (photos / "test1.json").rename(photos / "test.json")
     assert len(nlvr2(photos)) == 4
-    assert nlvr2(photos, images="flat").units[0].images == ("train-10-0-img0.png", "train-10-0-img1.png")
+    assert nlvr2(photos, images="flat").examples[0].images == ("train-10-0-img0.png", "train-10-0-img1.png")
 
 
 def test_nlvr2_pair_without_an_image(photos: Path) -> None:
@@ -217,11 +217,11 @@ def test_nlvr2_pair_without_an_image(photos: Path) -> None:
         (photographed("dev-850-0-1", "Yes"), "unknown label 'Yes', expected 'True' or 'False'"),
         (photographed("850-0"), "identifier '850-0' is not one of NLVR2; expected split, set, pair and sentence"),
         (photographed("dev-850-0-0"), "identifier 'dev-850-0-0' was already used in"),
-        (photographed("dev-850-0-1", sentence=" "), "text 1 of unit 'dev-850-0' is blank"),
+        (photographed("dev-850-0-1", sentence=" "), "text 1 of example 'dev-850-0' is blank"),
         (photographed("dev-9-0-0"), "image 'dev-9-0-img0.png' is not a file in"),
         (
             photographed("train-10-0-2"),
-            "'train-10-0' is in the valid split here, but in the train split in",
+            "'train-10-0' is in the validation split here, but in the train split in",
         ),
     ],
 )
@@ -255,7 +255,7 @@ def test_missing_files(photos: Path) -> None:
     with pytest.raises(InputError, match=r"has no file 'test\.json' or 'test/test\.json'$"):
         nlvr(photos)
     (photos / "train.json").write_text('{"identifier": 1}\n')
-    with pytest.raises(InputError, match=r"known layout; expected manifest\.jsonl \(reader 'corpus'\), .* or train"):
+    with pytest.raises(InputError, match=r"known layout; expected manifest\.jsonl \(reader 'dataset'\), .* or train"):
         detect(photos)
 
 
@@ -263,8 +263,10 @@ def test_real_nlvr(shared: Path) -> None:
     root = shared / "data" / "nlvr"
     if not root.is_dir():
         pytest.skip(f"no NLVR in {shared}")
-    corpus = read(detect(root), root=root)
-    assert [len(corpus.rows(split)) for split in ("train", "valid", "test")] == [6 * 1985, 6 * 483, 6 * 506]
-    assert len({unit.group for unit in corpus.units}) == 2974
-    assert corpus.images_per_unit == 3
-    assert corpus.units[corpus.row_of("train-2321-0-4")].texts == ("There is 1 tower with at least 2 yellow blocks",)
+    dataset = read(detect(root), root=root)
+    assert [len(dataset.rows(split)) for split in ("train", "validation", "test")] == [6 * 1985, 6 * 483, 6 * 506]
+    assert len({example.group for example in dataset.examples}) == 2974
+    assert dataset.images_per_example == 3
+    assert dataset.examples[dataset.row_of("train-2321-0-4")].texts == (
+        "There is 1 tower with at least 2 yellow blocks",
+    )

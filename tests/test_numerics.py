@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import tiny
-from multidelete.data.streams import PairInputs
+from multidelete.data.batches import PairInputs
 from multidelete.numerics.dependence import dependence, foci
 from multidelete.numerics.gradients import mean_gradient, mean_squared_gradient, per_sample_gradients
 from multidelete.numerics.hessian import deletion_step, rank_one, solve
@@ -63,9 +63,9 @@ def test_dependence_is_that_of_the_slow_twin(
     make: Callable[[torch.Generator, int], tuple[Tensor, Tensor]], count: int, given: list[int]
 ) -> None:
     columns, losses = make(torch.Generator().manual_seed(count), count)
-    found = dependence(columns, losses, columns[:, given] if given else None)
+    result = dependence(columns, losses, columns[:, given] if given else None)
     expected = [slow_dependence(columns, losses, candidate, given) for candidate in range(columns.shape[1])]
-    assert found.tolist() == pytest.approx(expected, abs=1e-12)
+    assert result.tolist() == pytest.approx(expected, abs=1e-12)
 
 
 def test_dependence_by_hand() -> None:
@@ -89,9 +89,9 @@ def test_foci_finds_what_matters_and_stops() -> None:
     columns = randomness.standard_normal((1000, 64))
     noise = randomness.standard_normal(1000)
     losses = columns[:, 3] + 0.7 * columns[:, 7] * columns[:, 3] + 0.5 * columns[:, 20] + 0.3 * noise
-    found = foci(torch.from_numpy(columns), torch.from_numpy(losses))
-    assert found.columns == (3, 20, 7)
-    assert found.dependence == pytest.approx((0.364, 0.317, 0.421), abs=1e-3)
+    result = foci(torch.from_numpy(columns), torch.from_numpy(losses))
+    assert result.columns == (3, 20, 7)
+    assert result.dependence == pytest.approx((0.364, 0.317, 0.421), abs=1e-3)
     assert foci(torch.from_numpy(columns), torch.from_numpy(losses), limit=2).columns == (3, 20)
 
 
@@ -156,7 +156,7 @@ def one_by_one() -> dict[str, Tensor]:
 def test_gradients_are_those_of_the_slow_twin() -> None:
     network, losses, parameters, count = setting()
     expected = one_by_one()
-    for found, wanted in (
+    for result, wanted in (
         (per_sample_gradients(losses, 3, parameters), expected),
         (mean_gradient(losses, 3, parameters, count), {n: g.mean(0) for n, g in expected.items()}),
         (
@@ -165,9 +165,9 @@ def test_gradients_are_those_of_the_slow_twin() -> None:
         ),
         (mean_squared_gradient(losses, 3, parameters, count), {n: g.square().mean(0) for n, g in expected.items()}),
     ):
-        assert found.keys() == wanted.keys()
+        assert result.keys() == wanted.keys()
         for name in wanted:
-            torch.testing.assert_close(found[name], wanted[name], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(result[name], wanted[name], atol=1e-5, rtol=1e-5)
     assert not expected["spare.weight"].any()
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in network.parameters())
 
@@ -184,18 +184,18 @@ def test_gradients_leave_no_mode_behind() -> None:
 
 def test_mean_gradient_of_a_model() -> None:
     model = tiny.build(tiny.albef())
-    inputs = PairInputs.of(tiny.corpus(), model)
+    inputs = PairInputs.of(tiny.dataset(), model)
     chunks = np.arange(12).reshape(3, 4)
     parameters = model.parameters_of("fusion")
 
     def losses(chunk: int) -> Tensor:
         return model.losses(inputs.batch(inputs.true_pairs(chunks[chunk]), CPU))
 
-    found = mean_gradient(losses, 3, parameters, 12)
+    result = mean_gradient(losses, 3, parameters, 12)
     model.requires_grad_(True)
     torch.stack([losses(chunk).mean() for chunk in range(3)]).mean().backward()
     for name, parameter in parameters.items():
-        torch.testing.assert_close(found[name], parameter.grad, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(result[name], parameter.grad, atol=1e-6, rtol=1e-4)
 
 
 # -- Hessians and noise -------------------------------------------------------------------------------------------

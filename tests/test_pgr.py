@@ -6,7 +6,7 @@ import pytest
 
 from multidelete.data.readers import detect, read
 from multidelete.data.readers.pgr import COLUMNS, pgr
-from multidelete.errors import InputError
+from multidelete.utils.errors import InputError
 
 NODES = """\
 NCBI:1\tgene\tEPS8
@@ -25,7 +25,7 @@ PHENOTYPES = {"cancer": "HP_0002664", "tumor": "HP_0002664", "seizures": "HP_000
 
 
 def row(article: str, sentence: str, gene: str, phenotype: str, label: str = "True", **changes: str) -> str:
-    """A line of the corpus; the mentions stand where the sentence has them first."""
+    """A line of the dataset; the mentions stand where the sentence has them first."""
     places = []
     for mention in (gene, phenotype):
         start = max(sentence.find(mention), 0)
@@ -63,8 +63,8 @@ def root(tmp_path: Path) -> Path:
 
 def test_official_layout(root: Path) -> None:
     assert detect(root) == "pgr"
-    corpus = read("pgr", root=root)
-    assert {unit.id: (unit.texts, unit.labels) for unit in corpus.units} == {
+    dataset = read("pgr", root=root)
+    assert {example.id: (example.texts, example.labels) for example in dataset.examples} == {
         # Read once, with the newer label; the article's other sentence belongs to the same relation.
         "12:NCBI:2:HP:0001250": (("@gene@ in “severe” @phenotype@", "@phenotype@ with @gene@."), ("false", "false")),
         "14:NCBI:1:HP:0002664": (("Is @gene@ @phenotype@?",), ("true",)),
@@ -75,11 +75,11 @@ def test_official_layout(root: Path) -> None:
             ("false", "false"),
         ),
     }
-    assert corpus.units[0].nodes == ("NCBI:2", "HP:0001250")
-    assert corpus.graph is not None
-    assert len(corpus.graph) == 5
-    assert corpus.modalities == ("graph", "text")
-    assert corpus.classes == ("false", "true")
+    assert dataset.examples[0].nodes == ("NCBI:2", "HP:0001250")
+    assert dataset.graph is not None
+    assert len(dataset.graph) == 5
+    assert dataset.modalities == ("graph", "text")
+    assert dataset.classes == ("false", "true")
 
 
 def test_one_release(root: Path) -> None:
@@ -87,14 +87,14 @@ def test_one_release(root: Path) -> None:
     message = r"has no file 'train_2019\.tsv'; release='2018' or release='2019' reads one file alone"
     with pytest.raises(InputError, match=message):
         pgr(root)
-    corpus = pgr(root, release="2018")
-    assert [unit.id[:2] for unit in corpus.units] == ["11", "12", "13"]
-    assert corpus.units[1].labels == ("true",)
+    dataset = pgr(root, release="2018")
+    assert [example.id[:2] for example in dataset.examples] == ["11", "12", "13"]
+    assert dataset.examples[1].labels == ("true",)
 
 
 def test_plain_sentences(root: Path) -> None:
-    corpus = pgr(root, mark="plain")
-    texts = {unit.id: unit.texts for unit in corpus.units}
+    dataset = pgr(root, mark="plain")
+    texts = {example.id: example.texts for example in dataset.examples}
     assert texts["13:NCBI:2:HP:0002664"] == ("OTX2 and cancer, EPS8 and tumor.",)  # once, though it has two mentions
     assert texts["14:NCBI:1:HP:0002664"] == ("Is EPS8 cancer?",)
 
@@ -102,15 +102,15 @@ def test_plain_sentences(root: Path) -> None:
 def test_split_by_article(root: Path) -> None:
     rows = [row(str(number), f"EPS8 and seizures, {k}", "EPS8", "seizures") for number in range(500) for k in range(2)]
     write_rows(root / "train.tsv", *rows)
-    first = {unit.id: unit.split for unit in pgr(root, release="2018").units}
-    counts = [list(first.values()).count(split) for split in ("train", "valid", "test")]
+    first = {example.id: example.split for example in pgr(root, release="2018").examples}
+    counts = [list(first.values()).count(split) for split in ("train", "validation", "test")]
     assert sum(counts) == 500
     assert 370 < counts[0] < 430
     assert 30 < counts[1] < 70
     write_rows(root / "train.tsv", *rows[::-3])
-    assert all(first[unit.id] == unit.split for unit in pgr(root, release="2018").units)
-    other = pgr(root, release="2018", seed=1).units
-    assert any(first[unit.id] != unit.split for unit in other)
+    assert all(first[example.id] == example.split for example in pgr(root, release="2018").examples)
+    other = pgr(root, release="2018", seed=1).examples
+    assert any(first[example.id] != example.split for example in other)
 
 
 def test_mention_elsewhere(root: Path) -> None:
@@ -123,7 +123,7 @@ def test_mention_elsewhere(root: Path) -> None:
         row("22", "seizures, eps8", "EPS8", "seizures", **wrong),
         row("23", sentence, "EPS8", "seizures", GENE_START_POSITION="900", GENE_END_POSITION="904"),
     )
-    texts = [unit.texts[0] for unit in pgr(root, release="2018").units[3:]]
+    texts = [example.texts[0] for example in pgr(root, release="2018").examples[3:]]
     assert texts == ["@phenotype@, eps8 and @gene@", "@phenotype@, @gene@", "@phenotype@, eps8 and @gene@"]
 
 
@@ -237,15 +237,15 @@ def test_real_pgr(shared: Path) -> None:
     root = shared / "data" / "pgr"
     if not root.is_dir():
         pytest.skip(f"no PGR in {shared}")
-    corpus = read(detect(root), root=root)
-    assert corpus.graph is not None
-    assert (len(corpus.graph.nodes), len(corpus.graph.edges)) == (12_996, 141_279)
-    assert [len(corpus.rows(split)) for split in ("train", "valid", "test")] == [5791, 702, 770]
-    assert len(corpus.texts) == 9918
+    dataset = read(detect(root), root=root)
+    assert dataset.graph is not None
+    assert (len(dataset.graph.nodes), len(dataset.graph.edges)) == (12_996, 141_279)
+    assert [len(dataset.rows(split)) for split in ("train", "validation", "test")] == [5791, 702, 770]
+    assert len(dataset.texts) == 9918
     articles = {
-        split: {corpus.units[row].id.split(":")[0] for row in corpus.rows(split)} for split in ("train", "test")
+        split: {dataset.examples[row].id.split(":")[0] for row in dataset.rows(split)} for split in ("train", "test")
     }
     assert not articles["train"] & articles["test"]
-    unit = corpus.units[corpus.row_of("19223546:NCBI:79574:HP:0002664")]
-    assert "change P356S in @gene@, is a potential" in unit.texts[0]
-    assert unit.labels == ("false",)
+    example = dataset.examples[dataset.row_of("19223546:NCBI:79574:HP:0002664")]
+    assert "change P356S in @gene@, is a potential" in example.texts[0]
+    assert example.labels == ("false",)

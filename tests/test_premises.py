@@ -13,8 +13,8 @@ from scipy.stats import chi2_contingency
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from multidelete.data.corpus import SPLITS, Corpus
-from multidelete.data.premises import (
+from multidelete.data.dataset import SPLITS, Dataset
+from multidelete.data.synthetic.premises import (
     LABELS,
     PLACED,
     Curtain,
@@ -24,16 +24,16 @@ from multidelete.data.premises import (
     paint_premises,
     premises,
 )
-from multidelete.data.scenes import COLOURS, SHAPES, Scene, Thing
-from multidelete.errors import InputError
+from multidelete.data.synthetic.scenes import COLOURS, SHAPES, Scene, Thing
+from multidelete.utils.errors import InputError
 from test_scenes import SAME, cell_of, seen_in
 
 Drawn = list[tuple[Premise, tuple[Hypothesis, ...]]]
 
 
 @pytest.fixture(scope="module")
-def corpus() -> Corpus:
-    return premises(train=300, valid=60, test=60, seed=7)
+def dataset() -> Dataset:
+    return premises(train=300, validation=60, test=60, seed=7)
 
 
 @pytest.fixture(scope="module")
@@ -72,35 +72,35 @@ def expected(premise: Premise, text: str) -> str:
     return "neutral" if (hidden if cell is None else cell in hidden) else "contradiction"
 
 
-def test_labels_are_right(corpus: Corpus) -> None:
-    assert corpus.classes == LABELS
-    for split, count in (("train", 300), ("valid", 60), ("test", 60)):
-        for row, (premise, hypotheses) in zip(corpus.rows(split), draw_premises(split, count, seed=7), strict=True):
-            unit = corpus.units[row]
-            assert unit.texts == tuple(claim.text for claim in hypotheses)
-            assert unit.labels == tuple(expected(premise, text) for text in unit.texts)
-            for claim in hypotheses:
-                assert parsed(claim.text) == (claim.cell, claim.colour, claim.shape)
+def test_labels_are_right(dataset: Dataset) -> None:
+    assert dataset.classes == LABELS
+    for split, count in (("train", 300), ("validation", 60), ("test", 60)):
+        for row, (premise, hypotheses) in zip(dataset.rows(split), draw_premises(split, count, seed=7), strict=True):
+            example = dataset.examples[row]
+            assert example.texts == tuple(assertion.text for assertion in hypotheses)
+            assert example.labels == tuple(expected(premise, text) for text in example.texts)
+            for assertion in hypotheses:
+                assert parsed(assertion.text) == (assertion.cell, assertion.colour, assertion.shape)
 
 
 def greys(picture: np.ndarray) -> set[tuple[int, int]]:
     """Cells of a picture of 48 pixels that are all curtain."""
-    found = set()
+    result = set()
     for row in range(3):
         for column in range(3):
             cell = picture[row * 16 : row * 16 + 16, column * 16 : column * 16 + 16].astype(int)
             if ((np.ptp(cell, axis=2) == 0) & (cell[..., 0] > 100) & (cell[..., 0] < 200)).all():
-                found.add((row, column))
-    return found
+                result.add((row, column))
+    return result
 
 
-def test_labels_are_right_of_the_pixels(corpus: Corpus) -> None:
+def test_labels_are_right_of_the_pixels(dataset: Dataset) -> None:
     checked = Counter[str]()
-    for picture, unit in zip(corpus.images(48), corpus.units, strict=True):
+    for picture, example in zip(dataset.images(48), dataset.examples, strict=True):
         grey = greys(picture)
         assert len(grey) in (0, 3)
         colours = {(row, column): seen_in(picture, row, column) for row in range(3) for column in range(3)}
-        for text, label in zip(unit.texts, unit.labels, strict=True):
+        for text, label in zip(example.texts, example.labels, strict=True):
             cell, colour, _ = parsed(text)
             assert (label == "neutral") <= bool(grey)
             assert (label == "contradiction") <= (not grey)
@@ -128,12 +128,17 @@ def test_a_curtain_hides_a_third_of_every_other_picture_and_three_to_five_object
 @pytest.mark.parametrize("hypotheses", [2, 4, 6])
 def test_a_picture_alone_tells_half(hypotheses: int) -> None:
     orders = set()
-    for premise, claims in draw_premises("train", 100, hypotheses=hypotheses):
+    for premise, assertions in draw_premises("train", 100, hypotheses=hypotheses):
         other = "neutral" if premise.curtain else "contradiction"
-        assert Counter(claim.label for claim in claims) == {"entailment": hypotheses // 2, other: hypotheses // 2}
-        open_or_denied = [(claim.cell, claim.colour, claim.shape) for claim in claims if claim.label == other]
+        assert Counter(assertion.label for assertion in assertions) == {
+            "entailment": hypotheses // 2,
+            other: hypotheses // 2,
+        }
+        open_or_denied = [
+            (assertion.cell, assertion.colour, assertion.shape) for assertion in assertions if assertion.label == other
+        ]
         assert len(set(open_or_denied)) == len(open_or_denied)
-        orders.add(tuple(claim.label for claim in claims))
+        orders.add(tuple(assertion.label for assertion in assertions))
     assert len(orders) >= 4
 
 
@@ -149,11 +154,13 @@ def turn(text: str) -> str:
 @pytest.mark.parametrize("aspect", ["cell", "colour", "shape", "turn"])
 def test_what_is_said_does_not_depend_on_the_label(many: Drawn, aspect: str) -> None:
     counts: dict[str, Counter[object]] = {label: Counter() for label in LABELS}
-    for _, claims in many:
-        for claim in claims:
-            cell, colour, shape = parsed(claim.text)
+    for _, assertions in many:
+        for assertion in assertions:
+            cell, colour, shape = parsed(assertion.text)
             cell = cell or "anywhere"  # type: ignore[assignment]
-            counts[claim.label][{"cell": cell, "colour": colour, "shape": shape, "turn": turn(claim.text)}[aspect]] += 1
+            counts[assertion.label][
+                {"cell": cell, "colour": colour, "shape": shape, "turn": turn(assertion.text)}[aspect]
+            ] += 1
     kinds = sorted(set().union(*counts.values()), key=str)
     assert 6 < len(kinds) < 80
     table = np.array([[counts[label][kind] for kind in kinds] for label in LABELS])
@@ -165,11 +172,12 @@ def test_text_alone_is_at_chance_and_with_the_picture_is_not(many: Drawn) -> Non
 
     def accuracy(tell: bool) -> float:
         def lines(drawn: Drawn) -> tuple[list[str], list[str]]:
-            claims = [(premise, claim) for premise, all_of in drawn for claim in all_of]
+            assertions = [(premise, assertion) for premise, all_of in drawn for assertion in all_of]
             texts = [
-                claim.text + (" open" if premise.curtain is None else " hidden") * tell for premise, claim in claims
+                assertion.text + (" open" if premise.curtain is None else " hidden") * tell
+                for premise, assertion in assertions
             ]
-            return texts, [claim.label for _, claim in claims]
+            return texts, [assertion.label for _, assertion in assertions]
 
         texts, labels = lines(many)
         bag = CountVectorizer(ngram_range=(1, 2)).fit(texts)
@@ -183,22 +191,26 @@ def test_text_alone_is_at_chance_and_with_the_picture_is_not(many: Drawn) -> Non
 
 def test_what_is_not_seen_is_often_like_what_is(many: Drawn) -> None:
     ways = Counter[str]()
-    for premise, claims in many:
-        for claim in claims:
-            if claim.label != "entailment" and claim.colour and claim.shape:
+    for premise, assertions in many:
+        for assertion in assertions:
+            if assertion.label != "entailment" and assertion.colour and assertion.shape:
                 ways["all"] += 1
-                ways["colour"] += any(thing.fits(claim.colour, None) for thing in premise.scene.things)
-                ways["shape"] += any(thing.fits(None, claim.shape) for thing in premise.scene.things)
+                ways["colour"] += any(thing.fits(assertion.colour, None) for thing in premise.scene.things)
+                ways["shape"] += any(thing.fits(None, assertion.shape) for thing in premise.scene.things)
     assert 0.4 * ways["all"] < ways["colour"] < 0.9 * ways["all"]
     assert 0.4 * ways["all"] < ways["shape"] < 0.9 * ways["all"]
 
 
 def test_hypotheses_speak_of_look_colour_or_shape(many: Drawn) -> None:
-    kinds = Counter((claim.colour is None, claim.shape is None) for _, claims in many for claim in claims)
+    kinds = Counter(
+        (assertion.colour is None, assertion.shape is None) for _, assertions in many for assertion in assertions
+    )
     assert sum(kinds.values()) == 18000
     assert kinds[False, False] / 18000 == pytest.approx(0.6, abs=0.02)
     assert kinds[False, True] / 18000 == pytest.approx(0.2, abs=0.02)
-    placed = Counter((claim.label, claim.cell is not None) for _, claims in many for claim in claims)
+    placed = Counter(
+        (assertion.label, assertion.cell is not None) for _, assertions in many for assertion in assertions
+    )
     for label in LABELS:
         share = placed[label, True] / (placed[label, True] + placed[label, False])
         assert share == pytest.approx(PLACED, abs=0.02)
@@ -214,18 +226,18 @@ def test_no_premise_occurs_twice_even_across_splits() -> None:
 
 
 def test_a_split_does_not_depend_on_any_count() -> None:
-    small, large = premises(train=5, valid=3, test=4, size=24), premises(train=40, valid=20, test=4, size=24)
+    small, large = premises(train=5, validation=3, test=4, size=24), premises(train=40, validation=20, test=4, size=24)
     for split in SPLITS:
         few, many = small.rows(split), large.rows(split)[: len(small.rows(split))]
-        assert [small.units[row] for row in few] == [large.units[row] for row in many]
+        assert [small.examples[row] for row in few] == [large.examples[row] for row in many]
         np.testing.assert_array_equal(small.images(24)[few], large.images(24)[many])
-    assert small.units[2].id == "train-00002"
+    assert small.examples[2].id == "train-00002"
 
 
 def test_same_seed_same_premises() -> None:
-    one, same, other = (premises(train=20, valid=2, test=2, seed=seed) for seed in (3, 3, 4))
+    one, same, other = (premises(train=20, validation=2, test=2, seed=seed) for seed in (3, 3, 4))
     assert one.hash == same.hash
-    assert [unit.texts for unit in one.units] != [unit.texts for unit in other.units]
+    assert [example.texts for example in one.examples] != [example.texts for example in other.examples]
 
 
 @pytest.mark.parametrize("size", [16, 33, 100])
@@ -244,7 +256,7 @@ def test_curtain_covers_its_cells_at_any_size(size: int) -> None:
 
 def test_four_thousand_premises_take_seconds() -> None:
     start = time.process_time()
-    assert len(premises(train=4000, valid=0, test=0)) == 4000
+    assert len(premises(train=4000, validation=0, test=0)) == 4000
     assert time.process_time() - start < 20  # about one second; a slow and busy machine may take longer
 
 
@@ -252,7 +264,7 @@ def test_four_thousand_premises_take_seconds() -> None:
     ("options", "message"),
     [
         ({"train": 0}, "premises expects 'train' to be a whole number of at least 1, got 0"),
-        ({"valid": -1}, "premises expects 'valid' to be a whole number of at least 0, got -1"),
+        ({"validation": -1}, "premises expects 'validation' to be a whole number of at least 0, got -1"),
         ({"size": 8}, "premises expects 'size' to be a whole number of at least 16, got 8"),
         ({"seed": 0.5}, "premises expects 'seed' to be a whole number of at least 0, got 0.5"),
         ({"hypotheses": 0}, "premises expects 'hypotheses' to be a whole number of at least 2, got 0"),

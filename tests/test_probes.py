@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from sklearn.metrics import balanced_accuracy_score
 
 import tiny
-from multidelete.data.corpus import Corpus
+from multidelete.data.batches import Encodings, PairInputs, Ragged
+from multidelete.data.dataset import Dataset
 from multidelete.data.requests import resolve
-from multidelete.data.streams import Encodings, PairInputs, Ragged
 from multidelete.methods import MultiDelete, Unlearned, UnlearningData
 from multidelete.metrics.probes import KEPT, Probe, balanced_accuracy, probes
 from multidelete.models import Model
 from multidelete.report.page import write_report
-from multidelete.report.runs import Run
+from multidelete.runs.reader import Run
 from multidelete.tasks import TASKS, Predictions, Retrieval
 from multidelete.tasks.features import ASKED, LEAST, balanced, mean_tokens, shown, unimodal, words
 from test_report import ROWS, make_run
@@ -47,17 +47,17 @@ def planted(
 
 
 def test_balanced_accuracy_by_hand() -> None:
-    found = np.array([[1, 1], [1, 0], [0, 0], [1, 0], [0, 0]], dtype=bool)
+    result = np.array([[1, 1], [1, 0], [0, 0], [1, 0], [0, 0]], dtype=bool)
     shows = np.array([[1, 1], [1, 0], [1, 0], [0, 0], [0, 0]], dtype=bool)
     # first: 2 of 3 that show it, 1 of 2 that do not; second: 1 of 1 and 4 of 4
-    assert balanced_accuracy(found, shows) == pytest.approx([50 * (2 / 3 + 1 / 2), 100])
-    assert np.isnan(balanced_accuracy(found, np.ones_like(shows))).all()
+    assert balanced_accuracy(result, shows) == pytest.approx([50 * (2 / 3 + 1 / 2), 100])
+    assert np.isnan(balanced_accuracy(result, np.ones_like(shows))).all()
 
 
 def test_balanced_accuracy_is_that_of_scikit_learn(rng: np.random.Generator) -> None:
-    found, shows = rng.random((2, 60, 5)) < 0.4
-    expected = [100 * balanced_accuracy_score(show, each) for show, each in zip(shows.T, found.T, strict=True)]
-    assert balanced_accuracy(found, shows) == pytest.approx(expected)
+    result, shows = rng.random((2, 60, 5)) < 0.4
+    expected = [100 * balanced_accuracy_score(show, each) for show, each in zip(shows.T, result.T, strict=True)]
+    assert balanced_accuracy(result, shows) == pytest.approx(expected)
 
 
 def test_a_planted_attribute_is_found_and_noise_is_not(rng: np.random.Generator) -> None:
@@ -74,9 +74,9 @@ def test_a_rare_thing_is_found_as_often_as_a_common_one(rng: np.random.Generator
     features, shows = planted(rng, 2000, things=1, share=0.05)
     probe = Probe.fit(features, shows)
     features, shows = planted(rng, 2000, things=1, share=0.05)
-    found = features @ probe.weights.T > probe.thresholds
-    assert found[shows].mean() == pytest.approx(0.933, abs=0.08)
-    assert (~found)[~shows].mean() == pytest.approx(0.933, abs=0.05)
+    result = features @ probe.weights.T > probe.thresholds
+    assert result[shows].mean() == pytest.approx(0.933, abs=0.08)
+    assert (~result)[~shows].mean() == pytest.approx(0.933, abs=0.05)
 
 
 def test_what_features_do_not_tell_is_not_read(rng: np.random.Generator) -> None:
@@ -113,13 +113,13 @@ def test_what_all_or_none_of_test_shows_does_not_count(rng: np.random.Generator)
 
 def stored(rng: np.random.Generator) -> Predictions:
     """Predictions of an original that knows of both modalities."""
-    made: Predictions = {}
+    result: Predictions = {}
     for split in ("retain", "test"):
         features, shows = planted(rng, 150)
         words_of = {"text_features": features[:, ::-1].astype(np.float16), "text_shows": shows}
-        made[split] = {"vision_features": features.astype(np.float16), "vision_shows": shows, **words_of}
-        made[split] |= {"probed_unit": np.array([f"{split}-{number}" for number in range(150)])}
-    return made
+        result[split] = {"vision_features": features.astype(np.float16), "vision_shows": shows, **words_of}
+        result[split] |= {"probed_example": np.array([f"{split}-{number}" for number in range(150)])}
+    return result
 
 
 def changed(original: Predictions, change: Any) -> Predictions:
@@ -131,12 +131,12 @@ def changed(original: Predictions, change: Any) -> Predictions:
 
 def test_unchanged_features_have_exactly_the_accuracy_of_the_original(rng: np.random.Generator) -> None:
     original = stored(rng)
-    found = probes(original, original)
-    assert found.keys() == {f"probe_{each}{end}" for each in ("vision", "text") for end in ("", "_refitted")}
-    assert found["probe_vision"] == found["probe_vision_refitted"] > 85
-    assert probes(changed(original, np.copy), original) == found
+    result = probes(original, original)
+    assert result.keys() == {f"probe_{each}{end}" for each in ("vision", "text") for end in ("", "_refitted")}
+    assert result["probe_vision"] == result["probe_vision_refitted"] > 85
+    assert probes(changed(original, np.copy), original) == result
     probe = Probe.fit(original["retain"]["text_features"], original["retain"]["text_shows"])
-    assert found["probe_text"] == probe.accuracy(original["test"]["text_features"], original["test"]["text_shows"])
+    assert result["probe_text"] == probe.accuracy(original["test"]["text_features"], original["test"]["text_shows"])
 
 
 def test_moved_features_lose_the_probe_and_destroyed_ones_all(rng: np.random.Generator) -> None:
@@ -156,8 +156,8 @@ def test_moved_features_lose_the_probe_and_destroyed_ones_all(rng: np.random.Gen
 @pytest.mark.parametrize("value", [0.0, np.inf, np.nan])
 def test_features_that_say_nothing_are_at_chance(value: float, rng: np.random.Generator) -> None:
     original = stored(rng)
-    found = probes(changed(original, lambda features: np.full_like(features, value)), original)
-    assert found["probe_vision"] == found["probe_vision_refitted"] == 50
+    result = probes(changed(original, lambda features: np.full_like(features, value)), original)
+    assert result["probe_vision"] == result["probe_vision_refitted"] == 50
 
 
 def test_without_features_there_are_no_probes(rng: np.random.Generator) -> None:
@@ -176,30 +176,30 @@ def test_what_is_balanced_comes_first() -> None:
 
 
 def test_pictures_show_what_is_truly_said_of_them() -> None:
-    corpus = tiny.corpus_for("entailment")
+    dataset = tiny.dataset_for("entailment")
     affirms = TASKS["entailment"].affirms
-    assert affirms in corpus.classes
+    assert affirms in dataset.classes
     for row in range(5):
-        unit = corpus.units[row]
+        example = dataset.examples[row]
         true = {
             word
-            for text, label in zip(unit.texts, unit.labels, strict=True)
+            for text, label in zip(example.texts, example.labels, strict=True)
             if label == affirms
             for word in words(text)
         }
-        assert shown(corpus, row, affirms) == true
-        assert true < shown(corpus, row, "")
-    assert TASKS["reasoning"].affirms in tiny.corpus_for("reasoning").classes
-    assert shown(tiny.corpus(), 0, "") == words(" ".join(tiny.corpus().units[0].texts))
+        assert shown(dataset, row, affirms) == true
+        assert true < shown(dataset, row, "")
+    assert TASKS["reasoning"].affirms in tiny.dataset_for("reasoning").classes
+    assert shown(tiny.dataset(), 0, "") == words(" ".join(tiny.dataset().examples[0].texts))
 
 
 def test_nodes_show_what_lies_above_them() -> None:
-    corpus = tiny.corpus_for("graph_text")
-    assert corpus.graph is not None
+    dataset = tiny.dataset_for("graph_text")
+    assert dataset.graph is not None
     for row in range(5):
-        found = shown(corpus, row, "")
-        assert "phenotypic abnormality" in found  # the root of the hierarchy
-        assert len(found) == 3  # a branch, a module and the root; a gene has nothing above it
+        result = shown(dataset, row, "")
+        assert "phenotypic abnormality" in result  # the root of the hierarchy
+        assert len(result) == 3  # a branch, a module and the root; a gene has nothing above it
 
 
 def test_means_are_over_real_tokens_alone() -> None:
@@ -214,31 +214,31 @@ def test_means_are_over_real_tokens_alone() -> None:
 # -- from models ----------------------------------------------------------------------------------------------------
 
 
-def corpus_of(task: str) -> tuple[Corpus, Model]:
-    return tiny.corpus_for(task), tiny.original_for(task, "graph_text" if task == "graph_text" else "albef")
+def dataset_of(task: str) -> tuple[Dataset, Model]:
+    return tiny.dataset_for(task), tiny.original_for(task, "graph_text" if task == "graph_text" else "albef")
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_features_are_those_of_the_encoders_one_by_one(task: str) -> None:
-    corpus, model = corpus_of(task)
-    inputs, request = PairInputs.of(corpus, model), resolve(corpus, count=6)
-    found = unimodal(model, inputs, request, tiny.engine(), count=20, affirms=TASKS[task].affirms)
-    assert found.keys() == {"retain", "test"}
-    kept = {corpus.units[row].id for row in request.retain}
-    assert set(found["retain"]["probed_unit"]) <= kept
-    assert len(set(found["retain"]["probed_unit"])) == 20
-    for split, arrays in found.items():
-        for modality in corpus.modalities:
-            assert arrays[f"{modality}_asked"].tolist() == found["retain"][f"{modality}_asked"].tolist()
-            for place in (0, len(arrays["probed_unit"]) - 1):
-                row = corpus.row_of(str(arrays["probed_unit"][place]))
-                text = int(corpus.text_rows(np.array([row]))[arrays["probed_text"][place]])
+    dataset, model = dataset_of(task)
+    inputs, request = PairInputs.of(dataset, model), resolve(dataset, count=6)
+    result = unimodal(model, inputs, request, tiny.engine(), count=20, affirms=TASKS[task].affirms)
+    assert result.keys() == {"retain", "test"}
+    kept = {dataset.examples[row].id for row in request.retain}
+    assert set(result["retain"]["probed_example"]) <= kept
+    assert len(set(result["retain"]["probed_example"])) == 20
+    for split, arrays in result.items():
+        for modality in dataset.modalities:
+            assert arrays[f"{modality}_asked"].tolist() == result["retain"][f"{modality}_asked"].tolist()
+            for place in (0, len(arrays["probed_example"]) - 1):
+                row = dataset.row_of(str(arrays["probed_example"][place]))
+                text = int(dataset.text_rows(np.array([row]))[arrays["probed_text"][place]])
                 own = row if modality != "text" else text
                 with torch.no_grad():
                     encoding = model.encode_one(modality, inputs.sources[modality].take(np.array([own])))
                 mean = encoding.tokens[0][encoding.mask[0].bool()].mean(0)
                 np.testing.assert_allclose(arrays[f"{modality}_features"][place], mean, atol=2e-3, rtol=2e-3)
-                shows = words(corpus.texts[text]) if modality == "text" else shown(corpus, row, TASKS[task].affirms)
+                shows = words(dataset.texts[text]) if modality == "text" else shown(dataset, row, TASKS[task].affirms)
                 assert arrays[f"{modality}_shows"][place].tolist() == [
                     each in shows for each in arrays[f"{modality}_asked"]
                 ], split
@@ -246,23 +246,23 @@ def test_features_are_those_of_the_encoders_one_by_one(task: str) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_is_probed(task: str) -> None:
-    corpus, model = corpus_of(task)
+    dataset, model = dataset_of(task)
     settings = {"rerank": 4, "sample": 10} if task == "retrieval" else {}
-    request, inputs = resolve(corpus, count=6), PairInputs.of(corpus, model)
+    request, inputs = resolve(dataset, count=6), PairInputs.of(dataset, model)
     predictions = TASKS[task](**settings).predict(model, inputs, request, tiny.engine())
-    found = TASKS[task](**settings).metrics_beside(predictions, predictions)
-    for modality in corpus.modalities:
-        assert 0 <= found[f"probe_{modality}"] <= 100
+    result = TASKS[task](**settings).all_metrics(predictions, predictions)
+    for modality in dataset.modalities:
+        assert 0 <= result[f"probe_{modality}"] <= 100
     off = TASKS[task](probed=0, **settings)
     without = off.predict(model, inputs, request, tiny.engine())
     assert not any(name.endswith(("_features", "_shows")) for arrays in without.values() for name in arrays)
-    metrics = {name: value for name, value in found.items() if not name.startswith("probe_")}
-    assert off.metrics_beside(without, without) == metrics
+    metrics = {name: value for name, value in result.items() if not name.startswith("probe_")}
+    assert off.all_metrics(without, without) == metrics
 
 
-def predicted(model: Model, data: UnlearningData, made: Unlearned | None = None) -> Predictions:
-    inputs = made.inputs if made else tiny.engine().encoded_inputs(model, data.inputs)
-    return TASK.predict(made.model if made else model, inputs, data.request, tiny.engine())
+def predicted(model: Model, data: UnlearningData, result: Unlearned | None = None) -> Predictions:
+    inputs = result.inputs if result else tiny.engine().encoded_inputs(model, data.inputs)
+    return TASK.predict(result.model if result else model, inputs, data.request, tiny.engine())
 
 
 def test_what_does_not_move_is_known_as_before() -> None:
@@ -270,18 +270,18 @@ def test_what_does_not_move_is_known_as_before() -> None:
     data = tiny.data_for(model)
     before = predicted(model, data)
     for scope, still in (("fusion", ("vision", "text")), ("text", ("vision",)), ("vision", ("text",))):
-        made = MultiDelete(scope=scope, epochs=1, min_steps=4, evaluations=0)(model, data, tiny.engine())
-        after = predicted(model, data, made)
+        outcome = MultiDelete(scope=scope, epochs=1, min_steps=4, evaluations=0)(model, data, tiny.engine())
+        after = predicted(model, data, outcome)
         for modality in ("vision", "text"):
             equal = all(
                 np.array_equal(before[split][f"{modality}_features"], after[split][f"{modality}_features"])
                 for split in ("retain", "test")
             )
             assert equal is (modality in still), (scope, modality)
-        found, expected = probes(after, before), probes(before, before)
+        result, expected = probes(after, before), probes(before, before)
         for modality in still:
-            assert found[f"probe_{modality}"] == expected[f"probe_{modality}"]
-            assert found[f"probe_{modality}_refitted"] == expected[f"probe_{modality}_refitted"]
+            assert result[f"probe_{modality}"] == expected[f"probe_{modality}"]
+            assert result[f"probe_{modality}_refitted"] == expected[f"probe_{modality}_refitted"]
 
 
 def test_noise_on_an_encoder_shows_in_its_modality_alone() -> None:
@@ -297,10 +297,10 @@ def test_noise_on_an_encoder_shows_in_its_modality_alone() -> None:
             if name.startswith("vision."):
                 parameter.add_(torch.randn(parameter.shape, generator=noise))
     after = TASK.predict(destroyed, data.inputs, data.request, tiny.engine())
-    expected, found = probes(before, before), probes(after, before)
-    assert found["probe_text"] == expected["probe_text"]
+    expected, result = probes(before, before), probes(after, before)
+    assert result["probe_text"] == expected["probe_text"]
     assert expected["probe_vision"] > 55
-    assert found["probe_vision"] < expected["probe_vision"]
+    assert result["probe_vision"] < expected["probe_vision"]
 
 
 def test_unimodal_retention_keeps_features_nearer() -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from multidelete.errors import InputError
 from multidelete.methods import METHODS, FineTune, MultiDelete, NegGrad, Retrain
 from multidelete.models import MODELS, Albef
 from multidelete.recipe import Recipe, as_values, load, merged, validate
 from multidelete.tasks import Retrieval
-from multidelete.training import TrainSettings
+from multidelete.training.original import TrainSettings
+from multidelete.utils.errors import InputError
 
 REQUEST: dict[str, Any] = {"forget": {"count": 3}}
 
@@ -77,7 +77,7 @@ def test_another_name_starts_a_table_anew(values: Any, over: Any, expected: dict
 
 def test_another_reader_starts_the_data_anew() -> None:
     values = {"data": {"reader": "scenes", "train": 50}}
-    assert merged(values, {"data": {"reader": "corpus", "root": "x"}}) == {"data": {"reader": "corpus", "root": "x"}}
+    assert merged(values, {"data": {"reader": "dataset", "root": "x"}}) == {"data": {"reader": "dataset", "root": "x"}}
     assert merged(values, {"data": {"train": 60}}) == {"data": {"reader": "scenes", "train": 60}}
 
 
@@ -162,11 +162,11 @@ def test_defaults() -> None:
 
 
 def test_the_request_has_the_recipes_seed_unless_it_has_its_own() -> None:
-    data = {"data": {"reader": "scenes", "train": 30, "valid": 2, "test": 2, "size": 16}}
+    data = {"data": {"reader": "scenes", "train": 30, "validation": 2, "test": 2, "size": 16}}
 
     def ids(**values: Any) -> tuple[str, ...]:
         loaded = validate({**data, **values}, "here")
-        return loaded.request(loaded.corpus()).ids
+        return loaded.request(loaded.dataset()).ids
 
     of_four = ids(seed=4, forget={"count": 5})
     assert of_four == ids(seed=9, forget={"count": 5, "seed": 4})
@@ -260,7 +260,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         ({**REQUEST, "model": 5}, f"'model' needs a name, one of {', '.join(MODELS)}"),
         ({**REQUEST, "method": {"epochs": 2}}, "'method' needs a name, one of"),
         ({**REQUEST, "compare": "neggrad"}, "'compare' must be a list of tables"),
-        ({**REQUEST, "data": {"train": 5}}, "'data' needs a reader, one of corpus, karpathy, snli_ve"),
+        ({**REQUEST, "data": {"train": 5}}, "'data' needs a reader, one of dataset, karpathy, snli_ve"),
         ({**REQUEST, "data": "karpathy"}, "reader 'karpathy' needs the option 'root', which was not given"),
         ({**REQUEST, "seed": True}, "'seed' must be a whole number, not True"),
         ({**REQUEST, "train": {"learning_rate": float("inf")}}, "'train.learning_rate' should be a finite number"),

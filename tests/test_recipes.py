@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import tiny
-from multidelete.data.streams import PairInputs
+from multidelete.data.batches import PairInputs
 from multidelete.models.base import EncoderConfig
 from multidelete.recipe import load
-from multidelete.training import TrainSettings, train
+from multidelete.training.original import TrainSettings, train
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
@@ -73,12 +73,12 @@ def shallow(config: Any) -> Any:
 def test_published_sizes_take_a_step(path: Path) -> None:
     recipe = load(path)
     assert recipe.model is not None
-    corpus = tiny.corpus_for(recipe.task.name)
-    config = shallow(recipe.model[1]).for_corpus(corpus, labelled=recipe.task.labelled)
-    model = recipe.architecture().build(config, corpus.texts, 0)
+    dataset = tiny.dataset_for(recipe.task.name)
+    config = shallow(recipe.model[1]).for_dataset(dataset, labelled=recipe.task.labelled)
+    model = recipe.architecture().build(config, dataset.texts, 0)
     before = tiny.weights(model)
-    inputs = PairInputs.of(corpus, model)
-    rows = corpus.text_rows(corpus.rows("train"))[:4]
+    inputs = PairInputs.of(dataset, model)
+    rows = dataset.text_rows(dataset.rows("train"))[:4]
     settings = TrainSettings(epochs=1, batch_size=4, learning_rate=1e-3, warmup=0)
     history = train(model, inputs, rows, settings, tiny.engine(), seed=0, what="one step")
     assert len(history.lines) == 1
@@ -88,5 +88,5 @@ def test_published_sizes_take_a_step(path: Path) -> None:
     batch = inputs.batch(inputs.true_pairs(rows[:2]), torch.device("cpu"))
     with torch.no_grad():
         logits = model.head(model.fused(batch))
-    assert logits.shape == (2, max(2, len(corpus.classes if recipe.task.labelled else ())))
+    assert logits.shape == (2, max(2, len(dataset.classes if recipe.task.labelled else ())))
     assert bool(logits.isfinite().all())

@@ -19,12 +19,13 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 
 import browser
-from multidelete.errors import InputError
-from multidelete.report import tables, verdict
+from multidelete.judgement import verdict
+from multidelete.report import tables
 from multidelete.report.page import write_report
 from multidelete.report.public import write_public
 from multidelete.report.sections import attacks
 from multidelete.report.tables import Group, Run, Spread, label
+from multidelete.utils.errors import InputError
 
 TUNED = {
     "alpha": 0.2,
@@ -60,11 +61,11 @@ def make_run(folder: Path, *, seed: int = 0, shift: float = 0.0, rows: Any = Non
         "a word without end: " + "w" * 90,
         "two shapes on <b>white</b> & grey",
     ]
-    units = {
+    examples = {
         "forget": [f"train-{i:05d}" for i in range(40)],
         "retain": [f"train-{i:05d}" for i in range(40, 160)],
     }
-    units |= {"valid": [f"valid-{i:05d}" for i in range(30)], "test": [f"test-{i:05d}" for i in range(60)]}
+    examples |= {"validation": [f"validation-{i:05d}" for i in range(30)], "test": [f"test-{i:05d}" for i in range(60)]}
     content, history = [], []
     for index, (method, scope, settings, (score, auc, test_auc), seconds, means) in enumerate(rows or ROWS):
         metrics = {
@@ -83,7 +84,7 @@ def make_run(folder: Path, *, seed: int = 0, shift: float = 0.0, rows: Any = Non
                 "model": "albef",
                 "method": method,
                 "scope": scope,
-                "forget_units": 400,
+                "forget_examples": 400,
                 "seed": seed,
                 "settings": settings,
                 "metrics": metrics,
@@ -97,15 +98,15 @@ def make_run(folder: Path, *, seed: int = 0, shift: float = 0.0, rows: Any = Non
                 "forget": means[0],
                 "retain": means[1],
                 "test": means[2],
-                "valid": means[2],
+                "validation": means[2],
             }.items():
-                unit = np.repeat(units[split], len(texts))
+                example = np.repeat(examples[split], len(texts))
                 np.savez(
                     folder / "predictions" / key / f"{split}.npz",
-                    unit=unit,
-                    text=np.tile(np.arange(len(texts)), len(units[split])),
-                    score=rng.normal(mean, 1.9, len(unit)).astype(np.float32),
-                    cosine=rng.uniform(-1, 1, len(unit)).astype(np.float32),
+                    example=example,
+                    text=np.tile(np.arange(len(texts)), len(examples[split])),
+                    score=rng.normal(mean, 1.9, len(example)).astype(np.float32),
+                    cosine=rng.uniform(-1, 1, len(example)).astype(np.float32),
                 )
         for step in range(0, 240, 2):
             fall = float(np.exp(-step / 60) + 0.05 + 0.03 * rng.random())
@@ -118,8 +119,10 @@ def make_run(folder: Path, *, seed: int = 0, shift: float = 0.0, rows: Any = Non
             history.append({"row": key, "step": step, "losses": losses, "learning_rate": 3e-4})
         if method == "multidelete":
             for step in (40, 80, 120, 160, 200):
-                valid = {"utility": 70 - step / 50, "forget_auc": 50 - step / 8, "criterion": 1.0}
-                history.append({"row": key, "step": step, "valid": valid} | ({"selected": True} if step == 160 else {}))
+                validation = {"utility": 70 - step / 50, "forget_auc": 50 - step / 8, "criterion": 1.0}
+                history.append(
+                    {"row": key, "step": step, "validation": validation} | ({"selected": True} if step == 160 else {})
+                )
     provenance = {
         "version": "0.1.0",
         "commit": "0123abc",
@@ -147,7 +150,7 @@ def make_run(folder: Path, *, seed: int = 0, shift: float = 0.0, rows: Any = Non
                 x, y, size = rng.integers(0, 60, 3)
                 draw.ellipse((x, y, x + size + 12, y + size + 12), fill=tuple(map(int, rng.integers(30, 230, 3))))
             image.save(folder / path)
-            gallery.append({"split": split, "unit": units[split][number % 8], "image": path, "texts": texts})
+            gallery.append({"split": split, "example": examples[split][number % 8], "image": path, "texts": texts})
         (folder / "gallery.json").write_text(json.dumps(gallery))
     return folder
 
@@ -346,8 +349,8 @@ def test_damaged_scores_and_pictures_are_named(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", rows=ROWS[:5])
     path = folder / "predictions" / "00-original-all" / "forget.npz"
     kept = path.read_bytes()
-    np.savez(path, unit=np.array(["a"]), text=np.array([0]))
-    with pytest.raises(InputError, match=r"has no array 'score'; it has text, unit"):
+    np.savez(path, example=np.array(["a"]), text=np.array([0]))
+    with pytest.raises(InputError, match=r"has no array 'score'; it has example, text"):
         page_of(folder)
     path.write_bytes(kept[:100])
     with pytest.raises(InputError, match=r"forget.npz cannot be read as an npz file"):
@@ -361,10 +364,10 @@ def test_damaged_scores_and_pictures_are_named(tmp_path: Path) -> None:
 def test_copies_make_no_other_size(tmp_path: Path) -> None:
     """Seeds whose D_f is larger by some, because copies go together, answer the same question."""
     folders = [make_run(tmp_path / str(seed), seed=seed, parts="") for seed in (0, 1)]
-    for folder, units, forget in zip(folders, (200, 203), ({"count": 200}, {"count": 200}), strict=True):
-        set_size(folder, units, forget)
+    for folder, examples, forget in zip(folders, (200, 203), ({"count": 200}, {"count": 200}), strict=True):
+        set_size(folder, examples, forget)
     runs = Run.load_all(folders)
-    assert {row["forget_units"] for run in runs for row in run.rows} == {200}
+    assert {row["forget_examples"] for run in runs for row in run.rows} == {200}
     assert all(group.seeds == [(0, 0, 0), (1, 1, 1)] for group in tables.summary(runs))
     for forget in ({"count": 203}, {"fraction": 0.05}, {"ids": "list.txt"}):
         set_size(folders[1], 203, forget)
@@ -372,11 +375,11 @@ def test_copies_make_no_other_size(tmp_path: Path) -> None:
             write_report(Run.load_all(folders), tmp_path)
 
 
-def set_size(folder: Path, units: int, forget: dict[str, Any]) -> None:
+def set_size(folder: Path, examples: int, forget: dict[str, Any]) -> None:
     path = folder / "results.json"
     content = json.loads(path.read_text())
     for row in content["rows"]:
-        row["forget_units"] = units
+        row["forget_examples"] = examples
     content["provenance"]["recipe"] = {"forget": forget}
     path.write_text(json.dumps(content))
 
@@ -407,7 +410,7 @@ def verdict_on(**changes: Any) -> verdict.Verdict:
                     "task": "retrieval",
                     "data": "scenes",
                     "model": "albef",
-                    "forget_units": 400,
+                    "forget_examples": 400,
                     "seed": 0,
                     "method": method,
                     "scope": scope,
@@ -424,15 +427,15 @@ def verdict_on(**changes: Any) -> verdict.Verdict:
 
 
 def test_a_method_that_forgot_well() -> None:
-    found = verdict_on()
-    assert (found.forgetting.answer, found.utility.answer, found.cost.answer) == (
+    result = verdict_on()
+    assert (result.forgetting.answer, result.utility.answer, result.cost.answer) == (
         "Forgot",
         "Kept its utility",
         "Cheap",
     )
-    assert found.forgetting.evidence.startswith("D_f AUC 19.4 (Original 50.3, Retrain 20.8); D_f vs test AUC 48.9")
-    assert found.utility.evidence == "test score 71.3, Retrain 71.9 (−0.6)."
-    assert found.cost.evidence == "24 s; 6.1 % of Retrain's 6.6 min."  # 24.1 / 398
+    assert result.forgetting.details.startswith("D_f AUC 19.4 (Original 50.3, Retrain 20.8); D_f vs test AUC 48.9")
+    assert result.utility.details == "test score 71.3, Retrain 71.9 (−0.6)."
+    assert result.cost.details == "24 s; 6.1 % of Retrain's 6.6 min."  # 24.1 / 398
 
 
 @pytest.mark.parametrize(
@@ -471,10 +474,10 @@ def test_the_words_for_cost(seconds: float, answer: str) -> None:
 
 
 def test_without_retrain_nothing_is_claimed() -> None:
-    found = verdict_on(without=("retrain",))
-    assert found.forgetting.answer == "Forgetting cannot be judged"
-    assert "no Retrain" in found.forgetting.evidence
-    assert found.utility.evidence.startswith("test score 71.3, Original 72.4")
+    result = verdict_on(without=("retrain",))
+    assert result.forgetting.answer == "Forgetting cannot be judged"
+    assert "no Retrain" in result.forgetting.details
+    assert result.utility.details.startswith("test score 71.3, Original 72.4")
 
 
 def test_the_report_does_without_torch() -> None:
@@ -487,7 +490,9 @@ def test_the_report_does_without_torch() -> None:
 
 def test_the_page_says_it_in_words_and_numbers(html: str) -> None:
     words = words_of(html).replace("\u00a0", " ")
-    assert "MultiDelete-F forgot the 400 deleted units and kept its utility, in 6.9 % of Retrain" in words  # 27.6 / 398
+    assert (
+        "MultiDelete-F forgot the 400 deleted examples and kept its utility, in 6.9 % of Retrain" in words
+    )  # 27.6 / 398
     assert "Did not forget: Df AUC 44.6 (Original 50.3, Retrain 20.8)" in words
     assert "Destroyed utility: test score 31.2, Retrain 71.9 (−40.7)." in words
     assert "The value to aim at is Retrain&#39;s 20.8, not 50" in words
@@ -526,7 +531,7 @@ def test_the_gallery_shows_each_text_before_and_after(html: str, run: Path) -> N
     assert "<convex>" not in html
     scores = Run.load(run).scores(4, "forget")
     assert scores is not None
-    logit = scores.score[(scores.unit == "train-00000") & (scores.text == 0)][0]
+    logit = scores.score[(scores.example == "train-00000") & (scores.text == 0)][0]
     card = html[html.index("train-00000") :]
     after = re.search(r'class="after after-4">.*?width:([\d.]+)%', card, re.DOTALL)
     assert after is not None
@@ -575,7 +580,7 @@ def test_what_is_published_holds_the_numbers_and_no_data(run: Path, tmp_path: Pa
     assert sorted(written) == sorted((tmp_path / "out").iterdir())
     texts = {path.name: path.read_text(encoding="utf-8") for path in written}
     page = texts["README.md"]
-    assert page.startswith("# retrieval · scenes · albef · 400 units deleted\n")
+    assert page.startswith("# retrieval · scenes · albef · 400 examples deleted\n")
     assert "| Retrain | 71.9 |" in page
     assert "- one was <left> out" in page
     assert "- **FineTune.** Did not forget: D_f AUC 44.6 (Original 50.3, Retrain 20.8)" in page

@@ -9,9 +9,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from multidelete.data.corpus import SPLITS, Corpus
-from multidelete.data.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing, describe, draw, paint, scenes
-from multidelete.errors import InputError
+from multidelete.data.dataset import SPLITS, Dataset
+from multidelete.data.synthetic.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing, describe, draw, paint, scenes
+from multidelete.utils.errors import InputError
 
 SAME = {
     "violet": "purple",
@@ -29,18 +29,18 @@ Look = tuple[str, str]
 
 
 @pytest.fixture(scope="module")
-def corpus() -> Corpus:
-    return scenes(train=300, valid=60, test=60, seed=7)
+def dataset() -> Dataset:
+    return scenes(train=300, validation=60, test=60, seed=7)
 
 
 def looks_in(caption: str) -> list[tuple[Look, int, int]]:
     """Colour and shape of each object named, with where its words begin and end."""
-    found = []
+    result = []
     for match in LOOK.finditer(caption):
         colour, shape = (SAME.get(word, word) for word in match.groups())
         assert shape in SHAPES
-        found.append(((colour, shape), match.start(), match.end()))
-    return found
+        result.append(((colour, shape), match.start(), match.end()))
+    return result
 
 
 def cell_of(words: str) -> tuple[int, int]:
@@ -71,22 +71,22 @@ def seen_in(picture: np.ndarray, row: int, column: int) -> str | None:
     return best if counts[best] > 0 else None
 
 
-def test_positions_are_true_of_the_pixels(corpus: Corpus) -> None:
-    pictures = corpus.images(48)
-    for picture, unit in zip(pictures, corpus.units, strict=True):
-        for caption in unit.texts[:2]:
+def test_positions_are_true_of_the_pixels(dataset: Dataset) -> None:
+    pictures = dataset.images(48)
+    for picture, example in zip(pictures, dataset.examples, strict=True):
+        for caption in example.texts[:2]:
             told = {cell: colour for (colour, _), cell in placed(caption).items()}
             for row in range(3):
                 for column in range(3):
-                    assert seen_in(picture, row, column) == told.get((row, column)), (unit.id, caption)
+                    assert seen_in(picture, row, column) == told.get((row, column)), (example.id, caption)
 
 
-def test_captions_name_every_object_once_placed(corpus: Corpus) -> None:
-    for split, count in (("train", 300), ("valid", 60), ("test", 60)):
-        rows = corpus.rows(split)
+def test_captions_name_every_object_once_placed(dataset: Dataset) -> None:
+    for split, count in (("train", 300), ("validation", 60), ("test", 60)):
+        rows = dataset.rows(split)
         for row, (scene, captions) in zip(rows, draw(split, count, seed=7), strict=True):
-            unit = corpus.units[row]
-            assert unit.texts == captions
+            example = dataset.examples[row]
+            assert example.texts == captions
             assert len(set(captions)) == 3
             truth = {(thing.colour, thing.shape): (thing.row, thing.column) for thing in scene.things}
             assert len(truth) == len(scene.things) in (2, 3, 4)
@@ -97,23 +97,23 @@ def test_captions_name_every_object_once_placed(corpus: Corpus) -> None:
             assert placed(captions[1]) == truth
 
 
-def test_relations_are_true(corpus: Corpus) -> None:
+def test_relations_are_true(dataset: Dataset) -> None:
     checked = 0
-    for unit in corpus.units:
-        cells = placed(unit.texts[0])
-        looks = looks_in(unit.texts[2])
+    for example in dataset.examples:
+        cells = placed(example.texts[0])
+        looks = looks_in(example.texts[2])
         for (one, _, end), (other, start, _) in zip(looks[::2], looks[1::2], strict=True):
-            words = unit.texts[2][end:start].split()
+            words = example.texts[2][end:start].split()
             down, right = np.subtract(cells[other], cells[one])
-            claims = {
+            properties = {
                 "above": down > 0, "over": down > 0, "below": down < 0, "under": down < 0,
                 "left": right > 0, "right": right < 0,
             }  # fmt: skip
-            made = [word for word in words if word in claims]
-            assert made, unit.texts[2]
-            assert all(claims[word] for word in made), (unit.id, unit.texts[2])
+            result = [word for word in words if word in properties]
+            assert result, example.texts[2]
+            assert all(properties[word] for word in result), (example.id, example.texts[2])
             # A relation aslant tells both directions.
-            assert len(made) == np.count_nonzero((down, right))
+            assert len(result) == np.count_nonzero((down, right))
             checked += 1
     assert checked > 500
 
@@ -153,26 +153,26 @@ def test_no_scene_occurs_twice_even_across_splits_and_seeds() -> None:
 
 
 def test_a_split_does_not_depend_on_any_count() -> None:
-    small, large = scenes(train=5, valid=3, test=4, size=24), scenes(train=40, valid=20, test=4, size=24)
+    small, large = scenes(train=5, validation=3, test=4, size=24), scenes(train=40, validation=20, test=4, size=24)
     for split in SPLITS:
         few, many = small.rows(split), large.rows(split)[: len(small.rows(split))]
-        assert [small.units[row] for row in few] == [large.units[row] for row in many]
+        assert [small.examples[row] for row in few] == [large.examples[row] for row in many]
         np.testing.assert_array_equal(small.images(24)[few], large.images(24)[many])
-    assert small.units[2].id == "train-00002"
+    assert small.examples[2].id == "train-00002"
 
 
 def test_same_seed_same_scenes() -> None:
-    one, same, other = (scenes(train=20, valid=2, test=2, seed=seed) for seed in (3, 3, 4))
+    one, same, other = (scenes(train=20, validation=2, test=2, seed=seed) for seed in (3, 3, 4))
     assert one.hash == same.hash
     assert not set(one.texts) & set(other.texts)
 
 
 @pytest.mark.parametrize("size", [32, 33, 64, 224])
 def test_layout_scales(size: int) -> None:
-    corpus = scenes(train=30, valid=0, test=0, size=size)
-    assert corpus.images(size).shape == (30, size, size, 3)
-    for picture, unit in zip(corpus.images(size), corpus.units, strict=True):
-        for (colour, _), (row, column) in placed(unit.texts[0]).items():
+    dataset = scenes(train=30, validation=0, test=0, size=size)
+    assert dataset.images(size).shape == (30, size, size, 3)
+    for picture, example in zip(dataset.images(size), dataset.examples, strict=True):
+        for (colour, _), (row, column) in placed(example.texts[0]).items():
             assert seen_in(picture, row, column) == colour
 
 
@@ -185,8 +185,8 @@ def test_objects_stay_in_their_cells() -> None:
             assert touched.max() < np.ceil(size * 2 / 3)
 
 
-def test_vocabulary_is_small_and_lower_case(corpus: Corpus) -> None:
-    text = " ".join(corpus.texts)
+def test_vocabulary_is_small_and_lower_case(dataset: Dataset) -> None:
+    text = " ".join(dataset.texts)
     assert text == text.lower()
     assert 40 <= len(set(re.findall(r"\w+", text))) <= 120
 
@@ -199,7 +199,7 @@ def test_describe_is_random_only_through_its_generator() -> None:
 
 def test_four_thousand_scenes_take_seconds() -> None:
     start = time.process_time()
-    assert len(scenes(train=4000, valid=0, test=0)) == 4000
+    assert len(scenes(train=4000, validation=0, test=0)) == 4000
     assert time.process_time() - start < 20  # about one second; a slow and busy machine may take longer
 
 
@@ -210,7 +210,7 @@ def test_four_thousand_scenes_take_seconds() -> None:
         ({"test": -1}, "scenes expects 'test' to be a whole number of at least 0, got -1"),
         ({"size": 8}, "scenes expects 'size' to be a whole number of at least 16, got 8"),
         ({"seed": -1}, "scenes expects 'seed' to be a whole number of at least 0, got -1"),
-        ({"valid": 2.0}, "scenes expects 'valid' to be a whole number of at least 0, got 2.0"),
+        ({"validation": 2.0}, "scenes expects 'validation' to be a whole number of at least 0, got 2.0"),
     ],
 )
 def test_bad_option(options: dict[str, int], message: str) -> None:

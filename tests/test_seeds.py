@@ -17,16 +17,16 @@ import scipy.stats
 import tiny
 from conftest import Ended
 from multidelete.bench.grid import grid
-from multidelete.engine import weights_hash
-from multidelete.errors import InputError
 from multidelete.models import Model
 from multidelete.recipe import as_values, load, validate
 from multidelete.report.bench import Bench, lines
-from multidelete.report.differences import Difference, paired
 from multidelete.report.page import write_report
-from multidelete.report.runs import Run, Seeds
 from multidelete.report.tables import summary, to_csv, to_markdown, to_text
-from multidelete.store import find_or_train_original
+from multidelete.runs.differences import Difference, paired
+from multidelete.runs.reader import Run, Seeds
+from multidelete.runs.store import get_or_train_original
+from multidelete.training.engine import weights_hash
+from multidelete.utils.errors import InputError
 from test_bad_input import RECIPE
 from test_report import ROWS, make_run, words_of
 
@@ -82,7 +82,7 @@ def test_what_is_no_seed_is_refused(key: str, here: Path, terminal: Terminal) ->
 def test_an_original_depends_on_the_seed_of_training_alone(here: Path) -> None:
     def key(*words: str) -> str:
         recipe = load(here / "recipe.toml", words)
-        return find_or_train_original(recipe, recipe.corpus(), tiny.engine()).key
+        return get_or_train_original(recipe, recipe.dataset(), tiny.engine()).key
 
     plain = key()
     assert key("method_seed=1", "forget.seed=2") == plain
@@ -112,10 +112,10 @@ def test_seeds_of_unlearning_share_original_and_retrain(here: Path, terminal: Te
         ended = terminal(f"unlearn recipe.toml --out {name} {QUICK} train.epochs=1.5 {more}")
         assert ended.code == 0, ended.err
         said[name] = ended.err
-    found = {name: json.loads((here / name / "results.json").read_text())["rows"] for name in words}
-    assert [row["seeds"] for row in found["method"]] == [{"train": 0, "forget": 0, "method": 1}] * 3
-    assert found["forget"][2]["seeds"] == {"train": 0, "forget": 1, "method": 0}
-    assert (found["train"][2]["seed"], found["train"][2]["seeds"]["train"]) == (0, 1)
+    result = {name: json.loads((here / name / "results.json").read_text())["rows"] for name in words}
+    assert [row["seeds"] for row in result["method"]] == [{"train": 0, "forget": 0, "method": 1}] * 3
+    assert result["forget"][2]["seeds"] == {"train": 0, "forget": 1, "method": 0}
+    assert (result["train"][2]["seed"], result["train"][2]["seeds"]["train"]) == (0, 1)
     assert "Retrain (all): found as trained before" in said["method"]
     assert "the original (retrieval): found as trained before" in said["forget"]
     assert "Retrain (all): found" not in said["forget"] + said["train"]
@@ -141,18 +141,18 @@ def test_a_bench_varies_one_seed_where_the_others_are_given(here: Path) -> None:
     def cells(*words: str) -> dict[str, Any]:
         return {cell.name: cell for cell in grid(Path("recipe.toml"), words, options, Path("out")).cells}
 
-    found = cells("train_seed=7", "forget.seed=8")
-    assert list(found) == ["retrain-all-3-seed0", *(f"neggrad-all-3-seed{seed}" for seed in range(3))]
+    result = cells("train_seed=7", "forget.seed=8")
+    assert list(result) == ["retrain-all-3-seed0", *(f"neggrad-all-3-seed{seed}" for seed in range(3))]
     for seed in range(3):
-        cell = found[f"neggrad-all-3-seed{seed}"]
+        cell = result[f"neggrad-all-3-seed{seed}"]
         assert cell.row["seeds"] == {"train": 7, "forget": 8, "method": seed}
         assert cell.after == "retrain-all-3-seed0"
         assert load(Path(cell.path), cell.words).seeds() == cell.row["seeds"]
-    found = cells("train_seed=7")  # deletion sets share the original
-    assert [found[f"retrain-all-3-seed{seed}"].after for seed in range(3)] == [None, *["retrain-all-3-seed0"] * 2]
-    assert found["neggrad-all-3-seed2"].after == "retrain-all-3-seed2"
-    found = cells("forget.seed=7", "method_seed=7")
-    assert [cell.after for cell in found.values() if cell.row["method"] == "retrain"] == [None] * 3
+    result = cells("train_seed=7")  # deletion sets share the original
+    assert [result[f"retrain-all-3-seed{seed}"].after for seed in range(3)] == [None, *["retrain-all-3-seed0"] * 2]
+    assert result["neggrad-all-3-seed2"].after == "retrain-all-3-seed2"
+    result = cells("forget.seed=7", "method_seed=7")
+    assert [cell.after for cell in result.values() if cell.row["method"] == "retrain"] == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -227,15 +227,15 @@ def test_a_bench_matches_tasks_by_all_seeds(tmp_path: Path) -> None:
         for seed, score in enumerate(scores):
             name = f"neggrad-{seed}"
             row = {"task": task, "data": "made_up", "model": "albef", "method": "neggrad", "scope": "all"}
-            row |= {"forget_units": 9, "seed": 0, "seeds": {"train": 0, "forget": 0, "method": seed}, "settings": {}}
+            row |= {"forget_examples": 9, "seed": 0, "seeds": {"train": 0, "forget": 0, "method": seed}, "settings": {}}
             place = tmp_path / task / "cells" / name
             place.mkdir(parents=True)
             rows = [row | {"metrics": {"test_score": score, "forget_auc": 50.0}, "cost": {}}]
             (place / "results.json").write_text(json.dumps({"schema": 1, "rows": rows, "provenance": {}}))
             cells.append({"name": name, "row": row, "variant": "neggrad-all"})
         (tmp_path / task / "bench.json").write_text(json.dumps({"cells": cells, "notes": []}))
-    found = lines(Bench.load([tmp_path / "retrieval", tmp_path / "graph_text"]).groups)
-    assert found == [["NegGrad", "81.0 ± 1.4 / 50.0 ± 0.0", "62.0 ± 2.8 / 50.0 ± 0.0", "71.5 ± 2.1 / 50.0 ± 0.0", "2"]]
+    result = lines(Bench.load([tmp_path / "retrieval", tmp_path / "graph_text"]).groups)
+    assert result == [["NegGrad", "81.0 ± 1.4 / 50.0 ± 0.0", "62.0 ± 2.8 / 50.0 ± 0.0", "71.5 ± 2.1 / 50.0 ± 0.0", "2"]]
 
 
 # -- paired differences ---------------------------------------------------------------------------------------------
@@ -248,11 +248,11 @@ def row_of(value: float, *seeds: int, **metrics: float) -> dict[str, Any]:
 def test_differences_by_hand() -> None:
     retrain = [row_of(70, seed, seed, seed) for seed in range(3)]
     rows = [row_of(value, seed, seed, seed) for seed, value in enumerate((71, 72, 73))]
-    found = paired(rows, retrain)["test_score"]
+    result = paired(rows, retrain)["test_score"]
     # mean 2, deviation 1, t of 2 degrees 4.3027: 2 ± 4.3027 / √3
-    assert (found.mean, found.n) == (2, 3)
-    assert found.low == pytest.approx(2 - 2.4841, abs=1e-4)
-    assert found.high == pytest.approx(2 + 2.4841, abs=1e-4)
+    assert (result.mean, result.n) == (2, 3)
+    assert result.low == pytest.approx(2 - 2.4841, abs=1e-4)
+    assert result.high == pytest.approx(2 + 2.4841, abs=1e-4)
     for few in (rows[:1], rows[:2]):
         assert paired(few, retrain)["test_score"] == Difference(
             statistics.fmean((1, 2)[: len(few)]), None, None, len(few)
@@ -264,16 +264,16 @@ def test_the_interval_is_that_of_scipy() -> None:
     for n in (3, 5, 20):
         own, aim = rng.normal(70, 3, n), rng.normal(72, 3, n)
         rows, retrain = ([row_of(x, seed, 0, 0) for seed, x in enumerate(each)] for each in (own, aim))
-        found = paired(rows, retrain)["test_score"]
+        result = paired(rows, retrain)["test_score"]
         expected = scipy.stats.ttest_rel(own, aim).confidence_interval(0.95)
-        assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-        assert found.mean == pytest.approx(np.mean(own - aim))
+        assert (result.low, result.high) == pytest.approx((expected.low, expected.high))
+        assert result.mean == pytest.approx(np.mean(own - aim))
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
-    found = [Difference.of(list(values)) for values in rng.normal(1.5, 2, (2000, 4))]
-    held = [each.low < 1.5 < each.high for each in found if each.low is not None and each.high is not None]
+    result = [Difference.of(list(values)) for values in rng.normal(1.5, 2, (2000, 4))]
+    held = [each.low < 1.5 < each.high for each in result if each.low is not None and each.high is not None]
     assert np.mean(held) == pytest.approx(0.95, abs=0.015)
 
 
@@ -281,16 +281,16 @@ def test_what_both_have_in_common_cancels() -> None:
     """The point of pairs: originals that differ by seed make the spread of scores wide, but not that of differences."""
     retrain = [row_of(base, seed, seed, 0) for seed, base in enumerate((60, 70, 80))]
     rows = [row_of(base + lost, seed, seed, 0) for seed, (base, lost) in enumerate(((60, -1), (70, -1.1), (80, -0.9)))]
-    found = paired(rows, retrain)["test_score"]
-    assert found.high is not None
-    assert -1.3 < found.low < found.mean < found.high < -0.7  # type: ignore[operator]
+    result = paired(rows, retrain)["test_score"]
+    assert result.high is not None
+    assert -1.3 < result.low < result.mean < result.high < -0.7  # type: ignore[operator]
     assert paired(rows, list(reversed(retrain))) == paired(list(rows), retrain)
 
 
 def test_a_row_without_its_retrain_and_a_distance_are_left_out() -> None:
     rows = [row_of(71, 0, 0, 0, gap_to_retrain=3.0), row_of(75, 5, 5, 0)]
-    found = paired(rows, [row_of(70, 0, 0, 9, gap_to_retrain=0.0), row_of(70, 1, 1, 1)])
-    assert found == {"test_score": Difference(1, None, None, 1)}
+    result = paired(rows, [row_of(70, 0, 0, 9, gap_to_retrain=0.0), row_of(70, 1, 1, 1)])
+    assert result == {"test_score": Difference(1, None, None, 1)}
     assert paired(rows, []) == {}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from multidelete.data.readers import detect, read
 from multidelete.data.readers.snli_ve import snli_ve
-from multidelete.errors import InputError
+from multidelete.utils.errors import InputError
 
 
 def line(photo: str, hypothesis: str, label: str, **more: object) -> dict[str, object]:
@@ -45,18 +45,18 @@ def root(tmp_path: Path, picture: Callable[..., None]) -> Path:
 
 def test_official_layout(root: Path) -> None:
     assert detect(root) == "snli_ve"
-    corpus = read("snli_ve", root=root)
-    assert [(unit.id, unit.split) for unit in corpus.units] == [
+    dataset = read("snli_ve", root=root)
+    assert [(example.id, example.split) for example in dataset.examples] == [
         ("1", "train"),
         ("2", "train"),
-        ("3", "valid"),
+        ("3", "validation"),
         ("4", "test"),
     ]
-    assert corpus.units[0].texts == ("A dog runs.", "A cat sleeps.")
-    assert corpus.units[0].labels == ("entailment", "contradiction")
-    assert corpus.units[1].texts == ("A cat.",)  # the line without a gold label is left out
-    assert corpus.classes == ("contradiction", "entailment", "neutral")
-    assert corpus.images(4).shape == (4, 4, 4, 3)
+    assert dataset.examples[0].texts == ("A dog runs.", "A cat sleeps.")
+    assert dataset.examples[0].labels == ("entailment", "contradiction")
+    assert dataset.examples[1].texts == ("A cat.",)  # the line without a gold label is left out
+    assert dataset.classes == ("contradiction", "entailment", "neutral")
+    assert dataset.images(4).shape == (4, 4, 4, 3)
 
 
 def test_without_a_gold_label_no_image_is_needed(root: Path) -> None:
@@ -69,8 +69,8 @@ def test_image_folder_is_found(root: Path, folder: str) -> None:
     (root / folder).parent.mkdir(parents=True, exist_ok=True)
     (root / "flickr30k-images").rename(root / folder)
     (root / "flickr30k-images").mkdir()  # another folder of that name does not hide the right one
-    corpus = snli_ve(root)
-    assert corpus.images(4).shape == (4, 4, 4, 3)
+    dataset = snli_ve(root)
+    assert dataset.images(4).shape == (4, 4, 4, 3)
 
 
 def test_named_image_folder(root: Path) -> None:
@@ -127,12 +127,12 @@ def test_bad_file(root: Path, content: bytes, message: str) -> None:
             line("9", "t", "entailed"),
             "unknown label 'entailed', expected entailment, neutral, contradiction or '-'; did you mean 'entailment'?",
         ),
-        (line("9", " ", "neutral"), "text 1 of unit '9' is blank"),
+        (line("9", " ", "neutral"), "text 1 of example '9' is blank"),
         (line("", "t", "neutral"), "'id' is empty"),
         (line("9", "\ud800", "neutral"), "holds half of a surrogate pair"),
         (line("../9", "t", "neutral"), "image path '../9.jpg' leaves the folder"),
         (line("1", "t", "neutral", pairID="1.jpg#0r1c"), "pairID '1.jpg#0r1c' was already used in"),
-        (line("1", "t", "neutral"), "'1' is in the valid split here, but in the train split in"),
+        (line("1", "t", "neutral"), "'1' is in the validation split here, but in the train split in"),
     ],
 )
 def test_bad_line(root: Path, wrong: object, message: str) -> None:
@@ -148,11 +148,11 @@ def test_real_snli_ve(shared: Path) -> None:
     root = shared / "data" / "snli_ve"
     if not root.is_dir():
         pytest.skip(f"no SNLI-VE in {shared}")
-    corpus = read(detect(root), root=root)
-    assert [len(corpus.rows(split)) for split in ("train", "valid", "test")] == [1465, 183, 183]
-    texts = [len(corpus.text_rows(corpus.rows(split))) for split in ("train", "valid", "test")]
+    dataset = read(detect(root), root=root)
+    assert [len(dataset.rows(split)) for split in ("train", "validation", "test")] == [1465, 183, 183]
+    texts = [len(dataset.text_rows(dataset.rows(split))) for split in ("train", "validation", "test")]
     assert texts == [9195, 1072, 1017]
-    assert corpus.classes == ("contradiction", "entailment", "neutral")
-    assert corpus.labels is not None
-    assert [int((corpus.labels == label).sum()) for label in range(3)] == [4152, 3922, 3210]
-    assert corpus.units[corpus.row_of("1131804997")].texts[0] == "Two people are outdoors."
+    assert dataset.classes == ("contradiction", "entailment", "neutral")
+    assert dataset.labels is not None
+    assert [int((dataset.labels == label).sum()) for label in range(3)] == [4152, 3922, 3210]
+    assert dataset.examples[dataset.row_of("1131804997")].texts[0] == "Two people are outdoors."

@@ -9,21 +9,21 @@ import pytest
 import torch
 
 import tiny
+from multidelete.data.batches import PairInputs
 from multidelete.data.requests import resolve
-from multidelete.data.streams import PairInputs
-from multidelete.engine import Engine
-from multidelete.errors import InputError
 from multidelete.methods import Retrain, UnlearningData
 from multidelete.models import MODELS
 from multidelete.recipe import load
-from multidelete.store import TRAINING_FILE, find_or_train_original, save_model
+from multidelete.runs.store import TRAINING_FILE, get_or_train_original, save_model
 from multidelete.tasks import TASKS
+from multidelete.training.engine import Engine
+from multidelete.utils.errors import InputError
 
 SETTINGS = """
 precision = "fp32"
 retrain = false
 task = "{task}"
-data = {{reader = "{reader}", train = 40, valid = 12, test = 12, size = 24}}
+data = {{reader = "{reader}", train = 40, validation = 12, test = 12, size = 24}}
 forget = {{count = 3}}
 train = {{epochs = 1, batch_size = 32}}
 {start}
@@ -47,9 +47,9 @@ def recipe(path: Path, task: str, reader: str, start: str = "") -> Path:
 
 
 def fresh(width: int = 16) -> tiny.Model:
-    corpus = tiny.corpus_for("entailment")
-    config = tiny.albef(width=width).for_corpus(corpus, labelled=True)
-    return MODELS["albef"].build(config, corpus.texts, 7)
+    dataset = tiny.dataset_for("entailment")
+    config = tiny.albef(width=width).for_dataset(dataset, labelled=True)
+    return MODELS["albef"].build(config, dataset.texts, 7)
 
 
 def test_weights_are_taken_by_name_and_word_vectors_by_word() -> None:
@@ -79,10 +79,10 @@ def test_a_model_of_other_sizes_has_nothing_to_take() -> None:
 
 def test_retrain_starts_where_the_original_did(tmp_path: Path) -> None:
     tiny.original("albef").save_pretrained(tmp_path / "start")
-    corpus = tiny.corpus_for("entailment")
+    dataset = tiny.dataset_for("entailment")
     original = tiny.original_for("entailment", "albef")
-    inputs = PairInputs.of(corpus, original)
-    data = UnlearningData(resolve(corpus, count=4), inputs, TASKS["entailment"](), start=tmp_path / "start")
+    inputs = PairInputs.of(dataset, original)
+    data = UnlearningData(resolve(dataset, count=4), inputs, TASKS["entailment"](), start=tmp_path / "start")
     begun = data.initial_model(original)
     by_hand = MODELS["albef"].build(original.config, (), 0, tokenizer=original.tokenizer)
     assert tiny.changed(tiny.weights(by_hand), begun.state_dict())
@@ -90,8 +90,8 @@ def test_retrain_starts_where_the_original_did(tmp_path: Path) -> None:
     assert not tiny.changed(tiny.weights(by_hand), begun.state_dict())
     settings = tiny.TRAINING.model_copy(update={"learning_rate": 1e-12, "weight_decay": 0.0, "epochs": 0.1})
     still = UnlearningData(data.request, inputs, data.task, settings, start=data.start)
-    made = Retrain()(original, still, tiny.engine()).model
-    for name, tensor in made.state_dict().items():
+    result = Retrain()(original, still, tiny.engine()).model
+    for name, tensor in result.state_dict().items():
         torch.testing.assert_close(tensor, begun.state_dict()[name], atol=1e-6, rtol=1e-5)
 
 
@@ -104,13 +104,13 @@ def test_a_recipe_starts_from_the_original_of_the_recipe_beside_it(
     path = recipe(tmp_path / "recipes" / "second.toml", "entailment", "premises", "first.toml")
     monkeypatch.chdir(tmp_path)
     loaded = load(path)
-    trained = find_or_train_original(loaded, loaded.corpus(), Engine("fp32"))
+    trained = get_or_train_original(loaded, loaded.dataset(), Engine("fp32"))
     assert trained.training is not None
     first = load(tmp_path / "recipes" / "first.toml")
-    original = find_or_train_original(first, first.corpus(), Engine("fp32"))
+    original = get_or_train_original(first, first.dataset(), Engine("fp32"))
     assert trained.training.start == tmp_path / "cache" / "models" / original.key
     alone = load(recipe(tmp_path / "alone.toml", "entailment", "premises"))
-    assert find_or_train_original(alone, alone.corpus(), Engine("fp32")).key != trained.key
+    assert get_or_train_original(alone, alone.dataset(), Engine("fp32")).key != trained.key
     save_model(trained.model, tmp_path / "saved", trained.training)
     assert original.key in (tmp_path / "saved" / TRAINING_FILE).read_text()
 

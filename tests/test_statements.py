@@ -10,10 +10,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from multidelete.data.corpus import SPLITS, Corpus
-from multidelete.data.scenes import COLOURS, SHAPES, Scene, Thing, paint
-from multidelete.data.statements import ACROSS, MIX, Claim, Told, draw_statements, statements
-from multidelete.errors import InputError
+from multidelete.data.dataset import SPLITS, Dataset
+from multidelete.data.synthetic.scenes import COLOURS, SHAPES, Scene, Thing, paint
+from multidelete.data.synthetic.statements import ACROSS, MIX, Assertion, Told, draw_statements, statements
+from multidelete.utils.errors import InputError
 from test_scenes import SAME, seen_in
 
 PLACES = {"": 0, "left": 0, "right": 1, "first": 0, "second": 1, "third": 2}
@@ -54,8 +54,8 @@ def many() -> list[Told]:
     return draw_statements("train", 2000, seed=5)
 
 
-def side_by_side(corpus: Corpus, size: int) -> np.ndarray:
-    return corpus.images(size).reshape(len(corpus), -1, size, size, 3)
+def side_by_side(dataset: Dataset, size: int) -> np.ndarray:
+    return dataset.images(size).reshape(len(dataset), -1, size, size, 3)
 
 
 def number_of(what: str, scene: Scene) -> int:
@@ -97,42 +97,42 @@ def true_of(text: str, pictured: tuple[Scene, ...]) -> tuple[str, bool]:
 
 @pytest.mark.parametrize("pictures", [1, 2, 3])
 def test_labels_are_right(pictures: int) -> None:
-    corpus = statements(train=300, valid=61, test=60, pictures=pictures, seed=7)
-    assert corpus.classes == ("false", "true")
+    dataset = statements(train=300, validation=61, test=60, pictures=pictures, seed=7)
+    assert dataset.classes == ("false", "true")
     forms = Counter[str]()
-    for split, count in (("train", 300), ("valid", 61), ("test", 60)):
-        for row, told in zip(corpus.rows(split), draw_statements(split, count, 7, pictures), strict=True):
-            unit = corpus.units[row]
-            assert (unit.texts, unit.labels) == (told.texts, told.labels)
+    for split, count in (("train", 300), ("validation", 61), ("test", 60)):
+        for row, told in zip(dataset.rows(split), draw_statements(split, count, 7, pictures), strict=True):
+            example = dataset.examples[row]
+            assert (example.texts, example.labels) == (told.texts, told.labels)
             assert len(told.pictured) == pictures
-            for text, label in zip(unit.texts, unit.labels, strict=True):
+            for text, label in zip(example.texts, example.labels, strict=True):
                 form, is_true = true_of(text, told.pictured)
-                assert label == ("true" if is_true else "false"), (unit.id, text)
+                assert label == ("true" if is_true else "false"), (example.id, text)
                 forms[form] += 1
     assert set(forms) == {form for form, _ in GRAMMAR} - (set() if pictures > 1 else {*ACROSS, "fewer"})
 
 
 def test_words_name_the_pictures_from_left_to_right() -> None:
     pictured = tuple(Scene((Thing(colour, "ring", 0, 0),)) for colour in ("red", "green", "blue"))
-    assert Claim("has", ("green", None), 1).holds(pictured)
-    assert not Claim("has", ("green", None), 2).holds(pictured)
-    corpus = statements(train=200, valid=0, test=0, seed=3)
+    assert Assertion("has", ("green", None), 1).holds(pictured)
+    assert not Assertion("has", ("green", None), 2).holds(pictured)
+    dataset = statements(train=200, validation=0, test=0, seed=3)
     checked = 0
-    for images, unit in zip(side_by_side(corpus, 48), corpus.units, strict=True):
-        for text, label in zip(unit.texts, unit.labels, strict=True):
+    for images, example in zip(side_by_side(dataset, 48), dataset.examples, strict=True):
+        for text, label in zip(example.texts, example.labels, strict=True):
             match = re.fullmatch(r"the (left|right) picture has an? (\w+) (?:object|thing)", text)
             if match:
                 place, colour = (SAME.get(word, word) for word in match.groups())
                 picture = images[PLACES[place]]
-                found = {seen_in(picture, row, column) for row in range(3) for column in range(3)}
-                assert (colour in found) == (label == "true"), (unit.id, text)
+                result = {seen_in(picture, row, column) for row in range(3) for column in range(3)}
+                assert (colour in result) == (label == "true"), (example.id, text)
                 checked += 1
     assert checked > 20
 
 
-def test_pictures_of_a_unit_are_its_scenes_in_order() -> None:
-    corpus = statements(train=7, valid=0, test=0, pictures=3)
-    for images, told in zip(side_by_side(corpus, 48), draw_statements("train", 7, pictures=3), strict=True):
+def test_pictures_of_a_example_are_its_scenes_in_order() -> None:
+    dataset = statements(train=7, validation=0, test=0, pictures=3)
+    for images, told in zip(side_by_side(dataset, 48), draw_statements("train", 7, pictures=3), strict=True):
         np.testing.assert_array_equal(images, paint(told.pictured, 48))
 
 
@@ -158,23 +158,25 @@ def test_text_alone_is_at_chance_exactly(split: str) -> None:
 
 
 def test_most_statements_are_about_what_is_there(many: list[Told]) -> None:
-    kinds = Counter(claim.kind for told in many for claim in told.claims)
+    kinds = Counter(assertion.kind for told in many for assertion in told.assertions)
     total = sum(kinds.values())
     assert sum(MIX.values()) == pytest.approx(1)
     for kind, share in MIX.items():
         # Some kinds are harder to find for a couple than others: the mix is what is tried, not quite what comes.
         assert kinds[kind] / total == pytest.approx(share, abs=0.08)
     assert sum(kinds[kind] for kind in ("has", "lacks", "all", "none")) / total > 0.7
-    alone = Counter(claim.kind for told in draw_statements("train", 300, pictures=1) for claim in told.claims)
+    alone = Counter(
+        assertion.kind for told in draw_statements("train", 300, pictures=1) for assertion in told.assertions
+    )
     assert set(alone) == set(MIX) - set(ACROSS)
 
 
 def test_what_is_asked_for_is_often_in_the_wrong_picture(many: list[Told]) -> None:
     wrong = [
-        any(thing.fits(*claim.what) for thing in told.pictured[1 - claim.picture].things)
+        any(thing.fits(*assertion.what) for thing in told.pictured[1 - assertion.picture].things)
         for told in many
-        for claim, label in zip(told.claims, told.labels, strict=True)
-        if claim.kind == "has" and label == "false"
+        for assertion, label in zip(told.assertions, told.labels, strict=True)
+        if assertion.kind == "has" and label == "false"
     ]
     assert len(wrong) > 1000
     assert 0.15 < np.mean(wrong) < 0.7
@@ -190,30 +192,33 @@ def test_no_scene_occurs_twice_even_across_splits() -> None:
 
 @pytest.mark.parametrize("odd", [4, 5])
 def test_a_split_does_not_depend_on_any_count(odd: int) -> None:
-    small, large = statements(train=odd, valid=3, test=4, size=24), statements(train=40, valid=20, test=4, size=24)
+    small, large = (
+        statements(train=odd, validation=3, test=4, size=24),
+        statements(train=40, validation=20, test=4, size=24),
+    )
     for split in SPLITS:
         few, many = small.rows(split), large.rows(split)[: len(small.rows(split))]
-        assert [small.units[row] for row in few] == [large.units[row] for row in many]
+        assert [small.examples[row] for row in few] == [large.examples[row] for row in many]
         np.testing.assert_array_equal(side_by_side(small, 24)[few], side_by_side(large, 24)[many])
-    assert small.units[2].id == "train-00002"
+    assert small.examples[2].id == "train-00002"
 
 
 def test_same_seed_same_statements() -> None:
-    one, same, other = (statements(train=20, valid=2, test=2, seed=seed) for seed in (3, 3, 4))
+    one, same, other = (statements(train=20, validation=2, test=2, seed=seed) for seed in (3, 3, 4))
     assert one.hash == same.hash
-    assert [unit.texts for unit in one.units] != [unit.texts for unit in other.units]
+    assert [example.texts for example in one.examples] != [example.texts for example in other.examples]
 
 
 @pytest.mark.parametrize("pictures", [1, 2, 3])
-def test_shape_of_a_corpus(pictures: int) -> None:
-    corpus = statements(train=6, valid=2, test=3, pictures=pictures, size=20)
-    assert corpus.images_per_unit == pictures
-    assert side_by_side(corpus, 20).shape == (11, pictures, 20, 20, 3)
+def test_shape_of_a_dataset(pictures: int) -> None:
+    dataset = statements(train=6, validation=2, test=3, pictures=pictures, size=20)
+    assert dataset.images_per_example == pictures
+    assert side_by_side(dataset, 20).shape == (11, pictures, 20, 20, 3)
 
 
-def test_four_thousand_units_take_seconds() -> None:
+def test_four_thousand_examples_take_seconds() -> None:
     start = time.process_time()
-    assert len(statements(train=4000, valid=0, test=0)) == 4000
+    assert len(statements(train=4000, validation=0, test=0)) == 4000
     assert time.process_time() - start < 30  # about two seconds; a slow and busy machine may take longer
 
 

@@ -11,14 +11,14 @@ import pytest
 from pydantic import ValidationError
 from scipy.stats import entropy
 
-import multidelete.engine as engine_module
+import multidelete.training.engine as engine_module
 import tiny
-from multidelete.engine import Engine
 from multidelete.methods import MultiDelete, UnlearningData
 from multidelete.metrics.classification import certainty
 from multidelete.models import Model
 from multidelete.tasks import TASKS, Retrieval
 from multidelete.testing import CHECKS, Case, trial
+from multidelete.training.engine import Engine
 from test_methods import learned
 
 
@@ -27,13 +27,13 @@ class Scripted(Retrieval):
 
     script: ClassVar[Iterator[dict[str, float]]] = iter(())
 
-    def judge(self, model: Any, inputs: Any, request: Any, engine: Any) -> dict[str, float]:
+    def validation_metrics(self, model: Any, inputs: Any, request: Any, engine: Any) -> dict[str, float]:
         return {"utility": 60.0, **next(self.script)}
 
 
 def signals(score: float, certainty: float = 50.0, cosine: float = 50.0, utility: float = 60.0) -> dict[str, float]:
-    found = {"forget_auc": score, "forget_auc_certainty": certainty, "forget_auc_cosine": cosine}
-    return {**found, "utility": utility}
+    metrics = {"forget_auc": score, "forget_auc_certainty": certainty, "forget_auc_cosine": cosine}
+    return {**metrics, "utility": utility}
 
 
 BEFORE = signals(95)  # of the original
@@ -44,7 +44,7 @@ def judged(method: MultiDelete, *script: dict[str, float]) -> tuple[list[int], l
     original = tiny.original("albef")
     Scripted.script = iter([BEFORE, *script] if method.needs_before() else script)
     lines = method(original, tiny.data_for(original, task=Scripted()), tiny.engine()).history.lines
-    lines = [line for line in lines if "valid" in line]
+    lines = [line for line in lines if "validation" in line]
     return [line["step"] for line in lines], [line["step"] for line in lines if line.get("selected")]
 
 
@@ -126,14 +126,16 @@ def test_certainty_is_minus_the_entropy() -> None:
 @pytest.mark.parametrize(("task", "name"), [("retrieval", "albef"), ("retrieval", "vilt"), ("entailment", "albef")])
 def test_a_task_names_the_signals_it_has(task: str, name: str) -> None:
     model = tiny.original_for(task, name)
-    data = tiny.corpus_for(task)
+    data = tiny.dataset_for(task)
     request = tiny.resolve(data, count=6)
-    found = TASKS[task]().judge(model, tiny.PairInputs.of(data, model), request, tiny.engine())
-    cosine = {"forget_auc_cosine", "cosine_forget", "cosine_valid"} if (task, name) == ("retrieval", "albef") else set()
-    confidence = {"confidence_forget", "confidence_valid"}
-    assert set(found) == {"utility", "forget_auc", "forget_auc_certainty"} | confidence | cosine
-    assert all(abs(found.pop(key)) <= 1 for key in ("cosine_forget", "cosine_valid") if key in found)
-    assert all(0 <= value <= 100 for value in found.values())
+    result = TASKS[task]().validation_metrics(model, tiny.PairInputs.of(data, model), request, tiny.engine())
+    cosine = (
+        {"forget_auc_cosine", "cosine_forget", "cosine_validation"} if (task, name) == ("retrieval", "albef") else set()
+    )
+    confidence = {"confidence_forget", "confidence_validation"}
+    assert set(result) == {"utility", "forget_auc", "forget_auc_certainty"} | confidence | cosine
+    assert all(abs(result.pop(key)) <= 1 for key in ("cosine_forget", "cosine_validation") if key in result)
+    assert all(0 <= value <= 100 for value in result.values())
 
 
 # -- the effect on a model that has learned its pairs -------------------------------------------------------------
@@ -150,11 +152,11 @@ def test_deleted_pairs_end_neither_remembered_nor_conspicuous() -> None:
     assert steps < 40
     assert lowest["forget_test_auc"] < 35
     assert abs(calibrated["forget_test_auc"] - 50) < 10
-    # Points of a dozen units; on scenes the study "stop" finds no cost (docs/results/scenes-stop).
+    # Points of a dozen examples; on scenes the study "stop" finds no cost (docs/results/scenes-stop).
     assert calibrated["test_score"] > lowest["test_score"] - 10
 
 
 def _after(method: MultiDelete, model: Model, data: UnlearningData) -> tuple[dict[str, float], int]:
-    made = method(model, data, tiny.engine())
-    found = data.task.metrics(data.task.predict(made.model, data.inputs, data.request, tiny.engine()))
-    return found, max(line["step"] for line in made.history.lines)
+    result = method(model, data, tiny.engine())
+    metrics = data.task.metrics(data.task.predict(result.model, data.inputs, data.request, tiny.engine()))
+    return metrics, max(line["step"] for line in result.history.lines)

@@ -7,54 +7,55 @@ import pytest
 import torch
 
 import tiny
-from multidelete.data.streams import Cycle, Encodings, ForgetRetainStream, PairInputs, Ragged, Texts, TrainStream
+from multidelete.data.batches import Encodings, EpochSampler, ForgetRetainStream, PairInputs, Ragged, Texts, TrainStream
 from multidelete.models import Tokens
 
 CPU = torch.device("cpu")
 
 
 def stream(*, mismatched: float = 0.0, batch_size: int = 6, retain_ratio: int = 3, seed: int = 0) -> ForgetRetainStream:
-    request, corpus = tiny.request_of(), tiny.corpus()
-    inputs = PairInputs.of(corpus, tiny.original("albef"))
-    forget, retain = corpus.text_rows(request.forget), corpus.text_rows(request.retain)
+    request, dataset = tiny.request_of(), tiny.dataset()
+    inputs = PairInputs.of(dataset, tiny.original("albef"))
+    forget, retain = dataset.text_rows(request.forget), dataset.text_rows(request.retain)
     return ForgetRetainStream(inputs, forget, retain, batch_size, retain_ratio, mismatched, seed)
 
 
-# -- Cycle --------------------------------------------------------------------------------------------------------
+# -- EpochSampler
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_cycle_covers_every_row_once_in_each_lap() -> None:
     rows = np.array([3, 5, 8, 13, 21, 34, 55])
-    taken = Cycle(rows, 0, "test").take(0, 35)
-    laps = taken.reshape(5, 7)
-    assert (np.sort(laps, axis=1) == rows).all()
-    assert len({tuple(lap) for lap in laps}) > 1  # each lap has an order of its own
+    taken = EpochSampler(rows, 0, "test").take(0, 35)
+    epochs = taken.reshape(5, 7)
+    assert (np.sort(epochs, axis=1) == rows).all()
+    assert len({tuple(epoch) for epoch in epochs}) > 1  # each lap has an order of its own
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 20])
 def test_cycle_gives_the_same_at_any_position_at_any_time(count: int) -> None:
     rows = np.arange(100, 107)
-    whole = Cycle(rows, 4, "test").take(0, 60)
-    cycle = Cycle(rows, 4, "test")
+    image_or_graph = EpochSampler(rows, 4, "test").take(0, 60)
+    cycle = EpochSampler(rows, 4, "test")
     for start in (30, 0, 39, 7, 6):  # backwards too
-        assert cycle.take(start, count).tolist() == whole[start : start + count].tolist()
+        assert cycle.take(start, count).tolist() == image_or_graph[start : start + count].tolist()
 
 
 def test_cycle_depends_on_seed_and_purpose() -> None:
     rows = np.arange(50)
-    plain = Cycle(rows, 0, "forget").take(0, 50).tolist()
-    assert Cycle(rows, 0, "forget").take(0, 50).tolist() == plain
-    assert Cycle(rows, 1, "forget").take(0, 50).tolist() != plain
-    assert Cycle(rows, 0, "retain").take(0, 50).tolist() != plain
+    plain = EpochSampler(rows, 0, "forget").take(0, 50).tolist()
+    assert EpochSampler(rows, 0, "forget").take(0, 50).tolist() == plain
+    assert EpochSampler(rows, 1, "forget").take(0, 50).tolist() != plain
+    assert EpochSampler(rows, 0, "retain").take(0, 50).tolist() != plain
 
 
 # -- streams ------------------------------------------------------------------------------------------------------
 
 
 def test_training_batches_are_true_pairs_and_cover_every_text() -> None:
-    corpus = tiny.corpus()
-    texts = corpus.text_rows(corpus.rows("train"))
-    train = TrainStream(PairInputs.of(corpus, tiny.original("albef")), texts, 32, 0)
+    dataset = tiny.dataset()
+    texts = dataset.text_rows(dataset.rows("train"))
+    train = TrainStream(PairInputs.of(dataset, tiny.original("albef")), texts, 32, 0)
     assert train.steps(1) == round(len(texts) / 32)
     assert train.steps(0.001) == 1
     batches = [train.at(step, CPU) for step in range(15)]
@@ -62,8 +63,8 @@ def test_training_batches_are_true_pairs_and_cover_every_text() -> None:
     assert sorted(seen[: len(texts)].tolist()) == texts.tolist()
     for batch in batches:
         assert len(batch) == 32
-        assert torch.equal(batch.units["vision"], batch.units["text"])
-        assert torch.equal(batch.rows["vision"], batch.units["text"])
+        assert torch.equal(batch.examples["vision"], batch.examples["text"])
+        assert torch.equal(batch.rows["vision"], batch.examples["text"])
 
 
 def test_step_decides_the_batch() -> None:
@@ -84,34 +85,34 @@ def test_forget_and_retain_batches_stay_on_their_sides() -> None:
     forget, retain = zip(*(pairs.at(step, CPU) for step in range(8)), strict=True)
     assert {len(batch) for batch in forget} == {6}
     assert {len(batch) for batch in retain} == {18}
-    for side, units in ((forget, request.forget), (retain, request.retain)):
+    for side, examples in ((forget, request.forget), (retain, request.retain)):
         for batch in side:
-            assert set(batch.rows["vision"].tolist()) <= set(units.tolist())
-            assert torch.equal(batch.units["vision"], batch.units["text"])
+            assert set(batch.rows["vision"].tolist()) <= set(examples.tolist())
+            assert torch.equal(batch.examples["vision"], batch.examples["text"])
     covered = torch.cat([batch.rows["text"] for batch in forget])[: len(pairs.forget)]
     assert sorted(covered.tolist()) == sorted(pairs.forget.tolist())
     assert pairs.steps(1) == len(pairs.forget) / 6
 
 
 def test_small_forget_set_is_one_batch_and_retention_is_not_starved() -> None:
-    corpus, request = tiny.corpus(), tiny.request_of(1)
-    inputs = PairInputs.of(corpus, tiny.original("albef"))
-    retain = corpus.text_rows(request.retain)
-    pairs = ForgetRetainStream(inputs, corpus.text_rows(request.forget), retain, 16, 3, 0.0, 0)
+    dataset, request = tiny.dataset(), tiny.request_of(1)
+    inputs = PairInputs.of(dataset, tiny.original("albef"))
+    retain = dataset.text_rows(request.retain)
+    pairs = ForgetRetainStream(inputs, dataset.text_rows(request.forget), retain, 16, 3, 0.0, 0)
     forget, kept = pairs.at(0, CPU)
     assert sorted(forget.rows["text"].tolist()) == sorted(pairs.forget.tolist())
     assert len(kept) == 48
     assert pairs.steps(5) == 5
-    two_units = ForgetRetainStream(inputs, pairs.forget, retain[:6], 16, 3, 0.5, 0)
-    forget, kept = two_units.at(0, CPU)
+    two_examples = ForgetRetainStream(inputs, pairs.forget, retain[:6], 16, 3, 0.5, 0)
+    forget, kept = two_examples.at(0, CPU)
     assert len(kept) == 6
     assert (
-        two_units.mismatched_rows(40, 0, "x")["vision"]
-        != corpus.text_units[two_units.mismatched_rows(40, 0, "x")["text"]]
+        two_examples.mismatched_rows(40, 0, "x")["vision"]
+        != dataset.text_examples[two_examples.mismatched_rows(40, 0, "x")["text"]]
     ).all()
 
 
-def test_mismatched_pairs_are_of_two_units_of_the_retain_set_and_fresh_at_each_step() -> None:
+def test_mismatched_pairs_are_of_two_examples_of_the_retain_set_and_fresh_at_each_step() -> None:
     request = tiny.request_of()
     pairs = stream()
     kept = set(request.retain.tolist())
@@ -119,10 +120,10 @@ def test_mismatched_pairs_are_of_two_units_of_the_retain_set_and_fresh_at_each_s
     for step in range(40):
         batch = pairs.at(step, CPU)[1].mismatched(25)
         assert len(batch) == 25
-        assert not (batch.units["vision"] == batch.units["text"]).any()
-        assert torch.equal(batch.rows["vision"], batch.units["vision"])
-        assert set(batch.units["vision"].tolist()) <= kept
-        assert set(batch.units["text"].tolist()) <= kept
+        assert not (batch.examples["vision"] == batch.examples["text"]).any()
+        assert torch.equal(batch.rows["vision"], batch.examples["vision"])
+        assert set(batch.examples["vision"].tolist()) <= kept
+        assert set(batch.examples["text"].tolist()) <= kept
         drawn.append((tuple(batch.rows["vision"].tolist()), tuple(batch.rows["text"].tolist())))
     assert len(set(drawn)) == 40
     again = pairs.at(3, CPU)[1].mismatched(25)
@@ -137,23 +138,23 @@ def test_share_of_mismatched_pairs_in_the_retain_batch(share: float) -> None:
     for step in range(4):
         batch = stream(mismatched=share, batch_size=8, retain_ratio=2).at(step, CPU)[1]
         assert len(batch) == 16
-        apart = batch.units["vision"] != batch.units["text"]
-        assert int(apart.sum()) == round(16 * share)
-        assert set(batch.units["vision"].tolist()) | set(batch.units["text"].tolist()) <= kept
+        num_mismatched = batch.examples["vision"] != batch.examples["text"]
+        assert int(num_mismatched.sum()) == round(16 * share)
+        assert set(batch.examples["vision"].tolist()) | set(batch.examples["text"].tolist()) <= kept
 
 
 def test_batch_holds_the_inputs_of_its_rows() -> None:
-    corpus, model = tiny.corpus(), tiny.original("albef")
-    inputs = PairInputs.of(corpus, model)
+    dataset, model = tiny.dataset(), tiny.original("albef")
+    inputs = PairInputs.of(dataset, model)
     batch = inputs.batch({"vision": np.array([4, 1]), "text": np.array([7, 20])}, CPU)
     pixels, text = batch.inputs["vision"], batch.inputs["text"]
     assert isinstance(pixels, torch.Tensor)
     assert pixels.shape == (2, 3, tiny.PIXELS, tiny.PIXELS)
-    assert np.array_equal(pixels[0].permute(1, 2, 0).numpy(), corpus.images(tiny.PIXELS)[4])
+    assert np.array_equal(pixels[0].permute(1, 2, 0).numpy(), dataset.images(tiny.PIXELS)[4])
     assert isinstance(text, Tokens)
-    for row, expected in enumerate(model.tokenize([corpus.texts[7], corpus.texts[20]])):
+    for row, expected in enumerate(model.tokenize([dataset.texts[7], dataset.texts[20]])):
         assert text.ids[row, text.mask[row].bool()].tolist() == expected
-    assert batch.units["text"].tolist() == corpus.text_units[[7, 20]].tolist()
+    assert batch.examples["text"].tolist() == dataset.text_examples[[7, 20]].tolist()
 
 
 # -- sequences of different lengths -------------------------------------------------------------------------------

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 
 import multidelete.bench.studies as studies_module
-import multidelete.run
+import multidelete.pipeline
 from conftest import Ended
 from multidelete.bench.grid import Cell, Grid, grid
 from multidelete.bench.studies import STUDIES
 from multidelete.data.requests import Request
-from multidelete.errors import InputError
 from multidelete.methods import MultiDelete
 from multidelete.recipe import load
 from multidelete.report.findings import VIEWS
 from multidelete.report.studies import table, to_text, write_study
-from multidelete.report.study import Found, fitted, read_study
+from multidelete.report.study import StudyResult, fitted, read_study
+from multidelete.utils.errors import InputError
 from test_bad_input import RECIPE, contents
 
 Terminal = Callable[[str], Ended]
@@ -42,10 +42,10 @@ def cells_of(name: str, *overrides: str, out: str = "out", **options: Any) -> Gr
     return grid(Path("recipe.toml"), overrides, {"bench": {"seeds": [0], **options}}, Path(out), STUDIES[name])
 
 
-def methods_of(found: Grid) -> dict[str, MultiDelete]:
+def methods_of(result: Grid) -> dict[str, MultiDelete]:
     """The method of each variant, read from the command of its cell."""
     methods = {}
-    for cell in found.cells:
+    for cell in result.cells:
         words = shlex.split(cell.command)
         assert words[:3] == ["multidelete", "unlearn", "recipe.toml"]
         methods[cell.variant] = load(Path("recipe.toml"), words[3:-3]).method
@@ -62,8 +62,8 @@ def test_every_study_is_shown() -> None:
 
 def test_ablation_leaves_out_one_term_each(here: Path) -> None:
     base = load(Path("recipe.toml"), ["method.scope=all"]).method
-    found = methods_of(cells_of("ablation", "method.scope=all"))
-    assert found == {
+    result = methods_of(cells_of("ablation", "method.scope=all"))
+    assert result == {
         "full": base,
         "without-md": base.model_copy(update={"alpha": 0.0}),
         "without-ukr": base.model_copy(update={"gamma": 0.0}),
@@ -77,8 +77,8 @@ def test_scopes_take_what_the_recipe_has_for_each(here: Path) -> None:
         (here / "recipe.toml").read_text()
         + '\n[[compare]]\nname = "multidelete"\nscope = "all"\nlearning_rate = 1e-5\nevaluations = 50\n'
     )
-    found = methods_of(cells_of("scopes"))
-    assert [(m.scope, m.learning_rate, m.evaluations) for m in found.values()] == [
+    result = methods_of(cells_of("scopes"))
+    assert [(m.scope, m.learning_rate, m.evaluations) for m in result.values()] == [
         ("all", 1e-5, 50),
         ("fusion", 3e-4, 20),
     ]
@@ -86,19 +86,19 @@ def test_scopes_take_what_the_recipe_has_for_each(here: Path) -> None:
 
 def test_sizes_are_those_of_the_study_the_recipe_or_the_command(here: Path) -> None:
     def sizes(*overrides: str, **options: Any) -> list[int]:
-        return sorted({cell.row["forget_units"] for cell in cells_of("sizes", *overrides, **options).cells})
+        return sorted({cell.row["forget_examples"] for cell in cells_of("sizes", *overrides, **options).cells})
 
-    with pytest.raises(InputError, match=r"fraction = 0.01 of 40 units rounds to none"):
+    with pytest.raises(InputError, match=r"fraction = 0.01 of 40 examples rounds to none"):
         sizes()
     assert sizes(fractions=[0.05, 0.15]) == [2, 6]
     assert sizes("bench.counts=[3, 7]") == [3, 7]
-    assert {cell.row["forget_units"] for cell in cells_of("stop", "bench.counts=[3, 7]").cells} == {10}
+    assert {cell.row["forget_examples"] for cell in cells_of("stop", "bench.counts=[3, 7]").cells} == {10}
 
 
 def test_sensitivity_moves_one_weight_at_a_time(here: Path) -> None:
-    found = methods_of(cells_of("sensitivity", "method.alpha=0.2", "method.scope=all"))
-    assert len(found) == 13
-    weights = {name: (m.alpha, m.beta, m.gamma) for name, m in found.items()}
+    result = methods_of(cells_of("sensitivity", "method.alpha=0.2", "method.scope=all"))
+    assert len(result) == 13
+    weights = {name: (m.alpha, m.beta, m.gamma) for name, m in result.items()}
     assert weights.pop("as-it-is") == (0.2, 1, 1)
     assert weights["alpha-0.05"] == (pytest.approx(0.05), 1, 1)
     assert weights["gamma-4"] == (0.2, 1, 4)
@@ -106,34 +106,34 @@ def test_sensitivity_moves_one_weight_at_a_time(here: Path) -> None:
 
 
 def test_stop_differs_in_the_rule_alone(here: Path) -> None:
-    found = methods_of(cells_of("stop"))
-    assert found["unseen"] == found["lowest"].model_copy(update={"stop": "unseen"})
-    assert found["lowest"].evaluations == 20
+    result = methods_of(cells_of("stop"))
+    assert result["unseen"] == result["lowest"].model_copy(update={"stop": "unseen"})
+    assert result["lowest"].evaluations == 20
 
 
 def test_requests_one_after_another_are_a_chain(here: Path) -> None:
-    found = cells_of("sequential", seeds=[0, 1])
-    corpus = load(Path("recipe.toml")).corpus()
+    result = cells_of("sequential", seeds=[0, 1])
+    dataset = load(Path("recipe.toml")).dataset()
     for seed in (0, 1):
-        cells = {cell.variant: cell for cell in found.cells if cell.row["seed"] == seed}
-        whole = _request(cells["at-once"], corpus)
+        cells = {cell.variant: cell for cell in result.cells if cell.row["seed"] == seed}
+        whole = _request(cells["at-once"], dataset)
         gone: list[int] = []
         for step in range(1, 6):
-            cell, request = cells[f"step{step}"], _request(cells[f"step{step}"], corpus)
+            cell, request = cells[f"step{step}"], _request(cells[f"step{step}"], dataset)
             assert request.earlier.tolist() == gone
             gone += request.forget.tolist()
-            assert request.whole().forget.tolist() == gone
-            assert request.retain.tolist() == np.setdiff1d(corpus.rows("train"), gone).tolist()
-            assert cell.row["forget_units"] == 2 * step
+            assert request.with_earlier().forget.tolist() == gone
+            assert request.retain.tolist() == np.setdiff1d(dataset.rows("train"), gone).tolist()
+            assert cell.row["forget_examples"] == 2 * step
             assert cell.after == (f"step{step - 1}-10-seed{seed}" if step > 1 else f"retrain-all-10-seed{seed}")
             original = f"original=out/cells/step{step - 1}-10-seed{seed}/model"
             assert (original in cell.words) is (step > 1)
         assert gone == whole.forget.tolist()
-        assert _request(cells["step5"], corpus).hash == whole.hash
+        assert _request(cells["step5"], dataset).hash == whole.hash
 
 
-def _request(cell: Cell, corpus: Any) -> Request:
-    return load(Path(cell.path), cell.words).request(corpus)
+def _request(cell: Cell, dataset: Any) -> Request:
+    return load(Path(cell.path), cell.words).request(dataset)
 
 
 BAD = {
@@ -148,7 +148,7 @@ BAD = {
     ),
     "sizes": ("study stop recipe.toml --counts 3", "--counts and --fractions are for the study 'sizes'"),
     "part": ("study sequential recipe.toml forget.part=[1,2]", "leave out forget.part"),
-    "few": ("study sequential recipe.toml forget.count=3", "3 units cannot be deleted in 5 parts; use fewer"),
+    "few": ("study sequential recipe.toml forget.count=3", "3 examples cannot be deleted in 5 parts; use fewer"),
     "tolerance": ("study stop recipe.toml method.tolerance=60", "'method.tolerance' should be less than 50"),
     "nothing": (
         "study ablation recipe.toml method.beta=0",
@@ -180,7 +180,7 @@ def test_bad_input_is_told_before_anything_starts(name: str, here: Path, termina
 
 @pytest.mark.slow
 def test_two_requests_one_after_another(here: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(multidelete.run, "write_report", lambda *_: None)
+    monkeypatch.setattr(multidelete.pipeline, "write_report", lambda *_: None)
     monkeypatch.setattr(studies_module, "PARTS", 2)
     command = "study sequential recipe.toml --seeds 0 --workers 1 --out out forget.count=6 train.epochs=1.75"
     ended = terminal(command)
@@ -191,18 +191,18 @@ def test_two_requests_one_after_another(here: Path, terminal: Terminal, monkeypa
         place = here / f"out/cells/{variant}-6-seed0"
         results = json.loads((place / "results.json").read_text())
         rows[variant] = results["rows"]
-        units = np.unique(np.load(next((place / "predictions").glob("*multidelete*")) / "forget.npz")["unit"])
-        assert len(units) == results["rows"][-1]["forget_units"] == (3 if variant == "step1" else 6)
+        examples = np.unique(np.load(next((place / "predictions").glob("*multidelete*")) / "forget.npz")["example"])
+        assert len(examples) == results["rows"][-1]["forget_examples"] == (3 if variant == "step1" else 6)
     assert [row["method"] for row in rows["step2"]] == ["original", "multidelete"]
     # what the second step starts from is what the first left, seen on what is deleted by then
     kept = ("test_score", "i2t_r1")
     assert {key: rows["step2"][0]["metrics"][key] for key in kept} == {
         key: rows["step1"][1]["metrics"][key] for key in kept
     }
-    found = read_study(here / "out")
-    assert [line.variant for line in found.done] == ["at-once", "step1", "step2"]
-    assert found.done[-1].spread("gap_to_retrain") is not None
-    assert found.done[0].spread("gap_to_retrain") is not None
+    result = read_study(here / "out")
+    assert [line.variant for line in result.done] == ["at-once", "step1", "step2"]
+    assert result.done[-1].spread("gap_to_retrain") is not None
+    assert result.done[0].spread("gap_to_retrain") is not None
     again = terminal(command)
     assert again.out == ended.out
     assert "done (" not in again.err
@@ -222,19 +222,21 @@ def test_two_requests_one_after_another(here: Path, terminal: Terminal, monkeypa
 Made = dict[str, tuple[float, float, float, float]]  # variant: test score, D_f AUC, D_f vs test AUC, seconds
 
 
-def make_study(folder: Path, name: str, made: Made, *, seeds: int = 3, units: dict[str, int] | None = None) -> Path:
+def make_study(
+    folder: Path, name: str, result: Made, *, seeds: int = 3, examples: dict[str, int] | None = None
+) -> Path:
     """A study with these means; each seed is a point apart from the next."""
     cells = []
-    for variant, (score, auc, test_auc, seconds) in made.items():
+    for variant, (score, auc, test_auc, seconds) in result.items():
         for seed in range(seeds):
             method = "retrain" if variant.startswith("retrain") else "multidelete"
-            count = (units or {}).get(variant, 400)
+            count = (examples or {}).get(variant, 400)
             label = variant.split("@")[0]
             weight, _, value = label.partition("-")
             settings = {"alpha": 1.0, "beta": 1.0, "gamma": 1.0}
             settings |= {weight: float(value)} if weight in settings else {}
             row = {"task": "retrieval", "data": "scenes", "model": "albef", "method": method, "scope": "all"}
-            row |= {"forget_units": count, "seed": seed, "settings": settings}
+            row |= {"forget_examples": count, "seed": seed, "settings": settings}
             out = folder / "cells" / f"{variant}-seed{seed}"
             cells.append(vars(Cell(out.name, "r.toml", (), str(out), None, row, label)) | {"command": ""})
             shift = float(seed - 1)
@@ -256,7 +258,7 @@ def make_study(folder: Path, name: str, made: Made, *, seeds: int = 3, units: di
                 {
                     "row": f"01-{method}-all",
                     "step": step,
-                    "valid": {
+                    "validation": {
                         "utility": score - 3 * np.exp(-step / 40) + shift,
                         "forget_auc": test_auc + (80 - test_auc) * np.exp(-step / 60) + shift,
                     },
@@ -293,14 +295,14 @@ MADE: dict[str, Made] = {
     | {f"step{i}": (72 - 0.4 * i, 24.0 - i, 52.0 - 2 * i, 5.2) for i in range(1, 6)},
     "stop": RETRAIN | {"lowest": (70.1, 6.2, 22.0, 24.0), "unseen": (71.3, 20.4, 50.9, 6.5)},
 }
-UNITS = {
+EXAMPLES = {
     "sizes": {f"{variant}@{size}": size for size in SIZES for variant in ("retrain-all", "multidelete-all")},
     "sequential": {f"step{i}": 80 * i for i in range(1, 6)},
 }
 
 
-def found_of(name: str, folder: Path, **options: Any) -> Found:
-    return read_study(make_study(folder / name, name, MADE[name], units=UNITS.get(name), **options))
+def found_of(name: str, folder: Path, **options: Any) -> StudyResult:
+    return read_study(make_study(folder / name, name, MADE[name], examples=EXAMPLES.get(name), **options))
 
 
 SAID = {
@@ -313,8 +315,8 @@ SAID = {
         "With all parameters deleted pairs first score no higher than unseen ones at step 84 of 240.",
     ],
     "sizes": [
-        "grows as a line with the number of deleted units: 49.9 ms for each more, R² = 1.000 over 15 cells.",
-        "Deleting 600 units takes 12 % of Retrain's time (30 s of 4.2 min).",
+        "grows as a line with the number of deleted examples: 49.9 ms for each more, R² = 1.000 over 15 cells.",
+        "Deleting 600 examples takes 12 % of Retrain's time (30 s of 4.2 min).",
     ],
     "sensitivity": [
         "times its own α the test score lies between 69.0 and 71.0, the D_f AUC between 7.8 and 31.8.",
@@ -334,20 +336,20 @@ SAID = {
 
 @pytest.mark.parametrize("name", MADE)
 def test_what_is_said_comes_from_the_numbers(name: str, tmp_path: Path) -> None:
-    found = found_of(name, tmp_path)
-    said = "\n".join(VIEWS[name].sentences(found))
+    result = found_of(name, tmp_path)
+    said = "\n".join(VIEWS[name].sentences(result))
     for sentence in SAID[name]:
         assert sentence in said
-    assert 2 <= len(VIEWS[name].sentences(found)) <= 4
-    printed = to_text(found)
+    assert 2 <= len(VIEWS[name].sentences(result)) <= 4
+    printed = to_text(result)
     assert said in printed
-    assert all(line.label in printed for line in found.lines)
+    assert all(line.label in printed for line in result.lines)
 
 
 @pytest.mark.parametrize("name", MADE)
 def test_page_figure_and_numbers_are_written(name: str, tmp_path: Path) -> None:
-    found = found_of(name, tmp_path)
-    written = write_study(found, tmp_path / "new")
+    result = found_of(name, tmp_path)
+    written = write_study(result, tmp_path / "new")
     assert [path.name for path in written] == ["study.json", "study.csv", "study.html", "figure.svg"]
     page = (tmp_path / "new/study.html").read_text()
     assert not re.search(r"<script|src=|href=\"(?!data:|#)|url\(http", page)
@@ -357,25 +359,25 @@ def test_page_figure_and_numbers_are_written(name: str, tmp_path: Path) -> None:
     assert figure.startswith("<svg ")
     assert "nan" not in re.sub(r'aria-label="[^"]*"', "", figure)
     rows = list(csv.DictReader((tmp_path / "new/study.csv").open()))
-    assert len(rows) == len(table(found))
+    assert len(rows) == len(table(result))
     assert all(row["test_score_n"] == "3" for row in rows)
     content = json.loads((tmp_path / "new/study.json").read_text())
     assert content["study"] == name
-    assert content["findings"] == VIEWS[name].sentences(found)
+    assert content["findings"] == VIEWS[name].sentences(result)
 
 
 def test_time_by_size_is_fitted_by_least_squares(tmp_path: Path) -> None:
-    found = found_of("sizes", tmp_path)
-    fit = fitted(found)
+    result = found_of("sizes", tmp_path)
+    fit = fitted(result)
     assert fit is not None
-    units = np.repeat(list(SIZES), 3)
+    examples = np.repeat(list(SIZES), 3)
     seconds = np.array([time + 0.02 * seed for time in SIZES.values() for seed in range(3)])
-    slope, intercept = np.polyfit(units, seconds, 1)
+    slope, intercept = np.polyfit(examples, seconds, 1)
     assert (fit.slope, fit.intercept) == (pytest.approx(slope), pytest.approx(intercept))
-    assert fit.r_squared == pytest.approx(np.corrcoef(units, seconds)[0, 1] ** 2)
-    content = json.loads((write_study(found, tmp_path / "new")[0]).read_text())
+    assert fit.r_squared == pytest.approx(np.corrcoef(examples, seconds)[0, 1] ** 2)
+    content = json.loads((write_study(result, tmp_path / "new")[0]).read_text())
     assert content["facts"]["fit"] == {
-        "seconds_per_unit": fit.slope,
+        "seconds_per_example": fit.slope,
         "seconds": fit.intercept,
         "r_squared": fit.r_squared,
         "n": 15,
@@ -384,19 +386,19 @@ def test_time_by_size_is_fitted_by_least_squares(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", MADE)
 def test_original_and_retrain_stand_in_every_table(name: str, tmp_path: Path) -> None:
-    found = found_of(name, tmp_path)
-    sizes = {line[1] for line in table(found)} if name == "sizes" else {table(found)[0][1]}
+    result = found_of(name, tmp_path)
+    sizes = {line[1] for line in table(result)} if name == "sizes" else {table(result)[0][1]}
     for reference in ("Original", "Retrain"):
-        assert {line[1] for line in table(found) if line[0] == reference} == sizes
+        assert {line[1] for line in table(result) if line[0] == reference} == sizes
 
 
 def test_what_is_not_there_yet_is_said(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "stop", "stop", MADE["stop"], seeds=2)
     (folder / "cells/unseen-seed1/results.json").unlink()
     (folder / "failed.json").write_text(json.dumps({"unseen-seed1": "out of memory"}))
-    found = read_study(folder)
-    assert [line[2] for line in table(found)] == ["2", "2", "2", "1"]
-    assert found.notes == ("failed: unseen-seed1: out of memory",)
+    result = read_study(folder)
+    assert [line[2] for line in table(result)] == ["2", "2", "2", "1"]
+    assert result.notes == ("failed: unseen-seed1: out of memory",)
     (folder / "failed.json").unlink()
     assert read_study(folder).notes == (f"1 of 6 cells in {folder} have not run",)
     for path in folder.glob("cells/unseen-*/results.json"):

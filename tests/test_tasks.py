@@ -7,15 +7,15 @@ import pytest
 import torch
 
 import tiny
-from multidelete.data.genes import genes
+from multidelete.data.batches import Constant, PairInputs
 from multidelete.data.requests import resolve
-from multidelete.data.streams import Constant, PairInputs
-from multidelete.errors import InputError
+from multidelete.data.synthetic.genes import genes
 from multidelete.methods import METHODS, Method, Unimodal, UnlearningData
 from multidelete.metrics.classification import accuracy, f1, true_label_log_odds
 from multidelete.metrics.forgetting import forget_auc
 from multidelete.models import MODELS, Model
 from multidelete.tasks import TASKS, Task
+from multidelete.utils.errors import InputError
 
 CPU = torch.device("cpu")
 SETTINGS = {
@@ -45,10 +45,10 @@ def task_of(name: str) -> Task:
 
 
 def data_of(task: str, model: Model) -> UnlearningData:
-    corpus = tiny.corpus_for(task)
+    dataset = tiny.dataset_for(task)
     return UnlearningData(
-        resolve(corpus, count=6),
-        PairInputs.of(corpus, model),
+        resolve(dataset, count=6),
+        PairInputs.of(dataset, model),
         task_of(task),
         tiny.TRAINING.model_copy(update={"epochs": 1}),
     )
@@ -70,44 +70,46 @@ def test_every_method_on_every_task_with_every_model(task: str, model: str, meth
     original = tiny.masked_for(task, model, 6) if METHODS[method].needs_mask else tiny.original_for(task, model)
     before = tiny.weights(original)
     data = data_of(task, original)
-    made = method_of(method)(original, data, tiny.engine())
+    result = method_of(method)(original, data, tiny.engine())
     assert not tiny.changed(before, original.state_dict())
-    assert tiny.changed(before, made.model.state_dict())
-    assert all(bool(tensor.isfinite().all()) for tensor in made.model.state_dict().values())
-    predictions = data.task.predict(made.model, made.inputs, data.request, tiny.engine())
+    assert tiny.changed(before, result.model.state_dict())
+    assert all(bool(tensor.isfinite().all()) for tensor in result.model.state_dict().values())
+    predictions = data.task.predict(result.model, result.inputs, data.request, tiny.engine())
     metrics = data.task.metrics(predictions)
     assert all(np.isfinite(value) and value >= 0 for value in metrics.values())
     scores = {"test_score", "valid_score", "retain_score", "forget_score", "forget_auc", "forget_test_auc"}
     assert scores <= metrics.keys()
     assert all(0 <= metrics[name] <= 100 for name in scores)
     for split, rows in data.request.splits().items():
-        count = len(tiny.corpus_for(task).text_rows(rows))
-        assert all(len(predictions[split][name]) == count for name in ("unit", "text", "score"))
+        count = len(tiny.dataset_for(task).text_rows(rows))
+        assert all(len(predictions[split][name]) == count for name in ("example", "text", "score"))
 
 
 @pytest.mark.parametrize(("task", "model"), [each for each in tiny.EACH if each[0] != "retrieval"])
 def test_predictions_are_what_the_model_says_one_by_one(task: str, model: str) -> None:
     original = tiny.original_for(task, model)
     data = data_of(task, original)
-    corpus = data.request.corpus
-    assert corpus.labels is not None
-    found = data.task.predict(original, data.inputs, data.request, tiny.engine())
-    rows = corpus.text_rows(data.request.test)
-    assert found["test"]["label"].tolist() == corpus.labels[rows].tolist()
-    assert found["test"]["unit"].tolist() == [corpus.units[unit].id for unit in corpus.text_units[rows]]
+    dataset = data.request.dataset
+    assert dataset.labels is not None
+    result = data.task.predict(original, data.inputs, data.request, tiny.engine())
+    rows = dataset.text_rows(data.request.test)
+    assert result["test"]["label"].tolist() == dataset.labels[rows].tolist()
+    assert result["test"]["example"].tolist() == [
+        dataset.examples[example].id for example in dataset.text_examples[rows]
+    ]
     for place in (0, 1, len(rows) - 1):
         batch = data.inputs.batch(data.inputs.true_pairs(rows[[place]]), CPU)
         with torch.no_grad():
             logits = original.head(original.fused(batch)).float()
-        np.testing.assert_allclose(found["test"]["logits"][place], logits[0], atol=1e-4)
-        own = logits.softmax(-1)[0, corpus.labels[rows[place]]]
-        odds = torch.tensor(found["test"]["score"][place])
+        np.testing.assert_allclose(result["test"]["logits"][place], logits[0], atol=1e-4)
+        own = logits.softmax(-1)[0, dataset.labels[rows[place]]]
+        odds = torch.tensor(result["test"]["score"][place])
         torch.testing.assert_close(odds.sigmoid(), own, atol=1e-5, rtol=1e-4)
-    right = found["test"]["logits"].argmax(1) == found["test"]["label"]
-    assert data.task.metrics(found)["test_score"] == pytest.approx(100 * right.mean())
-    assert data.task.metrics(found)["forget_auc"] == forget_auc(found["forget"]["score"], found["retain"]["score"])
-    judged = data.task.judge(original, data.inputs, data.request, tiny.engine())
-    assert judged["utility"] == pytest.approx(data.task.metrics(found)["valid_score"])
+    right = result["test"]["logits"].argmax(1) == result["test"]["label"]
+    assert data.task.metrics(result)["test_score"] == pytest.approx(100 * right.mean())
+    assert data.task.metrics(result)["forget_auc"] == forget_auc(result["forget"]["score"], result["retain"]["score"])
+    judged = data.task.validation_metrics(original, data.inputs, data.request, tiny.engine())
+    assert judged["utility"] == pytest.approx(data.task.metrics(result)["valid_score"])
 
 
 @pytest.mark.parametrize(("task", "model"), tiny.EACH)
@@ -154,7 +156,7 @@ def test_a_blanked_modality_says_nothing(task: str, model: str) -> None:
         assert isinstance(inputs.sources[other], Constant)
         assert inputs.sources[seen] is data.inputs.sources[seen]
         assert inputs.hash != data.inputs.hash
-        rows = data.request.corpus.text_rows(data.request.test)[:5]
+        rows = data.request.dataset.text_rows(data.request.test)[:5]
         pairs = inputs.true_pairs(rows)
         alone = original.fused(inputs.batch(pairs, CPU))
         swapped = {**pairs, other: pairs[other][::-1].copy()}
@@ -176,35 +178,35 @@ def test_unimodal_refuses_what_is_not_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "corpus", "model", "message"),
+    ("task", "dataset", "model", "message"),
     [
         (
             "entailment",
             "retrieval",
             None,
-            "needs the labels contradiction, entailment, neutral; corpus 'scenes' has none",
+            "needs the labels contradiction, entailment, neutral; dataset 'scenes' has none",
         ),
-        ("reasoning", "entailment", None, "needs the labels false, true; corpus 'premises' has contradiction"),
-        ("graph_text", "reasoning", None, "is about graph and text, but corpus 'statements' holds vision and text"),
-        ("retrieval", "graph_text", None, "is about vision and text, but corpus 'genes' holds graph and text"),
-        ("retrieval", "reasoning", None, "is about single images; corpus 'statements' has 2 in a unit"),
+        ("reasoning", "entailment", None, "needs the labels false, true; dataset 'premises' has contradiction"),
+        ("graph_text", "reasoning", None, "is about graph and text, but dataset 'statements' holds vision and text"),
+        ("retrieval", "graph_text", None, "is about vision and text, but dataset 'genes' holds graph and text"),
+        ("retrieval", "reasoning", None, "is about single images; dataset 'statements' has 2 in an example"),
         ("entailment", "entailment", "clip", "a model of kind 'clip' does not do the task 'entailment'"),
     ],
 )
-def test_tasks_refuse_other_data_and_models(task: str, corpus: str, model: str | None, message: str) -> None:
+def test_tasks_refuse_other_data_and_models(task: str, dataset: str, model: str | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        task_of(task).check(tiny.corpus_for(corpus), MODELS[model] if model else None)
+        task_of(task).check(tiny.dataset_for(dataset), MODELS[model] if model else None)
 
 
 def test_models_refuse_other_data() -> None:
-    with pytest.raises(InputError, match="reads graph and text, but corpus 'premises' holds vision and text"):
-        PairInputs.of(tiny.corpus_for("entailment"), tiny.original_for("graph_text", "graph_text"))
-    with pytest.raises(InputError, match="made for 1 pictures in a unit, but corpus 'statements' has 2"):
-        PairInputs.of(tiny.corpus_for("reasoning"), tiny.original_for("entailment", "albef"))
-    with pytest.raises(InputError, match="tells contradiction, entailment, neutral apart, but corpus 'scenes' has no"):
-        PairInputs.of(tiny.corpus_for("retrieval"), tiny.original_for("entailment", "albef"))
+    with pytest.raises(InputError, match="reads graph and text, but dataset 'premises' holds vision and text"):
+        PairInputs.of(tiny.dataset_for("entailment"), tiny.original_for("graph_text", "graph_text"))
+    with pytest.raises(InputError, match="made for 1 pictures in an example, but dataset 'statements' has 2"):
+        PairInputs.of(tiny.dataset_for("reasoning"), tiny.original_for("entailment", "albef"))
+    with pytest.raises(InputError, match="tells contradiction, entailment, neutral apart, but dataset 'scenes' has no"):
+        PairInputs.of(tiny.dataset_for("retrieval"), tiny.original_for("entailment", "albef"))
     with pytest.raises(InputError, match="another graph than the one that this graph_text model was trained on"):
-        PairInputs.of(genes(train=40, valid=12, test=12, seed=1), tiny.original_for("graph_text", "graph_text"))
+        PairInputs.of(genes(train=40, validation=12, test=12, seed=1), tiny.original_for("graph_text", "graph_text"))
 
 
 # -- metrics ----------------------------------------------------------------------------------------------------
@@ -214,10 +216,10 @@ def test_log_odds_of_the_true_label_against_torch() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, label = 5 * torch.randn(50, 3, generator=generator), torch.randint(3, (50,), generator=generator)
     probability = logits.softmax(-1)[torch.arange(50), label]
-    found = true_label_log_odds(logits.numpy(), label.numpy())
-    np.testing.assert_allclose(1 / (1 + np.exp(-found.astype(np.float64))), probability, rtol=1e-4)
+    result = true_label_log_odds(logits.numpy(), label.numpy())
+    np.testing.assert_allclose(1 / (1 + np.exp(-result.astype(np.float64))), probability, rtol=1e-4)
     shifted = true_label_log_odds(logits.numpy() + 100, label.numpy())
-    np.testing.assert_allclose(shifted, found, atol=1e-4)
+    np.testing.assert_allclose(shifted, result, atol=1e-4)
     assert accuracy(logits.numpy(), label.numpy()) == pytest.approx(
         100 * float((logits.argmax(1) == label).float().mean())
     )

@@ -18,15 +18,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-import multidelete.run
-import multidelete.verify
+import multidelete.pipeline
+import multidelete.runs.verify
 from conftest import Ended
-from multidelete.errors import InputError
-from multidelete.record import RESULTS_FILE, RunFolder, finished_command
 from multidelete.report.deletion import DELETION_FILE, DELETION_PAGE, write_deletion
-from multidelete.report.runs import Run
-from multidelete.seal import SUMS_FILE, digest_of, read_seal, sums, write_seal
-from multidelete.verify import Check, recomputed, verify
+from multidelete.runs.reader import Run
+from multidelete.runs.record import RESULTS_FILE, RunFolder, finished_command
+from multidelete.runs.seal import SUMS_FILE, digest_of, read_seal, sums, write_seal
+from multidelete.runs.verify import Check, recomputed, verify
+from multidelete.utils.errors import InputError
 from test_bad_input import RECIPE, contents
 
 Terminal = Callable[[str], Ended]
@@ -42,7 +42,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory, photos: Path, cache: Path) 
     (folder / "recipe.toml").write_text(WITH_RETRAIN)
     (folder / "ids.txt").write_text("# by mail\ntrain-00003\ntrain-00001\n")
     shutil.copytree(photos, folder / "photos")
-    from multidelete.cli import main
+    from multidelete.cli.app import main
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -66,16 +66,16 @@ def here(ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page with figures takes longer than these runs do, and is no part of their record."""
-    monkeypatch.setattr(multidelete.run, "write_report", lambda *_: None)
+    monkeypatch.setattr(multidelete.pipeline, "write_report", lambda *_: None)
 
 
 def failing(folder: Path, digest: str | None = None) -> dict[str, str]:
     """What fails, by what was looked at."""
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for check in verify(folder, digest):
         if check.holds is False:
-            found[check.what] = found.get(check.what, "") + check.words + "\n"
-    return found
+            result[check.what] = result.get(check.what, "") + check.words + "\n"
+    return result
 
 
 def unsure(checks: Iterator[Check]) -> list[str]:
@@ -145,7 +145,7 @@ def test_a_run_that_was_stopped_and_resumed_passes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(multidelete.run, "save_model", stopped)
+        patch.setattr(multidelete.pipeline, "save_model", stopped)
         assert terminal(command).code == 130
     assert not (here / "again" / SUMS_FILE).exists()
     with pytest.raises(InputError, match=r"has no results.json: a run writes it when it is done"):
@@ -385,9 +385,9 @@ TAMPERINGS = {
     "a setting": Tampering(
         results("rows", 2, "settings", "alpha"), {**RESULTS, "results": "rows.2.settings.alpha is 1.1"}
     ),
-    "the number of units": Tampering(
-        results("rows", 1, "forget_units"),
-        {**RESULTS, "request": "row 1: forget_units recorded 3, but there are 2 ids"},
+    "the number of examples": Tampering(
+        results("rows", 1, "forget_examples"),
+        {**RESULTS, "request": "row 1: forget_examples recorded 3, but there are 2 ids"},
     ),
     "another method": Tampering(results("rows", 2, "method", to="neggrad"), {"results": 'rows.2.method is "neggrad"'}),
     "a row that is gone": Tampering(drop_row, {**RESULTS, "results": "has 2 rows, but its recipe makes 3"}),
@@ -516,9 +516,9 @@ def test_what_was_changed_is_found_and_named(name: str, here: Path) -> None:
     out, tampering = here / "out", TAMPERINGS[name]
     digest = digest_of(out)
     tampering.change(out)
-    found = failing(out, digest)
+    result = failing(out, digest)
     for what, words in tampering.named.items():
-        assert words in found.get(what, ""), found
+        assert words in result.get(what, ""), result
 
     # Somebody who makes hashes and page anew, and removes what --resume needs, cannot make the digest the same.
     write_seal(out, {})
@@ -544,7 +544,7 @@ def test_every_value_of_the_results_is_sealed(here: Path) -> None:
     sealed = read_seal(out)
     for path in every:
         results(*path)(out)
-        assert {name for name, found in sums(out).items() if sealed[name] != found} == {RESULTS_FILE}, path
+        assert {name for name, result in sums(out).items() if sealed[name] != result} == {RESULTS_FILE}, path
         (out / RESULTS_FILE).write_text(before)
     assert sums(out) == sealed
 
@@ -576,7 +576,7 @@ def test_the_page_of_the_record_is_compared_and_made_anew(
         "deletion record": "deletion.html was changed; 'multidelete report' makes it anew\n"
     }
     with monkeypatch.context() as patch:  # another version may have made another page of the same record
-        patch.setattr(multidelete.verify, "version", lambda _: "99.0")
+        patch.setattr(multidelete.runs.verify, "version", lambda _: "99.0")
         assert failing(here / "out") == {}
         assert any("was made by another version, or changed" in line for line in unsure(verify(here / "out")))
     ended = terminal("report out")

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from multidelete.errors import InputError
 from multidelete.models import Batch, Model, Tokens
 from multidelete.models.base import EncoderConfig
 from multidelete.models.encoders import word_tokenizer
 from multidelete.models.image_text import normalise
 from multidelete.models.vilt import Vilt, ViltConfig
+from multidelete.utils.errors import InputError
 from pairs import SIZE, TEXTS, VARIANTS, batch, check_repairing, check_round_trip
 
 FIELDS = {
@@ -93,7 +93,7 @@ def test_retrieval_loss_is_matching_with_partners_drawn_uniformly() -> None:
         at = {"vision": encodings["vision"][torch.tensor([image])], "text": encodings["text"][torch.tensor([text])]}
         return float(nn.functional.cross_entropy(model.head(model.fuse(at)), torch.tensor([label])))
 
-    # Without a generator the first partner of another unit is taken: row 1 for row 0, row 0 for the others.
+    # Without a generator the first partner of another example is taken: row 1 for row 0, row 0 for the others.
     partners = [1, 0, 0, 0]
     expected = [(loss(i, i, 1) + loss(i, p, 0) + loss(p, i, 0)) / 3 for i, p in enumerate(partners)]
     assert model.losses(given).tolist() == pytest.approx(expected, rel=1e-4)
@@ -104,10 +104,10 @@ def test_retrieval_loss_is_matching_with_partners_drawn_uniformly() -> None:
 
 
 @torch.no_grad()
-def test_batch_of_one_unit_has_a_loss() -> None:
+def test_batch_of_one_example_has_a_loss() -> None:
     model = build(vilt())
     one = torch.zeros(2, dtype=torch.long)
-    losses = model.losses(batch(model, 2, units={"vision": one, "text": one}))
+    losses = model.losses(batch(model, 2, examples={"vision": one, "text": one}))
     assert losses.shape == (2,)
     assert torch.isfinite(losses).all()
 
@@ -197,12 +197,12 @@ def save_vilt(folder: Path, tokenizer: Any, *, kind: str = "ViltModel", **change
     fields = {name: value for name, value in FIELDS.items() if name != "model_type"}
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        made = getattr(transformers, kind)(transformers.ViltConfig(vocab_size=len(tokenizer), **fields, **changes))
-        for parameter in made.parameters():
+        result = getattr(transformers, kind)(transformers.ViltConfig(vocab_size=len(tokenizer), **fields, **changes))
+        for parameter in result.parameters():
             nn.init.normal_(parameter, std=0.7 if parameter.dim() > 1 else 0.3)
-    made.save_pretrained(folder)
+    result.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return made.eval()
+    return result.eval()
 
 
 @torch.no_grad()

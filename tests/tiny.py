@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from multidelete.data.corpus import Corpus
-from multidelete.data.genes import genes
-from multidelete.data.premises import premises
+from multidelete.data.batches import PairInputs
+from multidelete.data.dataset import Dataset
 from multidelete.data.requests import Request, resolve
-from multidelete.data.scenes import scenes
-from multidelete.data.statements import statements
-from multidelete.data.streams import PairInputs
-from multidelete.engine import Engine
+from multidelete.data.synthetic.genes import genes
+from multidelete.data.synthetic.premises import premises
+from multidelete.data.synthetic.scenes import scenes
+from multidelete.data.synthetic.statements import statements
 from multidelete.methods import UnlearningData
 from multidelete.models import MODELS, Model, ModelConfig
 from multidelete.models.albef import AlbefConfig, FusionConfig
@@ -26,7 +25,8 @@ from multidelete.models.clip import ClipConfig
 from multidelete.models.graph_text import GraphConfig, GraphTextConfig
 from multidelete.models.vilt import ViltConfig
 from multidelete.tasks import TASKS, Retrieval
-from multidelete.training import MaskSettings, TrainSettings, train
+from multidelete.training.engine import Engine
+from multidelete.training.original import MaskSettings, TrainSettings, train
 
 PIXELS = 24
 TRAINING = TrainSettings(epochs=4, batch_size=32, learning_rate=2e-3)
@@ -108,8 +108,8 @@ EACH = [(task, name) for task in TASKS for name in CONFIGS if task in MODELS[nam
 
 
 @cache
-def corpus_for(task: str) -> Corpus:
-    sizes = {"train": 40, "valid": 12, "test": 12}
+def dataset_for(task: str) -> Dataset:
+    sizes = {"train": 40, "validation": 12, "test": 12}
     if task == "graph_text":
         return genes(**sizes)
     reader = {"retrieval": scenes, "entailment": premises, "reasoning": statements}[task]
@@ -119,8 +119,8 @@ def corpus_for(task: str) -> Corpus:
 @cache
 def original_for(task: str, name: str) -> Model:
     """A model that was trained for a moment on a task; every test that is given it must leave it as it is."""
-    data = corpus_for(task)
-    config = CONFIGS[name].for_corpus(data, labelled=TASKS[task].labelled)
+    data = dataset_for(task)
+    config = CONFIGS[name].for_dataset(data, labelled=TASKS[task].labelled)
     model = MODELS[name].build(config, data.texts, 0)
     train(
         model,
@@ -136,11 +136,11 @@ def original_for(task: str, name: str) -> Model:
 
 @cache
 def masked_for(task: str, name: str, count: int) -> Model:
-    """A model that was trained with a mask for the deletion of so many units; to be left as it is."""
-    data = corpus_for(task)
+    """A model that was trained with a mask for the deletion of so many examples; to be left as it is."""
+    data = dataset_for(task)
     request = resolve(data, count=count)
     model = MODELS[name].build(
-        masked(CONFIGS[name].for_corpus(data, labelled=TASKS[task].labelled), request), data.texts, 0
+        masked(CONFIGS[name].for_dataset(data, labelled=TASKS[task].labelled), request), data.texts, 0
     )
     rows = data.text_rows(data.rows("train"))
     inputs = PairInputs.of(data, model)
@@ -155,13 +155,13 @@ def masked(config: ModelConfig, request: Request) -> Any:
 
 
 @cache
-def corpus() -> Corpus:
-    return scenes(train=40, valid=12, test=12, size=PIXELS)
+def dataset() -> Dataset:
+    return scenes(train=40, validation=12, test=12, size=PIXELS)
 
 
 @cache
 def request_of(count: int = 8) -> Request:
-    return resolve(corpus(), count=count)
+    return resolve(dataset(), count=count)
 
 
 @cache
@@ -171,21 +171,21 @@ def engine() -> Engine:
 
 def build(config: ModelConfig, seed: int = 0) -> Model:
     name = next(name for name, model in MODELS.items() if model.config_class is type(config))
-    return MODELS[name].build(config, corpus().texts, seed)
+    return MODELS[name].build(config, dataset().texts, seed)
 
 
 @cache
 def original(name: str) -> Model:
     """A model that was trained for a moment; every test that is given it must leave it as it is."""
     model = build(CONFIGS[name])
-    rows = corpus().text_rows(corpus().rows("train"))
-    train(model, PairInputs.of(corpus(), model), rows, TRAINING, engine(), seed=0, what="original")
+    rows = dataset().text_rows(dataset().rows("train"))
+    train(model, PairInputs.of(dataset(), model), rows, TRAINING, engine(), seed=0, what="original")
     return model
 
 
 def data_for(model: Model, request: Request | None = None, **changes: Any) -> UnlearningData:
     fields = {"task": Retrieval(), "training": TRAINING, **changes}
-    return UnlearningData(request or request_of(), PairInputs.of(corpus(), model), **fields)
+    return UnlearningData(request or request_of(), PairInputs.of(dataset(), model), **fields)
 
 
 def weights(model: Model) -> dict[str, torch.Tensor]:
@@ -199,6 +199,6 @@ def changed(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor
 
 
 def first_pairs(model: Model, count: int) -> Any:
-    """The batch of the first texts of the corpus, which are three to an image."""
-    inputs = PairInputs.of(corpus(), model)
+    """The batch of the first texts of the dataset, which are three to an image."""
+    inputs = PairInputs.of(dataset(), model)
     return inputs.batch(inputs.true_pairs(np.arange(count)), torch.device("cpu"))

@@ -10,39 +10,39 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from multidelete.api import Outcome, unlearn
-    from multidelete.data.corpus import Corpus, Unit
-    from multidelete.data.genes import genes
+    from multidelete.data.dataset import Dataset, Example
     from multidelete.data.graph import Graph
-    from multidelete.data.premises import premises
     from multidelete.data.readers import read
     from multidelete.data.requests import Request, resolve
-    from multidelete.data.scenes import scenes
-    from multidelete.data.statements import statements
-    from multidelete.engine import Engine
-    from multidelete.errors import InputError
+    from multidelete.data.synthetic.genes import genes
+    from multidelete.data.synthetic.premises import premises
+    from multidelete.data.synthetic.scenes import scenes
+    from multidelete.data.synthetic.statements import statements
     from multidelete.methods import FineTune, LossMethod, Method, MultiDelete, NegGrad, Retrain, Unimodal
     from multidelete.models import Albef, Blip, Clip, GraphTextModel, Model, Vilt
     from multidelete.report.page import write_report
     from multidelete.tasks import Entailment, GraphText, Reasoning, Retrieval
-    from multidelete.training import TrainSettings
+    from multidelete.training.engine import Engine
+    from multidelete.training.original import TrainSettings
+    from multidelete.utils.errors import InputError
 
 _HOMES = {
     "multidelete.api": ("Outcome", "unlearn"),
-    "multidelete.data.corpus": ("Corpus", "Unit"),
-    "multidelete.data.genes": ("genes",),
+    "multidelete.data.dataset": ("Dataset", "Example"),
+    "multidelete.data.synthetic.genes": ("genes",),
     "multidelete.data.graph": ("Graph",),
-    "multidelete.data.premises": ("premises",),
+    "multidelete.data.synthetic.premises": ("premises",),
     "multidelete.data.readers": ("read",),
     "multidelete.data.requests": ("Request", "resolve"),
-    "multidelete.data.scenes": ("scenes",),
-    "multidelete.data.statements": ("statements",),
-    "multidelete.engine": ("Engine",),
-    "multidelete.errors": ("InputError",),
+    "multidelete.data.synthetic.scenes": ("scenes",),
+    "multidelete.data.synthetic.statements": ("statements",),
+    "multidelete.training.engine": ("Engine",),
+    "multidelete.utils.errors": ("InputError",),
     "multidelete.methods": ("FineTune", "LossMethod", "Method", "MultiDelete", "NegGrad", "Retrain", "Unimodal"),
     "multidelete.models": ("Albef", "Blip", "Clip", "GraphTextModel", "Model", "Vilt"),
     "multidelete.report.page": ("write_report",),
     "multidelete.tasks": ("Entailment", "GraphText", "Reasoning", "Retrieval"),
-    "multidelete.training": ("TrainSettings",),
+    "multidelete.training.original": ("TrainSettings",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -50,9 +50,10 @@ __all__ = [
     "Albef",
     "Blip",
     "Clip",
-    "Corpus",
+    "Dataset",
     "Engine",
     "Entailment",
+    "Example",
     "FineTune",
     "Graph",
     "GraphText",
@@ -70,7 +71,6 @@ __all__ = [
     "Retrieval",
     "TrainSettings",
     "Unimodal",
-    "Unit",
     "Vilt",
     "genes",
     "premises",

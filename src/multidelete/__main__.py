@@ -1,5 +1,5 @@
 """``python -m multidelete``: the command line."""
 
-from multidelete.cli import main
+from multidelete.cli.app import main
 
 main()

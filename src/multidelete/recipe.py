@@ -11,16 +11,16 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from multidelete.data.corpus import Corpus
+from multidelete.data.dataset import Dataset
 from multidelete.data.readers import READERS, mistakes, read
 from multidelete.data.requests import Request, resolve
-from multidelete.errors import InputError, did_you_mean
 from multidelete.methods import METHODS, Method, Retrain
 from multidelete.models import MODELS
 from multidelete.models.base import Model, ModelConfig, read_config
-from multidelete.registry import unknown
 from multidelete.tasks import TASKS, Task, task_for
-from multidelete.training import MaskSettings, TrainSettings
+from multidelete.training.original import MaskSettings, TrainSettings
+from multidelete.utils.errors import InputError, did_you_mean
+from multidelete.utils.registry import unknown
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -32,7 +32,7 @@ _SIZES = ("counts", "fractions")
 
 
 class ForgetSettings(BaseModel):
-    """Which units must go: a file or list of ids, a number, or a share of the training units.
+    """Which examples must go: a file or list of ids, a number, or a share of the training examples.
 
     Args:
         ids: A text file with one id in a line, or a list of ids.
@@ -98,13 +98,13 @@ class BenchSettings(BaseModel):
         return self
 
 
-class EvidenceSettings(BaseModel):
+class MembershipSettings(BaseModel):
     """What membership attacks have to go by beside the models of a run.
 
     Args:
-        shadow: Whether a model is trained like the original on half of its units, from which attackers learn.
-        references: Models trained on half of the units for LiRA and RMIA, in complementary pairs; each takes about half
-            as long as the original.
+        shadow: Whether a model is trained like the original on half of its examples, from which attackers learn.
+        references: Models trained on half of the examples for LiRA and RMIA, in complementary pairs; each takes about
+            half as long as the original.
         u_lira: Names of methods that are also attacked by U-LiRA: each runs on every reference model too.
         resamples: Bootstrap samples behind each interval.
     """
@@ -144,7 +144,7 @@ class Recipe(BaseModel):
         train_seed: Seed of initial weights and training, of the original and of Retrain; ``seed`` by default.
         method_seed: Seed of unlearning; ``seed`` by default. That of the deletion set is ``forget.seed``.
         precision: See :class:`Engine`.
-        evidence: What membership attacks go by.
+        membership: What membership attacks go by.
         bench: The grid of ``multidelete bench``, of which this run may be a cell.
     """
 
@@ -162,7 +162,7 @@ class Recipe(BaseModel):
     retrain: bool
     seed: int
     precision: Literal["auto", "fp32", "bf16"]
-    evidence: EvidenceSettings = EvidenceSettings()
+    membership: MembershipSettings = MembershipSettings()
     bench: BenchSettings = BenchSettings()
     train_seed: int | None = None
     method_seed: int | None = None
@@ -177,14 +177,14 @@ class Recipe(BaseModel):
         first: list[Method] = [Retrain()] if self.retrain else []
         return [*first, self.method, *self.compare]
 
-    def corpus(self) -> Corpus:
+    def dataset(self) -> Dataset:
         """Read the data."""
         options = dict(self.data)
         return read(options.pop("reader"), **options)
 
-    def request(self, corpus: Corpus) -> Request:
+    def request(self, dataset: Dataset) -> Request:
         """Cut the data."""
-        return resolve(corpus, **self.forget.model_dump(exclude={"seed"}), seed=self.seeds()["forget"])
+        return resolve(dataset, **self.forget.model_dump(exclude={"seed"}), seed=self.seeds()["forget"])
 
     def architecture(self) -> type[Model]:
         """The class of the model that is to be built."""
@@ -245,7 +245,7 @@ def as_values(recipe: Recipe) -> dict[str, Any]:
         "train_seed": recipe.train_seed,
         "method_seed": recipe.method_seed,
         "precision": recipe.precision,
-        "evidence": recipe.evidence.model_dump(mode="json"),
+        "membership": recipe.membership.model_dump(mode="json"),
     }
     return {key: value for key, value in named.items() if value is not None}
 
@@ -335,7 +335,7 @@ class _Checker:
             "train_seed": self.scalar(values, "train_seed", int, None),
             "method_seed": self.scalar(values, "method_seed", int, None),
             "precision": values.get("precision", "auto"),
-            "evidence": self.evidence(values.get("evidence", {})),
+            "membership": self.membership(values.get("membership", {})),
             "bench": self.bench(values.get("bench", {})),
         }
         if fields["precision"] not in ("auto", "fp32", "bf16"):
@@ -397,17 +397,17 @@ class _Checker:
             came = "none is given" if not given else f"{' and '.join(given)} are given"
             self.mistakes.append(f"{self.source}: 'forget' needs one of ids, count and fraction; {came}")
 
-    def evidence(self, given: Any) -> EvidenceSettings | None:
-        evidence = self.section(EvidenceSettings, given, "evidence")
-        for name in evidence.u_lira if evidence else ():
+    def membership(self, given: Any) -> MembershipSettings | None:
+        membership = self.section(MembershipSettings, given, "membership")
+        for name in membership.u_lira if membership else ():
             if name not in METHODS:
-                self.mistakes.append(f"{self.source}: 'evidence.u_lira': {unknown(name, METHODS, 'method')}")
+                self.mistakes.append(f"{self.source}: 'membership.u_lira': {unknown(name, METHODS, 'method')}")
             elif METHODS[name].needs_mask:
                 self.mistakes.append(
-                    f"{self.source}: 'evidence.u_lira': {name} cannot run on reference models, for it needs a mask "
+                    f"{self.source}: 'membership.u_lira': {name} cannot run on reference models, for it needs a mask "
                     "that was trained for the very pairs that it deletes; leave it out"
                 )
-        return evidence
+        return membership
 
     def bench(self, given: Any) -> BenchSettings | None:
         bench = self.section(BenchSettings, given, "bench")
@@ -476,15 +476,15 @@ class _Checker:
                     f"{self.source}: 'original' brings a model of its own; leave out the table 'model'"
                 )
             return None
-        found = self.entry("albef" if given is None else given, "model", MODELS, "model")
-        config = found and self.section(MODELS[found[0]].config_class, found[1], "model")
-        return (found[0], config) if found and config else None
+        result = self.entry("albef" if given is None else given, "model", MODELS, "model")
+        config = result and self.section(MODELS[result[0]].config_class, result[1], "model")
+        return (result[0], config) if result and config else None
 
     def named(self, given: Any, place: str, table: Mapping[str, type[T]]) -> T | None:
         """An entry of a table with its settings, from a name or a table that has one."""
         kind = place.split("[")[0].replace("compare", "method")
-        found = self.entry(given, place, table, kind)
-        return found and self.section(table[found[0]], found[1], place, f"{kind} '{found[0]}'")
+        result = self.entry(given, place, table, kind)
+        return result and self.section(table[result[0]], result[1], place, f"{kind} '{result[0]}'")
 
     def entry(
         self, given: Any, place: str, table: Mapping[str, object], kind: str
@@ -521,7 +521,7 @@ _KINDS: dict[type, str] = {str: "a string", bool: "true or false", int: "a whole
 
 def sentences(error: ValidationError, kind: type[BaseModel], place: str, owner: str | None) -> Iterator[str]:
     """What pydantic found, in our words: the setting, what came, what was expected, what may have been meant."""
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     came: dict[str, str] = {}
     for mistake in error.errors():
         path = [str(part) for part in mistake["loc"]]
@@ -541,7 +541,7 @@ def sentences(error: ValidationError, kind: type[BaseModel], place: str, owner: 
             message = " has too few values"
         else:
             message = f" {message[0].lower()}{message[1:]}"
-        found.setdefault(where, []).append(message)
+        result.setdefault(where, []).append(message)
         if mistake["type"] == "missing" or isinstance(mistake["input"], dict):
             came[where] = ""
         elif mistake["type"] == "literal_error" and isinstance(mistake["input"], str):
@@ -549,7 +549,7 @@ def sentences(error: ValidationError, kind: type[BaseModel], place: str, owner: 
             came[where] = f", got {mistake['input']!r}{did_you_mean(mistake['input'], named)}"
         else:
             came[where] = f", got {mistake['input']!r}"
-    for where, messages in found.items():
+    for where, messages in result.items():
         first, *others = dict.fromkeys(messages)
         expected = " or".join([first, *(other.removeprefix(" should be") for other in others)])
         yield f"'{where}'{expected}{came[where]}"

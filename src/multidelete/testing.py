@@ -27,20 +27,20 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from multidelete.data.corpus import Corpus
-from multidelete.data.genes import genes
-from multidelete.data.premises import premises
+from multidelete.data.batches import PairInputs, Rows, Source
+from multidelete.data.dataset import Dataset
 from multidelete.data.requests import Request, resolve
-from multidelete.data.scenes import scenes
-from multidelete.data.statements import statements
-from multidelete.data.streams import PairInputs, Rows, Source
-from multidelete.engine import Engine, Progress
-from multidelete.errors import InputError
+from multidelete.data.synthetic.genes import genes
+from multidelete.data.synthetic.premises import premises
+from multidelete.data.synthetic.scenes import scenes
+from multidelete.data.synthetic.statements import statements
 from multidelete.methods.base import LossMethod, Method, Unlearned, UnlearningData
 from multidelete.models import MODELS, Model
 from multidelete.models.base import MASK, EncoderConfig, MaskConfig, ModalityInput, within
 from multidelete.tasks import TASKS, Task
-from multidelete.training import MaskSettings, TrainSettings, train
+from multidelete.training.engine import Engine, ProgressReporter
+from multidelete.training.original import MaskSettings, TrainSettings, train
+from multidelete.utils.errors import InputError
 
 PIXELS = 24
 QUICK = {"epochs": 1, "min_steps": 4, "batch_size": 8, "retain_ratio": 2, "evaluations": 2}
@@ -52,13 +52,13 @@ class CheckError(AssertionError):
 
 @dataclass(frozen=True)
 class Trial:
-    """A small original on generated data, and some of its units to delete.
+    """A small original on generated data, and some of its examples to delete.
 
     Args:
         task: What the original does.
         original: It; every check must leave it as it is.
         request: What is to be deleted.
-        inputs: The corpus as the original reads it.
+        inputs: The dataset as the original reads it.
         training: How it was trained.
     """
 
@@ -82,19 +82,19 @@ def trial(task: str = "retrieval", masked: bool = False) -> Trial:
     """
     if task not in TASKS:
         raise InputError(f"'{task}' is not a task (there are {', '.join(TASKS)})")
-    sizes = {"train": 40, "valid": 12, "test": 12}
-    readers: dict[str, Callable[..., Corpus]] = {"entailment": premises, "reasoning": statements, "retrieval": scenes}
-    corpus = genes(train=40, valid=12, test=12) if task == "graph_text" else readers[task](**sizes, size=PIXELS)
+    sizes = {"train": 40, "validation": 12, "test": 12}
+    readers: dict[str, Callable[..., Dataset]] = {"entailment": premises, "reasoning": statements, "retrieval": scenes}
+    dataset = genes(train=40, validation=12, test=12) if task == "graph_text" else readers[task](**sizes, size=PIXELS)
     name = "graph_text" if task == "graph_text" else "albef"
-    request = resolve(corpus, count=8)
-    config = _small(name).for_corpus(corpus, labelled=TASKS[task].labelled)
+    request = resolve(dataset, count=8)
+    config = _small(name).for_dataset(dataset, labelled=TASKS[task].labelled)
     training = TrainSettings(epochs=1, batch_size=24, learning_rate=2e-3)
     if masked:
         config = config.model_copy(update={"mask": MaskConfig(classes=3, request=request.hash)})
         training = training.model_copy(update={"mask": MaskSettings(classes=3, every=1)})
-    original = MODELS[name].build(config, corpus.texts, 0)
-    inputs = PairInputs.of(corpus, original)
-    rows, engine = corpus.text_rows(corpus.rows("train")), Engine("fp32")
+    original = MODELS[name].build(config, dataset.texts, 0)
+    inputs = PairInputs.of(dataset, original)
+    rows, engine = dataset.text_rows(dataset.rows("train")), Engine("fp32")
     train(original, inputs, rows, training, engine, seed=0, what="original", forget=request.forget)
     return Trial(TASKS[task](), original, request, inputs, training)
 
@@ -155,10 +155,10 @@ class Case:
         )
         return (method or self.make())(original or trial.original, data, engine or Engine("fp32"))
 
-    def loss(self, model: Model, units: Rows) -> float:
-        """The task's mean loss of the true pairs of some units."""
+    def loss(self, model: Model, examples: Rows) -> float:
+        """The task's mean loss of the true pairs of some examples."""
         inputs = self.trial.inputs
-        rows = inputs.true_pairs(self.trial.request.corpus.text_rows(units))
+        rows = inputs.true_pairs(self.trial.request.dataset.text_rows(examples))
         with torch.no_grad():
             return float(model.losses(inputs.batch(rows, torch.device("cpu"))).mean())
 
@@ -186,8 +186,8 @@ def check_method(method: type[Method], *, task: str | None = None, **settings: A
     case = Case(method, trial(task or method.tasks[0], method.needs_mask), settings)
     for check in CHECKS:
         check(case)
-    for claim in method.claims:
-        CLAIMS[claim](case)
+    for property_name in method.properties:
+        PROPERTIES[property_name](case)
 
 
 # -- what every method must do --------------------------------------------------------------------------------------
@@ -202,13 +202,13 @@ def check_documented(case: Case) -> None:
     every = "\n".join(inspect.getdoc(each) or "" for each in method.__mro__ if issubclass(each, Method))
     for name in method.model_fields:
         case.expect(f"{name}: " in every, f"no docstring says what its setting '{name}' is")
-    unknown = [claim for claim in method.claims if claim not in CLAIMS]
-    case.expect(not unknown, f"it claims {unknown}, which nothing checks (there are {', '.join(CLAIMS)})")
+    unknown = [property_name for property_name in method.properties if property_name not in PROPERTIES]
+    case.expect(not unknown, f"it claims {unknown}, which nothing checks (there are {', '.join(PROPERTIES)})")
 
 
 def check_settings(case: Case) -> None:
     """It can be made, is not changed afterwards, and refuses settings that it does not have."""
-    made = case.make()
+    result = case.make()
     try:
         case.make(larning_rate=1.0)
     except ValidationError as error:
@@ -216,7 +216,7 @@ def check_settings(case: Case) -> None:
     else:
         case.expect(False, "it takes a setting that it does not have")
     try:
-        setattr(made, "scope", "text")  # noqa: B010 - a type checker knows that it cannot be done
+        setattr(result, "scope", "text")  # noqa: B010 - a type checker knows that it cannot be done
     except ValidationError:
         return
     case.expect(False, "its settings can be changed after it was made")
@@ -227,31 +227,31 @@ def check_original(case: Case) -> None:
     original = copy.deepcopy(case.trial.original).requires_grad_(True).train()
     before, modes = _weights(original), [module.training for module in original.modules()]
     state, grads = torch.get_rng_state(), torch.is_grad_enabled()
-    made = case.run(original=original)
+    result = case.run(original=original)
     case.expect(not _changed(before, _weights(original)), "it changed the original's weights")
     case.expect(all(each.requires_grad for each in original.parameters()), "it changed what needs gradients")
     case.expect(all(each.grad is None for each in original.parameters()), "it left gradients at the original")
     case.expect([module.training for module in original.modules()] == modes, "it left the original in another mode")
     case.expect(torch.is_grad_enabled() is grads, "it left gradients switched otherwise than they were")
     case.expect(torch.equal(torch.get_rng_state(), state), "it drew from torch's global random numbers")
-    own = {each.data_ptr() for each in made.model.parameters()}
+    own = {each.data_ptr() for each in result.model.parameters()}
     shared = own & {each.data_ptr() for each in original.parameters()}
     case.expect(not shared, "its model shares memory with the original")
 
 
 def check_scope(case: Case) -> None:
     """Something in scope moved, nothing else did, everything is finite, and the model is in eval mode."""
-    original, made = case.trial.original, case.plain
-    moved = _changed(_weights(original), _weights(made))
+    original, result = case.trial.original, case.plain
+    moved = _changed(_weights(original), _weights(result))
     allowed = set(original.parameters_of(case.make().scope))
     if case.method.needs_mask:  # which channels are closed, and what the mask was, are no parameters
         allowed |= {name for name, _ in original.named_buffers() if within(name, (MASK,))}
     case.expect(bool(moved), "it changed nothing")
     outside = sorted(moved - allowed)
     case.expect(not outside, f"it changed '{outside[0] if outside else ''}', which is not in its scope")
-    finite = all(bool(tensor.isfinite().all()) for tensor in _weights(made).values())
+    finite = all(bool(tensor.isfinite().all()) for tensor in _weights(result).values())
     case.expect(finite, "some of its weights are not finite")
-    case.expect(not any(module.training for module in made.modules()), "its model is in training mode")
+    case.expect(not any(module.training for module in result.modules()), "its model is in training mode")
 
 
 def check_seed(case: Case) -> None:
@@ -288,15 +288,15 @@ def check_resumed(case: Case) -> None:
 
 def check_folder(case: Case) -> None:
     """The model can be written and read again, and says the same."""
-    made = case.plain
+    result = case.plain
     inputs = case.trial.inputs
-    rows = inputs.true_pairs(case.trial.request.corpus.text_rows(case.trial.request.test[:3]))
+    rows = inputs.true_pairs(case.trial.request.dataset.text_rows(case.trial.request.test[:3]))
     with tempfile.TemporaryDirectory() as name:
-        made.save_pretrained(Path(name) / "model")
+        result.save_pretrained(Path(name) / "model")
         read = Model.from_pretrained(Path(name) / "model")
     batch = inputs.batch(rows, torch.device("cpu"))
     with torch.no_grad():
-        same = torch.equal(read.head(read.fused(batch)), made.head(made.fused(batch)))
+        same = torch.equal(read.head(read.fused(batch)), result.head(result.fused(batch)))
     case.expect(same, "its model says something else after it was written and read")
 
 
@@ -342,7 +342,7 @@ def _lowers_retain_loss(case: Case) -> None:
     case.expect(after < before, f"the loss on D_r went from {before:.4f} to {after:.4f}; it claims to lower it")
 
 
-CLAIMS: dict[str, Callable[[Case], None]] = {
+PROPERTIES: dict[str, Callable[[Case], None]] = {
     "never_reads_forget": _never_reads_forget,
     "never_reads_retain": _never_reads_retain,
     "raises_forget_loss": _raises_forget_loss,
@@ -362,13 +362,13 @@ def _changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[s
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def _losses(case: Case, units: Rows) -> tuple[float, float]:
-    made = case.run(_last_checkpoint(case, min_steps=12, learning_rate=1e-3))
-    return case.loss(case.trial.original, units), case.loss(made.model, units)
+def _losses(case: Case, examples: Rows) -> tuple[float, float]:
+    result = case.run(_last_checkpoint(case, min_steps=12, learning_rate=1e-3))
+    return case.loss(case.trial.original, examples), case.loss(result.model, examples)
 
 
 def _last_checkpoint(case: Case, **more: Any) -> Method:
-    """The method without a choice among checkpoints, which would read D_f and valid."""
+    """The method without a choice among checkpoints, which would read D_f and validation."""
     known = {name: value for name, value in more.items() if name in case.method.model_fields}
     try:
         return case.make(**known, **({"evaluations": 0} if "evaluations" in case.method.model_fields else {}))
@@ -376,16 +376,16 @@ def _last_checkpoint(case: Case, **more: Any) -> Method:
         return case.make(**known)
 
 
-def _ignores(case: Case, units: Rows) -> bool:
-    """Whether the outcome is the same when these units hold something else."""
+def _ignores(case: Case, examples: Rows) -> bool:
+    """Whether the outcome is the same when these examples hold something else."""
     trial = case.trial
-    corpus = trial.request.corpus
-    other = np.setdiff1d(np.arange(len(corpus.units)), units)
-    rows = np.arange(len(corpus.units))
-    rows[units] = np.resize(other, len(units))
-    texts = np.arange(len(corpus.texts))
-    of_units = corpus.text_rows(units)
-    texts[of_units] = np.resize(corpus.text_rows(other), len(of_units))
+    dataset = trial.request.dataset
+    other = np.setdiff1d(np.arange(len(dataset.examples)), examples)
+    rows = np.arange(len(dataset.examples))
+    rows[examples] = np.resize(other, len(examples))
+    texts = np.arange(len(dataset.texts))
+    of_examples = dataset.text_rows(examples)
+    texts[of_examples] = np.resize(dataset.text_rows(other), len(of_examples))
     first = trial.inputs.modalities[0]
     spoilt = replace(  # as data with a hash of their own, so that nothing computed of the true ones is found
         trial.inputs.with_sources(
@@ -417,7 +417,7 @@ class Elsewhere:
         return self.inner.take(self.rows[rows])
 
 
-class _Work(Progress):
+class _Work(ProgressReporter):
     """Remembers the pieces of work of a run; presses Ctrl-C at one place in one of them."""
 
     def __init__(self, kill: tuple[str, int] | None = None) -> None:
@@ -425,7 +425,7 @@ class _Work(Progress):
         self._kill = kill
 
     def start(self, what: str, total: int) -> Callable[[int], None]:
-        """See :meth:`Progress.start`."""
+        """See :meth:`ProgressReporter.start`."""
 
         def advance(done: int) -> None:
             before = self._done.pop(what, 0)

@@ -12,14 +12,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from multidelete.data.requests import Request
-from multidelete.errors import InputError
 from multidelete.methods import METHODS, Method, Retrain
 from multidelete.models.base import read_config
+from multidelete.pipeline import check_splits, identity
 from multidelete.recipe import Recipe, load, sentences
-from multidelete.record import RESULTS_FILE, check_place, check_same
 from multidelete.report.bench import CELLS, GRID_FILE, study_of
 from multidelete.report.tables import BASELINES
-from multidelete.run import check_splits, identity
+from multidelete.runs.record import RESULTS_FILE, check_same, check_writable
+from multidelete.utils.errors import InputError
 
 RETRAIN = "retrain-all"  # the variant that stands in every grid
 
@@ -127,8 +127,8 @@ def grid(
     recipe = load(path, overrides, options)
     if study is not None:
         recipe = _studied(recipe, study)
-    corpus = recipe.corpus()
-    recipe.task.check(corpus)
+    dataset = recipe.dataset()
+    recipe.task.check(dataset)
     sized = bool(recipe.bench.counts or recipe.bench.fractions)
     drawn = [recipe.train_seed, recipe.method_seed, *([recipe.forget.seed] if sized or not recipe.forget.ids else [])]
     if len(recipe.bench.seeds) > 1 and None not in drawn:
@@ -160,7 +160,7 @@ def grid(
     cells: list[Cell] = []
     stale: list[Path] = []
     leaders: dict[tuple[int, int, str], str] = {}
-    units: dict[tuple[str, str], int] = {}
+    examples: dict[tuple[str, str], int] = {}
     for size, size_words in _sizes(recipe).items():
         for seed in recipe.bench.seeds:
             requests: dict[str, Request] = {}
@@ -179,10 +179,10 @@ def grid(
                 if key == RETRAIN and shared in leaders:
                     continue
                 if part not in requests:
-                    requests[part] = of_cell.request(corpus)
+                    requests[part] = of_cell.request(dataset)
                 request = requests[part]
                 # Copies that are drawn together can make D_f of one seed larger by some: the size that was asked.
-                asked = units.setdefault((size, part), len(request.whole().forget))
+                asked = examples.setdefault((size, part), len(request.with_earlier().forget))
                 check_splits(request, of_cell.methods())
                 try:
                     check_same(out / CELLS / name, identity(of_cell, request))
@@ -192,11 +192,11 @@ def grid(
                     stale.append(out / CELLS / name)
                 row: dict[str, Any] = {
                     "task": recipe.task.name,
-                    "data": corpus.name,
+                    "data": dataset.name,
                     "model": model,
                     "method": method.name,
                 }
-                row |= {"scope": method.scope, "forget_units": asked, "seed": seed, "seeds": seeds}
+                row |= {"scope": method.scope, "forget_examples": asked, "seed": seed, "seeds": seeds}
                 # The first cell of a size makes its Retrain, and the first of a seed also its original.
                 trained = (name for (train, *_), name in leaders.items() if train == seeds["train"])
                 original = None if recipe.original else next(trained, None)
@@ -219,7 +219,7 @@ def grid(
 
 def _check_out(out: Path, study: Study | None) -> None:
     """Refuse a folder that holds something else, or another study."""
-    check_place(out)
+    check_writable(out)
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not (out / GRID_FILE).is_file():

@@ -8,16 +8,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from multidelete.bench.grid import Study, Variant
-from multidelete.errors import InputError
 from multidelete.methods import Method
 from multidelete.methods.base import LossMethod
 from multidelete.recipe import Recipe, sentences
 from multidelete.report.study import WEIGHTS
+from multidelete.utils.errors import InputError
 
 WITHOUT = {"full": None, "without-md": "alpha", "without-ukr": "gamma", "without-mkr": "beta"}
 GRID = (0.25, 0.5, 2.0, 4.0)  # times the recipe's own weight
 PARTS = 5  # requests one after another
-JUDGED = 20  # checkpoints at least, where their course is what a study is about
+MIN_EVALUATIONS = 20  # checkpoints at least, where their course is what a study is about
 
 
 def ablation(recipe: Recipe) -> Mapping[str, Variant]:
@@ -42,7 +42,7 @@ def scopes(recipe: Recipe) -> Mapping[str, Variant]:
     told: dict[str, Method] = {
         each.scope: each for each in (*reversed(recipe.compare), method) if each.name == method.name
     }
-    return {name: Variant(_judged(told.get(scope, method), scope=scope)) for scope, name in wanted.items()}
+    return {name: Variant(_with_evaluations(told.get(scope, method), scope=scope)) for scope, name in wanted.items()}
 
 
 def sizes(recipe: Recipe) -> Mapping[str, Variant]:
@@ -52,31 +52,31 @@ def sizes(recipe: Recipe) -> Mapping[str, Variant]:
 
 def sensitivity(recipe: Recipe) -> Mapping[str, Variant]:
     """The weight of one term at a time, the others as they are."""
-    found = {"as-it-is": Variant(recipe.method)}
+    result = {"as-it-is": Variant(recipe.method)}
     for key in WEIGHTS:
         if key == "gamma" and recipe.method.scope == "fusion":
             continue  # there is no such term
         own = getattr(recipe.method, key) or 1.0
-        found |= {f"{key}-{each * own:g}": Variant(_with(recipe.method, {key: each * own})) for each in GRID}
-    return found
+        result |= {f"{key}-{each * own:g}": Variant(_with(recipe.method, {key: each * own})) for each in GRID}
+    return result
 
 
 def sequential(recipe: Recipe) -> Mapping[str, Variant]:
     """The request at once, and in parts one after another, each on the model that the one before left."""
     if recipe.forget.part is not None:
         raise InputError("the study 'sequential' cuts the request into parts; leave out forget.part")
-    found = {"at-once": Variant(recipe.method)}
+    result = {"at-once": Variant(recipe.method)}
     for step in range(1, PARTS + 1):
         # Each step would train shadow and reference models anew, for each has another original.
-        without = ("evidence.shadow=false", "evidence.references=0", "evidence.u_lira=[]")
+        without = ("membership.shadow=false", "membership.references=0", "membership.u_lira=[]")
         words = (f"forget.part=[{step}, {PARTS}]", "retrain=false", *without)
-        found[f"step{step}"] = Variant(recipe.method, words, f"step{step - 1}" if step > 1 else None)
-    return found
+        result[f"step{step}"] = Variant(recipe.method, words, f"step{step - 1}" if step > 1 else None)
+    return result
 
 
 def stop(recipe: Recipe) -> Mapping[str, Variant]:
     """The two rules by which it ends, judged equally often."""
-    return {rule: Variant(_judged(recipe.method, stop=rule)) for rule in ("lowest", "unseen")}
+    return {rule: Variant(_with_evaluations(recipe.method, stop=rule)) for rule in ("lowest", "unseen")}
 
 
 STUDIES: dict[str, Study] = {
@@ -92,10 +92,10 @@ STUDIES: dict[str, Study] = {
 }
 
 
-def _judged(method: Method, **changes: Any) -> Method:
+def _with_evaluations(method: Method, **changes: Any) -> Method:
     """The method with these settings, and with checkpoints enough."""
     if isinstance(method, LossMethod):
-        changes["evaluations"] = max(method.evaluations, JUDGED)
+        changes["evaluations"] = max(method.evaluations, MIN_EVALUATIONS)
     return _with(method, changes)
 
 

@@ -19,20 +19,20 @@ from typing import Any
 from filelock import FileLock
 
 from multidelete.bench.grid import Cell, Grid
-from multidelete.data.corpus import Corpus
-from multidelete.data.files import write_file
-from multidelete.engine import Engine
-from multidelete.errors import InputError
-from multidelete.progress import Bars
+from multidelete.cli.progress import Bars
+from multidelete.data.dataset import Dataset
+from multidelete.pipeline import run
 from multidelete.recipe import load
-from multidelete.record import command_line
 from multidelete.report.bench import FAILED_FILE, GRID_FILE
 from multidelete.report.tables import duration
-from multidelete.run import run
+from multidelete.runs.record import command_line
+from multidelete.training.engine import Engine
+from multidelete.utils.errors import InputError
+from multidelete.utils.files import write_file
 
 Runner = Callable[[Cell], str | None]  # runs a cell; the sentence is why it failed
 
-_corpora: dict[str, Corpus] = {}  # the last one, which the next cell of this process most likely needs too
+_datasets: dict[str, Dataset] = {}  # the last one, which the next cell of this process most likely needs too
 
 
 def run_cell(cell: Cell, progress: Bars | None = None) -> str | None:
@@ -41,16 +41,16 @@ def run_cell(cell: Cell, progress: Bars | None = None) -> str | None:
     try:
         recipe = load(Path(cell.path), cell.words)
         data = json.dumps(recipe.data, sort_keys=True, default=str)
-        if data not in _corpora:
-            _corpora.clear()
-            _corpora[data] = recipe.corpus()
+        if data not in _datasets:
+            _datasets.clear()
+            _datasets[data] = recipe.dataset()
         out = Path(cell.out)
         out.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(out.with_name(f".{cell.name}.lock")), bars.inside():
             if not cell.finished:
                 engine = Engine(recipe.precision, bars, resume=True)
                 # A page of each would take longer than the updates of many a method; that of the bench shows them all.
-                run(recipe, out, engine, resume=True, corpus=_corpora[data], command=cell.command, page=False)
+                run(recipe, out, engine, resume=True, dataset=_datasets[data], command=cell.command, page=False)
     except InputError as error:
         return " ".join(str(error).splitlines())
     except Exception as error:  # a defect of one method must not cost the others
@@ -224,11 +224,11 @@ class _Schedule:
             self.news.notify_all()
 
 
-def run_grid(found: Grid, out: Path, *, workers: int | None = None, launcher: str = "processes") -> dict[str, str]:
+def run_grid(result: Grid, out: Path, *, workers: int | None = None, launcher: str = "processes") -> dict[str, str]:
     """Run what is not finished yet.
 
     Args:
-        found: The cells.
+        result: The cells.
         out: Folder of the bench.
         workers: Cells at a time; with one, cells run in this process. By default one for each core, one where there is
             a GPU, all of them on a cluster.
@@ -239,24 +239,24 @@ def run_grid(found: Grid, out: Path, *, workers: int | None = None, launcher: st
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers is None:
-        workers = len(found.cells) if launcher == "submitit" else cores
+        workers = len(result.cells) if launcher == "submitit" else cores
         if launcher == "processes" and Engine().device.type != "cpu":
             workers = 1
-    workers = min(workers, max(1, sum(not cell.finished for cell in found.cells)))
+    workers = min(workers, max(1, sum(not cell.finished for cell in result.cells)))
     out.mkdir(parents=True, exist_ok=True)
     runners: list[_Worker | _Cluster] = []
     if launcher == "submitit":
-        runners = [_Cluster(out / "jobs", found.recipe.bench.cluster)] * workers
+        runners = [_Cluster(out / "jobs", result.recipe.bench.cluster)] * workers
     elif workers > 1:
         runners = [_Worker(out / "bench.log", max(1, cores // workers)) for _ in range(workers)]
-    cells = [asdict(cell) | {"command": cell.command} for cell in found.cells]
-    content = {"cells": cells, "notes": found.notes, "study": found.study, "command": command_line()}
-    for folder in found.stale:
+    cells = [asdict(cell) | {"command": cell.command} for cell in result.cells]
+    content = {"cells": cells, "notes": result.notes, "study": result.study, "command": command_line()}
+    for folder in result.stale:
         shutil.rmtree(folder)
     write_file(out / GRID_FILE, json.dumps(content, indent=2) + "\n")
     bars = Bars()
     try:
-        schedule = _Schedule(found.cells, out, bars)
+        schedule = _Schedule(result.cells, out, bars)
         if runners:
             _side_by_side(schedule, runners)
         else:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from multidelete.errors import InputError, did_you_mean
+from multidelete.utils.errors import InputError, did_you_mean
 
 NODES, EDGES = "nodes.tsv", "edges.tsv"
 HIERARCHY = "is_a"
@@ -174,14 +174,14 @@ class Graph:
         key = (row, up)
         if key not in self._closures:
             step = self._above if up else self._below
-            found: set[int] = set()
+            result: set[int] = set()
             waiting = step[row].tolist()
             while waiting:
                 reached = waiting.pop()
-                if reached not in found:
-                    found.add(reached)
+                if reached not in result:
+                    result.add(reached)
                     waiting += step[reached].tolist()
-            self._closures[key] = frozenset(found - {row})
+            self._closures[key] = frozenset(result - {row})
         return self._closures[key]
 
     def save(self, folder: Path) -> None:

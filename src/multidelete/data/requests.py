@@ -1,4 +1,4 @@
-"""The deletion request: which units to forget, which to retain, checked before anything slow starts."""
+"""The deletion request: which examples to forget, which to retain, checked before anything slow starts."""
 
 from __future__ import annotations
 
@@ -12,61 +12,61 @@ from pathlib import Path
 
 import numpy as np
 
-from multidelete.data.corpus import Corpus, Rows, raise_first
-from multidelete.errors import InputError, did_you_mean
+from multidelete.data.dataset import Dataset, Rows, raise_first
+from multidelete.utils.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """``D_f`` and ``D_r``, and the splits that judge them, as rows of units.
+    """``D_f`` and ``D_r``, and the splits that judge them, as rows of examples.
 
     Args:
-        corpus: What the request was cut from.
+        dataset: What the request was cut from.
         forget: ``D_f``, in the order of the request.
-        retain: ``D_r``, the rest of the training split, in corpus order.
-        valid: The validation split.
+        retain: ``D_r``, the rest of the training split, in dataset order.
+        validation: The validation split.
         test: The test split.
         earlier: What requests before this one have deleted: in neither ``D_f`` nor ``D_r``.
     """
 
-    corpus: Corpus
+    dataset: Dataset
     forget: Rows
     retain: Rows
-    valid: Rows
+    validation: Rows
     test: Rows
     earlier: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Ids of the units to forget, in the order of the request."""
-        return tuple(self.corpus.units[row].id for row in self.forget)
+        """Ids of the examples to forget, in the order of the request."""
+        return tuple(self.dataset.examples[row].id for row in self.forget)
 
     def splits(self) -> dict[str, Rows]:
-        """The parts that are not empty, by name: forget, retain, valid, test."""
-        parts = {"forget": self.forget, "retain": self.retain, "valid": self.valid, "test": self.test}
+        """The parts that are not empty, by name: forget, retain, validation, test."""
+        parts = {"forget": self.forget, "retain": self.retain, "validation": self.validation, "test": self.test}
         return {name: rows for name, rows in parts.items() if len(rows)}
 
     def complement(self) -> Request:
         """The request that forgets what this one retains, and retains what it forgets."""
         return replace(self, forget=self.retain, retain=np.sort(self.forget))
 
-    def whole(self) -> Request:
+    def with_earlier(self) -> Request:
         """The request for all that is gone by now, at once: by it a model is judged, whatever went when."""
         return replace(self, forget=np.concatenate([self.earlier, self.forget]), earlier=self.earlier[:0])
 
     @cached_property
     def hash(self) -> str:
         """See :func:`hash_of_ids`; of all that is gone, whatever went when."""
-        return hash_of_ids(self.whole().ids)
+        return hash_of_ids(self.with_earlier().ids)
 
 
 def hash_of_ids(ids: Iterable[str]) -> str:
     """SHA-256 over the sorted ids, a line each: the same for the same deletion in any order."""
-    return hashlib.sha256("".join(f"{unit_id}\n" for unit_id in sorted(ids)).encode()).hexdigest()
+    return hashlib.sha256("".join(f"{example_id}\n" for example_id in sorted(ids)).encode()).hexdigest()
 
 
 def resolve(
-    corpus: Corpus,
+    dataset: Dataset,
     *,
     ids: Sequence[str] | str | Path | None = None,
     count: int | None = None,
@@ -75,17 +75,17 @@ def resolve(
     part: Sequence[int] | None = None,
     earlier: Sequence[str] | str | Path | None = None,
 ) -> Request:
-    """Cut a corpus into what to forget and what to retain, by ids or by a seeded sample.
+    """Cut a dataset into what to forget and what to retain, by ids or by a seeded sample.
 
-    Samples are nested: of one seed, the smaller sample is the beginning of the larger one. Training units
+    Samples are nested: of one seed, the smaller sample is the beginning of the larger one. Training examples
     with the same image file, the same pair of nodes or the same group are drawn together, so that nothing
     forgotten stays in the retain set under another id; a sample can therefore be larger than asked for by the
-    copies of its last unit.
+    copies of its last example.
 
     Args:
-        corpus: What to cut.
+        dataset: What to cut.
         ids: The ids to forget, or the path of a text file with one id per line (``#`` starts a comment).
-        count: How many units of the training split to draw.
+        count: How many examples of the training split to draw.
         fraction: Which share of the training split to draw, between 0 and 1.
         seed: Of the sample; another seed draws another set.
         part: ``(2, 5)`` for the second of five parts of the request, in its order; the first is deleted by then.
@@ -97,28 +97,28 @@ def resolve(
         raise InputError(f"a deletion request is given by exactly one of ids, count and fraction; got {got}")
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"the seed of a deletion request is a whole number of at least 0, got {seed!r}")
-    train = corpus.rows("train")
+    train = dataset.rows("train")
     before = np.empty(0, dtype=np.int64)
     if earlier is not None:
-        before = _named_rows(corpus, *_entries(earlier, "earlier"))
+        before = _named_rows(dataset, *_entries(earlier, "earlier"))
     if ids is not None:
         source, entries = _entries(ids)
-        forget = _named_rows(corpus, source, entries)
+        forget = _named_rows(dataset, source, entries)
         again = np.flatnonzero(np.isin(forget, before))
         if len(again):
-            raise InputError(f"{source} names {corpus.units[forget[again[0]]].id!r}, which was deleted earlier")
+            raise InputError(f"{source} names {dataset.examples[forget[again[0]]].id!r}, which was deleted earlier")
         takes = f"{source} names"
-        _check_copies(corpus, source, np.concatenate([before, forget]), train)
+        _check_copies(dataset, source, np.concatenate([before, forget]), train)
     else:
         source, number = _sample_size(count, fraction, len(train))
-        forget = _sample(corpus, np.setdiff1d(train, before), number, seed)
+        forget = _sample(dataset, np.setdiff1d(train, before), number, seed)
         takes = f"{source} takes"
     if part is not None:
-        parts, number = _parts(corpus, forget, part), part[0] - 1
+        parts, number = _parts(dataset, forget, part), part[0] - 1
         before, forget = np.concatenate([before, *parts[:number]]), parts[number]
     gone = np.concatenate([before, forget])
-    _check_retain(takes, gone, corpus)
-    return Request(corpus, forget, np.setdiff1d(train, gone), corpus.rows("valid"), corpus.rows("test"), before)
+    _check_retain(takes, gone, dataset)
+    return Request(dataset, forget, np.setdiff1d(train, gone), dataset.rows("validation"), dataset.rows("test"), before)
 
 
 def _entries(ids: Sequence[str] | str | Path, name: str = "ids") -> tuple[str, list[tuple[str, str]]]:
@@ -148,56 +148,58 @@ def _lines(path: Path) -> list[str]:
         raise InputError(f"{path} is not UTF-8; save it as a UTF-8 text file with one id per line") from error
 
 
-def _named_rows(corpus: Corpus, source: str, entries: Sequence[tuple[str, str]]) -> Rows:
+def _named_rows(dataset: Dataset, source: str, entries: Sequence[tuple[str, str]]) -> Rows:
     if not entries:
-        raise InputError(f"{source} names no ids; expected at least one unit to forget")
-    known = {unit.id: row for row, unit in enumerate(corpus.units)}
-    trainable = [unit.id for unit in corpus.units if unit.split == "train"]
+        raise InputError(f"{source} names no ids; expected at least one example to forget")
+    known = {example.id: row for row, example in enumerate(dataset.examples)}
+    trainable = [example.id for example in dataset.examples if example.split == "train"]
     places: dict[str, str] = {}
     rows: list[int] = []
     problems: list[str] = []
     for place, entry in entries:
-        unit_id = entry
+        example_id = entry
         if place.startswith("line") and entry not in known:
-            unit_id = re.split(r"\s#", entry)[0].strip()  # a comment behind the id, unless the id has that '#'
-        if unit_id in places:
-            problem = f"{unit_id!r} was already named in {places[unit_id]}"
-        elif unit_id not in known:
+            example_id = re.split(r"\s#", entry)[0].strip()  # a comment behind the id, unless the id has that '#'
+        if example_id in places:
+            problem = f"{example_id!r} was already named in {places[example_id]}"
+        elif example_id not in known:
             # Looking for what was meant takes long, and only the first problem is shown in full.
-            hint = "" if problems else did_you_mean(unit_id, trainable)
-            problem = f"{unit_id!r} is not in the training split{hint}"
-        elif (split := corpus.units[known[unit_id]].split) != "train":
-            problem = f"{unit_id!r} is in the {split} split; only units of the training split can be forgotten"
+            hint = "" if problems else did_you_mean(example_id, trainable)
+            problem = f"{example_id!r} is not in the training split{hint}"
+        elif (split := dataset.examples[known[example_id]].split) != "train":
+            problem = f"{example_id!r} is in the {split} split; only examples of the training split can be forgotten"
         else:
             problem = ""
-            rows.append(known[unit_id])
-        places.setdefault(unit_id, place)
+            rows.append(known[example_id])
+        places.setdefault(example_id, place)
         if problem:
             problems.append(f"{source}, {place}: {problem}")
     raise_first(problems, "lines" if entries[0][0].startswith("line") else "entries")
     return np.array(rows, dtype=np.int64)
 
 
-def _check_retain(takes: str, forget: Rows, corpus: Corpus) -> None:
-    train = corpus.rows("train")
+def _check_retain(takes: str, forget: Rows, dataset: Dataset) -> None:
+    train = dataset.rows("train")
     left = len(train) - len(forget)
     if left < 2:
         leaves = "nothing would be left to retain"
         if left == 1:
             leaves = "one would be left to retain, but mismatched pairs need at least two"
-        units = "relations" if corpus.graph is not None else "images" if corpus.images_per_unit == 1 else "units"
-        raise InputError(f"{takes} {len(forget):,} of {len(train):,} {units}: {leaves}")
+        examples = (
+            "relations" if dataset.graph is not None else "images" if dataset.images_per_example == 1 else "examples"
+        )
+        raise InputError(f"{takes} {len(forget):,} of {len(train):,} {examples}: {leaves}")
 
 
-def _check_copies(corpus: Corpus, source: str, forget: Rows, train: Rows) -> None:
+def _check_copies(dataset: Dataset, source: str, forget: Rows, train: Rows) -> None:
     """An image that is forgotten under one id and retained under another would not be forgotten."""
-    same = "is about the same two nodes" if corpus.graph is not None else "is the same image file"
+    same = "is about the same two nodes" if dataset.graph is not None else "is the same image file"
     problems: list[str] = []
-    for keys, why in ((corpus.image_digests(), same), (_groups(corpus), "belongs to the same group")):
+    for keys, why in ((dataset.image_digests(), same), (_groups(dataset), "belongs to the same group")):
         forgotten = {keys[row]: row for row in forget}
         named = set(forget.tolist())
         problems += [
-            f"{source} names {corpus.units[forgotten[keys[row]]].id!r} but not {corpus.units[row].id!r}, "
+            f"{source} names {dataset.examples[forgotten[keys[row]]].id!r} but not {dataset.examples[row].id!r}, "
             f"which {why}; delete both"
             for row in train
             if row not in named and keys[row] in forgotten
@@ -205,12 +207,12 @@ def _check_copies(corpus: Corpus, source: str, forget: Rows, train: Rows) -> Non
     raise_first(problems, "copies")
 
 
-def _groups(corpus: Corpus) -> list[str]:
-    """The group of each unit; a unit without one is alone."""
-    return [unit.group or f"\0{row}" for row, unit in enumerate(corpus.units)]
+def _groups(dataset: Dataset) -> list[str]:
+    """The group of each example; an example without one is alone."""
+    return [example.group or f"\0{row}" for row, example in enumerate(dataset.examples)]
 
 
-def _drawn_together(corpus: Corpus, rows: Rows) -> dict[int, list[int]]:
+def _drawn_together(dataset: Dataset, rows: Rows) -> dict[int, list[int]]:
     """For each of these rows those that share its image, its nodes or its group, over any number of steps."""
     parent = {row: row for row in rows.tolist()}
 
@@ -220,7 +222,7 @@ def _drawn_together(corpus: Corpus, rows: Rows) -> dict[int, list[int]]:
             row = parent[row]
         return row
 
-    for keys in (corpus.image_digests(), _groups(corpus)):
+    for keys in (dataset.image_digests(), _groups(dataset)):
         first: dict[str, int] = {}
         for row in rows.tolist():
             parent[root(row)] = root(first.setdefault(keys[row], row))
@@ -234,24 +236,24 @@ def _sample_size(count: int | None, fraction: float | None, total: int) -> tuple
     """What messages call the sample, and its size."""
     if count is not None:
         if isinstance(count, bool) or not isinstance(count, int | np.integer):
-            raise InputError(f"count = {count!r} is not a whole number; expected how many units to forget")
+            raise InputError(f"count = {count!r} is not a whole number; expected how many examples to forget")
         if count < 1:
-            raise InputError(f"count = {count} is too small; expected at least one unit to forget")
+            raise InputError(f"count = {count} is too small; expected at least one example to forget")
         if count > total:
-            raise InputError(f"count = {count} is too large; the training split has {total:,} units")
+            raise InputError(f"count = {count} is too large; the training split has {total:,} examples")
         return f"count = {count}", int(count)
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
-        raise InputError(f"fraction = {fraction!r} is not between 0 and 1; 0.05 stands for one unit in twenty")
+        raise InputError(f"fraction = {fraction!r} is not between 0 and 1; 0.05 stands for one example in twenty")
     number = round(fraction * total)
     if number == 0:
         raise InputError(
-            f"fraction = {fraction} of {total:,} units rounds to none; use a larger fraction, or count = 1"
+            f"fraction = {fraction} of {total:,} examples rounds to none; use a larger fraction, or count = 1"
         )
     return f"fraction = {fraction}", number
 
 
-def _sample(corpus: Corpus, train: Rows, number: int, seed: int) -> Rows:
-    together = _drawn_together(corpus, train)
+def _sample(dataset: Dataset, train: Rows, number: int, seed: int) -> Rows:
+    together = _drawn_together(dataset, train)
     drawn: dict[int, None] = {}
     for row in np.random.default_rng(seed).permutation(train).tolist():
         if len(drawn) >= number:
@@ -260,17 +262,17 @@ def _sample(corpus: Corpus, train: Rows, number: int, seed: int) -> Rows:
     return np.array(list(drawn), dtype=np.int64)
 
 
-def _parts(corpus: Corpus, forget: Rows, part: Sequence[int]) -> list[Rows]:
+def _parts(dataset: Dataset, forget: Rows, part: Sequence[int]) -> list[Rows]:
     """A request in parts of about the same size, in its order; what is drawn together stays in one part."""
     if len(part) != 2 or not 1 <= part[0] <= part[1]:
         raise InputError(f"part = {list(part)} is not a part of a request; expected [2, 5] for the second of five")
     count = part[1]
-    together = _drawn_together(corpus, forget)
+    together = _drawn_together(dataset, forget)
     parts: list[list[int]] = [[] for _ in range(count)]
     taken = 0
     for rows in dict.fromkeys(tuple(together[row]) for row in forget.tolist()):
         parts[taken * count // len(forget)] += rows
         taken += len(rows)
     if not all(parts):
-        raise InputError(f"part = {list(part)}: {len(forget):,} units cannot be deleted in {count} parts; use fewer")
+        raise InputError(f"part = {list(part)}: {len(forget):,} examples cannot be deleted in {count} parts; use fewer")
     return [np.array(rows, dtype=np.int64) for rows in parts]

@@ -18,7 +18,7 @@ from multidelete.methods.salun import SalUn
 from multidelete.methods.scrub import Scrub
 from multidelete.methods.ssd import SSD
 from multidelete.methods.unimodal import Unimodal
-from multidelete.registry import with_entry_points
+from multidelete.utils.registry import with_entry_points
 
 METHODS: dict[str, type[Method]] = with_entry_points(
     "multidelete.methods",

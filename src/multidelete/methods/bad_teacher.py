@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from multidelete.data.streams import ForgetRetainStream, RetainBatch
+from multidelete.data.batches import ForgetRetainStream, RetainBatch
 from multidelete.methods.base import LossMethod, Teacher
 from multidelete.methods.pairs import divergence
 from multidelete.models.base import Batch, Model
@@ -51,8 +51,8 @@ class BadTeacher(LossMethod):
 
     def prepare(self, student: Model, original: Teacher, stream: ForgetRetainStream, steps: int) -> None:
         """Compute the original's view of the mismatched pairs that the steps will draw."""
-        if stream.apart:
-            original.remember([stream.mismatched_rows(stream.apart, step, "retain") for step in range(steps)])
+        if stream.num_mismatched:
+            original.remember([stream.mismatched_rows(stream.num_mismatched, step, "retain") for step in range(steps)])
 
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         """The divergences from the two teachers."""

@@ -17,13 +17,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
+from multidelete.data.batches import ForgetRetainStream, PairInputs, RetainBatch, Rows, by_length
 from multidelete.data.requests import Request
-from multidelete.data.streams import ForgetRetainStream, PairInputs, RetainBatch, Rows, by_length
-from multidelete.engine import Engine, History, Plan
-from multidelete.errors import InputError
 from multidelete.models.base import Batch, Encoding, Model, iterate_rows
 from multidelete.tasks.base import Task
-from multidelete.training import TrainSettings, initial_model
+from multidelete.training.engine import Engine, FitSettings, TrainingHistory
+from multidelete.training.original import TrainSettings, initial_model
+from multidelete.utils.errors import InputError
 
 Scope = Literal["all", "fusion", "vision", "graph", "text"]
 MEAN_OF = 2048  # mismatched pairs whose mean is taken for that of all
@@ -34,9 +34,9 @@ class UnlearningData:
     """What a method works with beside the original.
 
     Args:
-        request: D_f, D_r, valid and test. Methods never read test.
-        inputs: The corpus as the model reads it.
-        task: What is asked, for the choice of a checkpoint on valid.
+        request: D_f, D_r, validation and test. Methods never read test.
+        inputs: The dataset as the model reads it.
+        task: What is asked, for the choice of a checkpoint on validation.
         training: How the original was trained.
         seed: Seed of every draw.
         folder: Where checkpoints are kept while the method runs.
@@ -62,12 +62,12 @@ class UnlearningData:
     @property
     def forget_pairs(self) -> Rows:
         """Text rows of the pairs of D_f."""
-        return self.request.corpus.text_rows(self.request.forget)
+        return self.request.dataset.text_rows(self.request.forget)
 
     @property
     def retain_pairs(self) -> Rows:
         """Text rows of the pairs of D_r."""
-        return self.request.corpus.text_rows(self.request.retain)
+        return self.request.dataset.text_rows(self.request.retain)
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Unlearned:
     """
 
     model: Model
-    history: History
+    history: TrainingHistory
     prepare_seconds: float
     inputs: PairInputs
 
@@ -90,17 +90,17 @@ class Unlearned:
 class Teacher:
     """The original model: frozen, in eval mode, and never asked twice for the same thing.
 
-    Its encodings of the corpus and its fused representation of every true training pair are computed once, kept on
+    Its encodings of the dataset and its fused representation of every true training pair are computed once, kept on
     disk and looked up. Mismatched pairs are drawn afresh at every step, but the draws are known beforehand
     (:meth:`remember`); one that was not announced costs a pass of the fusion module.
 
     Args:
         model: The original.
-        inputs: The corpus as it reads it, encoded where that fits on disk.
+        inputs: The dataset as it reads it, encoded where that fits on disk.
         engine: Device and precision.
         pairs: Text rows of the true pairs that it will be asked for; all of the training split by default.
         initial: The original as it was before its training, where the method asks for it.
-        judged: What the task judged of it, where the method asks for that.
+        validation_metrics: Its validation metrics, where the method asks for them.
     """
 
     def __init__(
@@ -110,11 +110,12 @@ class Teacher:
         engine: Engine,
         pairs: Rows | None = None,
         initial: Teacher | None = None,
-        judged: Mapping[str, float] | None = None,
+        validation_metrics: Mapping[str, float] | None = None,
     ) -> None:
-        self.model, self.inputs, self._engine, self.initial, self.judged = model, inputs, engine, initial, judged or {}
+        self.model, self.inputs, self._engine, self.initial = model, inputs, engine, initial
+        self.validation_metrics = validation_metrics or {}
         if pairs is None:
-            pairs = inputs.corpus.text_rows(inputs.corpus.rows("train"))
+            pairs = inputs.dataset.text_rows(inputs.dataset.rows("train"))
         self._true = engine.fused_once(model, inputs, pairs)
         self._keys = np.empty(0, dtype=np.int64)
         self._fused = torch.empty(0, self._true.values.shape[1])
@@ -122,9 +123,9 @@ class Teacher:
 
     def remember(self, rows: Sequence[Mapping[str, Rows]]) -> None:
         """Compute these pairs now, in large batches, to look them up later."""
-        units, texts = (np.concatenate([each[modality] for each in rows]) for modality in self.inputs.modalities)
-        self._keys, first = np.unique(self._key(units, texts), return_index=True)
-        self._fused = self._compute_all(units[first], texts[first])
+        examples, texts = (np.concatenate([each[modality] for each in rows]) for modality in self.inputs.modalities)
+        self._keys, first = np.unique(self._key(examples, texts), return_index=True)
+        self._fused = self._compute_all(examples[first], texts[first])
 
     def mismatched_mean(self, stream: ForgetRetainStream, *, by_class: bool = False) -> Tensor:
         """Mean of ``f(I_p, T_q)`` over many mismatched pairs of D_r, ``(D,)``; the draws are those of the first call.
@@ -136,8 +137,8 @@ class Teacher:
         """
         if by_class not in self._means:
             rows = stream.mismatched_rows(MEAN_OF, 0, "mean")
-            units, texts = (rows[modality] for modality in self.inputs.modalities)
-            fused = self._compute_all(units, texts).to(self._engine.device)
+            examples, texts = (rows[modality] for modality in self.inputs.modalities)
+            fused = self._compute_all(examples, texts).to(self._engine.device)
             if by_class:
                 with torch.no_grad():
                     decided = self.model.head(fused).argmax(-1)
@@ -155,17 +156,17 @@ class Teacher:
 
     def fused(self, batch: Batch) -> Tensor:
         """``f(I, T)`` of the batch's pairs, ``(B, D)``, true pairs of the training split and mismatched ones."""
-        units, texts = (batch.rows[modality].numpy() for modality in self.inputs.modalities)
+        examples, texts = (batch.rows[modality].numpy() for modality in self.inputs.modalities)
         fused = torch.empty(len(texts), self._fused.shape[1])
-        true = (self.inputs.corpus.text_units[texts] == units) & self._true.has[texts]
+        true = (self.inputs.dataset.text_examples[texts] == examples) & self._true.has[texts]
         fused[true] = torch.from_numpy(self._true.values[texts[true]])
-        keys = self._key(units, texts)
+        keys = self._key(examples, texts)
         place = np.searchsorted(self._keys, keys)
         remembered = ~true & (np.append(self._keys, -1)[place] == keys)
         fused[remembered] = self._fused[place[remembered]]
         unknown = ~true & ~remembered
         if unknown.any():
-            fused[unknown] = self._compute(units[unknown], texts[unknown])
+            fused[unknown] = self._compute(examples[unknown], texts[unknown])
         return fused.to(self._engine.device)
 
     def logits(self, batch: Batch) -> Tensor:
@@ -173,20 +174,20 @@ class Teacher:
         with torch.no_grad():
             return self.model.head(self.fused(batch)).float()
 
-    def _key(self, units: Rows, texts: Rows) -> Rows:
-        return units * len(self.inputs.corpus.texts) + texts
+    def _key(self, examples: Rows, texts: Rows) -> Rows:
+        return examples * len(self.inputs.dataset.texts) + texts
 
-    def _compute_all(self, units: Rows, texts: Rows) -> Tensor:
+    def _compute_all(self, examples: Rows, texts: Rows) -> Tensor:
         """:meth:`_compute` in large batches of texts of about the same length."""
         order = by_length(self.inputs.sources["text"], texts)
         fused = torch.empty(len(order), self._true.values.shape[1])
         for part in iterate_rows(len(order), 512):
-            fused[order[part]] = self._compute(units[order[part]], texts[order[part]])
+            fused[order[part]] = self._compute(examples[order[part]], texts[order[part]])
         return fused
 
     @torch.no_grad()
-    def _compute(self, units: Rows, texts: Rows) -> Tensor:
-        rows = dict(zip(self.inputs.modalities, (units, texts), strict=True))
+    def _compute(self, examples: Rows, texts: Rows) -> Tensor:
+        rows = dict(zip(self.inputs.modalities, (examples, texts), strict=True))
         with self._engine.autocast():
             return self.model.fused(self.inputs.batch(rows, self._engine.device)).float().cpu()
 
@@ -229,7 +230,7 @@ class Method(BaseModel, ABC):
     needs_mask: ClassVar[bool] = False  # whether the original must have been trained with ``[train.mask]``
     stored: ClassVar[bool] = False  # whether its outcome is kept beside the originals, to be found again
     seeded: ClassVar[bool] = True  # whether it draws anything, so that another seed gives other weights
-    claims: ClassVar[tuple[str, ...]] = ()  # what it says of itself, out of CLAIMS in ``multidelete.testing``
+    properties: ClassVar[tuple[str, ...]] = ()  # what it says of itself, out of PROPERTIES in ``multidelete.testing``
     tasks: ClassVar[tuple[str, ...]] = ("retrieval", "entailment", "reasoning", "graph_text")
     scopes: ClassVar[tuple[str, ...]] = get_args(Scope)
 
@@ -281,7 +282,7 @@ class Method(BaseModel, ABC):
         model.parameters_of(self.scope)
 
     def reads(self, inputs: PairInputs, model: Model) -> PairInputs:
-        """What the method's model reads of the corpus: all of it, but for methods that blank a part."""
+        """What the method's model reads of the dataset: all of it, but for methods that blank a part."""
         return inputs
 
     @abstractmethod
@@ -293,9 +294,10 @@ class LossMethod(Method):
     """A method that is a loss over batches of D_f and D_r.
 
     The student runs in eval mode: without dropout and with frozen running statistics. The checkpoint is chosen on
-    valid by ``utility − forget_weight · |forget_auc − forget_target|``, all in points: utility is the task's score on
-    valid, ``forget_auc`` that of D_f against valid pairs, which nobody trained on. With a target of 0 deleted pairs
-    should score as low as possible (the paper), with 50 they should look unseen: a method can also forget too much.
+    validation by ``utility − forget_weight · |forget_auc − forget_target|``, all in points: utility is the task's score
+    on validation, ``forget_auc`` that of D_f against validation pairs, which nobody trained on. With a target of 0
+    deleted pairs should score as low as possible (the paper), with 50 they should look unseen: a method can also forget
+    too much.
 
     Args:
         epochs: Passes over the pairs of D_f.
@@ -306,7 +308,7 @@ class LossMethod(Method):
         warmup: Share of the steps.
         clip: Largest norm of the gradient.
         min_steps: Steps that are taken at least, however small D_f is.
-        evaluations: Checkpoints judged on valid; 0 takes the last.
+        evaluations: Checkpoints judged on validation; 0 takes the last.
         forget_weight: Points of utility that one point of ``forget_auc`` is worth in that choice.
         forget_target: The ``forget_auc`` that is aimed at.
     """
@@ -336,7 +338,7 @@ class LossMethod(Method):
         """Named loss terms of one step, scalars; their sum is minimised, and they are logged by name."""
 
     def mismatched_share(self) -> float:
-        """Share of the D_r batch that is re-paired, image and text from two different units."""
+        """Share of the D_r batch that is re-paired, image and text from two different examples."""
         return 0.0
 
     def peak_rate(self, data: UnlearningData) -> float:
@@ -363,14 +365,14 @@ class LossMethod(Method):
         """
         return {}
 
-    def criterion(self, found: Mapping[str, float], before: Mapping[str, float]) -> float:
+    def criterion(self, metrics: Mapping[str, float], before: Mapping[str, float]) -> float:
         """What a checkpoint is worth; the best is kept, the first of equals.
 
         Args:
-            found: What :meth:`Task.judge` found of it.
+            metrics: What :meth:`Task.validation_metrics` found of it.
             before: What that found of the original, where it is asked for.
         """
-        return found["utility"] - self.forget_weight * abs(found["forget_auc"] - self.forget_target)
+        return metrics["utility"] - self.forget_weight * abs(metrics["forget_auc"] - self.forget_target)
 
     def stop_at(self) -> float:
         """A checkpoint whose criterion reaches this is the last."""
@@ -379,14 +381,14 @@ class LossMethod(Method):
     @final
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
         """See :meth:`Method.unlearn`."""
-        if len(data.request.valid) == 0 and self.evaluations:
+        if len(data.request.validation) == 0 and self.evaluations:
             raise InputError(
-                f"corpus '{data.request.corpus.name}' has no valid split, on which {self.name} chooses its checkpoint; "
-                "add one, or set method.evaluations=0 to keep the last"
+                f"dataset '{data.request.dataset.name}' has no validation split, "
+                f"on which {self.name} chooses its checkpoint; add one, or set method.evaluations=0 to keep the last"
             )
         began = time.perf_counter()
         inputs = engine.frozen_inputs(original, data.inputs, self.scope)
-        before = data.task.judge(student, inputs, data.request, engine) if self.needs_before() else {}
+        before = data.task.validation_metrics(student, inputs, data.request, engine) if self.needs_before() else {}
         initial = teacher = None
         if self.needs_initial:
             untrained = data.initial_model(original).to(engine.device).eval().requires_grad_(False)
@@ -402,7 +404,7 @@ class LossMethod(Method):
             self.mismatched_share(),
             data.seed,
         )
-        plan = Plan(
+        fit_settings = FitSettings(
             steps=max(stream.steps(self.epochs), self.min_steps),
             learning_rate=self.peak_rate(data),
             seed=data.seed,
@@ -410,28 +412,28 @@ class LossMethod(Method):
             stop_at=self.stop_at(),
             **self.model_dump(include={"weight_decay", "warmup", "clip", "evaluations"}),
         )
-        self.prepare(student, teacher, stream, plan.steps)  # type: ignore[arg-type]
+        self.prepare(student, teacher, stream, fit_settings.steps)  # type: ignore[arg-type]
         masks = self.masks(student, stream, engine)
         prepared = time.perf_counter() - began
 
         def losses(step: int) -> dict[str, Tensor]:
             forget, retain = stream.at(step, engine.device)
-            retain = replace(retain, progress=step / plan.steps)
+            retain = replace(retain, progress=step / fit_settings.steps)
             return self.losses(student, teacher, forget, retain)  # type: ignore[arg-type]
 
-        def judge() -> dict[str, float]:
-            found = data.task.judge(student, inputs, data.request, engine)
-            return {**found, "criterion": self.criterion(found, before)}
+        def validate() -> dict[str, float]:
+            result = data.task.validation_metrics(student, inputs, data.request, engine)
+            return {**result, "criterion": self.criterion(result, before)}
 
         with masked(student, masks):
             history = engine.fit(
                 student,
                 student.parameters_of(self.scope),
                 losses,
-                plan,
+                fit_settings,
                 what=f"{self.title} ({self.scope})",
                 training=False,
-                judge=judge if self.evaluations else None,
+                validate=validate if self.evaluations else None,
                 folder=data.folder,
             )
         return Unlearned(student, history, prepared, inputs)

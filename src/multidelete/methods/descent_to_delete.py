@@ -10,14 +10,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from multidelete.engine import Engine
-from multidelete.errors import InputError
 from multidelete.methods.base import Method, Unlearned, UnlearningData
 from multidelete.methods.steps import Steps
 from multidelete.models.base import Model
 from multidelete.numerics.gradients import mean_gradient
 from multidelete.numerics.noise import descent_sigma
-from multidelete.randomness import derive, generator
+from multidelete.training.engine import Engine
+from multidelete.utils.errors import InputError
+from multidelete.utils.randomness import derive, generator
 
 
 class DescentToDelete(Method):
@@ -58,7 +58,7 @@ class DescentToDelete(Method):
 
     name: ClassVar[str] = "descent_to_delete"
     title: ClassVar[str] = "DtD"
-    claims: ClassVar[tuple[str, ...]] = ("never_reads_forget",)
+    properties: ClassVar[tuple[str, ...]] = ("never_reads_forget",)
 
     steps: int = Field(default=10, ge=1)
     learning_rate: float = Field(default=0.01, gt=0)
@@ -107,10 +107,10 @@ class DescentToDelete(Method):
                 # The same draws in every step: what descends is one function.
                 negatives = generator(data.seed, "descent negatives", chunk)
                 with engine.autocast():
-                    found = student.losses(inputs.batch(pairs, engine.device, negatives)).float()
-                total += float(found.detach().sum())
+                    result = student.losses(inputs.batch(pairs, engine.device, negatives)).float()
+                total += float(result.detach().sum())
                 advance(1)
-                return found
+                return result
 
             gradient = mean_gradient(losses, len(chunks), parameters, len(order))
             with torch.no_grad():

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from multidelete.data.batches import EpochSampler, PairInputs, Rows, TrainStream
 from multidelete.data.requests import Request
-from multidelete.data.streams import Cycle, PairInputs, Rows, TrainStream
-from multidelete.engine import Engine, Plan
-from multidelete.errors import InputError
 from multidelete.methods.base import Method, Scope, Unlearned, UnlearningData
 from multidelete.models.base import Encoding, Model, within
 from multidelete.models.image_text import ImageTextModel
-from multidelete.training import groups_of
+from multidelete.training.engine import Engine, FitSettings
+from multidelete.training.original import groups_of
+from multidelete.utils.errors import InputError
 
 
 class ErmKtp(Method):
@@ -26,12 +26,12 @@ class ErmKtp(Method):
     .. math:: L = Dis(F'(I_r), c \odot F(I_r)) + \lambda \, Dis(\bar{F'}_y(I_r), c \odot \bar{F}_y(I_r)),
        \qquad \bar{F}_y = \text{mean of the tokens of } M_y \odot F
 
-    The original has learned a mask M beside its task (``[train.mask]``, :class:`~multidelete.training.MaskSettings`):
-    to how much each class uses each channel of the last visual feature map F. The classes are groups of units, the last
-    of which is D_f. A channel that D_f uses more than any other class does is its own: c is 0 there and 1 elsewhere.
-    The student is the original with a fresh vision encoder, in which those channels are closed, in training and ever
-    after; all that follows F (the paper's head) keeps the original's weights. It learns F' from the original's maps of
-    pictures of D_r, without texts and without labels, y being the group of the picture's unit. D_f is never read.
+    The original has learned a mask M beside its task (``[train.mask]``, :class:`MaskSettings`): to how much each class uses each channel of the last visual feature map F. The classes are groups of examples, the
+    last of which is D_f. A channel that D_f uses more than any other class does is its own: c is 0 there and 1
+    elsewhere. The student is the original with a fresh vision encoder, in which those channels are closed, in training
+    and ever after; all that follows F (the paper's head) keeps the original's weights. It learns F' from the original's
+    maps of pictures of D_r, without texts and without labels, y being the group of the picture's example. D_f is never
+    read.
 
     F is what the fusion reads of a picture: the token states behind the adapter (albef), of the vision tower (blip) or
     of the patch embeddings (vilt), or the tower's pooled vector (clip). Only ``vision`` can be its scope.
@@ -55,7 +55,7 @@ class ErmKtp(Method):
     scopes: ClassVar[tuple[str, ...]] = ("vision",)
     needs_training: ClassVar[bool] = True
     needs_mask: ClassVar[bool] = True
-    claims: ClassVar[tuple[str, ...]] = ("never_reads_forget",)
+    properties: ClassVar[tuple[str, ...]] = ("never_reads_forget",)
 
     scope: Scope = "vision"
     epochs_factor: float = Field(default=1.0, gt=0)
@@ -72,7 +72,7 @@ class ErmKtp(Method):
         if request is not None and model.config.mask.request != request.hash:
             raise InputError(
                 f"the mask of this {model.name} model was learned for another deletion than these "
-                f"{len(request.forget):,} units; train an original with [train.mask] for this one"
+                f"{len(request.forget):,} examples; train an original with [train.mask] for this one"
             )
         if not any(within(name, ("vision", "vision_adapter")) for name in model.parameters_of(self.scope)):
             raise InputError(
@@ -93,9 +93,9 @@ class ErmKtp(Method):
         inputs = engine.frozen_inputs(student, data.inputs, self.scope)
         told = engine.encode_once(original, data.inputs, "vision", what="encoding vision once")
         lessons = data.inputs if told is None else data.inputs.with_sources({"vision": told})
-        pictures = Cycle(data.request.retain, data.seed, "retain")
+        pictures = EpochSampler(data.request.retain, data.seed, "retain")
         size = min(data.training.batch_size, len(data.request.retain))
-        groups = torch.from_numpy(groups_of(data.request.corpus, classes)).to(engine.device)
+        groups = torch.from_numpy(groups_of(data.request.dataset, classes)).to(engine.device)
         parameters = student.parameters_of(self.scope)
         embeds = any(within(name, ("vision_projection",)) for name in parameters)
 
@@ -113,7 +113,7 @@ class ErmKtp(Method):
             terms = {"map": distance(mine, theirs), "pooled": self.pooled_weight * pooled}
             return {**terms, "embedding": distance(own.pooled, aim.pooled)} if embeds else terms
 
-        plan = Plan(
+        fit_settings = FitSettings(
             steps=TrainStream(inputs, data.retain_pairs, size, data.seed).steps(
                 self.epochs_factor * data.training.epochs
             ),
@@ -125,7 +125,7 @@ class ErmKtp(Method):
             student,
             parameters,
             losses,
-            plan,
+            fit_settings,
             what=f"{self.title} ({self.scope})",
             training=True,
             folder=data.folder,

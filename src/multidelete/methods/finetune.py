@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from multidelete.data.streams import RetainBatch
+from multidelete.data.batches import RetainBatch
 from multidelete.methods.base import LossMethod, Teacher, UnlearningData
 from multidelete.models.base import Batch, Model
 
@@ -30,7 +30,7 @@ class FineTune(LossMethod):
     name: ClassVar[str] = "finetune"
     title: ClassVar[str] = "FineTune"
     needs_training: ClassVar[bool] = True
-    claims: ClassVar[tuple[str, ...]] = ("never_reads_forget", "lowers_retain_loss")
+    properties: ClassVar[tuple[str, ...]] = ("never_reads_forget", "lowers_retain_loss")
 
     rate_factor: float = Field(default=2.0, gt=0)
 

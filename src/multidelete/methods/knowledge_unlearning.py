@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from multidelete.data.streams import RetainBatch
+from multidelete.data.batches import RetainBatch
 from multidelete.methods.base import LossMethod, Scope, Teacher
 from multidelete.models.base import Batch, Model
 
@@ -16,7 +16,7 @@ from multidelete.models.base import Batch, Model
 class KnowledgeUnlearning(LossMethod):
     r"""Ascent in small steps at a constant rate, stopped as soon as deleted pairs look unseen [1]_.
 
-    .. math:: L = -\ell(D_f) \quad \text{until} \quad \bar s'(D_f) \le \bar s(D_{valid})
+    .. math:: L = -\ell(D_f) \quad \text{until} \quad \bar s'(D_f) \le \bar s(D_{validation})
 
     The paper's language model is not taught with dropout either, updates once for each chunk of 32 examples, and stops
     when its confidence on D_f is down to what the model before had on unseen validation examples: a threshold that
@@ -41,7 +41,7 @@ class KnowledgeUnlearning(LossMethod):
 
     name: ClassVar[str] = "knowledge_unlearning"
     title: ClassVar[str] = "UL"
-    claims: ClassVar[tuple[str, ...]] = ("raises_forget_loss", "never_reads_retain")
+    properties: ClassVar[tuple[str, ...]] = ("raises_forget_loss", "never_reads_retain")
     scopes: ClassVar[tuple[str, ...]] = ("text", "fusion")
     schedule: ClassVar[Literal["cosine", "constant"]] = "constant"
 
@@ -53,12 +53,12 @@ class KnowledgeUnlearning(LossMethod):
     evaluations: int = Field(default=200, ge=1)
 
     def needs_before(self) -> bool:
-        """See :meth:`LossMethod.needs_before`; its confidence on valid is the threshold."""
+        """See :meth:`LossMethod.needs_before`; its confidence on validation is the threshold."""
         return True
 
-    def criterion(self, found: Mapping[str, float], before: Mapping[str, float]) -> float:
+    def criterion(self, metrics: Mapping[str, float], before: Mapping[str, float]) -> float:
         """How far confidence on D_f is below the threshold: not below 0 is where it stops."""
-        return before["confidence_valid"] - found["confidence_forget"]
+        return before["confidence_validation"] - metrics["confidence_forget"]
 
     def stop_at(self) -> float:
         """See :meth:`LossMethod.stop_at`."""

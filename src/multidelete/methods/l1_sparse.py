@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from multidelete.data.streams import RetainBatch
+from multidelete.data.batches import RetainBatch
 from multidelete.methods.base import LossMethod, Teacher, UnlearningData
 from multidelete.models.base import Batch, Model
 
@@ -33,7 +33,7 @@ class L1Sparse(LossMethod):
     name: ClassVar[str] = "l1_sparse"
     title: ClassVar[str] = "L1-sparse"
     needs_training: ClassVar[bool] = True
-    claims: ClassVar[tuple[str, ...]] = ("never_reads_forget",)
+    properties: ClassVar[tuple[str, ...]] = ("never_reads_forget",)
 
     gamma: float = Field(default=1e-4, gt=0)
     rate_factor: float = Field(default=0.5, gt=0)

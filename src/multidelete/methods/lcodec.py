@@ -1,4 +1,4 @@
-"""L-CODEC: a Newton step against each deleted example, on the few units that its loss depends on."""
+"""L-CODEC: a Newton step against each deleted example, on the few neurons that its loss depends on."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from multidelete.data.batches import PairInputs, Rows
 from multidelete.data.requests import Request
-from multidelete.data.streams import PairInputs, Rows
-from multidelete.engine import Engine
-from multidelete.errors import InputError
 from multidelete.methods.base import Method, Unlearned, UnlearningData
 from multidelete.methods.steps import Steps
 from multidelete.models.base import Batch, Encoding, ModalityInput, Model, Subgraphs, Tokens, iterate_rows
@@ -25,21 +23,24 @@ from multidelete.numerics.dependence import foci
 from multidelete.numerics.gradients import mean_gradient
 from multidelete.numerics.hessian import deletion_step, rank_one
 from multidelete.numerics.noise import newton_sigma
-from multidelete.randomness import derive, generator
+from multidelete.training.engine import Engine
+from multidelete.utils.errors import InputError
+from multidelete.utils.randomness import derive, generator
 
 ROWS = 64  # pairs that are fused together: of more, a fusion module may put some in another order to save padding
 
 
 class Lcodec(Method):
-    r"""A Newton step on the units that the loss of deleted pairs depends on, and noise [1]_.
+    r"""A Newton step on the neurons that the loss of deleted pairs depends on, and noise [1]_.
 
     For one batch z of pairs of D_f after the other:
 
     1. P perturbed copies of z: pixels (normalised) + 0.1 N(0, 1), one token of the text replaced by another; of a graph
-       the nodes' features + 0.1 N(0, 1) (ours). Mean activations :math:`A \in R^{P \times p}` of the units of every
+       the nodes' features + 0.1 N(0, 1) (ours). Mean activations :math:`A \in R^{P \times p}` of the neurons of every
        linear and convolutional layer in scope, over places of a picture or words of a text, and losses
        :math:`\ell \in R^P`.
-    2. Units are chosen by FOCI with the coefficient of conditional dependence (:mod:`multidelete.numerics.dependence`),
+    2. Neurons are chosen by FOCI with the coefficient of conditional dependence
+    (:mod:`multidelete.numerics.dependence`),
        until none tells more about the losses.
     3. On their rows and biases w a Newton step away from z,
 
@@ -50,7 +51,7 @@ class Lcodec(Method):
        gradients computed afresh, solved by the Sherman-Morrison-Woodbury identity.
     4. Noise on w, :math:`\sigma = (\gamma / \varepsilon) \sqrt{2 \ln(1.25 / \delta)}` with
        :math:`\gamma = 2 \cdot 0.25 \, m^2 / (n^2 \lambda^3)`.
-    5. The step is reverted if the utility on valid drops by more than 5 points by it, or if the curvature is so
+    5. The step is reverted if the utility on validation drops by more than 5 points by it, or if the curvature is so
        negative that it would lead towards z.
 
     Where we leave the paper, which deletes one example at a time (``batch_size`` 1 is the paper, and as many times
@@ -70,14 +71,15 @@ class Lcodec(Method):
         perturbations: P.
         batch_size: b, pairs of D_f that are deleted together.
         input_noise: Deviation of the noise on normalised pixels, or on node features.
-        units: Most units that are chosen for a batch. Ours; the paper leaves it to the coefficient alone.
+        neurons: Most neurons that are chosen for a batch. Ours; the paper leaves it to the coefficient alone.
         damping: :math:`\lambda`.
         displacement: Distance of the two weights of a finite difference, as a share of their norm.
         hessian_pairs: Pairs of the sample for :math:`H_{train}`.
         lipschitz: m, Lipschitz constant of a pair's loss.
         epsilon: Of the noise; smaller means more.
         delta: Of the noise.
-        largest_drop: Points of utility on valid that a step may cost; 100 takes every step, and valid is not read.
+        largest_drop: Points of utility on validation that a step may cost; 100 takes every step, and validation is not
+            read.
 
     References:
         .. [1] Mehta et al., "Deep Unlearning via Randomized Conditionally Independent Hessians", CVPR 2022
@@ -89,7 +91,7 @@ class Lcodec(Method):
     perturbations: int = Field(default=1000, ge=2)
     batch_size: int = Field(default=100, ge=1)
     input_noise: float = Field(default=0.1, gt=0)
-    units: int = Field(default=20, ge=1)
+    neurons: int = Field(default=20, ge=1)
     damping: float = Field(default=0.01, gt=0)
     displacement: float = Field(default=0.01, gt=0)
     hessian_pairs: int = Field(default=256, ge=2)
@@ -107,28 +109,31 @@ class Lcodec(Method):
             )
 
     def check(self, model: Model, request: Request | None = None) -> None:
-        """See :meth:`Method.check`; without a valid split it cannot be seen what a step costs."""
+        """See :meth:`Method.check`; without a validation split it cannot be seen what a step costs."""
         super().check(model, request)
-        if self.largest_drop < 100 and request is not None and len(request.valid) == 0:
+        if self.largest_drop < 100 and request is not None and len(request.validation) == 0:
             raise InputError(
-                f"corpus '{request.corpus.name}' has no valid split, on which {self.name} sees whether a step costs "
-                "too much; add one, or set method.largest_drop=100 to take every step"
+                f"dataset '{request.dataset.name}' has no validation split, "
+                f"on which {self.name} sees whether a step costs too much; "
+                "add one, or set method.largest_drop=100 to take every step"
             )
 
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
         """See :meth:`Method.unlearn`."""
-        judged = self.largest_drop < 100
+        reads_validation = self.largest_drop < 100
         began = time.perf_counter()
         inputs = engine.frozen_inputs(original, data.inputs, self.scope)
         student.eval().requires_grad_(False)
         parameters = student.parameters_of(self.scope)
-        # Mixed, so that the pairs of a batch are of different units and can be each other's negatives.
+        # Mixed, so that the pairs of a batch are of different examples and can be each other's negatives.
         forget = np.random.default_rng(derive(data.seed, "deletions")).permutation(data.forget_pairs)
         # As even as they go: a last batch of one pair would have no negatives.
         batches = np.array_split(forget, -(-len(forget) // self.batch_size))
         what = f"{self.title} ({self.scope})"
         state = Steps(parameters, f"{self!r} seed {data.seed} forget {data.request.hash}", data.folder, engine)
-        utility = data.task.judge(student, inputs, data.request, engine)["utility"] if judged else 0.0
+        utility = (
+            data.task.validation_metrics(student, inputs, data.request, engine)["utility"] if reads_validation else 0.0
+        )
         prepared = time.perf_counter() - began
 
         advance = engine.progress.start(what, len(forget))
@@ -139,13 +144,13 @@ class Lcodec(Method):
             line: dict[str, Any] = {"step": number + 1}
             left = np.concatenate([data.retain_pairs, *batches[number:]])  # not yet deleted, z among them
             key = (data.seed, number)
-            found, undo = self._delete(student, data.inputs, inputs, batches[number], left, key, engine)
-            line |= found
+            result, undo = self._delete(student, data.inputs, inputs, batches[number], left, key, engine)
+            line |= result
             engine.synchronise()
             state.history.update_seconds += time.perf_counter() - began
-            if judged and line["units"] and not line["reverted"]:
+            if reads_validation and line["neurons"] and not line["reverted"]:
                 began = time.perf_counter()
-                line["valid"] = scores = data.task.judge(student, inputs, data.request, engine)
+                line["validation"] = scores = data.task.validation_metrics(student, inputs, data.request, engine)
                 line["reverted"] = utility - scores["utility"] > self.largest_drop
                 utility = utility if line["reverted"] else scores["utility"]
                 state.history.selection_seconds += time.perf_counter() - began
@@ -155,11 +160,11 @@ class Lcodec(Method):
             state.finished()
             advance(len(batches[number]))
         engine.progress.finish()
-        taken = sum(bool(line["units"]) and not line["reverted"] for line in state.history.lines)
+        taken = sum(bool(line["neurons"]) and not line["reverted"] for line in state.history.lines)
         if taken < len(batches):
             engine.progress.say(
-                f"{what}: {taken} of {len(batches)} steps were taken, the others reverted or without a unit to change; "
-                "with a larger method.epsilon there is less noise"
+                f"{what}: {taken} of {len(batches)} steps were taken, the others reverted or without a neuron "
+                "to change; with a larger method.epsilon there is less noise"
             )
         return Unlearned(student, state.history, prepared, inputs)
 
@@ -191,9 +196,9 @@ class Lcodec(Method):
         columns, losses = perturbed(
             student, raw, pairs, watch, self.perturbations, self.input_noise, key, engine.device
         )
-        chosen = foci(columns, losses, self.units)
+        chosen = foci(columns, losses, self.neurons)
         line: dict[str, Any] = {
-            "units": [f"{layer}[{unit}]" for layer, unit in map(watch.unit, chosen.columns)],
+            "neurons": [f"{layer}[{neuron}]" for layer, neuron in map(watch.neuron, chosen.columns)],
             "dependence": list(chosen.dependence),
             "reverted": False,
         }
@@ -205,7 +210,7 @@ class Lcodec(Method):
             line["losses"] = {"forget": float(loss_of(pairs).mean())}
         if not chosen.columns:
             return line, lambda: None
-        weights = UnitWeights(student, [watch.unit(column) for column in chosen.columns])
+        weights = NeuronWeights(student, [watch.neuron(column) for column in chosen.columns])
         sample = np.random.default_rng(derive(key[0], "hessian", key[1])).permutation(left)[: self.hessian_pairs]
 
         def secant(rows: Rows) -> tuple[Tensor, Tensor]:
@@ -213,8 +218,8 @@ class Lcodec(Method):
             chunks = np.array_split(rows, -(-len(rows) // ROWS))
 
             def gradient() -> Tensor:
-                found = mean_gradient(lambda k: loss_of(chunks[k]), len(chunks), weights.parameters, len(rows))
-                return weights.pick(found)
+                result = mean_gradient(lambda k: loss_of(chunks[k]), len(chunks), weights.parameters, len(rows))
+                return weights.pick(result)
 
             here, values = gradient(), weights.get()
             if not here.any():  # flat: no way leads down
@@ -241,7 +246,7 @@ class Lcodec(Method):
 
 
 class Watch:
-    """Mean activations of the units of every linear and convolutional layer in scope, pair by pair.
+    """Mean activations of the neurons of every linear and convolutional layer in scope, pair by pair.
 
     Args:
         model: Whose layers are watched.
@@ -275,20 +280,20 @@ class Watch:
                 handle.remove()
 
     def columns(self, model: Model, batch: Batch) -> tuple[Tensor, dict[str, Encoding]]:
-        """The units side by side, ``(B, p)``, and the encodings on the way there."""
+        """The neurons side by side, ``(B, p)``, and the encodings on the way there."""
         with self._listen(len(batch)) as means:
             encoded = model.encode(batch)
             means.fusing = True
             for part in iterate_rows(len(batch), ROWS):
                 means.rows = part
-                rows = torch.arange(part.start, part.stop, device=next(iter(batch.units.values())).device)
+                rows = torch.arange(part.start, part.stop, device=next(iter(batch.examples.values())).device)
                 model.head(model.fuse({modality: each[rows] for modality, each in encoded.items()}))
         self.seen = [name for name in self.layers if name in means.sums]
         self.widths = [means.sums[name].shape[1] for name in self.seen]
         return torch.cat([means.sums[name] / means.calls[name] for name in self.seen], dim=1), encoded
 
-    def unit(self, column: int) -> tuple[str, int]:
-        """Layer and number of the unit that a column is of."""
+    def neuron(self, column: int) -> tuple[str, int]:
+        """Layer and number of the neuron that a column is of."""
         ends = np.cumsum(self.widths)
         place = int(np.searchsorted(ends, column, side="right"))
         return self.seen[place], column - int(ends[place] - self.widths[place])
@@ -299,7 +304,7 @@ class _Means:
 
     Args:
         count: Pairs, B.
-        pictures: In a unit.
+        pictures: In an example.
     """
 
     def __init__(self, count: int, pictures: int) -> None:
@@ -310,10 +315,10 @@ class _Means:
         self.calls: dict[str, int] = {}
 
     def add(self, name: str, output: Tensor, convolution: bool) -> None:
-        """Take the mean over everything but pairs and units, ``(B, units)``.
+        """Take the mean over everything but pairs and neurons, ``(B, neurons)``.
 
-        In an encoder the pictures of a unit, or whatever else was flattened, stand side by side; the fusion puts all
-        first pictures before all second ones.
+        In an encoder the pictures of an example, or whatever else was flattened, stand side by side; the fusion puts
+        all first pictures before all second ones.
         """
         values = output.detach().float()
         values = values.movedim(1, -1) if convolution else values
@@ -328,18 +333,18 @@ class _Means:
         self.calls[name] = self.calls.get(name, 0) + (self.rows.start == 0)
 
 
-class UnitWeights:
-    """Rows of weights, and biases, of some units as one vector.
+class NeuronWeights:
+    """Rows of weights, and biases, of some neurons as one vector.
 
     Args:
         model: Whose weights.
-        units: Layer and number of each, all different.
+        neurons: Layer and number of each, all different.
     """
 
-    def __init__(self, model: Model, units: list[tuple[str, int]]) -> None:
+    def __init__(self, model: Model, neurons: list[tuple[str, int]]) -> None:
         rows: dict[str, list[int]] = {}
-        for layer, unit in units:
-            rows.setdefault(layer, []).append(unit)
+        for layer, neuron in neurons:
+            rows.setdefault(layer, []).append(neuron)
         moving = model.parameters_of("all")
         self.rows: dict[str, Tensor] = {}
         self.parameters: dict[str, nn.Parameter] = {}
@@ -350,7 +355,7 @@ class UnitWeights:
                     self.rows[name] = torch.tensor(chosen, device=moving[name].device)
 
     def pick(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """What whole tensors, gradients say, have for these units, ``(W,)``."""
+        """What whole tensors, gradients say, have for these neurons, ``(W,)``."""
         return torch.cat([tensors[name][rows].flatten() for name, rows in self.rows.items()])
 
     def get(self) -> Tensor:
@@ -403,16 +408,16 @@ def perturbed(
         columns.append(activations)
         for rows in torch.arange(len(batch)).split(size):
             losses.append(model.losses(_rows_of(batch, encoded, rows)))
-    every, found = torch.cat(columns).unflatten(0, (rounds, size)), torch.stack(losses)
-    return (every - every.mean(0)).flatten(0, 1), (found - found.mean(0)).flatten()
+    every, result = torch.cat(columns).unflatten(0, (rounds, size)), torch.stack(losses)
+    return (every - every.mean(0)).flatten(0, 1), (result - result.mean(0)).flatten()
 
 
 def _rows_of(batch: Batch, encoded: Mapping[str, Encoding], rows: Tensor) -> Batch:
-    there = rows.to(next(iter(batch.units.values())).device)
+    there = rows.to(next(iter(batch.examples.values())).device)
     return Batch(
         {modality: each[there] for modality, each in encoded.items()},
         {modality: each[rows] for modality, each in batch.rows.items()},
-        {modality: each[there] for modality, each in batch.units.items()},
+        {modality: each[there] for modality, each in batch.examples.items()},
         None,
         None if batch.labels is None else batch.labels[there],
     )

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from multidelete.data.batches import ForgetRetainStream, RetainBatch
 from multidelete.data.requests import Request
-from multidelete.data.streams import ForgetRetainStream, RetainBatch
-from multidelete.errors import InputError
 from multidelete.methods.base import LossMethod, Teacher
 from multidelete.models.base import Batch, Encoding, Model
+from multidelete.utils.errors import InputError
 
 
 class MultiDelete(LossMethod):
@@ -23,7 +23,7 @@ class MultiDelete(LossMethod):
     .. math:: L = \alpha L_{MD} + \beta L_{MKR} + \gamma L_{UKR}
 
     - :math:`L_{MD}`: the fused representation of a deleted pair becomes that of a mismatched pair of D_r,
-      :math:`Dis(f'(I_i, T_i), f(I_p, T_q))`, with p and q from two different units;
+      :math:`Dis(f'(I_i, T_i), f(I_p, T_q))`, with p and q from two different examples;
     - :math:`L_{MKR}`: kept pairs keep theirs, :math:`Dis(f'(I_r, T_r), f(I_r, T_r))`;
     - :math:`L_{UKR}`: the token states of both encoders on deleted pairs stay where they were.
 
@@ -33,21 +33,21 @@ class MultiDelete(LossMethod):
     None of these reaches the contrastive embeddings, by whose cosine a deleted pair is still told where the original
     memorised it. ``similarity`` (ours) is the weight of two more terms. With s the cosine of a pair,
 
-    .. math:: \overline{(s'(D_f) - (s(D_f) - \bar s(D_f) + \bar s(D_{valid})))^2} + \overline{(s'(D_r) - s(D_r))^2}
+    .. math:: \overline{(s'(D_f) - (s(D_f) - \bar s(D_f) + \bar s(D_{validation})))^2} + \overline{(s'(D_r) - s(D_r))^2}
 
     take from deleted pairs what they have in similarity before unseen ones, the same of each, and leave that of every
     picture with every text in the batch of kept pairs as it was.
 
     How far to go is a choice of its own. The paper goes as low as it can (``stop="lowest"``), and deleted pairs then
     score below every pair that was never seen: that alone can tell which they were. ``stop="unseen"`` (ours) ends as
-    soon as they look like unseen pairs, neither remembered nor conspicuous: on valid none of the signals that a
+    soon as they look like unseen pairs, neither remembered nor conspicuous: on validation none of the signals that a
     membership attack could read tells D_f from unseen pairs, in either direction. The signals are the pair score, the
     certainty of the head (rightly or wrongly sure) and, where the scope moves it, the contrastive cosine. Nor does it
     end before retention has made up for what the first steps cost (``largest_drop``). Where it never comes so far, the
     checkpoint that came closest is kept, of equals the more useful one.
-    What unseen pairs look like is taken from valid. So D_f must be drawn like valid: where deleted pairs are easier or
-    harder by nature, Retrain is not at 50 either, and Retrain's value, not 50, would be the right one. Where the
-    original memorised nothing, its deleted pairs look unseen from the start and the first checkpoint that has kept
+    What unseen pairs look like is taken from validation. So D_f must be drawn like validation: where deleted pairs are
+    easier or harder by nature, Retrain is not at 50 either, and Retrain's value, not 50, would be the right one. Where
+    the original memorised nothing, its deleted pairs look unseen from the start and the first checkpoint that has kept
     utility ends it.
 
     Args:
@@ -67,8 +67,8 @@ class MultiDelete(LossMethod):
         stop: ``lowest``, all steps are taken and ``forget_weight`` chooses the checkpoint (the paper); ``unseen``, it
             ends where deleted pairs look unseen. How finely that is met depends on ``evaluations``.
         tolerance: With ``unseen``, how far from 50 the AUC of a signal may be, in points. By chance alone it lies
-            within 100 · √((1/F + 1/V) / 3) of 50 for F deleted and V valid pairs, 19 times out of 20.
-        largest_drop: With ``unseen``, points of utility on valid that it may have cost where it ends.
+            within 100 · √((1/F + 1/V) / 3) of 50 for F deleted and V validation pairs, 19 times out of 20.
+        largest_drop: With ``unseen``, points of utility on validation that it may have cost where it ends.
 
     References:
         .. [1] Cheng and Amiri, "MultiDelete for Multimodal Machine Unlearning", ECCV 2024, arXiv 2311.12047
@@ -105,26 +105,26 @@ class MultiDelete(LossMethod):
                 f"method.similarity is about contrastive embeddings, which this {model.name} model does not have; "
                 "leave it out"
             )
-        if request is not None and not len(request.valid):
+        if request is not None and not len(request.validation):
             raise InputError(
-                f"corpus '{request.corpus.name}' has no valid split, from which method.similarity takes how similar "
-                "unseen pairs are; add one, or leave it out"
+                f"dataset '{request.dataset.name}' has no validation split, "
+                "from which method.similarity takes how similar unseen pairs are; add one, or leave it out"
             )
 
     def needs_before(self) -> bool:
         """See :meth:`LossMethod.needs_before`; it has the mean similarities, and the utility that is to be kept."""
         return self.similarity > 0 or self.stop == "unseen"
 
-    def criterion(self, found: Mapping[str, float], before: Mapping[str, float]) -> float:
+    def criterion(self, metrics: Mapping[str, float], before: Mapping[str, float]) -> float:
         """See :meth:`LossMethod.criterion`; with ``unseen``, how far signals and utility are within their bounds."""
         if self.stop == "lowest":
-            return super().criterion(found, before)
+            return super().criterion(metrics, before)
         # In scope fusion the contrastive embeddings stand still, or (clip) order pairs as the score does.
-        signals = {name for name in found if name.startswith("forget_auc")}
+        signals = {name for name in metrics if name.startswith("forget_auc")}
         signals -= {"forget_auc_cosine"} if self.scope == "fusion" else set()
-        distance = max(abs(found[name] - 50) for name in signals)
-        beyond = max(distance - self.tolerance, before["utility"] - found["utility"] - self.largest_drop)
-        return 1e-6 * found["utility"] - beyond  # utility decides between equals
+        distance = max(abs(metrics[name] - 50) for name in signals)
+        beyond = max(distance - self.tolerance, before["utility"] - metrics["utility"] - self.largest_drop)
+        return 1e-6 * metrics["utility"] - beyond  # utility decides between equals
 
     def stop_at(self) -> float:
         """See :meth:`LossMethod.stop_at`."""
@@ -137,7 +137,7 @@ class MultiDelete(LossMethod):
     def prepare(self, student: Model, original: Teacher, stream: ForgetRetainStream, steps: int) -> None:
         """Compute the original's view of the mismatched pairs that the steps will draw."""
         drawn = self.alpha and self.target == "drawn"
-        sizes = {"retain": stream.apart, "target": stream.forget_size if drawn else 0}
+        sizes = {"retain": stream.num_mismatched, "target": stream.forget_size if drawn else 0}
         original.remember(
             [stream.mismatched_rows(size, step, use) for step in range(steps) for use, size in sizes.items()]
         )
@@ -173,7 +173,7 @@ class MultiDelete(LossMethod):
                     f"method.similarity has no effect in scope '{self.scope}', which does not move the contrastive "
                     "embeddings of this model; leave it out or choose scope all"
                 )
-            gap = original.judged["cosine_forget"] - original.judged["cosine_valid"]
+            gap = original.validation_metrics["cosine_forget"] - original.validation_metrics["cosine_validation"]
             terms["md_similarity"] = self.similarity * F.mse_loss(own, known - gap)
             terms["mkr_similarity"] = self.similarity * F.mse_loss(
                 similarities(student, kept), similarities(original.model, original.encode(retain))

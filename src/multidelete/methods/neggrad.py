@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from multidelete.data.streams import RetainBatch
+from multidelete.data.batches import RetainBatch
 from multidelete.methods.base import LossMethod, Teacher
 from multidelete.models.base import Batch, Model
 
@@ -24,7 +24,7 @@ class NegGrad(LossMethod):
 
     name: ClassVar[str] = "neggrad"
     title: ClassVar[str] = "NegGrad"
-    claims: ClassVar[tuple[str, ...]] = ("raises_forget_loss", "never_reads_retain")
+    properties: ClassVar[tuple[str, ...]] = ("raises_forget_loss", "never_reads_retain")
 
     epochs: float = Field(default=1.0, gt=0)
     learning_rate: float = Field(default=5e-5, gt=0)

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from multidelete.data.streams import PairInputs, RetainBatch, Rows
-from multidelete.engine import Engine
+from multidelete.data.batches import PairInputs, RetainBatch, Rows
 from multidelete.models.base import Batch, Encoding, ModalityInput, Model
-from multidelete.randomness import derive, generator
+from multidelete.training.engine import Engine
+from multidelete.utils.randomness import derive, generator
 
 
 def encoded(model: Model, batch: Batch) -> Batch:
@@ -56,7 +56,7 @@ def with_wrong_labels(model: Model, forget: Batch, retain: RetainBatch) -> Batch
     """The pairs of D_f with a random wrong label each, fresh at every step.
 
     With classes it is one of the other classes. In retrieval the label of an image is its text, and a wrong one is a
-    text of another unit: one of the batch, so that the true text stands among those that the losses tell from it as
+    text of another example: one of the batch, so that the true text stands among those that the losses tell from it as
     the true class does; where the batch has drawn the image's own text for it, one of D_r. The pairs then pass for
     true ones.
 
@@ -73,13 +73,13 @@ def with_wrong_labels(model: Model, forget: Batch, retain: RetainBatch) -> Batch
         return replace(forget, labels=(forget.labels + others.to(forget.labels.device)) % classes)
     randomness = np.random.default_rng(derive(seed, "wrong texts", step))
     whole = retain.stream.inputs.modalities[0]
-    units = retain.stream.inputs.corpus.text_units
+    examples = retain.stream.inputs.dataset.text_examples
     images, own = forget.rows[whole].numpy(), forget.rows["text"].numpy()
     texts = own[randomness.permutation(len(own))]
-    same = units[texts] == images
+    same = examples[texts] == images
     texts[same] = randomness.choice(retain.stream.retain, int(same.sum()))
-    paired = retain.stream.inputs.batch({whole: images, "text": texts}, forget.units[whole].device, forget.generator)
-    return replace(paired, units=dict.fromkeys(paired.units, paired.units["text"]))
+    paired = retain.stream.inputs.batch({whole: images, "text": texts}, forget.examples[whole].device, forget.generator)
+    return replace(paired, examples=dict.fromkeys(paired.examples, paired.examples["text"]))
 
 
 def random_label_losses(student: Model, forget: Batch, retain: RetainBatch, weight: float) -> dict[str, Tensor]:
@@ -101,7 +101,7 @@ def chunked_losses(
         pairs: Text rows of the pairs.
         size: Pairs in a chunk at most; in retrieval those among which wrong partners are found.
         engine: Device and precision.
-        seed: Seed of the order, which sets units side by side, and of the wrong partners.
+        seed: Seed of the order, which sets examples side by side, and of the wrong partners.
         purpose: What the draws are for.
 
     Returns:

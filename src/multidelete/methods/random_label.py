@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from multidelete.data.streams import RetainBatch
+from multidelete.data.batches import RetainBatch
 from multidelete.methods.base import LossMethod, Teacher
 from multidelete.methods.pairs import random_label_losses
 from multidelete.models.base import Batch, Model
@@ -19,7 +19,7 @@ class RandomLabel(LossMethod):
     .. math:: L = \ell(D_f, y') + \alpha \, \ell(D_r), \qquad y' \ne y \;\text{random}
 
     A wrong label is drawn for each pair at every step. In retrieval, which is ours, it is a text: an image of D_f is
-    trained to match a text of another unit (see :func:`multidelete.methods.pairs.with_wrong_labels`).
+    trained to match a text of another example (see :func:`multidelete.methods.pairs.with_wrong_labels`).
 
     Args:
         retain_weight: Weight of the task's loss on D_r.

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from multidelete.engine import Engine
 from multidelete.methods.base import Method, Unlearned, UnlearningData
 from multidelete.models.base import Model
-from multidelete.training import train
+from multidelete.training.engine import Engine
+from multidelete.training.original import train
 
 
 class Retrain(Method):
@@ -27,7 +27,7 @@ class Retrain(Method):
     title: ClassVar[str] = "Retrain"
     needs_training: ClassVar[bool] = True
     stored: ClassVar[bool] = True
-    claims: ClassVar[tuple[str, ...]] = ("never_reads_forget",)
+    properties: ClassVar[tuple[str, ...]] = ("never_reads_forget",)
 
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
         """See :meth:`Method.unlearn`."""

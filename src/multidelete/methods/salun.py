@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from multidelete.data.streams import ForgetRetainStream, RetainBatch
-from multidelete.engine import Engine
+from multidelete.data.batches import ForgetRetainStream, RetainBatch
 from multidelete.methods.base import LossMethod, Teacher
 from multidelete.methods.pairs import chunked_losses, random_label_losses
 from multidelete.models.base import Batch, Model
 from multidelete.numerics.gradients import mean_gradient
+from multidelete.training.engine import Engine
 
 
 class SalUn(LossMethod):
@@ -29,7 +29,7 @@ class SalUn(LossMethod):
     The saliency is the gradient at the original's weights, tau the quantile of its size over all entries in scope: the
     median by default. Entries outside the mask, and those that the loss on D_f does not reach, stay bit for bit. A
     wrong label y' is drawn at every step. In retrieval, which is ours, it is a text: an image of D_f is trained to
-    match a text of another unit (see :func:`multidelete.methods.pairs.with_wrong_labels`).
+    match a text of another example (see :func:`multidelete.methods.pairs.with_wrong_labels`).
 
     Args:
         share: Share of the entries that may move, the most salient ones.

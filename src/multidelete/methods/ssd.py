@@ -11,14 +11,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from multidelete.data.streams import PairInputs, Rows
-from multidelete.engine import Engine, History
-from multidelete.errors import InputError
+from multidelete.data.batches import PairInputs, Rows
 from multidelete.methods.base import Method, Unlearned, UnlearningData
 from multidelete.methods.pairs import chunked_losses
 from multidelete.models.base import Model
 from multidelete.numerics.gradients import mean_squared_gradient
-from multidelete.randomness import derive
+from multidelete.training.engine import Engine, TrainingHistory
+from multidelete.utils.errors import InputError
+from multidelete.utils.randomness import derive
 
 
 class SSD(Method):
@@ -79,7 +79,7 @@ class SSD(Method):
         student.eval().requires_grad_(False)
         entries = sum(importance.numel() for importance in forget.values())
         line = {"step": 1, "dampened": dampened, "dampened_share": dampened / entries}
-        return Unlearned(student, History([line], time.perf_counter() - began), prepared, inputs)
+        return Unlearned(student, TrainingHistory([line], time.perf_counter() - began), prepared, inputs)
 
     def importance(
         self, model: Model, inputs: PairInputs, pairs: Rows, engine: Engine, seed: int, of: str

@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from multidelete.data.files import write_file
-from multidelete.engine import CHECKPOINT_FILE, CHECKPOINT_SECONDS, Engine, History
-from multidelete.errors import InputError
+from multidelete.training.engine import CHECKPOINT_FILE, CHECKPOINT_SECONDS, Engine, TrainingHistory
+from multidelete.utils.errors import InputError
+from multidelete.utils.files import write_file
 
 
 class Steps:
@@ -36,7 +36,7 @@ class Steps:
         self.parameters, self.settings = parameters, settings
         self.path = folder / CHECKPOINT_FILE if folder else None
         self.done = 0
-        self.history = History()
+        self.history = TrainingHistory()
         self._saved = time.monotonic()
         if self.path and engine.resume and self.path.exists():
             self._restore(self.path)
@@ -69,4 +69,4 @@ class Steps:
             raise InputError(f"{path} is the checkpoint of a run with other settings; remove it or start elsewhere")
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors[name])
-        self.done, self.history = facts["done"], History(**facts["history"])
+        self.done, self.history = facts["done"], TrainingHistory(**facts["history"])

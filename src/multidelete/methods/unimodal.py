@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from multidelete.data.streams import PairInputs
-from multidelete.engine import Engine
-from multidelete.errors import InputError
+from multidelete.data.batches import PairInputs
 from multidelete.methods.base import Method, Unlearned, UnlearningData
 from multidelete.models.base import Model
-from multidelete.training import train
+from multidelete.training.engine import Engine
+from multidelete.training.original import train
+from multidelete.utils.errors import InputError
 
 
 class Unimodal(Method):
@@ -26,7 +26,7 @@ class Unimodal(Method):
 
     References:
         .. [1] Goyal et al., "Making the V in VQA Matter: Elevating the Role of Image Understanding in Visual
-           Question Answering", CVPR 2017
+           ComparisonKey Answering", CVPR 2017
     """
 
     name: ClassVar[str] = "unimodal"

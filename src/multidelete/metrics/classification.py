@@ -35,8 +35,8 @@ def f1(logits: Floats, label: Ints, positive: int) -> float:
     50.0
     """
     named, true = logits.argmax(1) == positive, label == positive
-    found = int((named & true).sum())
-    return float(200 * found / (named.sum() + true.sum())) if found else 0.0
+    result = int((named & true).sum())
+    return float(200 * result / (named.sum() + true.sum())) if result else 0.0
 
 
 def true_label_log_odds(logits: Floats, label: Ints, *, against_best: bool = False) -> NDArray[np.float32]:

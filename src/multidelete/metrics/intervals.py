@@ -1,4 +1,4 @@
-"""Bootstrap intervals over units: how far a number would move had other units been drawn."""
+"""Bootstrap intervals over examples: how far a number would move had other examples been drawn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multidelete.randomness import derive
+from multidelete.utils.randomness import derive
 
 Floats = NDArray[np.floating[Any]]
 
@@ -18,13 +18,13 @@ AT_A_TIME = 100  # resamples that are held in memory pair by pair
 
 @dataclass(frozen=True)
 class Resamples:
-    """How often each unit is in each of R samples of all units, drawn with replacement.
+    """How often each example is in each of R samples of all examples, drawn with replacement.
 
-    Units are drawn, and their pairs come with them: pairs of one image are not independent, and intervals that took
+    Examples are drawn, and their pairs come with them: pairs of one image are not independent, and intervals that took
     them to be so would be too narrow.
 
     Args:
-        own: The unit of each pair, ``(P,)``.
+        own: The example of each pair, ``(P,)``.
         counts: ``(R, U)``.
     """
 
@@ -32,15 +32,15 @@ class Resamples:
     counts: NDArray[np.int32]
 
     @classmethod
-    def of(cls, units: NDArray[Any], resamples: int, *purpose: int | str) -> Resamples:
-        """Draws that depend on the units, the seed and what they are for, and on nothing else.
+    def of(cls, examples: NDArray[Any], resamples: int, *purpose: int | str) -> Resamples:
+        """Draws that depend on the examples, the seed and what they are for, and on nothing else.
 
         Args:
-            units: Id of the unit of each pair, ``(P,)``.
+            examples: Id of the example of each pair, ``(P,)``.
             resamples: R.
             purpose: A seed and names, see :func:`derive`.
         """
-        ids, own = np.unique(units, return_inverse=True)
+        ids, own = np.unique(examples, return_inverse=True)
         randomness = np.random.default_rng(derive(*purpose))
         counts = np.empty((resamples, len(ids)), dtype=np.int32)
         for row in counts:
@@ -53,10 +53,10 @@ class Resamples:
 
     def means(self, values: Floats) -> Floats:
         """Mean over pairs in each sample, ``(R,)``."""
-        units = self.counts.shape[1]
-        sums = np.bincount(self.own, values, minlength=units)
-        found: Floats = self.counts @ sums / (self.counts @ np.bincount(self.own, minlength=units))
-        return found
+        examples = self.counts.shape[1]
+        sums = np.bincount(self.own, values, minlength=examples)
+        result: Floats = self.counts @ sums / (self.counts @ np.bincount(self.own, minlength=examples))
+        return result
 
 
 def interval(values: Floats) -> tuple[float, float]:
@@ -74,13 +74,13 @@ def resampled_rates(
     Args:
         members: Scores of members, ``(F,)``; higher says "member".
         others: Scores of non-members, ``(O,)``.
-        member_draws: Resamples of the members' units.
+        member_draws: Resamples of the members' examples.
         other_draws: As many of the non-members'.
         one_in: Allowed false-positive rates, one in so many.
 
     Returns:
         :func:`~multidelete.metrics.forgetting.forget_auc` of each resample, ``(R,)``, and for each rate
-        :func:`~multidelete.metrics.membership.true_positive_rate`, ``(R,)``.
+        :func:`~multidelete.membership.attacks.true_positive_rate`, ``(R,)``.
     """
     down, others_down = np.argsort(-members, kind="stable"), np.argsort(-others, kind="stable")
     ranked = others[others_down]
@@ -93,12 +93,12 @@ def resampled_rates(
         rows = slice(start, start + AT_A_TIME)
         weight = other_draws.weights(rows, others_down)
         passed = np.cumsum(weight, axis=1)
-        found = np.cumsum(member_draws.weights(rows, down), axis=1)
-        found = np.concatenate([np.zeros((len(found), 1)), found], axis=1)  # weight of the first m members
-        total, other_total = found[:, -1:], passed[:, -1:]
-        wins = np.einsum("ro,ro->r", weight, found[:, above] + found[:, reached]) / 2
+        result = np.cumsum(member_draws.weights(rows, down), axis=1)
+        result = np.concatenate([np.zeros((len(result), 1)), result], axis=1)  # weight of the first m members
+        total, other_total = result[:, -1:], passed[:, -1:]
+        wins = np.einsum("ro,ro->r", weight, result[:, above] + result[:, reached]) / 2
         aucs.append(100 * wins / (total * other_total)[:, 0])
         for rate, kept in zip(one_in, rates, strict=True):
             threshold = (passed <= other_total // rate).sum(1)  # the first non-member that would be one too many
-            kept.append(100 * np.take_along_axis(found, above[threshold][:, None], axis=1)[:, 0] / total[:, 0])
+            kept.append(100 * np.take_along_axis(result, above[threshold][:, None], axis=1)[:, 0] / total[:, 0])
     return np.concatenate(aucs), [np.concatenate(kept) for kept in rates]

@@ -69,15 +69,15 @@ class Probe:
         Returns:
             None where there is no such thing.
         """
-        found = balanced_accuracy(_numbers(features) @ self.weights.T > self.thresholds, shows[:, self.read])
-        return float(np.mean(found[~np.isnan(found)])) if not np.isnan(found).all() else None
+        result = balanced_accuracy(_numbers(features) @ self.weights.T > self.thresholds, shows[:, self.read])
+        return float(np.mean(result[~np.isnan(result)])) if not np.isnan(result).all() else None
 
 
-def balanced_accuracy(found: Bools, shows: Bools) -> Floats:
+def balanced_accuracy(result: Bools, shows: Bools) -> Floats:
     """Mean of the shares of examples that are judged rightly among those that show a thing and those that do not.
 
     Args:
-        found: What each example is judged to show, ``(N, C)``.
+        result: What each example is judged to show, ``(N, C)``.
         shows: What it shows, ``(N, C)``.
 
     Returns:
@@ -87,14 +87,14 @@ def balanced_accuracy(found: Bools, shows: Bools) -> Floats:
     array([75.])
     """
     with np.errstate(invalid="ignore"):
-        points: Floats = 50 * ((found & shows).sum(0) / shows.sum(0) + (~found & ~shows).sum(0) / (~shows).sum(0))
+        points: Floats = 50 * ((result & shows).sum(0) / shows.sum(0) + (~result & ~shows).sum(0) / (~shows).sum(0))
     return points
 
 
 def probes(
     predictions: Mapping[str, Mapping[str, NDArray[Any]]], original: Mapping[str, Mapping[str, NDArray[Any]]]
 ) -> dict[str, float]:
-    """What features of each modality alone still tell of test units [1]_.
+    """What features of each modality alone still tell of test examples [1]_.
 
     ``probe_<modality>``: to a probe fitted on the original's features of D_r and applied unchanged. Features that were
     moved elsewhere as a whole lose it as those that were destroyed do, and Retrain's were never where the original's
@@ -109,19 +109,19 @@ def probes(
            Amiri, "MultiDelete for Multimodal Machine Unlearning", ECCV 2024 (image classification after unlearning)
     """
     test = predictions["test"]
-    found = {}
+    metrics = {}
     for modality in (name.removesuffix(FEATURES) for name in original["retain"] if name.endswith(FEATURES)):
         features, shows = modality + FEATURES, modality + SHOWS
         if features not in test:
             continue
-        assert np.array_equal(original["retain"]["probed_unit"], predictions["retain"]["probed_unit"])
+        assert np.array_equal(original["retain"]["probed_example"], predictions["retain"]["probed_example"])
         first = Probe.fit(original["retain"][features], original["retain"][shows])
         own = Probe.fit(predictions["retain"][features], predictions["retain"][shows], first.read)
         for name, probe in ((f"probe_{modality}", first), (f"probe_{modality}_refitted", own)):
             accuracy = probe.accuracy(test[features], test[shows])
             if accuracy is not None:
-                found[name] = accuracy
-    return found
+                metrics[name] = accuracy
+    return metrics
 
 
 def _numbers(features: Floats) -> NDArray[np.float64]:

@@ -44,8 +44,8 @@ def recalls(i2t: Ints, t2i: Ints) -> dict[str, float]:
         i2t: Rank of the best true text of each image, ``(I,)``.
         t2i: Rank of the image of each text, ``(T,)``.
     """
-    found = {f"{name}_r{k}": recall_at(ranks, k) for name, ranks in (("i2t", i2t), ("t2i", t2i)) for k in (1, 5, 10)}
-    found["i2t_mean_recall"] = float(np.mean([found[f"i2t_r{k}"] for k in (1, 5, 10)]))
-    found["t2i_mean_recall"] = float(np.mean([found[f"t2i_r{k}"] for k in (1, 5, 10)]))
-    found["mean_recall"] = (found["i2t_mean_recall"] + found["t2i_mean_recall"]) / 2
-    return found
+    metrics = {f"{name}_r{k}": recall_at(ranks, k) for name, ranks in (("i2t", i2t), ("t2i", t2i)) for k in (1, 5, 10)}
+    metrics["i2t_mean_recall"] = float(np.mean([metrics[f"i2t_r{k}"] for k in (1, 5, 10)]))
+    metrics["t2i_mean_recall"] = float(np.mean([metrics[f"t2i_r{k}"] for k in (1, 5, 10)]))
+    metrics["mean_recall"] = (metrics["i2t_mean_recall"] + metrics["t2i_mean_recall"]) / 2
+    return metrics

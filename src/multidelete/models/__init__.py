@@ -6,7 +6,7 @@ from multidelete.models.blip import Blip
 from multidelete.models.clip import Clip
 from multidelete.models.graph_text import GraphTextModel
 from multidelete.models.vilt import Vilt
-from multidelete.registry import with_entry_points
+from multidelete.utils.registry import with_entry_points
 
 MODELS: dict[str, type[Model]] = with_entry_points(
     "multidelete.models",

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from multidelete.errors import InputError
 from multidelete.models.base import MASK, EncoderConfig, Encoding, ModelConfig, small_encoder
 from multidelete.models.encoders import load_pretrained
 from multidelete.models.image_text import ImageTextModel
+from multidelete.utils.errors import InputError
 
 CHUNK = 64  # pairs that are fused together on a CPU
 
@@ -77,10 +77,10 @@ class Albef(ImageTextModel):
 
     Encoders give token states; a linear map takes them to the fusion's width where the widths differ; BERT layers
     with cross-attention fuse text tokens with image tokens; the first fused token is the fused representation.
-    Training loss of a pair: contrastive (both directions, every pair of one unit is a positive) + matching (the pair,
-    and one in-batch hard negative for its image and one for its text). Without ALBEF's momentum queue: a queue would
-    carry embeddings of deleted pairs inside the checkpoint. With classes (entailment, reasoning) the loss is their
-    cross-entropy alone, and there are no contrastive embeddings but for ``similarity``.
+    Training loss of a pair: contrastive (both directions, every pair of one example is a positive) + matching (the
+    pair, and one in-batch hard negative for its image and one for its text). Without ALBEF's momentum queue: a queue
+    would carry embeddings of deleted pairs inside the checkpoint. With classes (entailment, reasoning) the loss is
+    their cross-entropy alone, and there are no contrastive embeddings but for ``similarity``.
 
     References:
         .. [1] Li et al., "Align before Fuse: Vision and Language Representation Learning with Momentum
@@ -126,7 +126,7 @@ class Albef(ImageTextModel):
         return not self.config.labels or self.config.similarity
 
     def project(self, modality: str, embedded: Encoding) -> Encoding:
-        """See :meth:`Model.project`; ``pooled`` becomes the unit-length contrastive embedding where there is one."""
+        """See :meth:`Model.project`; ``pooled`` becomes the example-length contrastive embedding where there is one."""
         tokens = getattr(self, f"{modality}_adapter")(embedded.tokens)
         if not self.embeds:
             return Encoding(tokens, embedded.mask, embedded.pooled)
@@ -295,8 +295,8 @@ def _attend(block: Any, states: Tensor, seen: tuple[Tensor, Tensor], mask: Tenso
     attention = block.self
     queries = attention.query(states).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
     dropped = attention.dropout.p if attention.training else 0.0
-    found = F.scaled_dot_product_attention(queries, *seen, attn_mask=mask, dropout_p=dropped)
-    attended: Tensor = block.output(found.transpose(1, 2).flatten(2), states)
+    result = F.scaled_dot_product_attention(queries, *seen, attn_mask=mask, dropout_p=dropped)
+    attended: Tensor = block.output(result.transpose(1, 2).flatten(2), states)
     return attended
 
 

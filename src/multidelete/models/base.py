@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from multidelete.data.files import write_atomically
-from multidelete.errors import InputError, did_you_mean
+from multidelete.utils.errors import InputError, did_you_mean
+from multidelete.utils.files import write_atomically
 
 if TYPE_CHECKING:
-    from multidelete.data.corpus import Corpus
+    from multidelete.data.dataset import Dataset
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -102,19 +102,19 @@ class Batch:
     """B pairs, ready for a model.
 
     Args:
-        inputs: Per modality the raw input (images: uint8 ``(B, 3, H, W)``, or ``(B, n, 3, H, W)`` for n pictures in a
-            unit; texts: :class:`Tokens`; graphs: :class:`Subgraphs`) or, where the encoder is frozen and its outputs
+        inputs: Per modality the raw input (images: uint8 ``(B, 3, H, W)``, or ``(B, n, 3, H, W)`` for n pictures in an
+            example; texts: :class:`Tokens`; graphs: :class:`Subgraphs`) or, where the encoder is frozen and its outputs
             were computed before, an :class:`Encoding`.
-        rows: Per modality the rows in the corpus, ``(B,)``.
-        units: Unit of each modality's row, ``(B,)``; a pair is a true pair where they are the same.
+        rows: Per modality the rows in the dataset, ``(B,)``.
+        examples: Example of each modality's row, ``(B,)``; a pair is a true pair where they are the same.
         generator: Randomness of this step (hard negatives); without one the choice is deterministic.
         labels: Class of each text, ``(B,)``; None in retrieval. Of a mismatched pair it says nothing.
-        groups: Row of the mask that each unit is seen through, ``(B,)``; None: whole, as ever but in training.
+        groups: Row of the mask that each example is seen through, ``(B,)``; None: whole, as ever but in training.
     """
 
     inputs: dict[str, ModalityInput]
     rows: dict[str, Tensor]
-    units: dict[str, Tensor]
+    examples: dict[str, Tensor]
     generator: torch.Generator | None = None
     labels: Tensor | None = None
     groups: Tensor | None = None
@@ -190,7 +190,7 @@ class ModelConfig(BaseModel):
         max_text_tokens: Longer texts are cut.
         labels: Names of the classes that the head tells apart; none: it tells matching pairs from others. Taken from
             the data when a model is trained.
-        images: Pictures in a unit; taken from the data as well.
+        images: Pictures in an example; taken from the data as well.
         mask: A mask over the channels of the visual feature map; taken from how the model is trained.
     """
 
@@ -204,37 +204,38 @@ class ModelConfig(BaseModel):
     images: int = Field(default=1, ge=1)
     mask: MaskConfig | None = None
 
-    def for_corpus(self, corpus: Corpus, *, labelled: bool) -> Self:
-        """The configuration of a model that learns a task on this corpus.
+    def for_dataset(self, dataset: Dataset, *, labelled: bool) -> Self:
+        """The configuration of a model that learns a task on this dataset.
 
         Args:
-            corpus: The data.
-            labelled: Whether the task is to tell the corpus' labels.
+            dataset: The data.
+            labelled: Whether the task is to tell the dataset' labels.
         """
         return self.model_copy(
-            update={"labels": corpus.classes if labelled else (), "images": corpus.images_per_unit or 1}
+            update={"labels": dataset.classes if labelled else (), "images": dataset.images_per_example or 1}
         )
 
-    def check_corpus(self, corpus: Corpus, model: Model) -> None:
+    def check_dataset(self, dataset: Dataset, model: Model) -> None:
         """Refuse data that a model of this configuration does not read.
 
         Raises:
             InputError: Other modalities, another number of pictures, or other classes.
         """
-        if corpus.modalities != model.modalities:
+        if dataset.modalities != model.modalities:
             raise InputError(
                 f"a model of kind '{model.name}' reads {' and '.join(model.modalities)}, "
-                f"but corpus '{corpus.name}' holds {' and '.join(corpus.modalities)}"
+                f"but dataset '{dataset.name}' holds {' and '.join(dataset.modalities)}"
             )
-        if corpus.graph is None and corpus.images_per_unit != self.images:
+        if dataset.graph is None and dataset.images_per_example != self.images:
             raise InputError(
-                f"this {model.name} model was made for {self.images} pictures in a unit, "
-                f"but corpus '{corpus.name}' has {corpus.images_per_unit}"
+                f"this {model.name} model was made for {self.images} pictures in an example, "
+                f"but dataset '{dataset.name}' has {dataset.images_per_example}"
             )
-        if self.labels and corpus.classes != self.labels:
-            given = ", ".join(corpus.classes) or "no labels"
+        if self.labels and dataset.classes != self.labels:
+            given = ", ".join(dataset.classes) or "no labels"
             raise InputError(
-                f"this {model.name} model tells {', '.join(self.labels)} apart, but corpus '{corpus.name}' has {given}"
+                f"this {model.name} model tells {', '.join(self.labels)} apart, "
+                f"but dataset '{dataset.name}' has {given}"
             )
 
     def canonical(self, include: set[str] | None = None) -> str:
@@ -465,7 +466,7 @@ class Model(nn.Module, ABC):
 
         Args:
             config: A configuration of this architecture.
-            texts: The corpus' texts, from which a tokenizer is made where the text encoder brings none.
+            texts: The dataset' texts, from which a tokenizer is made where the text encoder brings none.
             seed: Seed of the random weights.
             tokenizer: One to use instead.
         """

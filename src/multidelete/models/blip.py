@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from multidelete.errors import InputError
 from multidelete.models.base import MASK, EncoderConfig, Encoding, ModelConfig, Subgraphs, Tokens, small_encoder, within
 from multidelete.models.encoders import additive, build_backbone, build_tokenizer, describe, drawn_by_width, loading
 from multidelete.models.image_text import ImageTextModel
-from multidelete.randomness import seeded
+from multidelete.utils.errors import InputError
+from multidelete.utils.randomness import seeded
 
 ENCODE_TOKEN = "[ENC]"  # takes the place of the class token where BLIP reads text grounded in an image
 
@@ -170,7 +170,7 @@ class Blip(ImageTextModel):
         return replace(embedded, tokens=torch.cat([embedded.tokens, tower.embeddings(ids)], dim=-1))
 
     def project(self, modality: str, embedded: Encoding) -> Encoding:
-        """See :meth:`Model.project`; without classes ``pooled`` becomes the unit-length contrastive embedding."""
+        """See :meth:`Model.project`; without classes ``pooled`` becomes the example-length contrastive embedding."""
         pooled = embedded.pooled
         if not self.config.labels:
             pooled = F.normalize(getattr(self, f"{modality}_projection")(pooled).float(), dim=-1)
@@ -202,10 +202,10 @@ def cross_attention(tower: Any, width: int) -> nn.ModuleList:
 
     config = copy(tower.config)
     config.encoder_hidden_size = width
-    made = nn.ModuleList(
+    result = nn.ModuleList(
         BlipTextAttention(config, is_cross_attention=True, layer_idx=i) for i in range(config.num_hidden_layers)
     )
-    return made.apply(tower._init_weights)
+    return result.apply(tower._init_weights)
 
 
 def load_retrieval_model(source: str, *, both: bool) -> Any:

@@ -37,7 +37,7 @@ class Clip(ImageTextModel):
 
     A dual encoder has no fusion network; what stands for it here is documented, not invented silently:
 
-    - fused representation: :math:`P \cdot v \odot t`, the element-wise product of the two unit-length embeddings,
+    - fused representation: :math:`P \cdot v \odot t`, the element-wise product of the two example-length embeddings,
       scaled so that its mean is their cosine, ``(B, P)``;
     - fusion module (scope ``fusion``): the two projections into the shared space and the temperature;
     - pair score: the logistic function of cosine over temperature, plus a learned bias (SigLIP's, 0 for CLIP). It
@@ -137,5 +137,5 @@ class Clip(ImageTextModel):
     def pair_losses(self, batch: Batch, encodings: Mapping[str, Encoding]) -> Tensor:
         """Contrastive loss of each pair, both directions, ``(B,)``."""
         vision, text = (self.embedding(m, encodings[m]) for m in self.modalities)
-        same = batch.units["vision"][:, None] == batch.units["text"][None, :]  # (B, B)
+        same = batch.examples["vision"][:, None] == batch.examples["text"][None, :]  # (B, B)
         return contrastive_losses(contrastive_logits(vision, text, self.log_scale), same)

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from multidelete.errors import InputError
 from multidelete.models.albef import Albef, AlbefConfig, FusionConfig
 from multidelete.models.base import EncoderConfig, within
 from multidelete.models.encoders import reason
+from multidelete.utils.errors import InputError
 
 # Official name -> ours. The ViT is timm's, with one matrix for query, key and value; the BERT is transformers'.
 VIT = {

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multidelete.errors import InputError, did_you_mean
 from multidelete.models.base import EncoderConfig, Encoding, Tokens
+from multidelete.utils.errors import InputError, did_you_mean
 
 UNMAPPED = {  # towers by model_type that AutoModel does not know
     "siglip_text_model": "SiglipTextModel",
@@ -205,7 +205,7 @@ def _pool(states: Tensor, mask: Tensor, pooling: str | None, output: Any) -> Ten
 
 
 def build_tokenizer(encoder: EncoderConfig, texts: Sequence[str], where: str) -> Any:
-    """The tokenizer that a pretrained text encoder brings, or a word-level one made from the corpus' texts."""
+    """The tokenizer that a pretrained text encoder brings, or a word-level one made from the dataset' texts."""
     from transformers import AutoTokenizer
 
     if encoder.pretrained is None:

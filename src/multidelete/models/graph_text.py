@@ -9,14 +9,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from multidelete.data.corpus import Corpus
+from multidelete.data.dataset import Dataset
 from multidelete.data.graph import FEATURES
-from multidelete.errors import InputError
 from multidelete.models.albef import FusionConfig, FusionEncoder, adapter
 from multidelete.models.base import EncoderConfig, Encoding, Model, ModelConfig, Subgraphs, Tokens
 from multidelete.models.encoders import backbone_from_config, build_backbone, build_tokenizer, run_text, width_of
 from multidelete.models.image_text import ClassHead
-from multidelete.randomness import seeded
+from multidelete.utils.errors import InputError
+from multidelete.utils.randomness import seeded
 
 
 class GraphConfig(BaseModel):
@@ -71,21 +71,21 @@ class GraphTextConfig(ModelConfig):
     fusion: FusionConfig = FusionConfig(width=96)
     max_text_tokens: int = Field(default=64, ge=3)
 
-    def for_corpus(self, corpus: Corpus, *, labelled: bool) -> Self:
-        """See :meth:`ModelConfig.for_corpus`; the graph comes with it."""
-        fitted = super().for_corpus(corpus, labelled=labelled)
-        if corpus.graph is None:
+    def for_dataset(self, dataset: Dataset, *, labelled: bool) -> Self:
+        """See :meth:`ModelConfig.for_dataset`; the graph comes with it."""
+        fitted = super().for_dataset(dataset, labelled=labelled)
+        if dataset.graph is None:
             return fitted
-        graph = self.graph.model_copy(update={"nodes": len(corpus.graph), "hash": corpus.graph.hash})
+        graph = self.graph.model_copy(update={"nodes": len(dataset.graph), "hash": dataset.graph.hash})
         return fitted.model_copy(update={"graph": graph})
 
-    def check_corpus(self, corpus: Corpus, model: Model) -> None:
-        """See :meth:`ModelConfig.check_corpus`; a model knows the nodes of one graph."""
-        super().check_corpus(corpus, model)
-        assert corpus.graph is not None
-        if corpus.graph.hash != self.graph.hash:
+    def check_dataset(self, dataset: Dataset, model: Model) -> None:
+        """See :meth:`ModelConfig.check_dataset`; a model knows the nodes of one graph."""
+        super().check_dataset(dataset, model)
+        assert dataset.graph is not None
+        if dataset.graph.hash != self.graph.hash:
             raise InputError(
-                f"corpus '{corpus.name}' has another graph than the one that this {model.name} model was trained on"
+                f"dataset '{dataset.name}' has another graph than the one that this {model.name} model was trained on"
             )
 
 

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from multidelete.errors import InputError
 from multidelete.models.base import Batch, Encoding, ModalityInput, Model, ModelConfig, Subgraphs, Tokens
 from multidelete.models.encoders import (
     backbone_from_config,
@@ -22,13 +21,14 @@ from multidelete.models.encoders import (
     width_of,
 )
 from multidelete.models.mask import ChannelMask
-from multidelete.randomness import seeded
+from multidelete.utils.errors import InputError
+from multidelete.utils.randomness import seeded
 
 
 class ImageTextModel(Model):
     """A vision and a text backbone from ``transformers``, each of which the configuration can freeze.
 
-    The token states of a unit's pictures stand one behind the other.
+    The token states of an example's pictures stand one behind the other.
     """
 
     config: Any
@@ -179,7 +179,9 @@ class ImageTextModel(Model):
         """Contrastive + matching loss of each pair, ``(B,)``; hard negatives as in ALBEF."""
         vision, text = encodings["vision"], encodings["text"]
         similarity = contrastive_logits(self.embedding("vision", vision), self.embedding("text", text), self.log_scale)
-        same = batch.units["vision"][:, None] == batch.units["text"][None, :]  # (B, B): every caption of the image
+        same = (
+            batch.examples["vision"][:, None] == batch.examples["text"][None, :]
+        )  # (B, B): every caption of the image
         return contrastive_losses(similarity, same) + self.matching_losses(batch, encodings, similarity, same)
 
     def matching_losses(
@@ -195,7 +197,7 @@ class ImageTextModel(Model):
         """
         negative_text = hard_negatives(similarity, same, batch.generator)
         negative_vision = hard_negatives(similarity.T, same.T, batch.generator)
-        if negative_text is None or negative_vision is None:  # the whole batch is one unit: no wrong partner in it
+        if negative_text is None or negative_vision is None:  # the whole batch is one example: no wrong partner in it
             return F.cross_entropy(
                 self.head(self.fuse(encodings)).float(), same.new_ones(len(batch)).long(), reduction="none"
             )
@@ -236,10 +238,10 @@ def contrastive_losses(similarity: Tensor, same: Tensor) -> Tensor:
 
 
 def hard_negatives(similarity: Tensor, same: Tensor, generator: torch.Generator | None) -> Tensor | None:
-    """For each row a column of another unit, drawn by similarity, or the most similar without a generator.
+    """For each row a column of another example, drawn by similarity, or the most similar without a generator.
 
     Returns:
-        Columns, ``(B,)``, or None where some row has no column of another unit.
+        Columns, ``(B,)``, or None where some row has no column of another example.
     """
     if same.all(1).any():
         return None

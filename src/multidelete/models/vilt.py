@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from multidelete.errors import InputError
 from multidelete.models.base import (
     MASK,
     Batch,
@@ -33,7 +32,8 @@ from multidelete.models.encoders import (
     loading,
 )
 from multidelete.models.image_text import ImageTextModel, normalise
-from multidelete.randomness import seeded
+from multidelete.utils.errors import InputError
+from multidelete.utils.randomness import seeded
 
 
 class ViltConfig(ModelConfig):
@@ -67,10 +67,11 @@ class Vilt(ImageTextModel):
     There is no contrastive embedding: retrieval must score every pair by the head. ``pooled`` of an encoding is the
     mean of its tokens, and no part of the model reads it.
 
-    Training loss of a pair in retrieval: matching the pair, and one in-batch partner of another unit for its image and
-    one for its text, drawn uniformly. The paper pretrains with the image replaced in half of the pairs and fine-tunes
-    retrieval with 15 drawn texts; what we do lies between the two and is what our other models do, but for the draw,
-    which ViLT has no similarity to steer by. All patches of an image are read (the paper samples 200 of a large one).
+    Training loss of a pair in retrieval: matching the pair, and one in-batch partner of another example for its image
+    and one for its text, drawn uniformly. The paper pretrains with the image replaced in half of the pairs and
+    fine-tunes retrieval with 15 drawn texts; what we do lies between the two and is what our other models do, but for
+    the draw, which ViLT has no similarity to steer by. All patches of an image are read (the paper samples 200 of a
+    large one).
 
     References:
         .. [1] Kim et al., "ViLT: Vision-and-Language Transformer Without Convolution or Region Supervision", ICML 2021
@@ -163,8 +164,8 @@ class Vilt(ImageTextModel):
         return self.fusion(encodings["text"], encodings["vision"], self.config.images)  # type: ignore[no-any-return]
 
     def pair_losses(self, batch: Batch, encodings: Mapping[str, Encoding]) -> Tensor:
-        """Matching loss of each pair, ``(B,)``; wrong partners of other units are all as likely to be drawn."""
-        same = batch.units["vision"][:, None] == batch.units["text"][None, :]  # (B, B)
+        """Matching loss of each pair, ``(B,)``; wrong partners of other examples are all as likely to be drawn."""
+        same = batch.examples["vision"][:, None] == batch.examples["text"][None, :]  # (B, B)
         return self.matching_losses(batch, encodings, torch.zeros(same.shape, device=same.device), same)
 
 

@@ -72,17 +72,17 @@ def foci(columns: Tensor, losses: Tensor, limit: int | None = None) -> Selection
     state = _State(columns, losses)
     left = (columns != columns[:1]).any(0).nonzero()[:, 0]  # (p',)
     chosen: list[int] = []
-    found: list[float] = []
+    result: list[float] = []
     while len(left) and len(chosen) < (limit or columns.shape[1]):
         values = state.dependence(left)
         best = int(values.argmax())
         if values[best] <= 0:
             break
         chosen.append(int(left[best]))
-        found.append(float(values[best]))
+        result.append(float(values[best]))
         state.condition_on(columns[:, chosen[-1]].double())
         left = torch.cat([left[:best], left[best + 1 :]])
-    return Selection(tuple(chosen), tuple(found))
+    return Selection(tuple(chosen), tuple(result))
 
 
 @dataclass(frozen=True)

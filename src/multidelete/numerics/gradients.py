@@ -108,8 +108,8 @@ def _each(losses: Tensor, parameters: Mapping[str, nn.Parameter]) -> Iterator[Gr
 
 
 def _gradient(loss: Tensor, parameters: Mapping[str, nn.Parameter], *, keep: bool = False) -> Gradients:
-    found = torch.autograd.grad(loss, list(parameters.values()), retain_graph=keep, allow_unused=True)
+    result = torch.autograd.grad(loss, list(parameters.values()), retain_graph=keep, allow_unused=True)
     return {
         name: torch.zeros_like(parameter, dtype=torch.float32) if gradient is None else gradient.detach().float()
-        for (name, parameter), gradient in zip(parameters.items(), found, strict=True)
+        for (name, parameter), gradient in zip(parameters.items(), result, strict=True)
     }

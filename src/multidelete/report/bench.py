@@ -13,22 +13,22 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from multidelete.errors import InputError
 from multidelete.report.comparison import by_size
 from multidelete.report.page import write_report
-from multidelete.report.runs import Run, Seeds, read_json
 from multidelete.report.tables import (
     NONE,
     Group,
     Spread,
     as_text,
+    comparison_title,
     in_order,
     labels,
-    question_title,
     summary,
     to_csv,
 )
 from multidelete.report.template import fill
+from multidelete.runs.reader import Run, Seeds, read_json
+from multidelete.utils.errors import InputError
 
 GRID_FILE = "bench.json"
 FAILED_FILE = "failed.json"
@@ -37,7 +37,7 @@ PAIR = ("test_score", "forget_auc")  # what a cell of the table shows
 HEADING = "D_Test ↑ / D_f ↓"
 DRAWN = (("wide", 9.0), ("narrow", 4.0))  # how wide a figure is, in inches of 72 points
 
-Question = tuple[Any, ...]
+ComparisonKey = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ class Bench:
         twice = next((folder for folder in known if known.count(folder) > 1), None)
         if twice is not None:
             raise InputError(f"{twice} is given twice: its rows would be counted as two seeds")
-        cells: list[Cell] = []
+        cells: list[CellResult] = []
         notes: list[str] = []
         commands: list[str] = []
         for folder in folders:
-            found, said = read_cells(folder)
-            cells += found
+            result, said = read_cells(folder)
+            cells += result
             notes += said
             commands += command_of(folder)
         check_finished(cells, notes)
@@ -83,7 +83,7 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Cell:
+class CellResult:
     """One cell of a bench or a study.
 
     Args:
@@ -97,19 +97,19 @@ class Cell:
     finished: bool
 
 
-def read_cells(folder: Path) -> tuple[list[Cell], list[str]]:
+def read_cells(folder: Path) -> tuple[list[CellResult], list[str]]:
     """The cells of a bench or a study, and what was left out, what failed and why, and what has not run."""
     content = read_bench(folder / GRID_FILE)
     failed = read_bench(folder / FAILED_FILE) if (folder / FAILED_FILE).is_file() else {}
-    cells: list[Cell] = []
+    cells: list[CellResult] = []
     for cell in content["cells"]:
         place, asked = folder / CELLS / cell["name"], cell["row"]
         finished = (place / "results.json").is_file()
         run = Run.load(place) if finished else Run(place, ({**asked, "metrics": {}, "cost": {}},), {})
         # Of another seed D_f may be larger by a copy; the size that was asked for is the same.
-        rows = tuple({**row, "forget_units": asked["forget_units"]} for row in run.rows)
+        rows = tuple({**row, "forget_examples": asked["forget_examples"]} for row in run.rows)
         rows = rows if finished else tuple({**row, "failed": cell["name"] in failed} for row in rows)
-        cells.append(Cell(str(cell["variant"]), Run(place, rows, run.provenance), finished))
+        cells.append(CellResult(str(cell["variant"]), Run(place, rows, run.provenance), finished))
     notes = [*content["notes"], *(f"failed: {name}: {reason}" for name, reason in failed.items())]
     waiting = sum(not cell.finished and not cell.run.rows[0]["failed"] for cell in cells)
     if waiting:
@@ -117,7 +117,7 @@ def read_cells(folder: Path) -> tuple[list[Cell], list[str]]:
     return cells, notes
 
 
-def check_finished(cells: Sequence[Cell], notes: Sequence[str]) -> None:
+def check_finished(cells: Sequence[CellResult], notes: Sequence[str]) -> None:
     """Refuse to show cells of which none has finished.
 
     Raises:
@@ -161,10 +161,12 @@ def write_bench(bench: Bench, out: Path) -> list[Path]:
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
     pages = []
-    questions = _questions(bench.groups)
-    for question in questions:
-        runs = [run for run in bench.runs if all(run.rows[0][key] == value for key, value in _keyed(question).items())]
-        name = "report.html" if len(questions) == 1 else "report-" + "-".join(map(str, question)) + ".html"
+    comparison_keys = _questions(bench.groups)
+    for comparison_key in comparison_keys:
+        runs = [
+            run for run in bench.runs if all(run.rows[0][key] == value for key, value in _keyed(comparison_key).items())
+        ]
+        name = "report.html" if len(comparison_keys) == 1 else "report-" + "-".join(map(str, comparison_key)) + ".html"
         pages += [write_report(runs, out / name)] if runs else []
     return [*(out / name for name in texts), *pages]
 
@@ -174,25 +176,27 @@ def write_bench(bench: Bench, out: Path) -> list[Path]:
 
 def headings(groups: Sequence[Group]) -> list[str]:
     """The headings that go with :func:`lines`: a column for each question, the average of several tasks, the seeds."""
-    questions = _questions(groups)
-    if len(questions) == 1:
+    comparison_keys = _questions(groups)
+    if len(comparison_keys) == 1:
         return ["Method", HEADING, "Seeds"]
-    differing = [i for i in range(len(questions[0])) if len({question[i] for question in questions}) > 1]
-    columns = [", ".join(f"{q[i]:,} deleted" if i == 3 else str(q[i]) for i in differing) for q in questions]
-    return ["Method", *columns, *(["Average"] if _averaged(questions) else []), "Seeds"]
+    differing = [
+        i for i in range(len(comparison_keys[0])) if len({comparison_key[i] for comparison_key in comparison_keys}) > 1
+    ]
+    columns = [", ".join(f"{q[i]:,} deleted" if i == 3 else str(q[i]) for i in differing) for q in comparison_keys]
+    return ["Method", *columns, *(["Average"] if _averaged(comparison_keys) else []), "Seeds"]
 
 
 def lines(groups: Sequence[Group]) -> list[list[str]]:
     """For each method and scope its label, its ``test score / D_f AUC`` under each question, and how many seeds."""
-    questions = _questions(groups)
-    rows: dict[str, dict[Question, Group]] = {}
+    comparison_keys = _questions(groups)
+    rows: dict[str, dict[ComparisonKey, Group]] = {}
     for name, group in zip(labels(groups), groups, strict=True):
-        rows.setdefault(name, {})[group.question] = group
+        rows.setdefault(name, {})[group.comparison_key] = group
     table = []
-    for name, found in rows.items():
-        counts = sorted({len(group.seeds) for group in found.values()})
-        line = [name, *(_cell(found.get(question), counts[-1]) for question in questions)]
-        line += [_average([group for group in found.values() if group.seeds])] if _averaged(questions) else []
+    for name, result in rows.items():
+        counts = sorted({len(group.seeds) for group in result.values()})
+        line = [name, *(_cell(result.get(comparison_key), counts[-1]) for comparison_key in comparison_keys)]
+        line += [_average([group for group in result.values() if group.seeds])] if _averaged(comparison_keys) else []
         table.append([*line, str(counts[-1])])
     return table
 
@@ -228,17 +232,19 @@ def _average(groups: Sequence[Group]) -> str:
     return " / ".join(shown)
 
 
-def _averaged(questions: Sequence[Question]) -> bool:
+def _averaged(comparison_keys: Sequence[ComparisonKey]) -> bool:
     """Whether an average says something: of several tasks, each once."""
-    return len(questions) > 1 and len({question[0] for question in questions}) == len(questions)
+    return len(comparison_keys) > 1 and len({comparison_key[0] for comparison_key in comparison_keys}) == len(
+        comparison_keys
+    )
 
 
-def _questions(groups: Iterable[Group]) -> list[Question]:
-    return list(dict.fromkeys(group.question for group in groups))
+def _questions(groups: Iterable[Group]) -> list[ComparisonKey]:
+    return list(dict.fromkeys(group.comparison_key for group in groups))
 
 
-def _keyed(question: Question) -> Mapping[str, Any]:
-    return dict(zip(("task", "data", "model", "forget_units"), question, strict=True))
+def _keyed(comparison_key: ComparisonKey) -> Mapping[str, Any]:
+    return dict(zip(("task", "data", "model", "forget_examples"), comparison_key, strict=True))
 
 
 def _in_grid_order(groups: Sequence[Group]) -> list[Group]:
@@ -257,9 +263,9 @@ def _in_grid_order(groups: Sequence[Group]) -> list[Group]:
 
 def title(groups: Sequence[Group]) -> str:
     """What the table is about, in one line."""
-    questions = _questions(groups)
+    comparison_keys = _questions(groups)
     spread = "mean ± standard deviation over seeds" if any(len(group.seeds) > 1 for group in groups) else "one seed"
-    return f"{question_title(questions[0]) if len(questions) == 1 else HEADING}; {spread}"
+    return f"{comparison_title(comparison_keys[0]) if len(comparison_keys) == 1 else HEADING}; {spread}"
 
 
 def to_text(bench: Bench, width: int = 160) -> str:
@@ -323,20 +329,20 @@ def to_html(bench: Bench) -> str:
         lines=lines(bench.groups),
         sizes=[
             (
-                " · ".join(map(str, question)),
+                " · ".join(map(str, comparison_key)),
                 *(Markup(by_size(part, ids=f"{ids}-{i}", width=wide)) for ids, wide in DRAWN),
             )
-            for i, (question, part) in enumerate(_by_size(bench.groups).items())
+            for i, (comparison_key, part) in enumerate(_by_size(bench.groups).items())
         ],
         notes=bench.notes,
     )
 
 
-def _by_size(groups: Sequence[Group]) -> Mapping[Question, list[Group]]:
+def _by_size(groups: Sequence[Group]) -> Mapping[ComparisonKey, list[Group]]:
     """The groups of each task, data and model that were run at several sizes, by these three."""
-    parts: dict[Question, list[Group]] = {}
+    parts: dict[ComparisonKey, list[Group]] = {}
     for group in groups:
-        parts.setdefault(group.question[:-1], []).append(group)
+        parts.setdefault(group.comparison_key[:-1], []).append(group)
     return {key: part for key, part in parts.items() if len(_questions(part)) > 1}
 
 

@@ -23,7 +23,7 @@ from multidelete.report.drawing import (
     Mark,
     colour,
     legend,
-    place_labels,
+    position_labels,
     style,
     to_svg,
 )
@@ -102,7 +102,7 @@ def scatter(groups: Sequence[Group], *, ids: str, width: float = 6.6, height: fl
             figure.set_figheight(height + 0.17 * -(-len(numbers) // columns) + 0.1)
             named = {f"{number} {name}": handle for number, (name, handle) in enumerate(numbers.items(), start=1)}
             legend(figure, named, columns=columns, below=True)
-        place_labels(figure, axes, marks)
+        position_labels(figure, axes, marks)
     points = "; ".join(
         f"{name}: test score {group.metrics['test_score']}, D_f AUC {group.metrics['forget_auc']}"
         for name, group in shown
@@ -217,7 +217,7 @@ def roc_note(model: Scored) -> str:
 
 
 def by_size(groups: Sequence[Group], *, ids: str, width: float = 9.0) -> str:
-    """Test score, forgetting and time against the number of deleted units, a line for each method.
+    """Test score, forgetting and time against the number of deleted examples, a line for each method.
 
     Original, Retrain and MultiDelete are named, others too where they are few.
 
@@ -245,13 +245,13 @@ def by_size(groups: Sequence[Group], *, ids: str, width: float = 9.0) -> str:
             for name, every in lines.items():
                 method = every[0].method
                 variant = seen[method] = seen.get(method, -1) + 1
-                found = [(group.first["forget_units"], group.spread(key)) for group in every]
-                points = sorted((units, spread) for units, spread in found if spread is not None)
+                result = [(group.first["forget_examples"], group.spread(key)) for group in every]
+                points = sorted((examples, spread) for examples, spread in result if spread is not None)
                 named = few or method in NAMED
                 if not points or (method == "original" and key == "update_seconds"):
                     continue
                 drawn = axes.errorbar(
-                    [units for units, _ in points],
+                    [examples for examples, _ in points],
                     [spread.mean for _, spread in points],
                     yerr=[spread.sd or 0.0 for _, spread in points],
                     color=colour(method) if named else OTHERS,
@@ -266,19 +266,19 @@ def by_size(groups: Sequence[Group], *, ids: str, width: float = 9.0) -> str:
                     zorder=3 if named else 2,
                 )
                 handles.setdefault(name if named else "other methods", drawn.lines[0])
-            axes.set_xlabel("units deleted")
+            axes.set_xlabel("examples deleted")
             axes.set_ylabel(title)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.grid(True, axis="y")
         panels[-1].set_ylim(bottom=0)
         legend(figure, handles, columns=2 if narrow else 6)
     read = "; ".join(
-        f"{name}, {group.first['forget_units']:,} deleted: "
+        f"{name}, {group.first['forget_examples']:,} deleted: "
         + ", ".join(f"{key.replace('_', ' ')} {group.spread(key) or NONE}" for key in titles)
         for name, every in lines.items()
         for group in every
     )
-    return to_svg(figure, ids, f"Scores, forgetting and time by number of deleted units. {read}.")
+    return to_svg(figure, ids, f"Scores, forgetting and time by number of deleted examples. {read}.")
 
 
 # --- costs ----------------------------------------------------------------------------------------
@@ -332,9 +332,9 @@ def cost_bars(groups: Sequence[Group], *, ids: str, width: float = 6.6) -> str:
         axes.set_ylim(len(shown) - 0.6, -0.85)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-        size, unit = next((s, u) for s, u in ((3600, "h"), (60, "min"), (1, "s")) if longest >= 3 * s or s == 1)
+        size, example = next((s, u) for s, u in ((3600, "h"), (60, "min"), (1, "s")) if longest >= 3 * s or s == 1)
         ticks = list(MaxNLocator(5).tick_values(0, 1.16 * longest / size))
-        axes.set_xticks([size * tick for tick in ticks], [f"{tick:g} {unit}" for tick in ticks])
+        axes.set_xticks([size * tick for tick in ticks], [f"{tick:g} {example}" for tick in ticks])
         axes.set_xlim(0, 1.16 * longest or 1.0)
         axes.grid(True, axis="x")
     times = "; ".join(

@@ -11,14 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from multidelete.data.files import write_file
-from multidelete.errors import InputError
-from multidelete.report import verdict
-from multidelete.report.runs import Run, read_json
+from multidelete.judgement import verdict
+from multidelete.judgement.verdict import Finding
 from multidelete.report.tables import BASELINES, NONE, Group, label, percent, reference, signed
 from multidelete.report.template import fill
-from multidelete.report.verdict import Finding
-from multidelete.seal import digest_of
+from multidelete.runs.reader import Run, read_json
+from multidelete.runs.seal import digest_of
+from multidelete.utils.errors import InputError
+from multidelete.utils.files import write_file
 
 DELETION_FILE = "deletion.json"
 DELETION_PAGE = "deletion.html"
@@ -163,7 +163,7 @@ def record(run: Run, ids: Sequence[str], earlier: Sequence[str] = ()) -> dict[st
 
     Args:
         run: Its results.
-        ids: Of the deleted units, in the order of the request.
+        ids: Of the deleted examples, in the order of the request.
         earlier: Of those that requests before this one have deleted, with which they are judged.
     """
     told = run.provenance
@@ -234,10 +234,10 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: It is damaged, or of another version.
     """
-    found = read_json(folder / DELETION_FILE)
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+    result = read_json(folder / DELETION_FILE)
+    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
         raise InputError(f'{folder / DELETION_FILE}: expected the record of a deletion with "schema": {SCHEMA}')
-    return found
+    return result
 
 
 def write_deletion(folder: Path) -> Path | None:
@@ -249,19 +249,19 @@ def write_deletion(folder: Path) -> Path | None:
     return page
 
 
-def render(found: dict[str, Any], digest: str | None) -> str:
+def render(result: dict[str, Any], digest: str | None) -> str:
     """The page of a record.
 
     Args:
-        found: What :func:`record` made.
+        result: What :func:`record` made.
         digest: Of the seal of its run, where that is there.
     """
     return fill(
         "deletion.html.j2",
         {"moment": _moment, "number": lambda value: NONE if value is None else signed(value)},
-        **found,
+        **result,
         digest=digest,
-        shown=_shown(found["deleted"]["ids"]),
+        shown=_shown(result["deleted"]["ids"]),
         names=NUMBERS,
         scopes=SCOPES,
     )
@@ -271,20 +271,20 @@ def _forgetting(after: Group, before: Group | None, anew: Group | None) -> Findi
     """The verdict in plain words."""
     if _is_anew(after):
         return ANEW
-    found = verdict.forgetting(after, before, anew)
+    result = verdict.forgetting(after, before, anew)
     missing = NOTHING_TO_COMPARE if anew is None else LITTLE_TO_FORGET
-    return Finding(found.tone, *FORGETTING.get(found.answer, missing))
+    return Finding(result.tone, *FORGETTING.get(result.answer, missing))
 
 
 def _membership(after: Group, before: Group | None, anew: Group | None) -> Finding:
     """The verdict on attacks in plain words, and behind them the numbers of the attack that tells most."""
     if _is_anew(after):
         return ANEW_MEMBERSHIP
-    found = verdict.membership(after, before, anew)
-    if found is None:
+    result = verdict.membership(after, before, anew)
+    if result is None:
         return NOT_TESTED
-    answer, words = MEMBERSHIP[found.answer]
-    return Finding(found.tone, answer, f"{words} ({found.evidence.rstrip('.')})" if "AUC" in found.evidence else words)
+    answer, words = MEMBERSHIP[result.answer]
+    return Finding(result.tone, answer, f"{words} ({result.details.rstrip('.')})" if "AUC" in result.details else words)
 
 
 def _is_anew(group: Group) -> bool:

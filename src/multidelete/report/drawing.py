@@ -43,7 +43,7 @@ SUBSCRIPTED = {
 GUIDE = 1  # layer of the lines that labels keep clear of
 
 STYLE = {
-    "figure.dpi": 72,  # one pixel is one point, the unit of the SVG
+    "figure.dpi": 72,  # one pixel is one point, the example of the SVG
     "svg.fonttype": "none",
     "svg.hashsalt": "multidelete",
     "font.family": "DejaVu Sans",  # wider than the system fonts that replace it, so nothing gets tighter
@@ -129,7 +129,7 @@ class Mark:
     y_reach: float
 
 
-def place_labels(figure: Figure, axes: Axes, marks: Sequence[Mark]) -> None:
+def position_labels(figure: Figure, axes: Axes, marks: Sequence[Mark]) -> None:
     """Writes each label at the free place nearest to its point, with a thin line where that is far."""
     figure.draw_without_rendering()
     frame = axes.get_window_extent()

@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from multidelete.report.drawing import INK, SUBSCRIPTED, colour, legend, style, to_svg
-from multidelete.report.runs import History
+from multidelete.runs.reader import RowHistory
 
 TERM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
@@ -109,14 +109,14 @@ def _probability_ticks(axes: Axes) -> None:
 MOST_POINTS = 400
 
 
-def loss_curves(history: History, *, ids: str, title: str) -> str:
+def loss_curves(history: RowHistory, *, ids: str, title: str) -> str:
     """The terms of one row's loss over its steps, and what validation said of the checkpoints.
 
     The axis is logarithmic where every term is positive. Triangles mark the steps at which a checkpoint was
     evaluated; the filled one is the checkpoint that was kept.
     """
-    steps_checked = sorted(history.valid)
-    validated = any({"utility", "forget_auc"} & history.valid[step].keys() for step in steps_checked)
+    steps_checked = sorted(history.validation)
+    validated = any({"utility", "forget_auc"} & history.validation[step].keys() for step in steps_checked)
     # A term that is zero throughout (UKR where only the fusion trains) has no place on a logarithmic axis.
     silent = [term for term, curve in history.losses.items() if not any(curve.values())]
     terms = [term for term in history.losses if term not in (*silent, "total")]
@@ -171,7 +171,7 @@ def loss_curves(history: History, *, ids: str, title: str) -> str:
     return to_svg(figure, ids, f"{title}.{zero}{kept}")
 
 
-def _validation(figure: Figure, above: Axes, history: History) -> Axes:
+def _validation(figure: Figure, above: Axes, history: RowHistory) -> Axes:
     """Draws what validation said under the losses, over the same steps."""
     axes = figure.add_subplot(3, 1, 3, sharex=above)
     above.tick_params(labelbottom=False)
@@ -179,12 +179,12 @@ def _validation(figure: Figure, above: Axes, history: History) -> Axes:
         ("utility", "utility", INK, "o"),
         ("forget_auc", f"{SUBSCRIPTED['forget']} AUC", "#AA3377", "s"),
     ):
-        steps = [step for step in sorted(history.valid) if term in history.valid[step]]
-        values = [history.valid[step][term] for step in steps]
+        steps = [step for step in sorted(history.validation) if term in history.validation[step]]
+        values = [history.validation[step][term] for step in steps]
         if steps:
             axes.plot(steps, values, color=ink, marker=marker, markersize=3, linewidth=1, label=name)
     axes.grid(True, axis="y")
-    axes.set_ylabel("valid")
+    axes.set_ylabel("validation")
     axes.yaxis.set_major_locator(MaxNLocator(3))
     axes.margins(y=0.15)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 0.94), ncols=2, handlelength=1.2, borderpad=0)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from multidelete.report import study_figures
-from multidelete.report.study import AUC, GAP, SCORE, TEST_AUC, WEIGHTS, Found, Line, fitted
+from multidelete.report.study import AUC, GAP, SCORE, TEST_AUC, WEIGHTS, Line, StudyResult, fitted
 from multidelete.report.tables import NONE, SYMBOLS, Spread, duration, percent, signed
 
 ATTACK = "attack_loss_auc"
@@ -31,33 +31,35 @@ class View:
     title: str
     question: str
     caption: str
-    figure: Callable[[Found, str, float], str]
-    findings: Callable[[Found], Iterator[str]]
-    facts: Callable[[Found], Mapping[str, Any]] = lambda found: {}
+    figure: Callable[[StudyResult, str, float], str]
+    findings: Callable[[StudyResult], Iterator[str]]
+    facts: Callable[[StudyResult], Mapping[str, Any]] = lambda result: {}
 
-    def sentences(self, found: Found) -> list[str]:
+    def sentences(self, result: StudyResult) -> list[str]:
         """What was found; so far, where cells have not run."""
-        return list(self.findings(found)) or ["Too few cells have finished to say anything."]
+        return list(self.findings(result)) or ["Too few cells have finished to say anything."]
 
 
-def _ablation(found: Found) -> Iterator[str]:
-    full = found.line("full")
+def _ablation(result: StudyResult) -> Iterator[str]:
+    full = result.line("full")
     if full is None:
         return
-    yield f"Whole, it reaches {_pair(full)}{_beside(found, (SCORE, AUC))}."
-    for line in found.done:
+    yield f"Whole, it reaches {_pair(full)}{_beside(result, (SCORE, AUC))}."
+    for line in result.done:
         if line is not full:
             apart = " and ".join(_signed(_paired(line, full, key)) for key in (SCORE, AUC))
             yield f"Without {line.label.removeprefix('− ')} it reaches {_pair(line)} ({apart})."
 
 
-def _scopes(found: Found) -> Iterator[str]:
-    whole, fusion = (next((line for line in found.done if line.variant.endswith(s)), None) for s in ("-all", "-fusion"))
+def _scopes(result: StudyResult) -> Iterator[str]:
+    whole, fusion = (
+        next((line for line in result.done if line.variant.endswith(s)), None) for s in ("-all", "-fusion")
+    )
     if whole is None or fusion is None:
         return
     yield (
         f"With all parameters it reaches {_pair(whole)}; with the fusion only {_pair(fusion)}"
-        f"{_beside(found, (SCORE, AUC))}."
+        f"{_beside(result, (SCORE, AUC))}."
     )
     all_seconds, seconds = (line.mean("update_seconds") for line in (whole, fusion))
     if all_seconds and seconds:
@@ -75,40 +77,41 @@ def _scopes(found: Found) -> Iterator[str]:
             )
 
 
-def _sizes(found: Found) -> Iterator[str]:
-    fit, first, last = fitted(found), found.done[0], found.done[-1]
+def _sizes(result: StudyResult) -> Iterator[str]:
+    fit, first, last = fitted(result), result.done[0], result.done[-1]
     if fit is not None:
         how = "grows as a line with" if fit.r_squared >= LINEAR else "does not grow as a line with"
         yield (
-            f"Update time {how} the number of deleted units: {1000 * fit.slope:.3g} ms for each more, "
+            f"Update time {how} the number of deleted examples: {1000 * fit.slope:.3g} ms for each more, "
             f"R² = {fit.r_squared:.3f} over {fit.n} cells."
         )
-    retrain = found.retrain(last.units)
+    retrain = result.retrain(last.examples)
     own, whole = last.mean("update_seconds"), retrain.mean("update_seconds") if retrain else None
     if own and whole:
         yield (
-            f"Deleting {last.units:,} units takes {percent(own / whole)} of Retrain's time "
+            f"Deleting {last.examples:,} examples takes {percent(own / whole)} of Retrain's time "
             f"({duration(own)} of {duration(whole)})."
         )
     if first is not last:
         yield (
-            f"From {first.units:,} to {last.units:,} deleted units the test score goes from {first.said(SCORE)} to "
-            f"{last.said(SCORE)} and D_f vs test AUC from {first.said(TEST_AUC)} to {last.said(TEST_AUC)}"
-            f"{_beside(found, (SCORE, TEST_AUC), last.units)}."
+            f"From {first.examples:,} to {last.examples:,} deleted examples "
+            f"the test score goes from {first.said(SCORE)} "
+            f"to {last.said(SCORE)} and D_f vs test AUC from {first.said(TEST_AUC)} to {last.said(TEST_AUC)}"
+            f"{_beside(result, (SCORE, TEST_AUC), last.examples)}."
         )
 
 
-def _size_facts(found: Found) -> Mapping[str, Any]:
-    fit = fitted(found)
+def _size_facts(result: StudyResult) -> Mapping[str, Any]:
+    fit = fitted(result)
     if fit is None:
         return {}
-    return {"fit": {"seconds_per_unit": fit.slope, "seconds": fit.intercept, "r_squared": fit.r_squared, "n": fit.n}}
+    return {"fit": {"seconds_per_example": fit.slope, "seconds": fit.intercept, "r_squared": fit.r_squared, "n": fit.n}}
 
 
-def _sensitivity(found: Found) -> Iterator[str]:
+def _sensitivity(result: StudyResult) -> Iterator[str]:
     swings: dict[str, dict[str, float]] = {SCORE: {}, AUC: {}}
     for weight in WEIGHTS:
-        points = study_figures.weighted(found, weight)
+        points = study_figures.weighted(result, weight)
         if len(points) < 2:
             continue
         ranges = []
@@ -128,18 +131,19 @@ def _sensitivity(found: Found) -> Iterator[str]:
         )
 
 
-def _sequential(found: Found) -> Iterator[str]:
-    steps = [line for line in found.done if line.variant.startswith("step")]
-    at_once = found.line("at-once")
+def _sequential(result: StudyResult) -> Iterator[str]:
+    steps = [line for line in result.done if line.variant.startswith("step")]
+    at_once = result.line("at-once")
     if not steps or at_once is None:
         return
     last = steps[-1]
     yield (
-        f"After {len(steps)} requests one after another ({last.units:,} units) the test score is {last.said(SCORE)} "
-        f"and D_f vs test AUC {last.said(TEST_AUC)}; after all {at_once.units:,} at once {at_once.said(SCORE)} and "
-        f"{at_once.said(TEST_AUC)}{_beside(found, (SCORE, TEST_AUC))}."
+        f"After {len(steps)} requests one after another ({last.examples:,} examples) the test score is "
+        f"{last.said(SCORE)} and D_f vs test AUC {last.said(TEST_AUC)}; "
+        f"after all {at_once.examples:,} at once {at_once.said(SCORE)} and "
+        f"{at_once.said(TEST_AUC)}{_beside(result, (SCORE, TEST_AUC))}."
     )
-    if last.units == at_once.units:
+    if last.examples == at_once.examples:
         score, auc = (_signed(_paired(last, at_once, key)) for key in (SCORE, TEST_AUC))
         yield f"Against all at once, of the same seed, that is {score} in test score and {auc} in D_f vs test AUC."
     times = [line.mean("update_seconds") or 0.0 for line in steps]
@@ -148,18 +152,18 @@ def _sequential(found: Found) -> Iterator[str]:
         yield f"Together the requests take {duration(sum(times))} of updates, all at once {duration(whole)}."
 
 
-def _stop(found: Found) -> Iterator[str]:
-    lowest, unseen = found.line("lowest"), found.line("unseen")
+def _stop(result: StudyResult) -> Iterator[str]:
+    lowest, unseen = result.line("lowest"), result.line("unseen")
     if lowest is None or unseen is None:
         return
     yield (
         f"As low as possible, D_f vs test AUC ends at {lowest.said(TEST_AUC)}; stopped where deleted pairs look "
-        f"unseen, at {unseen.said(TEST_AUC)}{_beside(found, (TEST_AUC,))}."
+        f"unseen, at {unseen.said(TEST_AUC)}{_beside(result, (TEST_AUC,))}."
     )
     if lowest.spread(ATTACK) and unseen.spread(ATTACK):
         yield (
             f"The loss attack tells deleted from test pairs with an AUC of {lowest.said(ATTACK)} and "
-            f"{unseen.said(ATTACK)}{_beside(found, (ATTACK,))}."
+            f"{unseen.said(ATTACK)}{_beside(result, (ATTACK,))}."
         )
     far, near = lowest.mean(GAP), unseen.mean(GAP)
     if far is not None and near is not None:
@@ -183,9 +187,9 @@ def _last_step(line: Line) -> float:
 # -- parts of sentences ---------------------------------------------------------------------------------------------
 
 
-def _beside(found: Found, keys: tuple[str, ...], units: int | None = None) -> str:
+def _beside(result: StudyResult, keys: tuple[str, ...], examples: int | None = None) -> str:
     """Retrain's numbers in parentheses, where there are some."""
-    retrain = found.retrain(units)
+    retrain = result.retrain(examples)
     if retrain is None or not all(retrain.spread(key) for key in keys):
         return ""
     return f" (Retrain: {' and '.join(retrain.said(key) for key in keys)})"
@@ -230,8 +234,8 @@ VIEWS: dict[str, View] = {
         _scopes,
     ),
     "sizes": View(
-        "From few to many deleted units",
-        "How do quality and time change with the number of deleted units?",
+        "From few to many deleted examples",
+        "How do quality and time change with the number of deleted examples?",
         "A point for each size, with one standard deviation over seeds; the line is the least-squares fit over all "
         "cells. Update time is the time of parameter updates alone.",
         study_figures.by_size,

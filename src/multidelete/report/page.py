@@ -17,12 +17,13 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from multidelete.errors import InputError
-from multidelete.report import comparison, drawing, figures, tables, verdict
-from multidelete.report.runs import Run, Scores, Seeds, numbers
-from multidelete.report.sections import attacks, beside_retrain, probes
+from multidelete.judgement import verdict
+from multidelete.report import comparison, drawing, figures, tables
+from multidelete.report.sections import attacks, differences_to_retrain, probes
 from multidelete.report.tables import Group
 from multidelete.report.template import fill, sets
+from multidelete.runs.reader import Run, Scores, Seeds, numbers
+from multidelete.utils.errors import InputError
 
 MOST_CARDS = 12  # pictures per split; more would make the page heavy without showing more
 MOST_PIXELS = 256  # longest side of an embedded picture
@@ -40,7 +41,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Caption:
-    """A text of a unit, and its s(x) as a probability by the index of the row that gives it."""
+    """A text of an example, and its s(x) as a probability by the index of the row that gives it."""
 
     text: str
     probability: Mapping[int, float]
@@ -48,9 +49,9 @@ class Caption:
 
 @dataclass(frozen=True)
 class Card:
-    """A unit of the gallery: its picture as a data URI (or nothing) and its captions."""
+    """An example of the gallery: its picture as a data URI (or nothing) and its captions."""
 
-    unit: str
+    example: str
     picture: str
     captions: Sequence[Caption]
 
@@ -102,7 +103,7 @@ def render(runs: Sequence[Run]) -> str:
         cost_wide=Markup(comparison.cost_bars(groups, ids="cost-wide")),
         cost_narrow=Markup(comparison.cost_bars(groups, ids="cost-narrow", width=4.0)),
         memory=_memory(groups),
-        differences=beside_retrain(groups),
+        differences=differences_to_retrain(groups),
         attacks=attacks(groups),
         probes=probes(groups),
         settings=list(zip(tables.labels(groups), groups, strict=True)),
@@ -125,9 +126,9 @@ def comparable(runs: Sequence[Run]) -> list[Group]:
         if folders.count(folder) > 1:
             raise InputError(f"{folder} is given twice: its rows would be counted as two seeds")
     groups = tables.summary(runs)
-    questions = list(dict.fromkeys(group.question for group in groups))
-    if len(questions) > 1:
-        titles = " | ".join(map(tables.question_title, questions))
+    comparison_keys = list(dict.fromkeys(group.comparison_key for group in groups))
+    if len(comparison_keys) > 1:
+        titles = " | ".join(map(tables.comparison_title, comparison_keys))
         raise InputError(f"a report compares rows of one task, data, model and size of D_f; these are of {titles}")
     return groups
 
@@ -150,7 +151,7 @@ def _gallery(runs: Sequence[Run]) -> dict[str, Any] | None:
         if mine:
             cards = [_card(run, entry, stored[split]) for entry in mine[:MOST_CARDS]]
             parts.append({"title": title, "split": split, "cards": cards, "total": len(mine)})
-    scored = {i for part in stored.values() for i, found in part.items() if found}
+    scored = {i for part in stored.values() for i, result in part.items() if result}
     switch = [i for i, method in enumerate(methods) if method not in tables.BASELINES and i in scored]
     return {
         "parts": parts,
@@ -169,19 +170,19 @@ def _lookup(scores: Scores | None) -> dict[tuple[str, int], float]:
     if scores is None:
         return {}
     return {
-        (str(unit), int(text)): 0.5 * (1 + math.tanh(logit / 2))
-        for unit, text, logit in zip(scores.unit, scores.text, scores.score, strict=True)
+        (str(example), int(text)): 0.5 * (1 + math.tanh(logit / 2))
+        for example, text, logit in zip(scores.example, scores.text, scores.score, strict=True)
     }
 
 
 def _card(run: Run, entry: Mapping[str, Any], stored: Mapping[int, Mapping[tuple[str, int], float]]) -> Card:
-    unit = str(entry["unit"])
+    example = str(entry["example"])
     captions = [
-        Caption(str(text), {i: found[unit, k] for i, found in stored.items() if (unit, k) in found})
+        Caption(str(text), {i: result[example, k] for i, result in stored.items() if (example, k) in result})
         for k, text in enumerate(entry.get("texts") or [])
     ]
     picture = run.folder / str(entry["image"]) if entry.get("image") else None
-    return Card(unit, _embedded(picture) if picture and picture.is_file() else "", captions)
+    return Card(example, _embedded(picture) if picture and picture.is_file() else "", captions)
 
 
 def _embedded(path: Path) -> str:
@@ -233,7 +234,7 @@ def scored(runs: Sequence[Run], groups: Sequence[Group]) -> list[comparison.Scor
 def _histograms(runs: Sequence[Run]) -> list[Panel]:
     """A histogram for each row of the first run that kept its scores."""
     for run in runs:
-        found: dict[int, dict[str, NDArray[np.float64]]] = {}
+        result: dict[int, dict[str, NDArray[np.float64]]] = {}
         for index in range(len(run.rows)):
             logits: dict[str, NDArray[np.float64]] = {}
             for split in ("forget", "retain", "test"):
@@ -241,10 +242,10 @@ def _histograms(runs: Sequence[Run]) -> list[Panel]:
                 if scores is not None:
                     logits[split] = scores.score[~np.isnan(scores.score)]
             if any(map(len, logits.values())):
-                found[index] = logits
-        if found:
-            bins = figures.common_bins([one for logits in found.values() for one in logits.values()])
-            return [_histogram(run, index, logits, bins) for index, logits in found.items()]
+                result[index] = logits
+        if result:
+            bins = figures.common_bins([one for logits in result.values() for one in logits.values()])
+            return [_histogram(run, index, logits, bins) for index, logits in result.items()]
     return []
 
 

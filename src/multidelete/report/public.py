@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from multidelete.data.files import write_file
-from multidelete.report import comparison, verdict
+from multidelete.judgement import verdict
+from multidelete.report import comparison
 from multidelete.report.findings import VIEWS
 from multidelete.report.page import comparable, scored
-from multidelete.report.runs import Run
-from multidelete.report.sections import Section, attacks, beside_retrain, probes
+from multidelete.report.sections import Section, attacks, differences_to_retrain, probes
 from multidelete.report.studies import WIDE, headings, table, to_csv
-from multidelete.report.study import Found
-from multidelete.report.tables import TIMES, cells, markdown, question_title
+from multidelete.report.study import StudyResult
+from multidelete.report.tables import TIMES, cells, comparison_title, markdown
 from multidelete.report.tables import headings as main_headings
 from multidelete.report.tables import to_csv as groups_to_csv
+from multidelete.runs.reader import Run
+from multidelete.utils.files import write_file
 
 TEXT_FILE = "README.md"  # what hosts of repositories show of a folder
 
@@ -39,7 +40,7 @@ def write_public(runs: Sequence[Run], out: Path, notes: Iterable[str] = (), comm
         figures["roc.svg"] = comparison.roc(models, ids="roc")
     seeds = sorted({seed for group in groups for seed in group.seeds})
     parts = [
-        f"# {question_title(groups[0].question)}",
+        f"# {comparison_title(groups[0].comparison_key)}",
         (f"Seeds {', '.join(map(str, seeds))}; mean ± standard deviation" if len(seeds) > 1 else f"Seed {seeds[0]}")
         + f". Scores and AUCs in points, 0-100. {TIMES}",
         verdict.lead(groups),
@@ -48,11 +49,11 @@ def write_public(runs: Sequence[Run], out: Path, notes: Iterable[str] = (), comm
         "![Test score against D_f AUC](scatter.svg)",
         *_section("Which attacks tell deleted pairs from unseen ones?", attacks(groups)),
         *(["![ROC curves of deleted against test pairs](roc.svg)"] if models else []),
-        *_section("Beside Retrain, seed by seed (mean difference, 95 % interval)", beside_retrain(groups)),
+        *_section("Beside Retrain, seed by seed (mean difference, 95 % interval)", differences_to_retrain(groups)),
         *_section("What is still known of each modality alone (linear probes)", probes(groups)),
         "## Verdicts",
         "\n".join(
-            f"- **{each.label}.** " + " ".join(f"{finding.answer}: {finding.evidence}" for finding in each.findings)
+            f"- **{each.label}.** " + " ".join(f"{finding.answer}: {finding.details}" for finding in each.findings)
             for each in verdict.verdicts(groups)
         ),
         verdict.THRESHOLDS,
@@ -65,20 +66,20 @@ def write_public(runs: Sequence[Run], out: Path, notes: Iterable[str] = (), comm
     return _write(out, parts, figures | {"table.csv": groups_to_csv(groups)})
 
 
-def write_public_study(found: Found, out: Path) -> list[Path]:
+def write_public_study(result: StudyResult, out: Path) -> list[Path]:
     """Publish a study."""
-    view = VIEWS[found.name]
+    view = VIEWS[result.name]
     parts = [
         f"# {view.title}",
         view.question,
-        "\n".join(f"- {sentence}" for sentence in (*view.sentences(found), *found.notes)),
+        "\n".join(f"- {sentence}" for sentence in (*view.sentences(result), *result.notes)),
         f"![{view.title}](figure.svg)",
-        markdown(headings(found), table(found)),
+        markdown(headings(result), table(result)),
         "## Made by",
-        _code(found.commands),
-        *_versions([run for line in (*found.references, *found.lines) for run in line.runs]),
+        _code(result.commands),
+        *_versions([run for line in (*result.references, *result.lines) for run in line.runs]),
     ]
-    return _write(out, parts, {"figure.svg": view.figure(found, "figure", WIDE), "table.csv": to_csv(found)})
+    return _write(out, parts, {"figure.svg": view.figure(result, "figure", WIDE), "table.csv": to_csv(result)})
 
 
 def _section(title: str, section: Section) -> list[str]:
@@ -94,9 +95,9 @@ def _versions(runs: Sequence[Run]) -> list[str]:
     """The versions that made the runs, and the data that they read."""
     facts = [run.provenance for run in runs if run.provenance]
     commits = sorted({str(each["commit"])[:12] for each in facts if each.get("commit")})
-    made = sorted({f"multidelete {each['version']}" for each in facts if each.get("version")})
+    result = sorted({f"multidelete {each['version']}" for each in facts if each.get("version")})
     data = sorted({f"data {str(each['data_hash'])[:12]}" for each in facts if each.get("data_hash")})
-    told = [*made, *(["commit " + ", ".join(commits)] if commits else []), *data]
+    told = [*result, *(["commit " + ", ".join(commits)] if commits else []), *data]
     return ["; ".join(told) + "."] if told else []
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multidelete.report.differences import Difference
 from multidelete.report.tables import NONE, Group, differences, labels, signed
+from multidelete.runs.differences import Difference
 
 Lines = list[tuple[Group, list[str]]]
 Section = tuple[list[str], Lines]
@@ -34,22 +34,22 @@ ATTACKS = {
 STRICT = ("loss", "lira", "rmia", "u_lira")  # whose true-positive rate at 1 % false positives is shown
 
 
-def beside_retrain(groups: Sequence[Group]) -> Section:
+def differences_to_retrain(groups: Sequence[Group]) -> Section:
     """Each group's mean differences to Retrain with their intervals, and of how many pairs; none where all have one."""
     lines: Lines = []
     for name, group in zip(labels(groups), groups, strict=True):
-        found = differences(group, groups)
-        shown = [found[key] for key in COMPARED.values() if key in found]
+        result = differences(group, groups)
+        shown = [result[key] for key in COMPARED.values() if key in result]
         if shown and max(each.n for each in shown) > 1:
-            texts = [_difference(found.get(key)) for key in COMPARED.values()]
+            texts = [_difference(result.get(key)) for key in COMPARED.values()]
             lines.append((group, [name, *texts, str(max(each.n for each in shown))]))
     return ["Method", *COMPARED, "n"], lines
 
 
-def _difference(found: Difference | None) -> str:
-    if found is None:
+def _difference(result: Difference | None) -> str:
+    if result is None:
         return NONE
-    mean, *ends = (signed(each, plus=True) for each in (found.mean, found.low, found.high) if each is not None)
+    mean, *ends = (signed(each, plus=True) for each in (result.mean, result.low, result.high) if each is not None)
     return f"{mean} [{', '.join(ends)}]" if ends else mean
 
 
@@ -79,8 +79,8 @@ def probes(groups: Sequence[Group]) -> Section:
     for name, group in zip(labels(groups), groups, strict=True):
         texts, beside = [name], differences(group, groups, "original")
         for key in (f"probe_{modality}" for modality in probed):
-            found = [group.metrics.get(each) for each in (key, f"{key}_refitted")]
-            unchanged, refitted = (NONE if each is None else str(each) for each in found)
+            result = [group.metrics.get(each) for each in (key, f"{key}_refitted")]
+            unchanged, refitted = (NONE if each is None else str(each) for each in result)
             lost = signed(beside[key].mean, plus=True) if key in beside else NONE
             texts += [unchanged, lost, refitted]
         lines.append((group, [*texts, str(len(group.rows))]))

@@ -14,11 +14,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from multidelete.data.files import write_file
 from multidelete.report.findings import VIEWS
-from multidelete.report.study import Found, Line
+from multidelete.report.study import Line, StudyResult
 from multidelete.report.tables import Group, as_text, columns
 from multidelete.report.template import fill
+from multidelete.utils.files import write_file
 
 WIDE, NARROW = 7.4, 4.0  # inches of 72 points
 
@@ -26,14 +26,14 @@ WIDE, NARROW = 7.4, 4.0  # inches of 72 points
 MORE = {"Loss attack AUC (≈ Retrain)": "attack_loss_auc"}
 
 
-def write_study(found: Found, out: Path) -> list[Path]:
+def write_study(result: StudyResult, out: Path) -> list[Path]:
     """Write the page, the figure alone, and the numbers as CSV and JSON."""
     out.mkdir(parents=True, exist_ok=True)
     texts = {
-        "study.json": to_json(found),
-        "study.csv": to_csv(found),
-        "study.html": to_html(found),
-        "figure.svg": VIEWS[found.name].figure(found, "figure", WIDE) + "\n",
+        "study.json": to_json(result),
+        "study.csv": to_csv(result),
+        "study.html": to_html(result),
+        "figure.svg": VIEWS[result.name].figure(result, "figure", WIDE) + "\n",
     }
     for name, text in texts.items():
         write_file(out / name, text)
@@ -43,101 +43,101 @@ def write_study(found: Found, out: Path) -> list[Path]:
 # -- the table ------------------------------------------------------------------------------------------------------
 
 
-def headings(found: Found) -> list[str]:
+def headings(result: StudyResult) -> list[str]:
     """The headings that go with :func:`table`."""
     return [
         "Variant",
         "Deleted",
         "n",
-        *_columns(found),
-        *(title for title, key in MORE.items() if _measured(found, key)),
+        *_columns(result),
+        *(title for title, key in MORE.items() if _measured(result, key)),
     ]
 
 
-def table(found: Found) -> list[list[str]]:
-    """A line for each reference and variant: its label, how many units were deleted, how many seeds, its numbers."""
+def table(result: StudyResult) -> list[list[str]]:
+    """A line for each reference and variant: its label, how many examples were deleted, how many seeds, its numbers."""
     lines = []
-    for line in _shown(found):
-        retrain = found.retrain(line.units)
+    for line in _shown(result):
+        retrain = result.retrain(line.examples)
         group = retrain.group if retrain else None
-        cells = [column(line.group, group) for column in _columns(found).values()]
-        cells += [line.said(key) for key in MORE.values() if _measured(found, key)]
-        lines.append([line.label, f"{line.units:,}", str(len(line.group.seeds)), *cells])
+        cells = [column(line.group, group) for column in _columns(result).values()]
+        cells += [line.said(key) for key in MORE.values() if _measured(result, key)]
+        lines.append([line.label, f"{line.examples:,}", str(len(line.group.seeds)), *cells])
     return lines
 
 
-def _columns(found: Found) -> dict[str, Callable[[Group, Group | None], str]]:
-    return columns([line.group for line in _shown(found)])
+def _columns(result: StudyResult) -> dict[str, Callable[[Group, Group | None], str]]:
+    return columns([line.group for line in _shown(result)])
 
 
-def _shown(found: Found) -> list[Line]:
+def _shown(result: StudyResult) -> list[Line]:
     """References and variants."""
-    return [*found.references, *found.lines]
+    return [*result.references, *result.lines]
 
 
-def _measured(found: Found, key: str) -> bool:
-    return any(line.spread(key) for line in found.done)
+def _measured(result: StudyResult, key: str) -> bool:
+    return any(line.spread(key) for line in result.done)
 
 
-def to_text(found: Found, width: int = 160) -> str:
+def to_text(result: StudyResult, width: int = 160) -> str:
     """The study for a terminal: what it asks, the table, what was found."""
     drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
-    for index, heading in enumerate(headings(found)):
+    for index, heading in enumerate(headings(result)):
         drawn.add_column(heading, justify="right" if index else "left", no_wrap=not index)
-    for line in table(found):
+    for line in table(result):
         drawn.add_row(*map(Text, line))
     text = "\n".join(line.rstrip() for line in as_text(drawn, width).splitlines())
-    view = VIEWS[found.name]
-    return "\n".join([view.title, view.question, "", text, "", *view.sentences(found), *found.notes, ""])
+    view = VIEWS[result.name]
+    return "\n".join([view.title, view.question, "", text, "", *view.sentences(result), *result.notes, ""])
 
 
-def to_csv(found: Found) -> str:
+def to_csv(result: StudyResult) -> str:
     """The study as CSV: every metric and cost as ``_mean``, ``_sd`` (empty for one seed) and ``_n``."""
-    lines = _shown(found)
+    lines = _shown(result)
     keys = list(dict.fromkeys(key for line in lines for key in (*line.group.metrics, *line.group.cost)))
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     numbered = [f"{key}_{part}" for key in keys for part in ("mean", "sd", "n")]
-    writer.writerow(["variant", "label", "forget_units", "settings", "seeds", *numbered])
+    writer.writerow(["variant", "label", "forget_examples", "settings", "seeds", *numbered])
     for line in lines:
         settings = json.dumps(line.group.first["settings"], sort_keys=True)
-        values: list[Any] = [line.variant, line.label, line.units, settings, " ".join(map(str, line.group.seeds))]
+        values: list[Any] = [line.variant, line.label, line.examples, settings, " ".join(map(str, line.group.seeds))]
         for spread in map(line.spread, keys):
             values += ["", "", 0] if spread is None else [spread.mean, "" if spread.sd is None else spread.sd, spread.n]
         writer.writerow(values)
     return file.getvalue()
 
 
-def to_json(found: Found) -> str:
+def to_json(result: StudyResult) -> str:
     """The study as JSON: its rows, and what was computed from them."""
-    view = VIEWS[found.name]
+    view = VIEWS[result.name]
     content = {
         "schema": 1,
-        "study": found.name,
+        "study": result.name,
         "question": view.question,
-        "findings": list(view.sentences(found)),
-        "facts": view.facts(found),
+        "findings": list(view.sentences(result)),
+        "facts": view.facts(result),
         "variants": [
             {"variant": line.variant, "label": line.label, "rows": [row for row in line.group.rows if row["metrics"]]}
-            for line in _shown(found)
+            for line in _shown(result)
         ],
-        "notes": found.notes,
+        "notes": result.notes,
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def to_html(found: Found) -> str:
+def to_html(result: StudyResult) -> str:
     """The study as a page of its own, which needs no network, no script and no other file."""
-    view = VIEWS[found.name]
+    view = VIEWS[result.name]
     return fill(
         "study.html.j2",
         view=view,
-        row=found.done[0].group.first,
-        seeds=sorted({seed for line in found.lines for seed in line.group.seeds}),
-        findings=list(view.sentences(found)),
-        wide=Markup(view.figure(found, "wide", WIDE)),
-        narrow=Markup(view.figure(found, "narrow", NARROW)),
-        headings=headings(found),
-        lines=table(found),
-        notes=found.notes,
+        row=result.done[0].group.first,
+        seeds=sorted({seed for line in result.lines for seed in line.group.seeds}),
+        findings=list(view.sentences(result)),
+        wide=Markup(view.figure(result, "wide", WIDE)),
+        narrow=Markup(view.figure(result, "narrow", NARROW)),
+        headings=headings(result),
+        lines=table(result),
+        notes=result.notes,
     )

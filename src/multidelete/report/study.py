@@ -7,11 +7,11 @@ from pathlib import Path
 
 from scipy.stats import linregress
 
-from multidelete.errors import InputError
 from multidelete.metrics.forgetting import GAP_METRICS, gap_to_retrain
 from multidelete.report.bench import check_finished, command_of, read_cells, study_of
-from multidelete.report.runs import Row, Run
 from multidelete.report.tables import NONE, SYMBOLS, Group, Spread, label
+from multidelete.runs.reader import Row, Run
+from multidelete.utils.errors import InputError
 
 WEIGHTS = ("alpha", "beta", "gamma")
 ORIGINAL, RETRAIN = "original", "retrain-all"
@@ -47,9 +47,9 @@ class Line:
     runs: tuple[Run, ...] = ()
 
     @property
-    def units(self) -> int:
-        """How many units were deleted."""
-        return int(self.group.first["forget_units"])
+    def examples(self) -> int:
+        """How many examples were deleted."""
+        return int(self.group.first["forget_examples"])
 
     def mean(self, key: str) -> float | None:
         """Mean of a metric or a cost over seeds."""
@@ -66,7 +66,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Found:
+class StudyResult:
     """What a study found so far.
 
     Args:
@@ -87,10 +87,10 @@ class Found:
         """The line of a variant, if a cell of it has finished."""
         return next((line for line in self.lines if line.variant == variant and line.group.seeds), None)
 
-    def retrain(self, units: int | None = None) -> Line | None:
-        """Retrain without so many units; the last one where no number is given."""
-        found = [line for line in self.references if line.variant == RETRAIN and units in (None, line.units)]
-        return found[-1] if found else None
+    def retrain(self, examples: int | None = None) -> Line | None:
+        """Retrain without so many examples; the last one where no number is given."""
+        result = [line for line in self.references if line.variant == RETRAIN and examples in (None, line.examples)]
+        return result[-1] if result else None
 
     @property
     def done(self) -> list[Line]:
@@ -98,7 +98,7 @@ class Found:
         return [line for line in self.lines if line.group.seeds]
 
 
-def read_study(folder: Path) -> Found:
+def read_study(folder: Path) -> StudyResult:
     """The study in a folder.
 
     Raises:
@@ -113,20 +113,20 @@ def read_study(folder: Path) -> Found:
     runs: dict[tuple[str, int], list[Run]] = {}
     for cell in cells:
         row = cell.run.rows[-1]
-        units, seed = int(row["forget_units"]), int(row["seed"])
-        key = (cell.variant, units)
+        examples, seed = int(row["forget_examples"]), int(row["seed"])
+        key = (cell.variant, examples)
         rows.setdefault(key, {})[seed] = row
         if cell.finished:
             runs.setdefault(key, []).append(cell.run)
             if not cell.variant.startswith("step"):  # a later step starts from the model of the one before
-                rows.setdefault((ORIGINAL, units), {})[seed] = cell.run.rows[0]
+                rows.setdefault((ORIGINAL, examples), {})[seed] = cell.run.rows[0]
     lines = []
-    for (variant, units), of_seed in rows.items():
-        retrain = rows.get((RETRAIN, units), {})
-        found = [_with_gap(row, retrain.get(seed)) for seed, row in sorted(of_seed.items())]
-        group = Group.of(found)
-        lines.append(Line(variant, _label(name, variant, group), group, tuple(runs.get((variant, units), ()))))
-    return Found(
+    for (variant, examples), of_seed in rows.items():
+        retrain = rows.get((RETRAIN, examples), {})
+        result = [_with_gap(row, retrain.get(seed)) for seed, row in sorted(of_seed.items())]
+        group = Group.of(result)
+        lines.append(Line(variant, _label(name, variant, group), group, tuple(runs.get((variant, examples), ()))))
+    return StudyResult(
         name,
         tuple(line for line in lines if line.variant not in (ORIGINAL, RETRAIN)),
         tuple(line for variant in (ORIGINAL, RETRAIN) for line in lines if line.variant == variant),
@@ -164,7 +164,7 @@ class Fit:
     """A line through the update times.
 
     Args:
-        slope: Seconds that one more deleted unit takes.
+        slope: Seconds that one more deleted example takes.
         intercept: Seconds of none.
         r_squared: Share of the variance of the times that the line explains.
         n: Cells that it was fitted to.
@@ -176,15 +176,15 @@ class Fit:
     n: int
 
 
-def fitted(found: Found) -> Fit | None:
+def fitted(result: StudyResult) -> Fit | None:
     """Update time against size, least squares over all cells; None of fewer than three, or of one size."""
     points = [
-        (line.units, float(row["cost"]["update_seconds"]))
-        for line in found.done
+        (line.examples, float(row["cost"]["update_seconds"]))
+        for line in result.done
         for row in line.group.rows
         if "update_seconds" in row["cost"]
     ]
-    if len(points) < 3 or len({units for units, _ in points}) < 2:
+    if len(points) < 3 or len({examples for examples, _ in points}) < 2:
         return None
     line = linregress(*zip(*points, strict=True))
     return Fit(float(line.slope), float(line.intercept), float(line.rvalue) ** 2, len(points))

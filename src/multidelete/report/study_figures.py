@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from multidelete.report.drawing import GUIDE, INK, MUTED, SUBSCRIPTED, legend, style, to_svg
-from multidelete.report.study import AUC, GAP, ORIGINAL, SCORE, TEST_AUC, WEIGHTS, Found, Line, fitted
+from multidelete.report.study import AUC, GAP, ORIGINAL, SCORE, TEST_AUC, WEIGHTS, Line, StudyResult, fitted
 from multidelete.report.tables import SYMBOLS, Spread, duration
 
 INKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
@@ -25,15 +25,15 @@ TITLES = {
 }
 
 
-def dots(keys: Sequence[str], found: Found, ids: str, width: float) -> str:
+def dots(keys: Sequence[str], result: StudyResult, ids: str, width: float) -> str:
     """The variants one below the other, a panel for each metric."""
     with style():
-        figure, every = _panels(len(keys), width, 0.9 + 0.42 * len(found.done))
+        figure, every = _panels(len(keys), width, 0.9 + 0.42 * len(result.done))
         handles: dict[str, Artist] = {}
         for index, (axes, key) in enumerate(zip(every, keys, strict=True)):
             if key != GAP:
-                handles |= _references(axes, found, key, upright=True)
-            for place, line in enumerate(found.done):
+                handles |= _references(axes, result, key, upright=True)
+            for place, line in enumerate(result.done):
                 spread = line.spread(key)
                 if spread is not None:
                     _point(axes, spread.mean, place, x_reach=spread.sd, ink=INKS[place % len(INKS)])
@@ -47,9 +47,9 @@ def dots(keys: Sequence[str], found: Found, ids: str, width: float) -> str:
                         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},  # over the lines of references
                     ).set_in_layout(False)
             named = index == 0 or width < 5
-            axes.set_yticks(range(len(found.done)), [line.label if named else "" for line in found.done])
+            axes.set_yticks(range(len(result.done)), [line.label if named else "" for line in result.done])
             axes.tick_params(axis="y", length=0, labelcolor=INK)
-            axes.set_ylim(len(found.done) - 0.6, -0.75)
+            axes.set_ylim(len(result.done) - 0.6, -0.75)
             axes.margins(x=0.28)
             low, high = axes.get_xlim()
             ticks = MaxNLocator(4).tick_values(low, high)
@@ -57,20 +57,20 @@ def dots(keys: Sequence[str], found: Found, ids: str, width: float) -> str:
             axes.grid(True, axis="x")
             axes.set_xlabel(TITLES[key])
         legend(figure, handles, columns=2 if width < 5 else 5)
-    return to_svg(figure, ids, _read_out(found, keys))
+    return to_svg(figure, ids, _read_out(result, keys))
 
 
-def courses(found: Found, ids: str, width: float) -> str:
-    """What valid said of the checkpoints along training, for each variant: mean over seeds, band of one deviation."""
+def courses(result: StudyResult, ids: str, width: float) -> str:
+    """Validation metrics of the checkpoints of each variant: mean over seeds, band of one standard deviation."""
     with style():
         figure, every = _panels(2, width, 2.7)
         handles: dict[str, Artist] = {}
         for axes, key, said, of_retrain in (
-            (every[0], "utility", "score on valid", "valid_score"),
-            (every[1], "forget_auc", f"{SUBSCRIPTED['forget']} AUC against valid", TEST_AUC),
+            (every[0], "utility", "score on validation", "valid_score"),
+            (every[1], "forget_auc", f"{SUBSCRIPTED['forget']} AUC against validation", TEST_AUC),
         ):
-            handles |= _references(axes, found, of_retrain)
-            for index, line in enumerate(found.done):
+            handles |= _references(axes, result, of_retrain)
+            for index, line in enumerate(result.done):
                 steps, values = course(line, key)
                 if not len(steps):
                     continue
@@ -86,7 +86,7 @@ def courses(found: Found, ids: str, width: float) -> str:
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.grid(True, axis="y")
         legend(figure, handles, columns=2 if width < 5 else 5)
-    return to_svg(figure, ids, _read_out(found, (SCORE, AUC)))
+    return to_svg(figure, ids, _read_out(result, (SCORE, AUC)))
 
 
 def course(line: Line, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -94,8 +94,8 @@ def course(line: Line, key: str) -> tuple[np.ndarray, np.ndarray]:
 
     One that ended earlier than the others (a rule stopped it) is followed as far as all went.
     """
-    found = [run.history().get(run.key(len(run.rows) - 1)) for run in line.runs]
-    judged = [{step: at[key] for step, at in sorted(each.valid.items()) if key in at} for each in found if each]
+    result = [run.history().get(run.key(len(run.rows) - 1)) for run in line.runs]
+    judged = [{step: at[key] for step, at in sorted(each.validation.items()) if key in at} for each in result if each]
     judged = [each for each in judged if each]
     if not judged:
         return np.empty(0), np.empty((0, 0))
@@ -104,47 +104,47 @@ def course(line: Line, key: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array(list(judged[0])[:shortest]), np.array(values, dtype=np.float64)
 
 
-def by_size(found: Found, ids: str, width: float) -> str:
-    """Time with its line, test score and D_f AUC against the number of deleted units."""
-    lines = found.done
+def by_size(result: StudyResult, ids: str, width: float) -> str:
+    """Time with its line, test score and D_f AUC against the number of deleted examples."""
+    lines = result.done
     with style():
         figure, every = _panels(3, width, 2.6)
         handles: dict[str, Artist] = {}
         for axes, key in zip(every, ("update_seconds", SCORE, TEST_AUC), strict=True):
             if key != "update_seconds":
-                of_retrain = [line for line in (found.retrain(each.units) for each in lines) if line is not None]
+                of_retrain = [line for line in (result.retrain(each.examples) for each in lines) if line is not None]
                 handles |= _curve(axes, of_retrain, key, INK, "x", "Retrain", "--")
             handles |= _curve(axes, lines, key, INKS[0], "o", "unlearned", "" if key == "update_seconds" else "-")
             axes.set_ylabel(TITLES.get(key, "update time, s"))
-            axes.set_xlabel("units deleted")
+            axes.set_xlabel("examples deleted")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.grid(True, axis="y")
-        fit = fitted(found)
+        fit = fitted(result)
         if fit is not None:
-            ends = np.array([0, max(line.units for line in lines)])
+            ends = np.array([0, max(line.examples for line in lines)])
             fit_line = every[0].plot(ends, fit.intercept + fit.slope * ends, color=INKS[1], linewidth=1.1, zorder=2)[0]
-            handles[f"fit: {1000 * fit.slope:.3g} ms a unit, R² = {fit.r_squared:.3f}"] = fit_line
+            handles[f"fit: {1000 * fit.slope:.3g} ms an example, R² = {fit.r_squared:.3f}"] = fit_line
         every[0].set_ylim(bottom=0)
-        retrain = [line.mean("update_seconds") for line in found.references if line.variant != ORIGINAL]
+        retrain = [line.mean("update_seconds") for line in result.references if line.variant != ORIGINAL]
         times = [seconds for seconds in retrain if seconds]
         if times:
             said = " to ".join(dict.fromkeys(map(duration, (min(times), max(times)))))
             every[0].set_title(f"Retrain takes {said}", fontsize=8.5, color=MUTED, loc="left")
         legend(figure, handles, columns=2 if width < 5 else 5)
-    return to_svg(figure, ids, _read_out(found, ("update_seconds", SCORE, TEST_AUC)))
+    return to_svg(figure, ids, _read_out(result, ("update_seconds", SCORE, TEST_AUC)))
 
 
-def by_weight(found: Found, ids: str, width: float) -> str:
+def by_weight(result: StudyResult, ids: str, width: float) -> str:
     """Test score and D_f AUC against the weight of each term, as a multiple of its own."""
-    base = found.line("as-it-is")
+    base = result.line("as-it-is")
     with style():
         figure, every = _panels(2, width, 2.7)
         handles: dict[str, Artist] = {}
         for axes, key in zip(every, (SCORE, AUC), strict=True):
-            handles |= _references(axes, found, key)
+            handles |= _references(axes, result, key)
             for index, weight in enumerate(WEIGHTS):
-                points = weighted(found, weight)
+                points = weighted(result, weight)
                 if len(points) < 2:
                     continue
                 name = f"{SYMBOLS[weight]} (its own: {own_weight(base or points[0][1], weight):g})"
@@ -159,7 +159,7 @@ def by_weight(found: Found, ids: str, width: float) -> str:
             axes.set_ylabel(TITLES[key])
             axes.grid(True, axis="y")
         legend(figure, handles, columns=2 if width < 5 else 5)
-    return to_svg(figure, ids, _read_out(found, (SCORE, AUC)))
+    return to_svg(figure, ids, _read_out(result, (SCORE, AUC)))
 
 
 def own_weight(line: Line, weight: str) -> float:
@@ -167,28 +167,28 @@ def own_weight(line: Line, weight: str) -> float:
     return float(line.group.first["settings"][weight])
 
 
-def weighted(found: Found, weight: str) -> list[tuple[float, Line]]:
+def weighted(result: StudyResult, weight: str) -> list[tuple[float, Line]]:
     """The variants of one weight, as it is among them, by its multiple of its own."""
-    base = found.line("as-it-is")
+    base = result.line("as-it-is")
     if base is None:
         return []
     own = own_weight(base, weight) or 1.0
-    lines = [base, *(line for line in found.done if line.variant.startswith(f"{weight}-"))]
+    lines = [base, *(line for line in result.done if line.variant.startswith(f"{weight}-"))]
     return sorted(((own_weight(line, weight) / own, line) for line in lines), key=lambda each: each[0])
 
 
-def by_request(found: Found, ids: str, width: float) -> str:
+def by_request(result: StudyResult, ids: str, width: float) -> str:
     """Test score and D_f AUC after each request, beside all at once and Retrain."""
-    steps = [line for line in found.done if line.variant.startswith("step")]
+    steps = [line for line in result.done if line.variant.startswith("step")]
     with style():
         figure, every = _panels(2, width, 2.7)
         handles: dict[str, Artist] = {}
         for axes, key in zip(every, (SCORE, TEST_AUC), strict=True):
-            before = [line for line in found.references if line.variant == ORIGINAL]
+            before = [line for line in result.references if line.variant == ORIGINAL]
             numbers = [0] * len(before) + [int(line.variant.removeprefix("step")) for line in steps]
             handles |= _curve(axes, before + steps, key, INKS[0], "o", "one after another", "-", places=numbers)
             last = max(numbers, default=0)
-            ends = [(found.line("at-once"), "all at once", INKS[1], "s"), (found.retrain(), "Retrain", INK, "x")]
+            ends = [(result.line("at-once"), "all at once", INKS[1], "s"), (result.retrain(), "Retrain", INK, "x")]
             for place, (line, name, ink, marker) in enumerate(ends):
                 if line is not None:
                     handles |= _curve(axes, [line], key, ink, marker, name, "", places=[last + 0.2 + 0.2 * place])
@@ -197,7 +197,7 @@ def by_request(found: Found, ids: str, width: float) -> str:
             axes.set_ylabel(TITLES[key])
             axes.grid(True, axis="y")
         legend(figure, handles, columns=2 if width < 5 else 5)
-    return to_svg(figure, ids, _read_out(found, (SCORE, TEST_AUC)))
+    return to_svg(figure, ids, _read_out(result, (SCORE, TEST_AUC)))
 
 
 # -- parts of figures -----------------------------------------------------------------------------------------------
@@ -211,11 +211,11 @@ def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]
     return figure, list(figure.subplots(*shape, squeeze=False).flat)
 
 
-def _references(axes: Axes, found: Found, key: str, *, upright: bool = False) -> Mapping[str, Artist]:
+def _references(axes: Axes, result: StudyResult, key: str, *, upright: bool = False) -> Mapping[str, Artist]:
     """Lines where Original and Retrain are."""
     drawn: dict[str, Artist] = {}
-    original = next((line for line in found.references if line.variant == ORIGINAL), None)
-    for line, name in ((original, "Original"), (found.retrain(), "Retrain")):
+    original = next((line for line in result.references if line.variant == ORIGINAL), None)
+    for line, name in ((original, "Original"), (result.retrain(), "Retrain")):
         value = line.mean(key) if line else None
         if value is not None:
             across = axes.axvline if upright else axes.axhline
@@ -234,7 +234,7 @@ def _curve(
     places: Sequence[float] | None = None,
 ) -> Mapping[str, Artist]:
     """Means with deviations, joined by a line, at the sizes of the lines or at other places."""
-    at = [line.units for line in lines] if places is None else places
+    at = [line.examples for line in lines] if places is None else places
     known = [(x, spread) for x, spread in zip(at, (line.spread(key) for line in lines), strict=True) if spread]
     if not known:
         return {}
@@ -272,14 +272,14 @@ def _point(
     return drawn.lines[0]
 
 
-def _read_out(found: Found, keys: Iterable[str]) -> str:
+def _read_out(result: StudyResult, keys: Iterable[str]) -> str:
     """What the figure shows, for those who cannot see it."""
     names = {SCORE: "test score", AUC: "D_f AUC", TEST_AUC: "D_f vs test AUC", GAP: "gap to Retrain"}
     keys = list(keys)
     parts: dict[str, Spread | None] = {}
     said = []
-    for line in (*found.done, *found.references):
+    for line in (*result.done, *result.references):
         parts = {names.get(key, key.replace("_", " ")): line.spread(key) for key in keys}
         numbers = ", ".join(f"{name} {spread}" for name, spread in parts.items() if spread)
-        said.append(f"{line.label}, {line.units:,} deleted: {numbers}")
+        said.append(f"{line.label}, {line.examples:,} deleted: {numbers}")
     return "; ".join(said) + "."

@@ -17,12 +17,12 @@ from rich.console import Group as Stacked
 from rich.table import Table
 from rich.text import Text
 
-from multidelete.report.differences import Difference, paired
-from multidelete.report.runs import Row as Row
-from multidelete.report.runs import Run as Run
-from multidelete.report.runs import Seeds, numbers
+from multidelete.runs.differences import Difference, paired
+from multidelete.runs.reader import Row as Row
+from multidelete.runs.reader import Run as Run
+from multidelete.runs.reader import Seeds, numbers
 
-QUESTION = ("task", "data", "model", "forget_units")  # only rows that agree in these may be compared
+COMPARISON_KEYS = ("task", "data", "model", "forget_examples")  # only rows that agree in these may be compared
 BASELINES = ("original", "retrain", "unimodal")  # always listed first, in this order; they unlearn nothing
 
 NAMES = {
@@ -170,9 +170,9 @@ class Group:
         return str(self.first["method"])
 
     @property
-    def question(self) -> tuple[Any, ...]:
+    def comparison_key(self) -> tuple[Any, ...]:
         """What was asked; only rows that answer the same question may be compared."""
-        return tuple(self.first[key] for key in QUESTION)
+        return tuple(self.first[key] for key in COMPARISON_KEYS)
 
     @property
     def seeds(self) -> list[Seeds]:
@@ -203,7 +203,7 @@ def _spreads(rows: Sequence[Row], part: str) -> dict[str, Spread]:
     for row in rows:
         for key, value in numbers(row[part]).items():
             values.setdefault(key, []).append(value)
-    return {key: Spread.of(found) for key, found in values.items()}
+    return {key: Spread.of(result) for key, result in values.items()}
 
 
 def summary(runs: Iterable[Run]) -> list[Group]:
@@ -211,37 +211,39 @@ def summary(runs: Iterable[Run]) -> list[Group]:
 
     Runs of several methods, or of several seeds of unlearning, have Original and Retrain in common: these count once.
     """
-    found: dict[str, list[Row]] = {}
+    result: dict[str, list[Row]] = {}
     for run in runs:
         for row in run.rows:
             settings = {key: value for key, value in row["settings"].items() if key != "seed"}
-            same = [*(row[key] for key in QUESTION), row["method"], row["scope"], settings]
-            rows = found.setdefault(json.dumps(same, sort_keys=True, default=str), [])
+            same = [*(row[key] for key in COMPARISON_KEYS), row["method"], row["scope"], settings]
+            rows = result.setdefault(json.dumps(same, sort_keys=True, default=str), [])
             if row["method"] not in BASELINES or Seeds.of(row).shared not in [Seeds.of(each).shared for each in rows]:
                 rows.append(row)
-    return in_order(Group.of(rows) for rows in found.values())
+    return in_order(Group.of(rows) for rows in result.values())
 
 
 def in_order(groups: Iterable[Group]) -> list[Group]:
     """Original, Retrain, then the others as they came; one question after the other."""
     groups = list(groups)
-    questions = list(dict.fromkeys(group.question for group in groups))
+    comparison_keys = list(dict.fromkeys(group.comparison_key for group in groups))
 
     def place(group: Group) -> tuple[int, int]:
         baseline = BASELINES.index(group.method) if group.method in BASELINES else len(BASELINES)
-        return questions.index(group.question), baseline
+        return comparison_keys.index(group.comparison_key), baseline
 
     return sorted(groups, key=place)
 
 
 def labels(groups: Sequence[Group]) -> list[str]:
     """The label of each group among those that answer the same question."""
-    return [label(g.first, [other.first for other in groups if other.question == g.question]) for g in groups]
+    return [
+        label(g.first, [other.first for other in groups if other.comparison_key == g.comparison_key]) for g in groups
+    ]
 
 
-def reference(groups: Iterable[Group], method: str, question: tuple[Any, ...] | None = None) -> Group | None:
+def reference(groups: Iterable[Group], method: str, comparison_key: tuple[Any, ...] | None = None) -> Group | None:
     """The group of Original or Retrain (that answers ``question``), if there is one."""
-    return next((g for g in groups if g.method == method and question in (None, g.question)), None)
+    return next((g for g in groups if g.method == method and comparison_key in (None, g.comparison_key)), None)
 
 
 # --- numbers as text ------------------------------------------------------------------------------
@@ -260,16 +262,16 @@ def signed(value: float, digits: int = 1, *, plus: bool = False) -> str:
 
 
 def duration(seconds: float, sd: float | None = None) -> str:
-    """A time in the unit that suits it.
+    """A time in the example that suits it.
 
     >>> duration(0.42), duration(34.2), duration(336, 12), duration(9000)
     ('0.42 s', '34 s', '5.6 ± 0.2 min', '2.5 h')
     """
-    size, unit = next((s, u) for s, u in ((3600, "h"), (60, "min"), (1, "s")) if seconds >= 2 * s or s == 1)
+    size, example = next((s, u) for s, u in ((3600, "h"), (60, "min"), (1, "s")) if seconds >= 2 * s or s == 1)
     value = seconds / size
     digits = 2 if value < 1 else 1 if value < 10 else 0
     spread = "" if sd is None else f" ± {sd / size:.{digits}f}"
-    return f"{value:.{digits}f}{spread} {unit}"
+    return f"{value:.{digits}f}{spread} {example}"
 
 
 def percent(fraction: float) -> str:
@@ -304,8 +306,8 @@ def _share_of_retrain(group: Group, retrain: Group | None) -> str:
 
 def _mi_ratios(group: Group, retrain: Group | None) -> str:
     """On D_r beside D_f: a model that was destroyed lets no pair be recognised, be it deleted or kept."""
-    found = [group.metrics.get(key) for key in ("mi_ratio", "mi_ratio_retain")]
-    return " / ".join(NONE if each is None else each.text(2) for each in found) if any(found) else NONE
+    result = [group.metrics.get(key) for key in ("mi_ratio", "mi_ratio_retain")]
+    return " / ".join(NONE if each is None else each.text(2) for each in result) if any(result) else NONE
 
 
 def _attack(group: Group, retrain: Group | None) -> str:
@@ -341,7 +343,7 @@ def cells(groups: Sequence[Group]) -> list[list[str]]:
     several = any(len(group.rows) > 1 for group in groups)
     shown = columns(groups).values()
     return [
-        [name, *(column(group, reference(groups, "retrain", group.question)) for column in shown)]
+        [name, *(column(group, reference(groups, "retrain", group.comparison_key)) for column in shown)]
         + ([str(len(group.rows))] if several else [])
         for name, group in zip(labels(groups), groups, strict=True)
     ]
@@ -365,7 +367,7 @@ def ablation(groups: Sequence[Group]) -> list[list[str]]:
 
 def _is_part(group: Group, whole: Group) -> bool:
     """Whether one is the other with the weight of one term or several at 0."""
-    if group.method != "multidelete" or whole.method != "multidelete" or group.question != whole.question:
+    if group.method != "multidelete" or whole.method != "multidelete" or group.comparison_key != whole.comparison_key:
         return False
     settings, full = (each.first["settings"] for each in (group, whole))
     without = [weight for weight in TERMS if settings.get(weight) == 0 != full.get(weight)]
@@ -380,23 +382,23 @@ def headings(groups: Sequence[Group]) -> list[str]:
 
 def differences(group: Group, groups: Iterable[Group], method: str = "retrain") -> dict[str, Difference]:
     """How far a group lies from the Retrain (or Original) among ``groups`` that answers its question, by metric."""
-    aim = reference(groups, method, group.question)
+    aim = reference(groups, method, group.comparison_key)
     return paired(group.rows, aim.rows) if aim is not None and group.method != method else {}
 
 
-def question_title(question: tuple[Any, ...]) -> str:
+def comparison_title(comparison_key: tuple[Any, ...]) -> str:
     """What was asked, in one line.
 
-    >>> question_title(("retrieval", "scenes", "albef", 400))
-    'retrieval · scenes · albef · 400 units deleted'
+    >>> comparison_title(("retrieval", "scenes", "albef", 400))
+    'retrieval · scenes · albef · 400 examples deleted'
     """
-    task, data, model, forget_units = question
-    return f"{task} · {data} · {model} · {forget_units:,} units deleted"
+    task, data, model, forget_examples = comparison_key
+    return f"{task} · {data} · {model} · {forget_examples:,} examples deleted"
 
 
-def _title(question: tuple[Any, ...], groups: Sequence[Group]) -> str:
+def _title(comparison_key: tuple[Any, ...], groups: Sequence[Group]) -> str:
     """What was asked, and how often where no column says it."""
-    return question_title(question) + ("" if any(len(group.rows) > 1 for group in groups) else " · n = 1")
+    return comparison_title(comparison_key) + ("" if any(len(group.rows) > 1 for group in groups) else " · n = 1")
 
 
 def rows_table(run: Run) -> RenderableType:
@@ -409,7 +411,7 @@ def summary_table(groups: Sequence[Group]) -> RenderableType:
 
     What attacks found stands in a table below: both are narrow enough for a terminal of 80 columns.
     """
-    parts = _by_question(groups)
+    parts = _by_comparison(groups)
     groups = [group for part in parts.values() for group in part]
     named, rows = headings(groups), cells(groups)
     below = [i for i, heading in enumerate(named) if heading in OF_ATTACKS]
@@ -421,10 +423,10 @@ def summary_table(groups: Sequence[Group]) -> RenderableType:
         for i in sorted(places):
             table.add_column("\n".join(textwrap.wrap(named[i], 8)), justify="right" if i else "left")
         lines = iter(rows)
-        for question, part in parts.items():
+        for comparison_key, part in parts.items():
             if len(parts) > 1:
                 table.add_section()
-                table.add_row(Text(_title(question, groups), style="bold"))
+                table.add_row(Text(_title(comparison_key, groups), style="bold"))
             for _ in part:
                 line = next(lines)
                 table.add_row(*(Text(line[i]) for i in sorted(places)))
@@ -448,8 +450,8 @@ def as_text(table: RenderableType, width: int = 140) -> str:
 def to_markdown(groups: Sequence[Group]) -> str:
     """The summary as Markdown, one table per question."""
     blocks = []
-    for question, part in _by_question(groups).items():
-        blocks.append(f"**{_title(question, part)}**\n\n{markdown(headings(part), cells(part))}")
+    for comparison_key, part in _by_comparison(groups).items():
+        blocks.append(f"**{_title(comparison_key, part)}**\n\n{markdown(headings(part), cells(part))}")
     return "\n".join(blocks)
 
 
@@ -468,14 +470,14 @@ def to_csv(groups: Sequence[Group]) -> str:
     """
     keys = list(dict.fromkeys(key for group in groups for key in [*group.metrics, *group.cost]))
     compared = [differences(group, groups) for group in groups]
-    apart = list(dict.fromkeys(key for found in compared for key in found))
+    apart = list(dict.fromkeys(key for result in compared for key in result))
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    common = ["task", "data", "model", "method", "scope", "forget_units"]
+    common = ["task", "data", "model", "method", "scope", "forget_examples"]
     numbered = [f"{key}_{part}" for key in keys for part in ("mean", "sd", "n")]
     numbered += [f"{key}_to_retrain_{part}" for key in apart for part in ("mean", "low", "high", "n")]
     writer.writerow(["label", *common, "settings", "seeds", *numbered])
-    for name, group, found in zip(labels(groups), groups, compared, strict=True):
+    for name, group, result in zip(labels(groups), groups, compared, strict=True):
         line = [name, *(group.first[key] for key in common)]
         line += [json.dumps(group.first["settings"], sort_keys=True), " ".join(map(str, group.seeds))]
         for key in keys:
@@ -483,13 +485,13 @@ def to_csv(groups: Sequence[Group]) -> str:
             sd = "" if spread is None or spread.sd is None else spread.sd
             line += ["", "", 0] if spread is None else [spread.mean, sd, spread.n]
         for key in apart:  # None is written as an empty field
-            line += astuple(found[key]) if key in found else ["", "", "", 0]
+            line += astuple(result[key]) if key in result else ["", "", "", 0]
         writer.writerow(line)
     return file.getvalue()
 
 
-def _by_question(groups: Sequence[Group]) -> dict[tuple[Any, ...], list[Group]]:
+def _by_comparison(groups: Sequence[Group]) -> dict[tuple[Any, ...], list[Group]]:
     parts: dict[tuple[Any, ...], list[Group]] = {}
     for group in in_order(groups):
-        parts.setdefault(group.question, []).append(group)
+        parts.setdefault(group.comparison_key, []).append(group)
     return parts

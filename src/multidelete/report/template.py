@@ -29,6 +29,6 @@ def fill(name: str, filters: Mapping[str, Callable[..., Any]] | None = None, **v
 
 def sets(text: str) -> Markup:
     """Text in which D_f, D_r and D_Test have their subscripts."""
-    # An arrow stays with the word before it, a unit and a deviation with their number.
+    # An arrow stays with the word before it, an example and a deviation with their number.
     bound = re.sub(r" (?=[↑↓±])|(?<=[±≈]) |(?<=\d) (?=%|(?:s|min|h)\b)", "\u00a0", str(escape(text)))
     return Markup(re.sub(r"\bD_(f|r|Test)\b", r"D<sub>\1</sub>", bound))

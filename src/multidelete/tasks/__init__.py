@@ -2,14 +2,14 @@
 
 from collections.abc import Collection
 
-from multidelete.errors import InputError
 from multidelete.models.base import Model
-from multidelete.registry import with_entry_points
 from multidelete.tasks.base import Predictions, Task
 from multidelete.tasks.entailment import Entailment
 from multidelete.tasks.graph_text import GraphText
 from multidelete.tasks.reasoning import Reasoning
 from multidelete.tasks.retrieval import Retrieval
+from multidelete.utils.errors import InputError
+from multidelete.utils.registry import with_entry_points
 
 TASKS: dict[str, type[Task]] = with_entry_points(
     "multidelete.tasks",

@@ -10,31 +10,33 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import expit
 
-from multidelete.errors import InputError
 from multidelete.metrics.classification import certainty, head_logits
 from multidelete.metrics.forgetting import forget_auc
 from multidelete.metrics.probes import probes
 from multidelete.tasks.features import unimodal
+from multidelete.utils.errors import InputError
 
 if TYPE_CHECKING:
-    from multidelete.data.corpus import Corpus, Rows
+    from multidelete.data.batches import PairInputs
+    from multidelete.data.dataset import Dataset, Rows
     from multidelete.data.requests import Request
-    from multidelete.data.streams import PairInputs
-    from multidelete.engine import Engine
     from multidelete.models.base import Model
+    from multidelete.training.engine import Engine
 
 Predictions = dict[str, dict[str, NDArray[Any]]]
+
+SCORE_KEYS = {"forget": "forget_score", "retain": "retain_score", "validation": "valid_score", "test": "test_score"}
 
 
 class Task(BaseModel, ABC):
     """A task; its fields are its settings.
 
-    Predictions are ``{split: {name: array}}`` with splits forget, retain, valid, test, and for each pair its ``unit``,
-    its ``text`` within the unit, and ``score``: s(x) as log-odds, which order pairs as probabilities do but do not
-    saturate. Beside what belongs to pairs stand samples of retain and test for probes, see :func:`unimodal`.
+    Predictions are ``{split: {name: array}}`` with splits forget, retain, validation, test, and for each pair its
+    ``example``, its ``text`` within the example, and ``score``: s(x) as log-odds, which order pairs as probabilities do
+    but do not saturate. Beside what belongs to pairs stand samples of retain and test for probes, see :func:`unimodal`.
 
     Args:
-        probed: Largest number of units of D_r that probes of one modality are fitted on, and of test that they are
+        probed: Largest number of examples of D_r that probes of one modality are fitted on, and of test that they are
             applied to; 0 leaves probes out.
     """
 
@@ -44,42 +46,42 @@ class Task(BaseModel, ABC):
     modalities: ClassVar[tuple[str, str]] = ("vision", "text")
     labelled: ClassVar[bool] = False  # whether it tells labels of the data
     classes: ClassVar[frozenset[str]] = frozenset()  # which labels the data must have
-    affirms: ClassVar[str] = ""  # the label of a text that is true of its unit; "" where all are
+    affirms: ClassVar[str] = ""  # the label of a text that is true of its example; "" where all are
 
     probed: int = Field(default=500, ge=0)
 
-    def check(self, corpus: Corpus, model: type[Model] | None = None) -> None:
+    def check(self, dataset: Dataset, model: type[Model] | None = None) -> None:
         """Refuse data or a model that this task is not about, before anything slow starts.
 
         Raises:
-            InputError: The corpus holds other modalities or labels, or the model cannot do the task.
+            InputError: The dataset holds other modalities or labels, or the model cannot do the task.
         """
         if model is not None and self.name not in model.tasks:
             raise InputError(
                 f"a model of kind '{model.name}' does not do the task '{self.name}'; it does {', '.join(model.tasks)}"
             )
-        if corpus.modalities != self.modalities:
+        if dataset.modalities != self.modalities:
             raise InputError(
                 f"the task '{self.name}' is about {' and '.join(self.modalities)}, "
-                f"but corpus '{corpus.name}' holds {' and '.join(corpus.modalities)}"
+                f"but dataset '{dataset.name}' holds {' and '.join(dataset.modalities)}"
             )
-        if self.labelled and set(corpus.classes) != self.classes:
-            given = ", ".join(corpus.classes) or "none"
+        if self.labelled and set(dataset.classes) != self.classes:
+            given = ", ".join(dataset.classes) or "none"
             raise InputError(
                 f"the task '{self.name}' needs the labels {', '.join(sorted(self.classes))}; "
-                f"corpus '{corpus.name}' has {given}"
+                f"dataset '{dataset.name}' has {given}"
             )
-        if not self.labelled and corpus.images_per_unit != 1:
+        if not self.labelled and dataset.images_per_example != 1:
             raise InputError(
                 f"the task '{self.name}' is about single images; "
-                f"corpus '{corpus.name}' has {corpus.images_per_unit} in a unit"
+                f"dataset '{dataset.name}' has {dataset.images_per_example} in an example"
             )
 
     @abstractmethod
     def predict(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> Predictions:
         """Everything that metrics need, one pass per split."""
 
-    def pairs_alone(self) -> Self:
+    def scores_only(self) -> Self:
         """The task whose :meth:`predict` says of true pairs what this one's does, and leaves out what takes longer.
 
         So are models asked whose own scores nobody wants to know: :meth:`metrics` need not work for it.
@@ -91,58 +93,61 @@ class Task(BaseModel, ABC):
         """Metrics of one model's predictions: ``test_score``, ``retain_score``, ``forget_auc`` ..."""
 
     @final
-    def metrics_beside(self, predictions: Predictions, original: Predictions) -> dict[str, float]:
+    def all_metrics(self, predictions: Predictions, original: Predictions) -> dict[str, float]:
         """:meth:`metrics`, and those for which the original's predictions of the same request are needed too."""
         return {**self.metrics(predictions), **probes(predictions, original)}
 
     def with_features(
         self, predictions: Predictions, model: Model, inputs: PairInputs, request: Request, engine: Engine
     ) -> Predictions:
-        """Predictions with what :meth:`metrics_beside` needs of one modality alone."""
+        """Predictions with what :meth:`all_metrics` needs of one modality alone."""
         if not self.probed:
             return predictions
         alone = unimodal(model, inputs, request, engine, count=self.probed, affirms=self.affirms)
         return {split: arrays | alone.get(split, {}) for split, arrays in predictions.items()}
 
     @abstractmethod
-    def judge(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> dict[str, float]:
-        """Utility on valid and forgetting, in points, for the choice of a checkpoint; reads nothing of test.
+    def validation_metrics(
+        self, model: Model, inputs: PairInputs, request: Request, engine: Engine
+    ) -> dict[str, float]:
+        """Utility on validation and forgetting, in points, for the choice of a checkpoint; reads nothing of test.
 
         Returns:
-            ``utility`` (valid score) and ``forget_auc`` (D_f against valid: do deleted pairs look unseen?), and the
-            same of what else would tell a deleted pair: ``forget_auc_certainty`` and, where the model has contrastive
-            embeddings, ``forget_auc_cosine``; and of either the mean probability of the true label, or of a match,
-            ``confidence_forget`` and ``confidence_valid``, and the mean ``cosine_forget`` and ``cosine_valid``.
+            ``utility`` (validation score) and ``forget_auc`` (D_f against validation: do deleted pairs look unseen?),
+            and the same of what else would tell a deleted pair: ``forget_auc_certainty`` and, where the model has
+            contrastive embeddings, ``forget_auc_cosine``; and of either the mean probability of the true label, or of a
+            match, ``confidence_forget`` and ``confidence_validation``, and the mean ``cosine_forget`` and
+            ``cosine_validation``.
         """
 
     @staticmethod
-    def judged_by(predictions: Predictions, utility: float) -> dict[str, float]:
-        """What :meth:`judge` says, from predictions of valid and D_f."""
-        forget, valid = (
+    def validation_metrics_of(predictions: Predictions, utility: float) -> dict[str, float]:
+        """What :meth:`validation_metrics` says, from predictions of validation and D_f."""
+        forget, validation = (
             {**each, "certainty": certainty(head_logits(each))}
-            for each in (predictions["forget"], predictions["valid"])
+            for each in (predictions["forget"], predictions["validation"])
         )
         names = [name for name in ("score", "certainty", "cosine") if name in forget]
-        aucs = {f"forget_auc_{name}": forget_auc(forget[name], valid[name]) for name in names}
+        aucs = {f"forget_auc_{name}": forget_auc(forget[name], validation[name]) for name in names}
         means: dict[str, float] = {}
-        for name, each in (("forget", forget), ("valid", valid)):
+        for name, each in (("forget", forget), ("validation", validation)):
             means[f"confidence_{name}"] = float(100 * expit(each["score"].astype(np.float64)).mean())
             if "cosine" in each:
                 means[f"cosine_{name}"] = float(each["cosine"].mean(dtype=np.float64))
         return {"utility": utility, "forget_auc": aucs.pop("forget_auc_score"), **aucs, **means}
 
 
-def true_pairs(corpus: Corpus, units: Rows) -> tuple[Rows, Rows, dict[str, NDArray[Any]]]:
-    """The true pairs of some units: rows of their texts, and to which of ``units`` each belongs, ``(P,)`` both.
+def true_pairs(dataset: Dataset, examples: Rows) -> tuple[Rows, Rows, dict[str, NDArray[Any]]]:
+    """The true pairs of some examples: rows of their texts, and to which of ``examples`` each belongs, ``(P,)`` both.
 
     Returns:
-        The two, and the ``unit`` (its id) and ``text`` (its place in the unit) of each pair for the predictions.
+        The two, and the ``example`` (its id) and ``text`` (its place in the example) of each pair for the predictions.
     """
-    texts, counts = corpus.text_rows(units), corpus.text_counts[units]
-    own = np.repeat(np.arange(len(units)), counts)
+    texts, counts = dataset.text_rows(examples), dataset.text_counts[examples]
+    own = np.repeat(np.arange(len(examples)), counts)
     first = np.cumsum(counts) - counts
     named = {
-        "unit": np.array([corpus.units[row].id for row in corpus.text_units[texts]]),
+        "example": np.array([dataset.examples[row].id for row in dataset.text_examples[texts]]),
         "text": (np.arange(len(texts)) - first[own]).astype(np.int32),
     }
     return texts, own, named

@@ -1,4 +1,4 @@
-"""What encoders say of units and texts alone, and what these are known to show: the material of probes."""
+"""What encoders say of examples and texts alone, and what these are known to show: the material of probes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multidelete.randomness import derive
+from multidelete.utils.randomness import derive
 
 if TYPE_CHECKING:
-    from multidelete.data.corpus import Corpus
+    from multidelete.data.batches import Encodings, PairInputs
+    from multidelete.data.dataset import Dataset
     from multidelete.data.requests import Request
-    from multidelete.data.streams import Encodings, PairInputs
-    from multidelete.engine import Engine
     from multidelete.models.base import Model
+    from multidelete.training.engine import Engine
 
 ASKED = 32  # things a probe may be asked about, before it is known which of them the features tell
 LEAST = 5  # examples of the sample that show such a thing, and examples that do not
@@ -41,46 +41,46 @@ def unimodal(
         inputs: What it reads.
         request: The splits.
         engine: Device and precision.
-        count: Largest number of units in a sample; one text of each is taken.
-        affirms: Label of the texts that are true of their unit; "" where all are.
+        count: Largest number of examples in a sample; one text of each is taken.
+        affirms: Label of the texts that are true of their example; "" where all are.
 
     Returns:
-        Of ``retain`` and ``test`` the sample, ``probed_unit`` (ids) and ``probed_text`` (its place in the unit),
+        Of ``retain`` and ``test`` the sample, ``probed_example`` (ids) and ``probed_text`` (its place in the example),
         ``(N,)``, and for each modality that can be asked about anything ``<modality>_features`` ``(N, D)`` and
         ``<modality>_shows`` ``(N, C)``, which of ``<modality>_asked`` ``(C,)`` each example shows.
     """
-    corpus = inputs.corpus
-    found: dict[str, dict[str, NDArray[Any]]] = {}
+    dataset = inputs.dataset
+    result: dict[str, dict[str, NDArray[Any]]] = {}
     asked: dict[str, list[str]] = {}
-    for split, units in (("retain", request.retain), ("test", request.test)):
-        rng = np.random.default_rng(derive(len(units), "probed", split))
-        told = (row for row in rng.permutation(units).tolist() if shown(corpus, row, affirms))
+    for split, examples in (("retain", request.retain), ("test", request.test)):
+        rng = np.random.default_rng(derive(len(examples), "probed", split))
+        told = (row for row in rng.permutation(examples).tolist() if shown(dataset, row, affirms))
         rows = np.sort(np.fromiter(islice(told, count), dtype=np.int64))
-        places = rng.integers(corpus.text_counts[rows])
-        texts = corpus.text_rows(rows)[np.cumsum(corpus.text_counts[rows]) - corpus.text_counts[rows] + places]
-        found[split] = {"probed_unit": np.array([corpus.units[row].id for row in rows]), "probed_text": places}
+        places = rng.integers(dataset.text_counts[rows])
+        texts = dataset.text_rows(rows)[np.cumsum(dataset.text_counts[rows]) - dataset.text_counts[rows] + places]
+        result[split] = {"probed_example": np.array([dataset.examples[row].id for row in rows]), "probed_text": places}
         for modality, chosen, shows in (
-            (corpus.modalities[0], rows, [shown(corpus, row, affirms) for row in rows]),
-            ("text", texts, [words(corpus.texts[row]) for row in texts]),
+            (dataset.modalities[0], rows, [shown(dataset, row, affirms) for row in rows]),
+            ("text", texts, [words(dataset.texts[row]) for row in texts]),
         ):
             if modality not in asked:
                 asked[modality] = balanced(shows)
             if asked[modality] and len(chosen):
-                found[split] |= {
+                result[split] |= {
                     f"{modality}_features": mean_tokens(engine.encode_all(model, inputs, modality, chosen)),
                     f"{modality}_shows": np.array([[thing in each for thing in asked[modality]] for each in shows]),
                     f"{modality}_asked": np.array(asked[modality]),
                 }
-    return found
+    return result
 
 
-def shown(corpus: Corpus, row: int, affirms: str) -> set[str]:
-    """What a unit is known to show; empty where none of its texts is true of it."""
-    unit, graph = corpus.units[row], corpus.graph
+def shown(dataset: Dataset, row: int, affirms: str) -> set[str]:
+    """What an example is known to show; empty where none of its texts is true of it."""
+    example, graph = dataset.examples[row], dataset.graph
     if graph is not None:
-        return {graph.names[above] for node in unit.nodes for above in graph.ancestors(graph.row(node))}
-    labels = unit.labels if affirms else [affirms] * len(unit.texts)
-    true = [text for text, label in zip(unit.texts, labels, strict=True) if label == affirms]
+        return {graph.names[above] for node in example.nodes for above in graph.ancestors(graph.row(node))}
+    labels = example.labels if affirms else [affirms] * len(example.texts)
+    true = [text for text, label in zip(example.texts, labels, strict=True) if label == affirms]
     return words(" ".join(true))
 
 

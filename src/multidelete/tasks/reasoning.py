@@ -1,4 +1,4 @@
-"""Visual reasoning: is a statement true of the pictures of a unit?"""
+"""Visual reasoning: is a statement true of the pictures of an example?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from multidelete.tasks.classification import Classification
 class Reasoning(Classification):
     """Two classes, true and false, over n pictures that are looked at together [1]_.
 
-    NLVR2 has two pictures, NLVR three boxes or one image: n is a property of the data. A deletion unit is a set of
+    NLVR2 has two pictures, NLVR three boxes or one image: n is a property of the data. A deletion example is a set of
     pictures with all its statements.
 
     References:

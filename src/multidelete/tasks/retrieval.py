@@ -10,39 +10,39 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.special import logsumexp
 
-from multidelete.data.streams import Encodings, Rows
+from multidelete.data.batches import Encodings, Rows
 from multidelete.metrics.classification import true_label_log_odds
 from multidelete.metrics.forgetting import forget_auc, forgetting
 from multidelete.metrics.ranking import first_true_ranks, recalls
 from multidelete.models.base import iterate_rows
-from multidelete.randomness import derive
-from multidelete.tasks.base import Predictions, Task, true_pairs
+from multidelete.tasks.base import SCORE_KEYS, Predictions, Task, true_pairs
+from multidelete.utils.randomness import derive
 
 if TYPE_CHECKING:
+    from multidelete.data.batches import PairInputs
     from multidelete.data.requests import Request
-    from multidelete.data.streams import PairInputs
-    from multidelete.engine import Engine
     from multidelete.models.base import Model
+    from multidelete.training.engine import Engine
 
-CANDIDATES = 200  # units of valid among which the rank losses of a pair are measured
+CANDIDATES = 200  # examples of validation among which the rank losses of a pair are measured
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Contrastive embeddings of the same wrong partners for every pair: units of valid and their texts.
+    """Contrastive embeddings of the same wrong partners for every pair: examples of validation and their texts.
 
     Args:
-        units: Rows of the units, ``(C,)``.
+        examples: Rows of the examples, ``(C,)``.
         vision: Theirs, ``(C, P)``.
         text: Those of their texts, ``(T, P)``.
-        text_units: Rows of the units of the texts, ``(T,)``.
+        text_examples: Rows of the examples of the texts, ``(T,)``.
         scale: What similarities are multiplied with, the inverse of the temperature.
     """
 
-    units: Rows
+    examples: Rows
     vision: NDArray[np.float32]
     text: NDArray[np.float32]
-    text_units: Rows
+    text_examples: Rows
     scale: float
 
 
@@ -58,7 +58,7 @@ class Retrieval(Task):
         rerank: Candidates k that the matching head re-orders, for each query and direction (ALBEF: 128).
         similarity_weight: Weight of the contrastive similarity (over the temperature) added to the log-odds of a
             re-ranked candidate: 0 is ALBEF's rule, 1 is BLIP's.
-        sample: Largest number of units of D_f or D_r among which recall is measured.
+        sample: Largest number of examples of D_f or D_r among which recall is measured.
     """
 
     name: ClassVar[str] = "retrieval"
@@ -68,88 +68,94 @@ class Retrieval(Task):
     sample: int = Field(default=1000, ge=2)
 
     def predict(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> Predictions:
-        """See :meth:`Task.predict`; ``i2t_rank`` ``(I,)`` and ``t2i_rank`` ``(T,)`` are of the ranked units.
+        """See :meth:`Task.predict`; ``i2t_rank`` ``(I,)`` and ``t2i_rank`` ``(T,)`` are of the ranked examples.
 
         ``i2t_loss`` and ``t2i_loss`` ``(P,)`` say how a pair's contrastive similarity stands out among those of its
         image with wrong texts and of its text with wrong images. These are the same for every pair, whatever the split.
         """
-        candidates = self._candidates(model, inputs, request.valid[:CANDIDATES], engine)
-        found = {
-            split: self._predict_split(model, inputs, units, engine, self.sample, candidates, f"evaluating {split}")
-            for split, units in request.splits().items()
+        candidates = self._candidates(model, inputs, request.validation[:CANDIDATES], engine)
+        result = {
+            split: self._predict_split(model, inputs, examples, engine, self.sample, candidates, f"evaluating {split}")
+            for split, examples in request.splits().items()
         }
-        return self.with_features(found, model, inputs, request, engine)
+        return self.with_features(result, model, inputs, request, engine)
 
-    def pairs_alone(self) -> Self:
-        """See :meth:`Task.pairs_alone`; nothing is ranked."""
-        return super().pairs_alone().model_copy(update={"sample": 0})
+    def scores_only(self) -> Self:
+        """See :meth:`Task.scores_only`; nothing is ranked."""
+        return super().scores_only().model_copy(update={"sample": 0})
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """See :meth:`Task.metrics`."""
         scores = {split: recalls(arrays["i2t_rank"], arrays["t2i_rank"]) for split, arrays in predictions.items()}
-        found = {"test_score": scores["test"].pop("mean_recall"), **scores["test"]}
-        found |= {
-            f"{split}_score": scores[split]["mean_recall"] for split in ("valid", "retain", "forget") if split in scores
+        result = {"test_score": scores["test"].pop("mean_recall"), **scores["test"]}
+        result |= {
+            SCORE_KEYS[split]: scores[split]["mean_recall"]
+            for split in ("validation", "retain", "forget")
+            if split in scores
         }
-        found |= forgetting(predictions)
+        result |= forgetting(predictions)
         if "cosine" in predictions["forget"]:
             for name, others in (("forget_auc_cosine", "retain"), ("forget_test_auc_cosine", "test")):
-                found[name] = forget_auc(predictions["forget"]["cosine"], predictions[others]["cosine"])
-        return found
+                result[name] = forget_auc(predictions["forget"]["cosine"], predictions[others]["cosine"])
+        return result
 
-    def judge(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> dict[str, float]:
-        """See :meth:`Task.judge`; at most 200 units of valid and of D_f are looked at."""
-        valid = self._predict_split(model, inputs, request.valid[:200], engine, 200)
+    def validation_metrics(
+        self, model: Model, inputs: PairInputs, request: Request, engine: Engine
+    ) -> dict[str, float]:
+        """See :meth:`Task.validation_metrics`; at most 200 examples of validation and of D_f are looked at."""
+        validation = self._predict_split(model, inputs, request.validation[:200], engine, 200)
         forget = self._predict_split(model, inputs, request.forget[:200], engine, 0)
-        utility = recalls(valid["i2t_rank"], valid["t2i_rank"])["mean_recall"]
-        return self.judged_by({"valid": valid, "forget": forget}, utility)
+        utility = recalls(validation["i2t_rank"], validation["t2i_rank"])["mean_recall"]
+        return self.validation_metrics_of({"validation": validation, "forget": forget}, utility)
 
     def _predict_split(
         self,
         model: Model,
         inputs: PairInputs,
-        units: Rows,
+        examples: Rows,
         engine: Engine,
         sample: int,
         candidates: Candidates | None = None,
         what: str | None = None,
     ) -> dict[str, NDArray[Any]]:
-        corpus = inputs.corpus
-        texts, own, named = true_pairs(corpus, units)
-        vision = engine.encode_all(model, inputs, "vision", units)
+        dataset = inputs.dataset
+        texts, own, named = true_pairs(dataset, examples)
+        vision = engine.encode_all(model, inputs, "vision", examples)
         text = engine.encode_all(model, inputs, "text", texts)
         matched = engine.pair_logits(model, vision, text, (own, np.arange(len(texts))))
-        found = {**named, "score": match_log_odds(matched)}
+        result = {**named, "score": match_log_odds(matched)}
         cosines = None
         if model.contrastive:
             embeddings = [engine.embeddings(model, m, e) for m, e in (("vision", vision), ("text", text))]
-            found["cosine"] = np.einsum("pd,pd->p", embeddings[0][own], embeddings[1]).astype(np.float32)
+            result["cosine"] = np.einsum("pd,pd->p", embeddings[0][own], embeddings[1]).astype(np.float32)
             if candidates is not None:
-                found["i2t_loss"], found["t2i_loss"] = rank_losses(embeddings[0], embeddings[1], own, units, candidates)
+                result["i2t_loss"], result["t2i_loss"] = rank_losses(
+                    embeddings[0], embeddings[1], own, examples, candidates
+                )
         if not sample:
-            return found
-        order = np.random.default_rng(derive(len(units), "ranked sample")).permutation(len(units))
+            return result
+        order = np.random.default_rng(derive(len(examples), "ranked sample")).permutation(len(examples))
         ranked = np.sort(order[:sample])
         kept = np.flatnonzero(np.isin(own, ranked))
         true = own[kept][None, :] == ranked[:, None]  # (I, T)
         if model.contrastive:
             cosines = embeddings[0][ranked] @ embeddings[1][kept].T
         scores = self._scores(model, vision, text, (ranked, kept), cosines, engine, what)
-        found["ranked_unit"] = np.array([corpus.units[units[row]].id for row in ranked])
-        found["i2t_rank"] = first_true_ranks(scores[0], true)
-        found["t2i_rank"] = first_true_ranks(scores[1].T, true.T)
-        return found
+        result["ranked_example"] = np.array([dataset.examples[examples[row]].id for row in ranked])
+        result["i2t_rank"] = first_true_ranks(scores[0], true)
+        result["t2i_rank"] = first_true_ranks(scores[1].T, true.T)
+        return result
 
-    def _candidates(self, model: Model, inputs: PairInputs, units: Rows, engine: Engine) -> Candidates | None:
-        """The wrong partners that every pair is held against; None without a valid split or contrastive embeddings."""
-        if not model.contrastive or not len(units):
+    def _candidates(self, model: Model, inputs: PairInputs, examples: Rows, engine: Engine) -> Candidates | None:
+        """Wrong partners to compare every pair with; None without a validation split or contrastive embeddings."""
+        if not model.contrastive or not len(examples):
             return None
-        texts = inputs.corpus.text_rows(units)
+        texts = inputs.dataset.text_rows(examples)
         vision, text = (
             engine.embeddings(model, modality, engine.encode_all(model, inputs, modality, rows))
-            for modality, rows in (("vision", units), ("text", texts))
+            for modality, rows in (("vision", examples), ("text", texts))
         )
-        return Candidates(units, vision, text, inputs.corpus.text_units[texts], model.contrastive_scale())
+        return Candidates(examples, vision, text, inputs.dataset.text_examples[texts], model.contrastive_scale())
 
     def _scores(
         self,
@@ -187,7 +193,7 @@ def match_log_odds(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
 
 
 def rank_losses(
-    vision: NDArray[np.float32], text: NDArray[np.float32], own: Rows, units: Rows, candidates: Candidates
+    vision: NDArray[np.float32], text: NDArray[np.float32], own: Rows, examples: Rows, candidates: Candidates
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Cross-entropy of each pair among the candidates' texts for its image, and images for its text, ``(P,)`` both.
 
@@ -195,26 +201,26 @@ def rank_losses(
         vision: Embeddings of images, ``(I, P)``.
         text: Embeddings of the pairs' texts, ``(P, P)``.
         own: Which image each text belongs to, ``(P,)``.
-        units: Rows of the images' units, ``(I,)``: of its own unit a pair has no wrong partner.
+        examples: Rows of the images' examples, ``(I,)``: of its own example a pair has no wrong partner.
         candidates: The wrong partners.
     """
     true = candidates.scale * np.einsum("pd,pd->p", vision[own], text)
-    wrong_text = _wrong(vision, candidates.text, candidates.scale, units, candidates.text_units)[own]
-    wrong_image = _wrong(text, candidates.vision, candidates.scale, units[own], candidates.units)
+    wrong_text = _wrong(vision, candidates.text, candidates.scale, examples, candidates.text_examples)[own]
+    wrong_image = _wrong(text, candidates.vision, candidates.scale, examples[own], candidates.examples)
     i2t, t2i = ((np.logaddexp(true, wrong) - true).astype(np.float32) for wrong in (wrong_text, wrong_image))
     return i2t, t2i
 
 
 def _wrong(
-    queries: NDArray[np.float32], partners: NDArray[np.float32], scale: float, units: Rows, partner_units: Rows
+    queries: NDArray[np.float32], partners: NDArray[np.float32], scale: float, examples: Rows, partner_examples: Rows
 ) -> NDArray[np.floating[Any]]:
-    """Logarithm of the summed exponentials of each query's similarities to partners of other units, ``(Q,)``."""
-    found = np.empty(len(queries))
+    """Logarithm of the summed exponentials of each query's similarities to partners of other examples, ``(Q,)``."""
+    result = np.empty(len(queries))
     for part in iterate_rows(len(queries), 4096):
         similar = scale * (queries[part] @ partners.T).astype(np.float64)
-        similar[units[part][:, None] == partner_units] = -np.inf
-        found[part] = logsumexp(similar, axis=1)
-    return found
+        similar[examples[part][:, None] == partner_examples] = -np.inf
+        result[part] = logsumexp(similar, axis=1)
+    return result
 
 
 def _top(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""The readers: each brings one layout of data into a corpus, and is called by its name."""
+"""The readers: each brings one layout of data into a dataset, and is called by its name."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from pathlib import Path
 from types import UnionType
 from typing import get_args, get_type_hints
 
-from multidelete.data.corpus import MANIFEST, Corpus
-from multidelete.data.genes import genes
-from multidelete.data.premises import premises
+from multidelete.data.dataset import MANIFEST, Dataset
 from multidelete.data.readers.karpathy import find_split_files, karpathy
 from multidelete.data.readers.nlvr import holds_nlvr, nlvr
 from multidelete.data.readers.nlvr2 import holds_nlvr2, nlvr2
 from multidelete.data.readers.pgr import holds_pgr, pgr
 from multidelete.data.readers.snli_ve import holds_snli_ve, snli_ve
-from multidelete.data.scenes import scenes
-from multidelete.data.statements import statements
-from multidelete.errors import InputError, did_you_mean
-from multidelete.registry import choose, with_entry_points
+from multidelete.data.synthetic.genes import genes
+from multidelete.data.synthetic.premises import premises
+from multidelete.data.synthetic.scenes import scenes
+from multidelete.data.synthetic.statements import statements
+from multidelete.utils.errors import InputError, did_you_mean
+from multidelete.utils.registry import choose, with_entry_points
 
-Reader = Callable[..., Corpus]
+Reader = Callable[..., Dataset]
 
 
-def corpus(root: str | Path) -> Corpus:
+def dataset(root: str | Path) -> Dataset:
     """The package's own layout: ``manifest.jsonl`` and the images it names.
 
     Args:
         root: The folder that holds both.
     """
-    return Corpus.load(root)
+    return Dataset.load(root)
 
 
 READERS: dict[str, Reader] = with_entry_points(
     "multidelete.readers",
     {
-        "corpus": corpus,
+        "dataset": dataset,
         "karpathy": karpathy,
         "snli_ve": snli_ve,
         "nlvr2": nlvr2,
@@ -53,7 +53,7 @@ WITHOUT = "without"  # an option of every reader, see read()
 
 # By reader: what its layout is known by, in words and as a test of a folder.
 LAYOUTS: dict[str, tuple[str, Callable[[Path], bool]]] = {
-    "corpus": (MANIFEST, lambda root: (root / MANIFEST).is_file()),
+    "dataset": (MANIFEST, lambda root: (root / MANIFEST).is_file()),
     "karpathy": ("a Karpathy split file dataset_*.json", lambda root: bool(find_split_files(root))),
     "snli_ve": ("snli_ve_*.jsonl", holds_snli_ve),
     "nlvr2": ('train.json with identifiers like "train-1-0-0"', holds_nlvr2),
@@ -62,24 +62,24 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], bool]]] = {
 }
 
 
-def read(reader: str, **options: object) -> Corpus:
-    """Read a corpus.
+def read(reader: str, **options: object) -> Dataset:
+    """Read a dataset.
 
     Args:
         reader: Name of the reader.
         options: Its options; each is checked by name and type before the reader starts. Every reader has ``without``:
-            a folder of other data (in any layout of ``LAYOUTS``) whose valid and test images must not be seen here.
-            A model that is to start with what it learns from one data set, and to be tested on the other, needs it
-            where the two share photographs.
+            a folder of other data (in any layout of ``LAYOUTS``) whose validation and test images must not be seen
+            here. A model that is to start with what it learns from one data set, and to be tested on the other, needs
+            it where the two share photographs.
     """
     for mistake in mistakes(reader, options):
         raise InputError(mistake)
     other = options.pop(WITHOUT, None)
-    found = READERS[reader](**options)
+    result = READERS[reader](**options)
     if other is None:
-        return found
+        return result
     assert isinstance(other, str | Path)
-    return found.without(read(detect(other), root=other))
+    return result.without(read(detect(other), root=other))
 
 
 def mistakes(reader: str, options: Mapping[str, object]) -> Iterator[str]:

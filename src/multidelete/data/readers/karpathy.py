@@ -6,22 +6,22 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from multidelete.data.corpus import (
-    Corpus,
-    Unit,
+from multidelete.data.dataset import (
+    Dataset,
+    Example,
+    example_problem,
     images_problem,
     kind,
     path_problem,
     raise_first,
-    unit_problem,
 )
-from multidelete.errors import InputError, did_you_mean
+from multidelete.utils.errors import InputError, did_you_mean
 
-_SPLITS = {"train": "train", "restval": "train", "val": "valid", "test": "test"}
+_SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 
 
-def karpathy(root: str | Path, file: str | None = None, images: str | None = None) -> Corpus:
-    """Images with their captions from a Karpathy split file; a unit's id is its file name.
+def karpathy(root: str | Path, file: str | None = None, images: str | None = None) -> Dataset:
+    """Images with their captions from a Karpathy split file; an example's id is its file name.
 
     The images lie in ``images/``, in ``<name>-images/`` (as Flickr30K comes) or beside the split file,
     each below its ``filepath`` where the file gives one (as COCO does). COCO's ``restval`` is training data.
@@ -35,31 +35,31 @@ def karpathy(root: str | Path, file: str | None = None, images: str | None = Non
     path = _split_file(root, file)
     name = path.stem.removeprefix("dataset_")
     entries = _entries(path)
-    units: list[Unit] = []
+    examples: list[Example] = []
     problems: list[str] = []
     first_entries: dict[str, int] = {}
     for number, entry in enumerate(entries):
-        unit = _parse_entry(entry)
-        problem = unit if isinstance(unit, str) else None
-        if isinstance(unit, Unit):
-            if unit.id in first_entries:
-                problem = f"filename {unit.id!r} was already used in images[{first_entries[unit.id]}]"
-            first_entries.setdefault(unit.id, number)
-            units.append(unit)
+        example = _parse_entry(entry)
+        problem = example if isinstance(example, str) else None
+        if isinstance(example, Example):
+            if example.id in first_entries:
+                problem = f"filename {example.id!r} was already used in images[{first_entries[example.id]}]"
+            first_entries.setdefault(example.id, number)
+            examples.append(example)
         if problem:
             problems.append(f"{path}, images[{number}]: {problem}")
     raise_first(problems, "entries")
-    if not any(unit.split == "train" for unit in units):
+    if not any(example.split == "train" for example in examples):
         raise InputError(f"{path} has no entry with the split 'train': nothing could be learned")
 
-    folder = _image_folder(root, name, images, units)
+    folder = _image_folder(root, name, images, examples)
     missing = [
         f"{path}, images[{number}]: {problem}"
-        for number, unit in enumerate(units)
-        if (problem := images_problem(unit, folder))
+        for number, example in enumerate(examples)
+        if (problem := images_problem(example, folder))
     ]
     raise_first(missing, "entries")
-    return Corpus(name, units, root=folder)
+    return Dataset(name, examples, root=folder)
 
 
 def find_split_files(root: Path) -> list[Path]:
@@ -71,18 +71,18 @@ def _split_file(root: Path, file: str | None) -> Path:
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise InputError(f"{root} {what}; expected a folder with a split file dataset_*.json and images")
-    found = find_split_files(root)
+    result = find_split_files(root)
     if file is not None:
         if not (root / file).is_file():
-            hint = did_you_mean(file, [path.name for path in found])
+            hint = did_you_mean(file, [path.name for path in result])
             raise InputError(f"{root} has no file {file!r}{hint}")
         return root / file
-    if not found:
+    if not result:
         raise InputError(f"{root} has no split file; expected one dataset_*.json in it")
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise InputError(f"{root} has {len(found)} split files ({names}); name one of them with file=")
-    return found[0]
+    if len(result) > 1:
+        names = ", ".join(path.name for path in result)
+        raise InputError(f"{root} has {len(result)} split files ({names}); name one of them with file=")
+    return result[0]
 
 
 def _entries(path: Path) -> list[object]:
@@ -102,8 +102,8 @@ def _entries(path: Path) -> list[object]:
     return entries
 
 
-def _parse_entry(entry: object) -> Unit | str:
-    """The unit that an entry of the split file stands for, or what is wrong with the entry."""
+def _parse_entry(entry: object) -> Example | str:
+    """The example that an entry of the split file stands for, or what is wrong with the entry."""
     if not isinstance(entry, dict):
         return f"expected an object with filename, split and sentences, got {kind(entry)}"
     for key in ("filename", "split", "sentences"):
@@ -127,18 +127,18 @@ def _parse_entry(entry: object) -> Unit | str:
     image = f"{filepath}/{filename}" if filepath else filename
     if not filename.strip():
         return "'filename' is empty; expected the name of the image file"
-    unit = Unit(filename, _SPLITS[entry["split"]], tuple(texts), (image,))
-    return path_problem(image) or unit_problem(unit) or unit
+    example = Example(filename, _SPLITS[entry["split"]], tuple(texts), (image,))
+    return path_problem(image) or example_problem(example) or example
 
 
-def _image_folder(root: Path, name: str, images: str | None, units: Sequence[Unit]) -> Path:
+def _image_folder(root: Path, name: str, images: str | None, examples: Sequence[Example]) -> Path:
     if images is not None:
         if not (root / images).is_dir():
             raise InputError(f"{root} has no folder {images!r}; expected the folder with the images")
         return root / images
     folders = [root / "images", root / f"{name}-images", root]
     for folder in folders:
-        if folder.is_dir() and any((folder / unit.images[0]).is_file() for unit in units):
+        if folder.is_dir() and any((folder / example.images[0]).is_file() for example in examples):
             return folder
     looked = ", ".join(str(folder) for folder in folders)
-    raise InputError(f"found none of the {len(units):,} images (looked in {looked}); name their folder with images=")
+    raise InputError(f"found none of the {len(examples):,} images (looked in {looked}); name their folder with images=")

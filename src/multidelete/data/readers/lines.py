@@ -1,4 +1,4 @@
-"""What the readers of line by line formats share: numbered lines, units gathered from them, image files by name."""
+"""What the readers of line by line formats share: numbered lines, examples gathered from them, image files by name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from multidelete.data.corpus import Unit, json_problem, kind, path_problem, raise_first, unit_problem
-from multidelete.errors import InputError, did_you_mean
+from multidelete.data.dataset import Example, example_problem, json_problem, kind, path_problem, raise_first
+from multidelete.utils.errors import InputError, did_you_mean
 
 
 def file_in(root: Path, *names: str, hint: str = "") -> Path:
@@ -115,8 +115,8 @@ def first_identifier(root: Path, names: Sequence[str]) -> str:
     for name in names:
         if (root / name).is_file():
             with (root / name).open("rb") as file:
-                found = re.search(rb'"identifier"\s*:\s*"([^"]*)"', file.readline(1 << 20))
-            return found[1].decode(errors="replace") if found else ""
+                result = re.search(rb'"identifier"\s*:\s*"([^"]*)"', file.readline(1 << 20))
+            return result[1].decode(errors="replace") if result else ""
     return ""
 
 
@@ -127,7 +127,7 @@ def truth(value: object) -> str | None:
 
 
 class Gathered:
-    """Units that grow line by line, and what is wrong with the lines.
+    """Examples that grow line by line, and what is wrong with the lines.
 
     Attributes:
         problems: One sentence for each wrong line, in order.
@@ -135,19 +135,19 @@ class Gathered:
 
     def __init__(self) -> None:
         self.problems: list[str] = []
-        self._units: dict[str, Unit] = {}
+        self._examples: dict[str, Example] = {}
         self._lines: dict[str, str] = {}
         self._keys: dict[tuple[str, str, str], str] = {}
 
     @property
-    def units(self) -> tuple[Unit, ...]:
-        """The units, in the order of their first lines.
+    def examples(self) -> tuple[Example, ...]:
+        """The examples, in the order of their first lines.
 
         Raises:
             InputError: There is a problem.
         """
         raise_first(self.problems, "lines")
-        return tuple(self._units.values())
+        return tuple(self._examples.values())
 
     def is_new(self, where: str, what: str, key: str, scope: str = "") -> bool:
         """Whether no line before this one had the same key; it is a problem where one had.
@@ -156,7 +156,7 @@ class Gathered:
             where: The line.
             what: What the key is called.
             key: What only one line may have.
-            scope: Part of the corpus within which it may not be repeated; by default all of it.
+            scope: Part of the dataset within which it may not be repeated; by default all of it.
         """
         full = (what, scope, key)
         if full in self._keys:
@@ -165,27 +165,29 @@ class Gathered:
         self._keys[full] = where
         return True
 
-    def add(self, where: str, unit: Unit, problem: str | None = None) -> None:
-        """Take in what a line says of a unit: its texts join those of earlier lines.
+    def add(self, where: str, example: Example, problem: str | None = None) -> None:
+        """Take in what a line says of an example: its texts join those of earlier lines.
 
         Args:
             where: The line.
-            unit: With the texts and labels of this line alone.
+            example: With the texts and labels of this line alone.
             problem: What is already known to be wrong with the line.
         """
-        problem = problem or unit_problem(unit)
-        known = self._units.get(unit.id)
-        if problem is None and known is not None and known.split != unit.split:
+        problem = problem or example_problem(example)
+        known = self._examples.get(example.id)
+        if problem is None and known is not None and known.split != example.split:
             problem = (
-                f"{unit.id!r} is in the {unit.split} split here, but in the {known.split} split in "
-                f"{self._lines[unit.id]}; expected it in one of them"
+                f"{example.id!r} is in the {example.split} split here, but in the {known.split} split in "
+                f"{self._lines[example.id]}; expected it in one of them"
             )
         if problem is not None:
             self.problems.append(f"{where}: {problem}")
         elif known is None:
-            self._units[unit.id], self._lines[unit.id] = unit, where
+            self._examples[example.id], self._lines[example.id] = example, where
         else:
-            self._units[unit.id] = replace(known, texts=known.texts + unit.texts, labels=known.labels + unit.labels)
+            self._examples[example.id] = replace(
+                known, texts=known.texts + example.texts, labels=known.labels + example.labels
+            )
 
 
 class ImageFiles:
@@ -222,17 +224,17 @@ class ImageFiles:
 
     def problem(self, name: str) -> str | None:
         """What is wrong with the image of this file name, if anything."""
-        found = self._paths.get(name, [])
-        if len(found) > 1:
-            places = ", ".join(found)
+        result = self._paths.get(name, [])
+        if len(result) > 1:
+            places = ", ".join(result)
             return f"image {name!r} is in {self.root} more than once ({places}); name the right folder with images="
-        if not found:
+        if not result:
             return path_problem(name) or f"image {name!r} is not a file in {self.root} or the folders below it"
         return None
 
 
 def image_files(root: Path, images: str | None) -> ImageFiles:
-    """The image files of a corpus: in the folder that was named, or anywhere below its root."""
+    """The image files of a dataset: in the folder that was named, or anywhere below its root."""
     if images is not None and not (root / images).is_dir():
         raise InputError(f"{root} has no folder {images!r}; expected the folder with the images")
     return ImageFiles(root / images if images is not None else root)

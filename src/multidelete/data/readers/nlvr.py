@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from multidelete.data.corpus import Corpus, Unit, kind
+from multidelete.data.dataset import Dataset, Example, kind
 from multidelete.data.readers.lines import Gathered, file_in, first_identifier, image_files, json_lines, truth
-from multidelete.errors import InputError
+from multidelete.utils.errors import InputError
 
-FILES = {"train": "train", "valid": "dev", "test": "test"}
+FILES = {"train": "train", "validation": "dev", "test": "test"}
 ARRANGEMENTS = 6
 IDENTIFIER = re.compile(r"\d+-\d+", re.ASCII)
 
 _KEYS = {"identifier": (str,), "sentence": (str,), "label": (str, bool)}
 
 
-def nlvr(root: str | Path, images: str | None = None, boxes: int = 3, arrangements: int = ARRANGEMENTS) -> Corpus:
-    """NLVR: drawings of three boxes with a statement, true or false; a unit is one image, as "train-2321-0-5".
+def nlvr(root: str | Path, images: str | None = None, boxes: int = 3, arrangements: int = ARRANGEMENTS) -> Dataset:
+    """NLVR: drawings of three boxes with a statement, true or false; an example is one image, as "train-2321-0-5".
 
     The same three boxes are drawn in six orders. The six images of a line make a group: they are deleted together.
 
@@ -55,7 +55,7 @@ def nlvr(root: str | Path, images: str | None = None, boxes: int = 3, arrangemen
                 if missing := files.problem(name):
                     gathered.problems.append(f"{where}: {missing}")
                     break
-                unit = Unit(
+                example = Example(
                     id=stem,
                     split=split,
                     texts=(line["sentence"],),
@@ -64,8 +64,8 @@ def nlvr(root: str | Path, images: str | None = None, boxes: int = 3, arrangemen
                     panels=boxes,
                     group=f"{FILES[split]}-{identifier}",
                 )
-                gathered.add(where, unit)
-    return Corpus("nlvr", gathered.units, root=files.root)
+                gathered.add(where, example)
+    return Dataset("nlvr", gathered.examples, root=files.root)
 
 
 def holds_nlvr(root: Path) -> bool:

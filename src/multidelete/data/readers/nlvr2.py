@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from multidelete.data.corpus import Corpus, Unit
+from multidelete.data.dataset import Dataset, Example
 from multidelete.data.readers.lines import Gathered, file_in, first_identifier, image_files, json_lines, truth
 
-FILES = {"train": ("train.json",), "valid": ("dev.json",), "test": ("test1.json", "test.json")}
+FILES = {"train": ("train.json",), "validation": ("dev.json",), "test": ("test1.json", "test.json")}
 IDENTIFIER = re.compile(r"(\w+-\d+-\d+)-\d+", re.ASCII)
 
 _KEYS = {"identifier": (str,), "sentence": (str,), "label": (str, bool)}
 
 
-def nlvr2(root: str | Path, images: str | None = None) -> Corpus:
-    """NLVR2: pairs of photographs with statements, true or false; a unit is a pair, as "dev-850-0".
+def nlvr2(root: str | Path, images: str | None = None) -> Dataset:
+    """NLVR2: pairs of photographs with statements, true or false; an example is a pair, as "dev-850-0".
 
     The two images of the pair are ``dev-850-0-img0.png`` and ``dev-850-0-img1.png``. They may lie in folders as the
     official release has them (``images/train/<directory>/``, ``dev/``, ``test1/``) or all in one.
@@ -46,8 +46,8 @@ def nlvr2(root: str | Path, images: str | None = None) -> Corpus:
             if label is None:
                 problem = f"unknown label {line['label']!r}, expected 'True' or 'False'"
             paths = tuple(files.path(name) for name in names)
-            gathered.add(where, Unit(pair, split, (line["sentence"],), paths, (label or "",)), problem)
-    return Corpus("nlvr2", gathered.units, root=files.root)
+            gathered.add(where, Example(pair, split, (line["sentence"],), paths, (label or "",)), problem)
+    return Dataset("nlvr2", gathered.examples, root=files.root)
 
 
 def holds_nlvr2(root: Path) -> bool:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from multidelete.data.corpus import Corpus, Unit
+from multidelete.data.dataset import Dataset, Example
 from multidelete.data.graph import EDGES, NODES, Graph
 from multidelete.data.readers.lines import Gathered, file_in, truth, tsv_lines
-from multidelete.registry import choose
+from multidelete.utils.registry import choose
 
 # Newest first: where two releases disagree, the newer is right.
 RELEASES = {"all": ("train_2019.tsv", "train.tsv"), "2019": ("train_2019.tsv",), "2018": ("train.tsv",)}
@@ -39,7 +39,7 @@ _TRAIN, _VALID = 0.8, 0.9  # where the splits end
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """A line of the corpus: does this sentence relate this gene and this phenotype?"""
+    """A line of the dataset: does this sentence relate this gene and this phenotype?"""
 
     where: str
     article: str
@@ -55,8 +55,8 @@ class _Question:
         return self.article, self.sentence, *self.mentions
 
 
-def pgr(root: str | Path, release: str = "all", mark: str = "blind", unusable: str = "error", seed: int = 0) -> Corpus:
-    """Gene-phenotype relations (PGR): a unit is a gene and a phenotype in an article, with the sentences on both.
+def pgr(root: str | Path, release: str = "all", mark: str = "blind", unusable: str = "error", seed: int = 0) -> Dataset:
+    """Gene-phenotype relations (PGR): an example is a gene and a phenotype in an article, with the sentences on both.
 
     Its id is "article:gene:phenotype", as "19223546:NCBI:79574:HP:0002664". What two releases share is read once.
     Where they disagree about a pair, the newer one is right: the labels were looked up in the ontology of their time.
@@ -83,7 +83,7 @@ def pgr(root: str | Path, release: str = "all", mark: str = "blind", unusable: s
     gathered = Gathered()
     answers: dict[tuple[str, str], _Question] = {}
     done: set[tuple[str, ...]] = set()
-    told: set[tuple[str, str]] = set()  # (unit, text)
+    told: set[tuple[str, str]] = set()  # (example, text)
     for path in paths:
         own_answers: dict[tuple[str, str], _Question] = {}
         own: set[tuple[str, ...]] = set()
@@ -96,21 +96,21 @@ def pgr(root: str | Path, release: str = "all", mark: str = "blind", unusable: s
                     f"{question.where}: the relation of {pair} is {question.label!r} here, but {first.label!r} in "
                     f"{first.where}"
                 )
-            unit = f"{question.article}:{':'.join(question.nodes)}"
+            example = f"{question.article}:{':'.join(question.nodes)}"
             text = _blinded(question) if blind else question.sentence
-            if question.key in done or (unit, text) in told:
+            if question.key in done or (example, text) in told:
                 continue
-            told.add((unit, text))
+            told.add((example, text))
             label = answers.get(question.nodes, question).label
             split = _split(question.article, seed)
-            gathered.add(question.where, Unit(unit, split, (text,), labels=(label,), nodes=question.nodes))
+            gathered.add(question.where, Example(example, split, (text,), labels=(label,), nodes=question.nodes))
         answers = {**own_answers, **answers}
         done |= own
-    return Corpus("pgr", gathered.units, graph=graph)
+    return Dataset("pgr", gathered.examples, graph=graph)
 
 
 def holds_pgr(root: Path) -> bool:
-    """Whether a folder looks like this corpus."""
+    """Whether a folder looks like this dataset."""
     return (root / NODES).is_file() and any((root / name).is_file() for name in RELEASES["all"])
 
 
@@ -164,8 +164,8 @@ def _place(row: dict[str, str], which: str) -> tuple[int, int] | None:
     start, end = int(row[f"{which}_START_POSITION"]), int(row[f"{which}_END_POSITION"])
     if sentence[start:end] == mention:
         return start, end
-    found = re.search(re.escape(mention), sentence) or re.search(re.escape(mention), sentence, re.IGNORECASE)
-    return found.span() if found else None
+    result = re.search(re.escape(mention), sentence) or re.search(re.escape(mention), sentence, re.IGNORECASE)
+    return result.span() if result else None
 
 
 def _blinded(question: _Question) -> str:
@@ -180,4 +180,4 @@ def _blinded(question: _Question) -> str:
 def _split(article: str, seed: int) -> str:
     digest = hashlib.sha256(f"{seed}:{article}".encode()).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64
-    return "train" if share < _TRAIN else "valid" if share < _VALID else "test"
+    return "train" if share < _TRAIN else "validation" if share < _VALID else "test"

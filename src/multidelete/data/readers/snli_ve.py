@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from multidelete.data.corpus import Corpus, Unit
+from multidelete.data.dataset import Dataset, Example
 from multidelete.data.readers.lines import Gathered, ImageFiles, file_in, image_files, json_lines
-from multidelete.errors import InputError, did_you_mean
+from multidelete.utils.errors import InputError, did_you_mean
 
-FILES = {"train": "snli_ve_train.jsonl", "valid": "snli_ve_dev.jsonl", "test": "snli_ve_test.jsonl"}
+FILES = {"train": "snli_ve_train.jsonl", "validation": "snli_ve_dev.jsonl", "test": "snli_ve_test.jsonl"}
 LABELS = ("entailment", "neutral", "contradiction")
 UNDECIDED = "-"  # the annotators disagreed
 
@@ -18,8 +18,8 @@ _KEYS = {"Flickr30K_ID": (str,), "sentence2": (str,), "gold_label": (str,)}
 _FOLDERS = ("flickr30k-images", "flickr30k_images", "images", "../flickr8k/images")
 
 
-def snli_ve(root: str | Path, images: str | None = None) -> Corpus:
-    """Visual entailment (SNLI-VE): photographs with hypotheses; a unit is a photograph, its id the Flickr30K_ID.
+def snli_ve(root: str | Path, images: str | None = None) -> Dataset:
+    """Visual entailment (SNLI-VE): photographs with hypotheses; an example is a photograph, its id the Flickr30K_ID.
 
     Lines without a gold label, on which the annotators disagreed, are left out.
 
@@ -43,17 +43,17 @@ def snli_ve(root: str | Path, images: str | None = None) -> Corpus:
             if label not in LABELS:
                 hint = did_you_mean(label, LABELS)
                 problem = f"unknown label {label!r}, expected {', '.join(LABELS)} or {UNDECIDED!r}{hint}"
-            unit = Unit(photo, split, (line["sentence2"],), (f"{photo}.jpg",), (label,))
+            example = Example(photo, split, (line["sentence2"],), (f"{photo}.jpg",), (label,))
             first_lines.setdefault(photo, where)
-            gathered.add(where, unit, problem)
-    units = gathered.units
+            gathered.add(where, example, problem)
+    examples = gathered.examples
 
-    files = _image_files(root, images, units)
+    files = _image_files(root, images, examples)
     gathered.problems += [
-        f"{first_lines[unit.id]}: {problem}" for unit in units if (problem := files.problem(unit.images[0]))
+        f"{first_lines[example.id]}: {problem}" for example in examples if (problem := files.problem(example.images[0]))
     ]
-    placed = [replace(unit, images=(files.path(unit.images[0]),)) for unit in gathered.units]
-    return Corpus("snli_ve", placed, root=files.root)
+    placed = [replace(example, images=(files.path(example.images[0]),)) for example in gathered.examples]
+    return Dataset("snli_ve", placed, root=files.root)
 
 
 def holds_snli_ve(root: Path) -> bool:
@@ -61,14 +61,14 @@ def holds_snli_ve(root: Path) -> bool:
     return any((root / file).is_file() for file in FILES.values())
 
 
-def _image_files(root: Path, images: str | None, units: Sequence[Unit]) -> ImageFiles:
+def _image_files(root: Path, images: str | None, examples: Sequence[Example]) -> ImageFiles:
     if images is not None:
         return image_files(root, images)
     folders = [root / folder for folder in _FOLDERS]
     for folder in folders:
         if folder.is_dir():
             files = ImageFiles(folder)
-            if any(unit.images[0] in files for unit in units):
+            if any(example.images[0] in files for example in examples):
                 return files
     looked = ", ".join(str(folder) for folder in folders)
-    raise InputError(f"found none of the {len(units):,} images (looked in {looked}); name their folder with images=")
+    raise InputError(f"found none of the {len(examples):,} images (looked in {looked}); name their folder with images=")

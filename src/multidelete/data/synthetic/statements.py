@@ -1,7 +1,7 @@
 """Generated statements about one, two or three scenes at once, each true or false.
 
-Units are drawn in couples. A statement is chosen because it is true of one unit of the couple and false of the
-other, and both units get it, half of them true of each: neither the words nor the pictures alone tell anything
+Examples are drawn in couples. A statement is chosen because it is true of one example of the couple and false of the
+other, and both examples get it, half of them true of each: neither the words nor the pictures alone tell anything
 about a label. NLVR2 was collected in this way. What a statement asks for is often to be seen in the wrong picture. No
 scene occurs twice, within a split or across splits.
 """
@@ -14,14 +14,14 @@ from itertools import product
 
 import numpy as np
 
-from multidelete.data.corpus import Corpus, Unit
-from multidelete.data.scenes import (
+from multidelete.data.dataset import Dataset, Example
+from multidelete.data.synthetic.scenes import (
     COLOURS,
     SHAPES,
     SMALLEST,
     Scene,
     a,
-    check_whole,
+    check_counts,
     generator,
     least_counts,
     noun,
@@ -32,7 +32,7 @@ from multidelete.data.scenes import (
     split_of,
     weighted,
 )
-from multidelete.errors import InputError
+from multidelete.utils.errors import InputError
 
 #: What statements claim, and how often. "X" is a look, a colour or a shape, see ``ABOUT``. The claims in ``ACROSS``
 #: need several pictures; with one picture the others share their part.
@@ -65,7 +65,7 @@ What = tuple[str | None, str | None]  # colour and shape; None is any
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Assertion:
     """What a statement says of the pictures.
 
     Args:
@@ -120,56 +120,56 @@ class Told:
     """
 
     pictured: tuple[Scene, ...]
-    claims: tuple[Claim, ...]
+    assertions: tuple[Assertion, ...]
     texts: tuple[str, ...]
     labels: tuple[str, ...]
 
 
 def statements(
     train: int = 4000,
-    valid: int = 400,
+    validation: int = 400,
     test: int = 400,
     size: int = 48,
     pictures: int = 2,
     statements: int = 4,
     seed: int = 0,
-) -> Corpus:
-    """A corpus of generated scenes side by side, with statements about them that are true or false.
+) -> Dataset:
+    """A dataset of generated scenes side by side, with statements about them that are true or false.
 
-    Each split has its own generator: it is the same whatever the size of the others, and its first units are the
-    same whatever its own size. The last unit of a split of odd size lacks the other of its couple.
+    Each split has its own generator: it is the same whatever the size of the others, and its first examples are the
+    same whatever its own size. The last example of a split of odd size lacks the other of its couple.
 
     Args:
-        train: Number of units to train on.
-        valid: Number of units to select on.
-        test: Number of units to test on.
+        train: Number of examples to train on.
+        validation: Number of examples to select on.
+        test: Number of examples to test on.
         size: Side of a picture in pixels; the layout scales with it.
-        pictures: Number of pictures in a unit, 1 to 3.
-        statements: Number of statements about each unit, half of them true; an even number up to 8.
+        pictures: Number of pictures in an example, 1 to 3.
+        statements: Number of statements about each example, half of them true; an even number up to 8.
         seed: Another seed draws other scenes.
     """
-    counts = {"train": train, "valid": valid, "test": test}
-    check_whole("statements", [*least_counts(counts), ("size", size, SMALLEST), ("seed", seed, 0)])
+    counts = {"train": train, "validation": validation, "test": test}
+    check_counts("statements", [*least_counts(counts), ("size", size, SMALLEST), ("seed", seed, 0)])
     _check_numbers(pictures, statements)
-    units = []
+    examples = []
     pictured: list[Scene] = []
     for split, count in counts.items():
         for number, told in enumerate(draw_statements(split, count, seed, pictures, statements)):
-            units.append(Unit(f"{split}-{number:05d}", split, told.texts, labels=told.labels))
+            examples.append(Example(f"{split}-{number:05d}", split, told.texts, labels=told.labels))
             pictured.extend(told.pictured)
-    pixels = paint(pictured, size).reshape(len(units), pictures, size, size, 3)
-    return Corpus("statements", units, pixels=pixels)
+    pixels = paint(pictured, size).reshape(len(examples), pictures, size, size, 3)
+    return Dataset("statements", examples, pixels=pixels)
 
 
 def draw_statements(split: str, count: int, seed: int = 0, pictures: int = 2, statements: int = 4) -> list[Told]:
-    """The first units of a split: those of a couple follow each other.
+    """The first examples of a split: those of a couple follow each other.
 
     Args:
         split: One of ``SPLITS``.
         count: How many.
         seed: Of the generator; each split has its own.
-        pictures: How many each unit has.
-        statements: How many each unit has.
+        pictures: How many each example has.
+        statements: How many each example has.
     """
     _check_numbers(pictures, statements)
     rng = generator(split, seed)
@@ -183,7 +183,7 @@ def draw_statements(split: str, count: int, seed: int = 0, pictures: int = 2, st
 
 
 def _check_numbers(pictures: int, statements: int) -> None:
-    check_whole("statements", [("pictures", pictures, 1), ("statements", statements, 2)])
+    check_counts("statements", [("pictures", pictures, 1), ("statements", statements, 2)])
     if pictures not in _NAMES:
         raise InputError(f"statements expects 'pictures' to be 1, 2 or 3, got {pictures}")
     if statements % 2 or statements > _MOST:
@@ -212,35 +212,35 @@ def _draw_scene(split: str, looks: Sequence[tuple[str, str]], seen: set[object],
 def _tell_apart(
     couple: Sequence[tuple[Scene, ...]], looks: Sequence[tuple[str, str]], count: int, rng: np.random.Generator
 ) -> list[Told]:
-    """Both units with claims of which half are true of the one and half of the other.
+    """Both examples with claims of which half are true of the one and half of the other.
 
     Nothing comes back where too few claims are found, as with two scenes that hold the same objects elsewhere.
     """
     kinds = {kind: weight for kind, weight in MIX.items() if len(couple[0]) > 1 or kind not in ACROSS}
     true_of = [int(index) % 2 for index in rng.permutation(count)]
-    claims: list[Claim] = []
+    assertions: list[Assertion] = []
     for which in true_of:
         for _ in range(len(MIX) * 3):
-            claim = _find_claim(weighted(kinds, rng), couple[which], couple[1 - which], looks, rng)
-            if claim is not None and claim not in claims:
-                claims.append(claim)
+            assertion = _find_assertion(weighted(kinds, rng), couple[which], couple[1 - which], looks, rng)
+            if assertion is not None and assertion not in assertions:
+                assertions.append(assertion)
                 break
         else:
             return []
-    texts = tuple(_tell(claim, len(couple[0]), rng) for claim in claims)
+    texts = tuple(_tell(assertion, len(couple[0]), rng) for assertion in assertions)
     return [
-        Told(pictured, tuple(claims), texts, tuple("true" if which == unit else "false" for which in true_of))
-        for unit, pictured in enumerate(couple)
+        Told(pictured, tuple(assertions), texts, tuple("true" if which == example else "false" for which in true_of))
+        for example, pictured in enumerate(couple)
     ]
 
 
-def _find_claim(
+def _find_assertion(
     kind: str,
     true_of: tuple[Scene, ...],
     false_of: tuple[Scene, ...],
     looks: Sequence[tuple[str, str]],
     rng: np.random.Generator,
-) -> Claim | None:
+) -> Assertion | None:
     """A claim of this kind that is true of these scenes and false of those, if one is found."""
     counts = kind in ("count", "total", "more")
     for _ in range(_TRIES):
@@ -248,20 +248,20 @@ def _find_claim(
         what = _part(looks, about, rng)
         picture, other = int(rng.integers(len(true_of))), int(rng.integers(len(true_of)))
         if kind == "count":
-            claim = Claim(kind, what, picture, number=_count(true_of[picture], what))
+            assertion = Assertion(kind, what, picture, number=_count(true_of[picture], what))
         elif kind == "total":
-            claim = Claim(kind, what, number=sum(_count(scene, what) for scene in true_of))
+            assertion = Assertion(kind, what, number=sum(_count(scene, what) for scene in true_of))
         elif kind == "more":
-            claim = Claim(kind, what, picture, other)
+            assertion = Assertion(kind, what, picture, other)
         elif kind == "rival":
             about = one_of(("colour", "shape"), rng)
-            claim = Claim(kind, _part(looks, about, rng), picture, rival=_part(looks, about, rng))
+            assertion = Assertion(kind, _part(looks, about, rng), picture, rival=_part(looks, about, rng))
         else:
-            claim = Claim(kind, what, picture if kind in ("has", "lacks") else 0)
+            assertion = Assertion(kind, what, picture if kind in ("has", "lacks") else 0)
         # "There are no rings" is what another kind of claim says.
-        empty = kind in ("count", "total") and claim.number == 0
-        if not empty and claim.holds(true_of) and not claim.holds(false_of):
-            return claim
+        empty = kind in ("count", "total") and assertion.number == 0
+        if not empty and assertion.holds(true_of) and not assertion.holds(false_of):
+            return assertion
     return None
 
 
@@ -274,23 +274,23 @@ def _count(scene: Scene, what: What) -> int:
     return sum(thing.fits(*what) for thing in scene.things)
 
 
-def _tell(claim: Claim, pictures: int, rng: np.random.Generator) -> str:
-    name = _NAMES[pictures][claim.picture]
+def _tell(assertion: Assertion, pictures: int, rng: np.random.Generator) -> str:
+    name = _NAMES[pictures][assertion.picture]
     picture = name.format("picture")
     both = pictures == 2
-    match claim.kind:
+    match assertion.kind:
         case "has":
-            what = some(*claim.what, rng)
+            what = some(*assertion.what, rng)
             turns = [f"{picture} has {what}", f"there is {what} in {picture}", f"{what} is in {picture}"]
         case "lacks":
-            what = noun(*claim.what, rng)
+            what = noun(*assertion.what, rng)
             turns = [f"{picture} has no {what}", f"there is no {what} in {picture}"]
         case "all":
-            what = some(*claim.what, rng)
+            what = some(*assertion.what, rng)
             every = "both pictures" if both else "all pictures"
             turns = [f"{every} have {what}", f"each picture has {what}", f"there is {what} in {every}"]
         case "none":
-            what = noun(*claim.what, rng)
+            what = noun(*assertion.what, rng)
             nowhere = f"neither picture has {a(what)}" if both else f"none of the pictures has {a(what)}"
             turns = [
                 nowhere,
@@ -298,29 +298,29 @@ def _tell(claim: Claim, pictures: int, rng: np.random.Generator) -> str:
                 f"there is no {what} in {'either' if both else 'any'} picture",
             ]
         case "one":
-            what = some(*claim.what, rng)
+            what = some(*assertion.what, rng)
             turns = [f"exactly one picture has {what}", f"only one picture has {what}"]
         case "count":
-            many = _many(claim, rng)
-            turns = [f"{picture} has {many}", f"there {_are(claim)} {many} in {picture}"]
+            many = _many(assertion, rng)
+            turns = [f"{picture} has {many}", f"there {_are(assertion)} {many} in {picture}"]
         case "total":
-            many = _many(claim, rng)
-            turns = [f"there {_are(claim)} {many} in all", f"the pictures have {many} in all"]
+            many = _many(assertion, rng)
+            turns = [f"there {_are(assertion)} {many} in all", f"the pictures have {many} in all"]
         case "more":
-            what, other = noun(*claim.what, rng, plural=True), _NAMES[pictures][claim.other]
+            what, other = noun(*assertion.what, rng, plural=True), _NAMES[pictures][assertion.other]
             turns = [
                 f"{picture} has more {what} than {other.format('one')}",
                 f"{other.format('picture')} has fewer {what} than {name.format('one')}",
             ]
         case _:
-            more, fewer = noun(*claim.what, rng, plural=True), noun(*claim.rival, rng, plural=True)
+            more, fewer = noun(*assertion.what, rng, plural=True), noun(*assertion.rival, rng, plural=True)
             turns = [f"{picture} has more {more} than {fewer}", f"there are fewer {fewer} than {more} in {picture}"]
     return one_of(turns, rng)
 
 
-def _many(claim: Claim, rng: np.random.Generator) -> str:
-    return f"{_NUMBERS[claim.number]} {noun(*claim.what, rng, plural=claim.number > 1)}"
+def _many(assertion: Assertion, rng: np.random.Generator) -> str:
+    return f"{_NUMBERS[assertion.number]} {noun(*assertion.what, rng, plural=assertion.number > 1)}"
 
 
-def _are(claim: Claim) -> str:
-    return "is" if claim.number == 1 else "are"
+def _are(assertion: Assertion) -> str:
+    return "is" if assertion.number == 1 else "are"

@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from multidelete.data.corpus import Corpus, Unit
-from multidelete.data.files import write_atomically, write_file
+from multidelete.data.dataset import Dataset, Example
 from multidelete.data.requests import Request
-from multidelete.errors import InputError
 from multidelete.report.deletion import DELETION_FILE
-from multidelete.seal import PAGES, SUMS_FILE, WORK, write_seal
+from multidelete.runs.seal import PAGES, SUMS_FILE, WORK, write_seal
 from multidelete.tasks.base import Predictions
+from multidelete.utils.errors import InputError
+from multidelete.utils.files import write_atomically, write_file
 
 SCHEMA = 1
 RESULTS_FILE = "results.json"
@@ -163,7 +163,7 @@ def check_out(path: Path, *, resume: bool) -> None:
     Raises:
         InputError: It is a file, or a folder with something in it that no resumed run explains.
     """
-    check_place(path)
+    check_writable(path)
     if not path.exists() or not any(path.iterdir()):
         return
     if read_identity(path) is None:
@@ -172,7 +172,7 @@ def check_out(path: Path, *, resume: bool) -> None:
         raise InputError(f"'{path}' already holds a run; continue it with --resume, or choose another --out")
 
 
-def check_place(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Refuse a place where no folder can be written.
 
     Raises:
@@ -236,10 +236,10 @@ def differences(before: Any, now: Any, place: str = "") -> dict[str, tuple[Any, 
     """
     if not isinstance(before, dict) or not isinstance(now, dict):
         return {} if before == now else {place: (before, now)}
-    found: dict[str, tuple[Any, Any]] = {}
+    result: dict[str, tuple[Any, Any]] = {}
     for key in dict.fromkeys([*before, *now]):
-        found |= differences(before.get(key), now.get(key), f"{place}.{key}" if place else key)
-    return found
+        result |= differences(before.get(key), now.get(key), f"{place}.{key}" if place else key)
+    return result
 
 
 def provenance(request: Request, device: torch.device, command: str, **more: Any) -> dict[str, Any]:
@@ -256,7 +256,7 @@ def provenance(request: Request, device: torch.device, command: str, **more: Any
         "commit": at,
         "dirty": dirty,
         "device": str(device) if device.type != "cuda" else torch.cuda.get_device_name(device),
-        "data_hash": request.corpus.hash,
+        "data_hash": request.dataset.hash,
         "forget_hash": request.hash,
         "packages": packages,
         "python": platform.python_version(),
@@ -293,17 +293,17 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def write_gallery(path: Path, request: Request, size: int, *, count: int = 8) -> None:
-    """Pictures (or node names) and texts of the first deleted units and of some kept ones, for the report."""
-    corpus: Corpus = request.corpus
-    count_each = corpus.images_per_unit
-    images = corpus.images(size) if count_each else None
+    """Pictures (or node names) and texts of the first deleted examples and of some kept ones, for the report."""
+    dataset: Dataset = request.dataset
+    count_each = dataset.images_per_example
+    images = dataset.images(size) if count_each else None
     picked = np.random.default_rng(len(request.retain)).permutation(request.retain)[:count]
     entries: list[dict[str, Any]] = []
     with write_atomically(path / "gallery") as part:
         for split, rows in (("forget", request.forget[:count]), ("retain", picked)):
             for row in rows:
-                unit = corpus.units[row]
-                entry = {"split": split, "unit": unit.id, "texts": _shown_texts(corpus, unit)}
+                example = dataset.examples[row]
+                entry = {"split": split, "example": example.id, "texts": _shown_texts(dataset, example)}
                 if images is not None:
                     name = f"{len(entries):03d}.png"
                     pictures = images[row * count_each : (row + 1) * count_each]
@@ -313,14 +313,14 @@ def write_gallery(path: Path, request: Request, size: int, *, count: int = 8) ->
     write_file(path / "gallery.json", json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
 
 
-def _shown_texts(corpus: Corpus, unit: Unit) -> list[str]:
-    """The texts of a unit with their labels, and with the names of the nodes that they are about."""
+def _shown_texts(dataset: Dataset, example: Example) -> list[str]:
+    """The texts of an example with their labels, and with the names of the nodes that they are about."""
     about = ""
-    if corpus.graph is not None:
-        names = [corpus.graph.names[corpus.graph.row(node)] for node in unit.nodes]
+    if dataset.graph is not None:
+        names = [dataset.graph.names[dataset.graph.row(node)] for node in example.nodes]
         about = f"{' – '.join(names)}: "
-    labels = [f"  [{label}]" for label in unit.labels] or [""] * len(unit.texts)
-    return [f"{about}{text}{label}" for text, label in zip(unit.texts, labels, strict=True)]
+    labels = [f"  [{label}]" for label in example.labels] or [""] * len(example.texts)
+    return [f"{about}{text}{label}" for text, label in zip(example.texts, labels, strict=True)]
 
 
 def _side_by_side(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:

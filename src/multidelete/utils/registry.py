@@ -6,7 +6,7 @@ from collections.abc import Collection
 from importlib.metadata import entry_points
 from typing import TypeVar
 
-from multidelete.errors import InputError, did_you_mean
+from multidelete.utils.errors import InputError, did_you_mean
 
 T = TypeVar("T")
 

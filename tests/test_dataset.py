@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multidelete.data.cache import cache_dir
-from multidelete.data.corpus import Corpus, Unit
+from multidelete.data.dataset import Dataset, Example
+from multidelete.data.images import cache_dir
 from multidelete.data.readers import READERS, detect, read
-from multidelete.data.scenes import scenes
-from multidelete.errors import InputError
+from multidelete.data.synthetic.scenes import scenes
+from multidelete.utils.errors import InputError
 
 RECORDS = [
     {"id": "a", "split": "train", "image": "images/a.png", "texts": ["one", "two"]},
     {"id": "b", "split": "test", "image": "images/b.png", "texts": ["three"]},
     {"id": "c", "split": "train", "image": "images/c.png", "texts": ["four", "five", "six"]},
-    {"id": "d", "split": "valid", "image": "images/d.png", "texts": ["seven"]},
+    {"id": "d", "split": "validation", "image": "images/d.png", "texts": ["seven"]},
 ]
 
 
@@ -39,34 +39,34 @@ def folder(tmp_path: Path, picture: Callable[..., None]) -> Path:
 
 
 @pytest.fixture
-def corpus(folder: Path) -> Corpus:
-    return Corpus.load(folder)
+def dataset(folder: Path) -> Dataset:
+    return Dataset.load(folder)
 
 
-def test_rows_and_texts(corpus: Corpus) -> None:
-    assert corpus.name == "pets"
-    assert [unit.id for unit in corpus.units] == ["a", "b", "c", "d"]
-    assert corpus.texts == ("one", "two", "three", "four", "five", "six", "seven")
-    assert corpus.text_units.tolist() == [0, 0, 1, 2, 2, 2, 3]
-    assert corpus.text_units.dtype == np.int64
-    assert corpus.rows("train").tolist() == [0, 2]
-    assert corpus.rows("valid").tolist() == [3]
-    assert corpus.text_rows(np.array([2, 0])).tolist() == [3, 4, 5, 0, 1]
-    assert corpus.text_rows(np.array([], dtype=np.int64)).tolist() == []
-    assert corpus.row_of("c") == 2
-    assert repr(corpus) == "Corpus('pets', train=2, valid=1, test=1, texts=7)"
+def test_rows_and_texts(dataset: Dataset) -> None:
+    assert dataset.name == "pets"
+    assert [example.id for example in dataset.examples] == ["a", "b", "c", "d"]
+    assert dataset.texts == ("one", "two", "three", "four", "five", "six", "seven")
+    assert dataset.text_examples.tolist() == [0, 0, 1, 2, 2, 2, 3]
+    assert dataset.text_examples.dtype == np.int64
+    assert dataset.rows("train").tolist() == [0, 2]
+    assert dataset.rows("validation").tolist() == [3]
+    assert dataset.text_rows(np.array([2, 0])).tolist() == [3, 4, 5, 0, 1]
+    assert dataset.text_rows(np.array([], dtype=np.int64)).tolist() == []
+    assert dataset.row_of("c") == 2
+    assert repr(dataset) == "Dataset('pets', train=2, validation=1, test=1, texts=7)"
 
 
-def test_unknown_unit_and_split(corpus: Corpus) -> None:
-    with pytest.raises(InputError, match=r"corpus 'pets' has no unit 'zzz'$"):
-        corpus.row_of("zzz")
-    with pytest.raises(InputError, match=r"unknown split 'val', expected .* did you mean 'valid'\?"):
-        corpus.rows("val")
+def test_unknown_example_and_split(dataset: Dataset) -> None:
+    with pytest.raises(InputError, match=r"dataset 'pets' has no example 'zzz'$"):
+        dataset.row_of("zzz")
+    with pytest.raises(InputError, match=r"unknown split 'val', expected .* did you mean 'validation'\?"):
+        dataset.rows("val")
 
 
-def test_images_are_what_pillow_makes_of_them(corpus: Corpus, folder: Path) -> None:
+def test_images_are_what_pillow_makes_of_them(dataset: Dataset, folder: Path) -> None:
     seen: list[tuple[int, int]] = []
-    images = corpus.images(10, progress=lambda done, total: seen.append((done, total)))
+    images = dataset.images(10, progress=lambda done, total: seen.append((done, total)))
     assert images.shape == (4, 10, 10, 3)
     assert images.dtype == np.uint8
     for row, record in enumerate(RECORDS):
@@ -77,28 +77,28 @@ def test_images_are_what_pillow_makes_of_them(corpus: Corpus, folder: Path) -> N
 
 
 def test_images_are_decoded_once_and_again_when_a_file_changes(folder: Path, picture: Callable[..., None]) -> None:
-    first = Corpus.load(folder).images(6)
+    first = Dataset.load(folder).images(6)
     assert isinstance(first, np.memmap)
     seen: list[int] = []
-    again = Corpus.load(folder).images(6, progress=lambda done, total: seen.append(done))
+    again = Dataset.load(folder).images(6, progress=lambda done, total: seen.append(done))
     np.testing.assert_array_equal(again, first)
     assert seen == []
     picture(folder / "images/b.png", shade=200)
     os.utime(folder / "images/b.png", ns=(1, 1))  # a coarse clock could give the old time
-    changed = Corpus.load(folder).images(6, progress=lambda done, total: seen.append(done))
+    changed = Dataset.load(folder).images(6, progress=lambda done, total: seen.append(done))
     assert seen == [1, 2, 3, 4]
     assert [bool((changed[row] == first[row]).all()) for row in range(4)] == [True, False, True, True]
 
 
 def test_damaged_cache_is_made_anew(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MULTIDELETE_CACHE", str(tmp_path / "cache"))
-    original = Corpus.load(folder)
+    original = Dataset.load(folder)
     images, digest = np.array(original.images(6)), original.hash
     kept = sorted(cache_dir().iterdir())
     assert [path.name.split("-")[0] for path in kept] == ["digests", "images"]  # no temporary files left
     for path in kept:
         path.write_bytes(path.read_bytes()[:-20])
-    again = Corpus.load(folder)
+    again = Dataset.load(folder)
     np.testing.assert_array_equal(again.images(6), images)
     assert again.hash == digest
 
@@ -106,30 +106,30 @@ def test_damaged_cache_is_made_anew(folder: Path, tmp_path: Path, monkeypatch: p
 def test_digests_with_and_without_decoding(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [hashlib.sha256((folder / str(record["image"])).read_bytes()).hexdigest() for record in RECORDS]
     monkeypatch.setenv("MULTIDELETE_CACHE", str(tmp_path / "one"))
-    assert Corpus.load(folder).image_digests() == expected
+    assert Dataset.load(folder).image_digests() == expected
     monkeypatch.setenv("MULTIDELETE_CACHE", str(tmp_path / "two"))
-    decoded = Corpus.load(folder)
+    decoded = Dataset.load(folder)
     decoded.images(4)
     assert decoded.image_digests() == expected
 
 
 def test_hash_covers_ids_splits_texts_and_images(folder: Path, picture: Callable[..., None]) -> None:
-    hashes = [Corpus.load(folder).hash]
+    hashes = [Dataset.load(folder).hash]
     for change in ({"id": "e"}, {"split": "test"}, {"texts": ["other"]}):
         write_manifest(folder, *RECORDS[:3], {**RECORDS[3], **change})
-        hashes.append(Corpus.load(folder).hash)
+        hashes.append(Dataset.load(folder).hash)
     write_manifest(folder, *RECORDS)
-    assert Corpus.load(folder).hash == hashes[0]
+    assert Dataset.load(folder).hash == hashes[0]
     picture(folder / "images/d.png", shade=7)
-    hashes.append(Corpus.load(folder).hash)
+    hashes.append(Dataset.load(folder).hash)
     assert len(set(hashes)) == 5
 
 
-def test_hash_does_not_depend_on_the_place(corpus: Corpus, tmp_path: Path) -> None:
-    corpus.save(tmp_path / "elsewhere" / "copy")
-    copy = Corpus.load(tmp_path / "elsewhere" / "copy")
-    assert copy.hash == corpus.hash
-    assert copy.units == corpus.units
+def test_hash_does_not_depend_on_the_place(dataset: Dataset, tmp_path: Path) -> None:
+    dataset.save(tmp_path / "elsewhere" / "copy")
+    copy = Dataset.load(tmp_path / "elsewhere" / "copy")
+    assert copy.hash == dataset.hash
+    assert copy.examples == dataset.examples
     assert copy.name == "copy"
 
 
@@ -137,48 +137,48 @@ def test_undecodable_image(folder: Path) -> None:
     content = (folder / "images/c.png").read_bytes()
     for damaged in (b"not an image", content[: len(content) // 2], b""):
         (folder / "images/c.png").write_bytes(damaged)
-        message = r"image .*c\.png of unit 'c' cannot be decoded; is it damaged or cut off\?"
+        message = r"image .*c\.png of example 'c' cannot be decoded; is it damaged or cut off\?"
         with pytest.raises(InputError, match=message):
-            Corpus.load(folder).images(8)
+            Dataset.load(folder).images(8)
 
 
-def test_image_that_vanished(corpus: Corpus, folder: Path) -> None:
+def test_image_that_vanished(dataset: Dataset, folder: Path) -> None:
     (folder / "images/c.png").unlink()
-    for use in (lambda: corpus.images(8), corpus.image_digests):
-        with pytest.raises(InputError, match=r"image .*c\.png of unit 'c' cannot be read: No such file"):
+    for use in (lambda: dataset.images(8), dataset.image_digests):
+        with pytest.raises(InputError, match=r"image .*c\.png of example 'c' cannot be read: No such file"):
             use()
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, "8", True])
-def test_image_size(corpus: Corpus, size: object) -> None:
+def test_image_size(dataset: Dataset, size: object) -> None:
     with pytest.raises(InputError, match="image size is a whole number of pixels, at least 1"):
-        corpus.images(size)  # type: ignore[arg-type]
+        dataset.images(size)  # type: ignore[arg-type]
 
 
-def test_cache_that_cannot_be_written(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_that_cannot_be_written(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MULTIDELETE_CACHE", str(tmp_path / "file"))
     with pytest.raises(InputError, match=r"cannot write to the cache folder .*set MULTIDELETE_CACHE"):
-        corpus.images(8)
+        dataset.images(8)
 
 
 def test_generated_pixels(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
-    units = [Unit("x/1", "train", ("a",)), Unit("x/2", "train", ("b",)), Unit("x/3", "test", ("c",))]
-    corpus = Corpus("made", units, pixels=pixels)
-    assert np.shares_memory(corpus.images(8), pixels)
-    assert corpus.images(5).shape == (3, 5, 5, 3)
-    assert corpus.image_digests()[1] == hashlib.sha256(pixels[1].tobytes()).hexdigest()
-    corpus.save(tmp_path / "made")
-    loaded = Corpus.load(tmp_path / "made")
+    examples = [Example("x/1", "train", ("a",)), Example("x/2", "train", ("b",)), Example("x/3", "test", ("c",))]
+    dataset = Dataset("made", examples, pixels=pixels)
+    assert np.shares_memory(dataset.images(8), pixels)
+    assert dataset.images(5).shape == (3, 5, 5, 3)
+    assert dataset.image_digests()[1] == hashlib.sha256(pixels[1].tobytes()).hexdigest()
+    dataset.save(tmp_path / "made")
+    loaded = Dataset.load(tmp_path / "made")
     np.testing.assert_array_equal(loaded.images(8), pixels)
-    assert [(unit.id, unit.split, unit.texts) for unit in loaded.units] == [
-        (unit.id, unit.split, unit.texts) for unit in units
+    assert [(example.id, example.split, example.texts) for example in loaded.examples] == [
+        (example.id, example.split, example.texts) for example in examples
     ]
 
 
-def test_pixels_must_fit_the_units() -> None:
-    units = [Unit("1", "train", ("a",))]
+def test_pixels_must_fit_the_examples() -> None:
+    examples = [Example("1", "train", ("a",))]
     wrong: list[np.ndarray] = [
         np.zeros((2, 8, 8, 3), np.uint8),
         np.zeros((1, 8, 9, 3), np.uint8),
@@ -186,44 +186,44 @@ def test_pixels_must_fit_the_units() -> None:
     ]
     for pixels in wrong:
         with pytest.raises(InputError, match=r"expects uint8 pixels of shape \(1, R, R, 3\), got"):
-            Corpus("made", units, pixels=pixels)
+            Dataset("made", examples, pixels=pixels)
     with pytest.raises(InputError, match=r"one of root= .*, pixels= .* and graph="):
-        Corpus("made", units)
+        Dataset("made", examples)
 
 
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (Unit("1", "train", ("a",)), "corpus 'made', unit 1: id '1' was already used by unit 0"),
-        (Unit("2", "dev", ("a",)), "corpus 'made', unit 1: unknown split 'dev'"),
-        (Unit("2", "train", ()), "corpus 'made', unit 1: unit '2' has no texts"),
+        (Example("1", "train", ("a",)), "dataset 'made', example 1: id '1' was already used by example 0"),
+        (Example("2", "dev", ("a",)), "dataset 'made', example 1: unknown split 'dev'"),
+        (Example("2", "train", ()), "dataset 'made', example 1: example '2' has no texts"),
     ],
 )
-def test_units_from_any_reader_are_checked(second: Unit, message: str) -> None:
+def test_examples_from_any_reader_are_checked(second: Example, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Corpus("made", [Unit("1", "train", ("a",)), second], pixels=np.zeros((2, 4, 4, 3), np.uint8))
+        Dataset("made", [Example("1", "train", ("a",)), second], pixels=np.zeros((2, 4, 4, 3), np.uint8))
 
 
-def test_save_refuses_what_is_there(corpus: Corpus, folder: Path, tmp_path: Path) -> None:
+def test_save_refuses_what_is_there(dataset: Dataset, folder: Path, tmp_path: Path) -> None:
     before = sorted(path.name for path in tmp_path.iterdir())
-    with pytest.raises(InputError, match="pets is not empty; a corpus is written to a new or empty folder"):
-        corpus.save(folder)
+    with pytest.raises(InputError, match="pets is not empty; a dataset is written to a new or empty folder"):
+        dataset.save(folder)
     with pytest.raises(InputError, match="is a file; expected a new or empty folder"):
-        corpus.save(folder / "manifest.jsonl")
+        dataset.save(folder / "manifest.jsonl")
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-def test_save_leaves_nothing_behind_when_it_fails(corpus: Corpus, folder: Path, tmp_path: Path) -> None:
+def test_save_leaves_nothing_behind_when_it_fails(dataset: Dataset, folder: Path, tmp_path: Path) -> None:
     (folder / "images/d.png").unlink()
-    with pytest.raises(InputError, match=r"d\.png of unit 'd' cannot be read"):
-        corpus.save(tmp_path / "copy")
+    with pytest.raises(InputError, match=r"d\.png of example 'd' cannot be read"):
+        dataset.save(tmp_path / "copy")
     assert [path.name for path in tmp_path.iterdir()] == ["pets"]
 
 
 def test_byte_order_mark_and_blank_lines_are_tolerated(folder: Path) -> None:
     lines = "\r\n\r\n".join(json.dumps(record) for record in RECORDS)
     (folder / "manifest.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode() + b"\r\n\r\n")
-    assert len(Corpus.load(folder)) == 4
+    assert len(Dataset.load(folder)) == 4
 
 
 GOOD = RECORDS[0]
@@ -249,14 +249,14 @@ GOOD = RECORDS[0]
         (GOOD, "id 'a' was already used in line 1"),
         (
             {**GOOD, "id": "x", "split": "dev"},
-            "unknown split 'dev', expected 'train', 'valid' or 'test'; did you",
+            "unknown split 'dev', expected 'train', 'validation' or 'test'; did you",
         ),
         (
             {**GOOD, "id": "x", "split": "training"},
-            "unknown split 'training', expected 'train', 'valid' or 'test';",
+            "unknown split 'training', expected 'train', 'validation' or 'test';",
         ),
-        ({**GOOD, "id": "x", "texts": []}, "unit 'x' has no texts; expected at least one"),
-        ({**GOOD, "id": "x", "texts": ["t", " \n"]}, "text 2 of unit 'x' is blank"),
+        ({**GOOD, "id": "x", "texts": []}, "example 'x' has no texts; expected at least one"),
+        ({**GOOD, "id": "x", "texts": ["t", " \n"]}, "text 2 of example 'x' is blank"),
         (
             '{"id": "x", "split": "train", "image": "images/a.png", "texts": ["\\ud83d"]}',
             "half of a surrogate pair",
@@ -273,7 +273,7 @@ GOOD = RECORDS[0]
 def test_bad_line(folder: Path, line: str | dict[str, object], message: str) -> None:
     write_manifest(folder, RECORDS[0], RECORDS[1], line, RECORDS[2])
     with pytest.raises(InputError) as caught:
-        Corpus.load(folder)
+        Dataset.load(folder)
     assert str(caught.value).startswith(f"{folder / 'manifest.jsonl'}, line 3: ")
     assert message in str(caught.value)
     assert "more wrong" not in str(caught.value)
@@ -283,42 +283,42 @@ def test_as_many_pictures_cut_from_another_number_of_files(folder: Path) -> None
     one = {"id": "one", "split": "train", "image": "images/a.png", "panels": 2, "texts": ["t"]}
     two = {"id": "two", "split": "test", "images": ["images/a.png", "images/a.png"], "texts": ["t"]}
     write_manifest(folder, one, two)
-    with pytest.raises(InputError, match="unit 'two' has 1 panels in an image, but unit 'one' has 2"):
-        Corpus.load(folder)
+    with pytest.raises(InputError, match="example 'two' has 1 panels in an image, but example 'one' has 2"):
+        Dataset.load(folder)
 
 
 def test_several_bad_lines(folder: Path) -> None:
     write_manifest(folder, RECORDS[0], "{", RECORDS[1], "[]", {**GOOD, "id": ""})
     with pytest.raises(InputError, match=r"line 2: is not valid JSON .* \(more wrong lines: 2\)$"):
-        Corpus.load(folder)
+        Dataset.load(folder)
 
 
 def test_manifest_that_is_not_utf8(folder: Path) -> None:
     (folder / "manifest.jsonl").write_bytes(json.dumps(GOOD).encode() + b'\n{"id": "caf\xe9"}\n')
     with pytest.raises(InputError, match="line 2: is not UTF-8"):
-        Corpus.load(folder)
+        Dataset.load(folder)
 
 
 def test_missing_parts(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none does not exist; expected a folder with manifest\.jsonl"):
-        Corpus.load(tmp_path / "none")
+        Dataset.load(tmp_path / "none")
     with pytest.raises(InputError, match=r"a\.png is a file; expected a folder"):
-        Corpus.load(folder / "images/a.png")
+        Dataset.load(folder / "images/a.png")
     with pytest.raises(InputError, match=r"images has no manifest\.jsonl"):
-        Corpus.load(folder / "images")
+        Dataset.load(folder / "images")
     (folder / "manifest.jsonl").write_text("\n")
     with pytest.raises(InputError, match=r"manifest\.jsonl is empty"):
-        Corpus.load(folder)
+        Dataset.load(folder)
     write_manifest(folder, RECORDS[1], RECORDS[3])
     with pytest.raises(InputError, match=r"manifest\.jsonl has no line with the split 'train'"):
-        Corpus.load(folder)
+        Dataset.load(folder)
 
 
 def test_readers_are_found_by_name(folder: Path) -> None:
-    assert {"corpus", "karpathy", "scenes"} <= set(READERS)
-    assert read("corpus", root=str(folder)).hash == Corpus.load(folder).hash
-    assert len(read("scenes", train=3, valid=1, test=1)) == 5
-    assert detect(folder) == "corpus"
+    assert {"dataset", "karpathy", "scenes"} <= set(READERS)
+    assert read("dataset", root=str(folder)).hash == Dataset.load(folder).hash
+    assert len(read("scenes", train=3, validation=1, test=1)) == 5
+    assert detect(folder) == "dataset"
 
 
 @pytest.mark.parametrize(
@@ -326,9 +326,9 @@ def test_readers_are_found_by_name(folder: Path) -> None:
     [
         ("scene", {}, r"'scene' is not a reader .*; did you mean 'scenes'\?"),
         ("scenes", {"trian": 3}, r"reader 'scenes' has no option 'trian'; did you mean 'train'\?"),
-        ("corpus", {"zzz": 3}, "reader 'corpus' has no option 'zzz'; it has root"),
-        ("corpus", {}, "reader 'corpus' needs the option 'root', which was not given"),
-        ("corpus", {"root": 3}, "reader 'corpus' expects str or Path for 'root', got 3"),
+        ("dataset", {"zzz": 3}, "reader 'dataset' has no option 'zzz'; it has root"),
+        ("dataset", {}, "reader 'dataset' needs the option 'root', which was not given"),
+        ("dataset", {"root": 3}, "reader 'dataset' expects str or Path for 'root', got 3"),
         ("scenes", {"train": "many"}, "reader 'scenes' expects int for 'train', got 'many'"),
         ("scenes", {"train": True}, "reader 'scenes' expects int for 'train', got True"),
     ],
@@ -339,8 +339,8 @@ def test_bad_reader_or_option(reader: str, options: dict[str, object], message: 
 
 
 def test_reader_with_options_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    def tiny(**options: int) -> Corpus:
-        return scenes(valid=0, test=0, **options)
+    def tiny(**options: int) -> Dataset:
+        return scenes(validation=0, test=0, **options)
 
     monkeypatch.setitem(READERS, "tiny", tiny)
     assert len(read("tiny", train=2)) == 2

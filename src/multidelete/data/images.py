@@ -18,18 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from multidelete.data.files import write_file
-from multidelete.errors import InputError
+from multidelete.utils.errors import InputError
+from multidelete.utils.files import write_file
 
 Pixels = NDArray[np.uint8]
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image on disk and the id of the unit it belongs to, which messages name."""
+    """An image on disk and the id of the example it belongs to, which messages name."""
 
-    unit: str
+    example: str
     path: Path
 
 
@@ -41,7 +41,9 @@ def cache_dir() -> Path:
     return folder
 
 
-def decoded_images(files: Sequence[ImageFile], size: int, panels: int = 1, progress: Progress | None = None) -> Pixels:
+def decoded_images(
+    files: Sequence[ImageFile], size: int, panels: int = 1, progress: ProgressCallback | None = None
+) -> Pixels:
     """The images as squares, memory-mapped from the cache, ``(N · panels, size, size, 3)``.
 
     Args:
@@ -116,7 +118,7 @@ def _decode(files: Sequence[ImageFile], size: int, panels: int) -> Iterator[tupl
                 return np.stack([squared(part, size) for part in parts]), _sha256(content)
         except Exception as error:  # Pillow's decoders raise whatever the damage makes them raise
             raise InputError(
-                f"image {file.path} of unit {file.unit!r} cannot be decoded; is it damaged or cut off?"
+                f"image {file.path} of example {file.example!r} cannot be decoded; is it damaged or cut off?"
             ) from error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -163,7 +165,7 @@ def _reading(file: ImageFile) -> Iterator[None]:
         yield
     except OSError as error:
         why = error.strerror or error
-        raise InputError(f"image {file.path} of unit {file.unit!r} cannot be read: {why}") from error
+        raise InputError(f"image {file.path} of example {file.example!r} cannot be read: {why}") from error
 
 
 @contextmanager

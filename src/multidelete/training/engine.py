@@ -23,23 +23,25 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from multidelete.data.cache import cache_dir
-from multidelete.data.files import write_atomically, write_file
-from multidelete.data.streams import Constant, Encodings, PairInputs, Ragged, Rows, Source, by_length
-from multidelete.errors import InputError
+from multidelete.data.batches import Constant, Encodings, PairInputs, Ragged, Rows, Source, by_length
+from multidelete.data.images import cache_dir
 from multidelete.models.base import Encoding, Model, iterate_rows, within
-from multidelete.randomness import seeded
+from multidelete.utils.errors import InputError
+from multidelete.utils.files import write_atomically, write_file
+from multidelete.utils.randomness import seeded
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 20.0
-SHARED_BYTES = 1 << 28  # of the encodings of units whose pairs are fused at a time, where more of them make it faster
+SHARED_BYTES = (
+    1 << 28
+)  # of the encodings of examples whose pairs are fused at a time, where more of them make it faster
 CACHED_PIXELS = 1 << 20  # 20 pictures of 224 px: of more the activations leave the cache, and each takes twice as long
 
 Losses = Callable[[int], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class FitSettings:
     """How ``fit`` walks.
 
     Args:
@@ -49,7 +51,7 @@ class Plan:
         warmup: Share of the steps.
         schedule: What follows the warm-up.
         clip: Largest norm of the gradient.
-        evaluations: How many evenly spaced checkpoints are judged on valid; the best is kept. 0 keeps the last.
+        evaluations: How many evenly spaced checkpoints are judged on validation; the best is kept. 0 keeps the last.
         stop_at: Criterion of a checkpoint after which no more steps are taken.
         seed: Seed of dropout.
         factors: Parameters whose rate is a multiple of that of the others; they do not decay.
@@ -64,9 +66,9 @@ class Plan:
     evaluations: int = 0
     stop_at: float = math.inf
     seed: int = 0
-    factors: dict[str, float] = field(default_factory=dict)
+    lr_multipliers: dict[str, float] = field(default_factory=dict)
 
-    def rate_at(self, step: int) -> float:
+    def lr_at(self, step: int) -> float:
         """Learning rate of a step."""
         rising = max(1, round(self.warmup * self.steps))
         if step < rising:
@@ -76,13 +78,13 @@ class Plan:
         done = (step - rising) / max(1, self.steps - rising)
         return self.learning_rate * 0.5 * (1 + float(np.cos(np.pi * done)))
 
-    def judged_after(self) -> set[int]:
-        """Numbers of steps after which a checkpoint is judged on valid."""
+    def validation_steps(self) -> set[int]:
+        """Numbers of steps after which a checkpoint is judged on validation."""
         return {round((i + 1) * self.steps / self.evaluations) for i in range(self.evaluations)} - {0}
 
 
 @dataclass
-class History:
+class TrainingHistory:
     """What happened in one ``fit``: a line for each step, a line for each checkpoint judged."""
 
     lines: list[dict[str, Any]] = field(default_factory=list)
@@ -90,7 +92,7 @@ class History:
     selection_seconds: float = 0.0
 
 
-class Progress:
+class ProgressReporter:
     """Where long work reports to; this one is silent. The command line shows bars with the time left."""
 
     def start(self, what: str, total: int) -> Callable[[int], None]:
@@ -130,7 +132,7 @@ class Engine:
     def __init__(
         self,
         precision: Literal["auto", "fp32", "bf16"] = "auto",
-        progress: Progress | None = None,
+        progress: ProgressReporter | None = None,
         resume: bool = False,
         cache_gigabytes: float = 16.0,
     ) -> None:
@@ -141,7 +143,7 @@ class Engine:
                 "start it without a launcher, or with --num_processes 1"
             )
         self.precision = precision
-        self.progress = progress or Progress()
+        self.progress = progress or ProgressReporter()
         self.resume = resume
         self.cache_gigabytes = cache_gigabytes
 
@@ -182,23 +184,23 @@ class Engine:
         model: Model,
         parameters: Mapping[str, Tensor],
         losses: Losses,
-        plan: Plan,
+        fit_settings: FitSettings,
         *,
         what: str,
         training: bool,
-        judge: Callable[[], dict[str, float]] | None = None,
+        validate: Callable[[], dict[str, float]] | None = None,
         folder: Path | None = None,
-    ) -> History:
-        """Take ``plan.steps`` optimiser steps on the sum of the named losses, or fewer where a checkpoint ends it.
+    ) -> TrainingHistory:
+        """Take optimiser steps on the sum of the named losses, until ``fit_settings.steps`` or ``stop_at``.
 
         Args:
             model: Changed in place; its device must be the engine's.
             parameters: What the optimiser holds. Everything else stands still.
             losses: Named loss terms of a step, scalars, summed.
-            plan: Steps, rates, selection.
+            fit_settings: Steps, learning rates, selection.
             what: Name for progress and messages.
             training: Training mode (dropout, running statistics); unlearning runs without.
-            judge: Scores on valid of the model as it is, with the key ``criterion``, higher is better.
+            validate: Scores on validation of the model as it is, with the key ``criterion``, higher is better.
             folder: Where checkpoints are kept while this runs; without it a killed run starts again.
 
         Returns:
@@ -210,21 +212,21 @@ class Engine:
         _set_mode(model, parameters, training)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in parameters)
-        state = _FitState.fresh(model, parameters, plan)
+        state = _FitState.fresh(model, parameters, fit_settings)
         checkpoint = folder / CHECKPOINT_FILE if folder else None
         if checkpoint and self.resume and checkpoint.exists():
             state.restore(checkpoint, self.device)
-            self.progress.say(f"{what}: continues at step {state.step} of {plan.steps}")
-        judged = plan.judged_after() if judge else set()
-        advance = self.progress.start(what, plan.steps)
+            self.progress.say(f"{what}: continues at step {state.step} of {fit_settings.steps}")
+        validation_steps = fit_settings.validation_steps() if validate else set()
+        advance = self.progress.start(what, fit_settings.steps)
         advance(state.step)
         saved = time.monotonic()
         with _deferred_interrupt() as interrupted:
-            while state.step < plan.steps and state.best_criterion < plan.stop_at:
-                self._step(model, losses, plan, state, what)
+            while state.step < fit_settings.steps and state.best_criterion < fit_settings.stop_at:
+                self._step(model, losses, fit_settings, state, what)
                 advance(1)
-                if judge and state.step in judged:
-                    self._judge(judge, state)
+                if validate and state.step in validation_steps:
+                    self._validate(validate, state)
                     _set_mode(model, parameters, training)
                 if checkpoint and (time.monotonic() - saved > CHECKPOINT_SECONDS or interrupted()):
                     state.save(checkpoint)
@@ -244,13 +246,13 @@ class Engine:
             parameter.grad = None
         return state.history
 
-    def _step(self, model: Model, losses: Losses, plan: Plan, state: _FitState, what: str) -> None:
+    def _step(self, model: Model, losses: Losses, fit_settings: FitSettings, state: _FitState, what: str) -> None:
         self.synchronise()
         began = time.perf_counter()
-        rate = plan.rate_at(state.step)
+        rate = fit_settings.lr_at(state.step)
         for group in state.optimiser.param_groups:
-            group["lr"] = rate * group["factor"]
-        with seeded(plan.seed, "step", state.step), self.autocast():
+            group["lr"] = rate * group["lr_multiplier"]
+        with seeded(fit_settings.seed, "step", state.step), self.autocast():
             terms = losses(state.step)
         total = torch.stack([term.float() for term in terms.values()]).sum()
         values = {name: float(term.detach()) for name, term in terms.items()}
@@ -262,7 +264,7 @@ class Engine:
             )
         state.optimiser.zero_grad(set_to_none=True)
         total.backward()
-        nn.utils.clip_grad_norm_(list(state.parameters.values()), plan.clip)
+        nn.utils.clip_grad_norm_(list(state.parameters.values()), fit_settings.clip)
         state.optimiser.step()
         self.synchronise()
         state.step += 1
@@ -270,13 +272,13 @@ class Engine:
         values["total"] = float(total.detach())
         state.history.lines.append({"step": state.step, "losses": values, "learning_rate": rate})
 
-    def _judge(self, judge: Callable[[], dict[str, float]], state: _FitState) -> None:
+    def _validate(self, validate: Callable[[], dict[str, float]], state: _FitState) -> None:
         began = time.perf_counter()
         state.model.eval()
-        scores = judge()
+        scores = validate()
         if scores["criterion"] > state.best_criterion:
             state.keep_best(scores["criterion"])
-        state.history.lines.append({"step": state.step, "valid": scores})
+        state.history.lines.append({"step": state.step, "validation": scores})
         state.history.selection_seconds += time.perf_counter() - began
 
     # -- prediction ---------------------------------------------------------------------------------------------
@@ -319,16 +321,16 @@ class Engine:
         advance = self.progress.start(what, len(chosen)) if what else None
         stage = "embedded" if embedded else "encoded"
         for part in iterate_rows(len(chosen), batch_size or self._rows_at_a_time(model, modality)):
-            places = order[part]
-            given = source.take(chosen[places]).to(self.device)
+            indices = order[part]
+            given = source.take(chosen[indices]).to(self.device)
             with self.autocast():
                 done = model.embed(modality, given) if embedded else model.encode_one(modality, given)  # type: ignore[arg-type]
             lengths = done.mask.sum(1).tolist()
             states, vectors = done.tokens.float().cpu().numpy(), done.pooled.float().cpu().numpy()
-            for i, place in enumerate(places):
-                tokens[place], pooled[place] = states[i, : lengths[i]], vectors[i]
+            for i, index in enumerate(indices):
+                tokens[index], pooled[index] = states[i, : lengths[i]], vectors[i]
             if advance:
-                advance(len(places))
+                advance(len(indices))
         if advance:
             self.progress.finish()
         offsets = np.concatenate([[0], np.cumsum([len(t) for t in tokens])]).astype(np.int64)
@@ -349,7 +351,7 @@ class Engine:
         embedded: bool = False,
         what: str | None = None,
     ) -> Source | None:
-        """:meth:`encode_all` over the whole corpus, kept on disk under a hash of weights and data, memory-mapped.
+        """:meth:`encode_all` over the whole dataset, kept on disk under a hash of weights and data, memory-mapped.
 
         Returns:
             None where they would be larger than ``cache_gigabytes``.
@@ -409,7 +411,7 @@ class Engine:
         has = np.zeros(inputs.count("text"), dtype=bool)
         has[text_rows] = True
         weights = weights_hash(model.state_dict())
-        key = digest(weights, model.config.canonical(), inputs.hash, text_rows.tobytes().hex(), self._place())
+        key = digest(weights, model.config.canonical(), inputs.hash, text_rows.tobytes().hex(), self._device_key())
         path = cache_dir() / "fused" / f"{key}.npy"
         if not path.is_file():
             order = text_rows[by_length(inputs.sources["text"], text_rows)]
@@ -430,7 +432,7 @@ class Engine:
             write_file(path, buffer.getvalue())
         return Fused(np.load(path, mmap_mode="r"), has)
 
-    def _place(self) -> str:
+    def _device_key(self) -> str:
         return f"{self.device.type} {self.dtype()}"
 
     def _encoding_key(self, model: Model, inputs: PairInputs, modality: str, embedded: bool) -> str:
@@ -439,7 +441,7 @@ class Engine:
         # Whatever the encoders read; what only the fusion has need not be the same.
         read = {"image_size", "image_mean", "image_std", "max_text_tokens", "neighbourhood", modality}
         settings = model.config.canonical(read)
-        return digest(weights_hash(weights), inputs.hash, settings, modality, embedded, self._place())
+        return digest(weights_hash(weights), inputs.hash, settings, modality, embedded, self._device_key())
 
     @torch.no_grad()
     def _estimated_gigabytes(self, model: Model, inputs: PairInputs, modality: str, embedded: bool) -> float:
@@ -451,7 +453,7 @@ class Engine:
     def pair_logits(
         self,
         model: Model,
-        whole: Encodings,
+        image_or_graph: Encodings,
         text: Encodings,
         pairs: tuple[Rows, Rows],
         *,
@@ -462,31 +464,31 @@ class Engine:
 
         Args:
             model: In eval mode.
-            whole: Encodings of units (images, graphs).
+            image_or_graph: Encodings of examples (images, graphs).
             text: Encodings of texts.
             pairs: Rows into the two, ``(P,)`` each.
             batch_size: Pairs at a time; more of them where the model computes once what their sides have in common.
             what: Name for progress; silent without.
         """
-        units, texts = pairs
+        examples, texts = pairs
         order = by_length(text, texts)
         if model.shares_sides:
-            room = SHARED_BYTES * len(whole.pooled) // max(1, whole.tokens.flat.nbytes)
+            room = SHARED_BYTES * len(image_or_graph.pooled) // max(1, image_or_graph.tokens.flat.nbytes)
             batch_size = min(max(batch_size, room), 8 * batch_size)
-        logits = np.empty((len(units), max(2, len(model.config.labels))), dtype=np.float32)
-        advance = self.progress.start(what, len(units)) if what else None
-        for part in iterate_rows(len(units), batch_size):
-            places = order[part]
+        logits = np.empty((len(examples), max(2, len(model.config.labels))), dtype=np.float32)
+        advance = self.progress.start(what, len(examples)) if what else None
+        for part in iterate_rows(len(examples), batch_size):
+            indices = order[part]
             encodings, rows = {}, {}
-            for modality, side, chosen in zip(model.modalities, (whole, text), (units, texts), strict=True):
-                own, of_pairs = np.unique(chosen[places], return_inverse=True)
+            for modality, side, chosen in zip(model.modalities, (image_or_graph, text), (examples, texts), strict=True):
+                own, of_pairs = np.unique(chosen[indices], return_inverse=True)
                 encodings[modality] = side.take(own).to(self.device)
                 rows[modality] = torch.from_numpy(of_pairs).to(self.device)
             with self.autocast():
                 fused = model.fuse_pairs(encodings, rows)
-                logits[places] = model.head(fused).float().cpu().numpy()
+                logits[indices] = model.head(fused).float().cpu().numpy()
             if advance:
-                advance(len(places))
+                advance(len(indices))
         if advance:
             self.progress.finish()
         return logits
@@ -548,29 +550,35 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
 class _FitState:
     """Everything that a step depends on: what is not here cannot change the outcome of a resumed run."""
 
-    def __init__(self, model: Model, parameters: dict[str, Tensor], optimiser: torch.optim.AdamW, plan: Plan):
-        self.model, self.parameters, self.optimiser, self.plan = model, parameters, optimiser, plan
+    def __init__(
+        self, model: Model, parameters: dict[str, Tensor], optimiser: torch.optim.AdamW, fit_settings: FitSettings
+    ):
+        self.model, self.parameters, self.optimiser, self.fit_settings = model, parameters, optimiser, fit_settings
         self.step = 0
-        self.history = History()
+        self.history = TrainingHistory()
         self.best: dict[str, Tensor] = {}
         self.best_criterion = float("-inf")
         self.best_step = 0
 
     @classmethod
-    def fresh(cls, model: Model, parameters: Mapping[str, Tensor], plan: Plan) -> _FitState:
-        alike = [p for name, p in parameters.items() if name not in plan.factors]
+    def fresh(cls, model: Model, parameters: Mapping[str, Tensor], fit_settings: FitSettings) -> _FitState:
+        alike = [p for name, p in parameters.items() if name not in fit_settings.lr_multipliers]
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in alike if p.dim() > 1], "weight_decay": plan.weight_decay, "factor": 1.0},
-            {"params": [p for p in alike if p.dim() <= 1], "weight_decay": 0.0, "factor": 1.0},
+            {
+                "params": [p for p in alike if p.dim() > 1],
+                "weight_decay": fit_settings.weight_decay,
+                "lr_multiplier": 1.0,
+            },
+            {"params": [p for p in alike if p.dim() <= 1], "weight_decay": 0.0, "lr_multiplier": 1.0},
         ]
-        for name, factor in plan.factors.items():
-            groups.append({"params": [parameters[name]], "weight_decay": 0.0, "factor": factor})
+        for name, lr_multiplier in fit_settings.lr_multipliers.items():
+            groups.append({"params": [parameters[name]], "weight_decay": 0.0, "lr_multiplier": lr_multiplier})
         # Of many small weights the loop over them takes longer than their sums do.
         fused = all(parameter.device.type == "cpu" for parameter in parameters.values())
         optimiser = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=plan.learning_rate, betas=(0.9, 0.999), fused=fused or None
+            [g for g in groups if g["params"]], lr=fit_settings.learning_rate, betas=(0.9, 0.999), fused=fused or None
         )
-        return cls(model, dict(parameters), optimiser, plan)
+        return cls(model, dict(parameters), optimiser, fit_settings)
 
     def moving(self) -> dict[str, Tensor]:
         """Trained parameters and buffers (running statistics)."""
@@ -587,7 +595,7 @@ class _FitState:
         for name, tensor in self.moving().items():
             tensor.copy_(self.best[name])
         for line in self.history.lines:
-            if "valid" in line and line["step"] == self.best_step:
+            if "validation" in line and line["step"] == self.best_step:
                 line["selected"] = True
 
     def save(self, path: Path) -> None:
@@ -598,7 +606,7 @@ class _FitState:
             for key, value in self.optimiser.state[parameter].items():
                 tensors[f"optimiser.{key}.{name}"] = value
         facts = {
-            "plan": asdict(self.plan),
+            "fit_settings": asdict(self.fit_settings),
             "step": self.step,
             "best_criterion": self.best_criterion,
             "best_step": self.best_step,
@@ -623,7 +631,7 @@ class _FitState:
             raise InputError(f"{path} is damaged ({error}); remove it to start this part again") from error
         current = self.moving()
         fits = all(f"model.{n}" in tensors and tensors[f"model.{n}"].shape == t.shape for n, t in current.items())
-        if facts["plan"] != json.loads(json.dumps(asdict(self.plan))) or not fits:
+        if facts["fit_settings"] != json.loads(json.dumps(asdict(self.fit_settings))) or not fits:
             raise InputError(f"{path} is the checkpoint of a run with other settings; remove it or start elsewhere")
         for name, tensor in current.items():
             tensor.copy_(tensors[f"model.{name}"])
@@ -636,4 +644,4 @@ class _FitState:
                 }
         self.step, self.best_step = facts["step"], facts["best_step"]
         self.best_criterion = facts["best_criterion"]
-        self.history = History(**facts["history"])
+        self.history = TrainingHistory(**facts["history"])

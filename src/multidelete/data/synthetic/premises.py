@@ -19,14 +19,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from multidelete.data.cache import Pixels
-from multidelete.data.corpus import Corpus, Unit
-from multidelete.data.scenes import (
+from multidelete.data.dataset import Dataset, Example
+from multidelete.data.images import Pixels
+from multidelete.data.synthetic.scenes import (
     LOOKS,
     SMALLEST,
     Scene,
     at,
-    check_whole,
+    check_counts,
     generator,
     least_counts,
     one_of,
@@ -36,7 +36,7 @@ from multidelete.data.scenes import (
     split_of,
     weighted,
 )
-from multidelete.errors import InputError
+from multidelete.utils.errors import InputError
 
 LABELS = ("contradiction", "entailment", "neutral")
 
@@ -99,33 +99,33 @@ class Hypothesis:
 
 
 def premises(
-    train: int = 4000, valid: int = 400, test: int = 400, size: int = 48, hypotheses: int = 6, seed: int = 0
-) -> Corpus:
-    """A corpus of generated scenes, half of them behind a curtain, with hypotheses: entailed, neutral or contradicted.
+    train: int = 4000, validation: int = 400, test: int = 400, size: int = 48, hypotheses: int = 6, seed: int = 0
+) -> Dataset:
+    """A dataset of generated scenes, half of them behind a curtain, with hypotheses: entailed, neutral or contradicted.
 
     Each split has its own generator: it is the same whatever the size of the others, and its first scenes are
     the same whatever its own size.
 
     Args:
         train: Number of scenes to train on.
-        valid: Number of scenes to select on.
+        validation: Number of scenes to select on.
         test: Number of scenes to test on.
         size: Side of a picture in pixels; the layout scales with it.
         hypotheses: Number of hypotheses of each scene, half of them entailed: 2, 4 or 6.
         seed: Another seed draws other scenes.
     """
-    counts = {"train": train, "valid": valid, "test": test}
-    check_whole("premises", [*least_counts(counts), ("size", size, SMALLEST), ("seed", seed, 0)])
+    counts = {"train": train, "validation": validation, "test": test}
+    check_counts("premises", [*least_counts(counts), ("size", size, SMALLEST), ("seed", seed, 0)])
     _check_hypotheses(hypotheses)
-    units = []
+    examples = []
     pictured = []
     for split, count in counts.items():
-        for number, (premise, claims) in enumerate(draw_premises(split, count, seed, hypotheses)):
-            texts = tuple(claim.text for claim in claims)
-            labels = tuple(claim.label for claim in claims)
-            units.append(Unit(f"{split}-{number:05d}", split, texts, labels=labels))
+        for number, (premise, assertions) in enumerate(draw_premises(split, count, seed, hypotheses)):
+            texts = tuple(assertion.text for assertion in assertions)
+            labels = tuple(assertion.label for assertion in assertions)
+            examples.append(Example(f"{split}-{number:05d}", split, texts, labels=labels))
             pictured.append(premise)
-    return Corpus("premises", units, pixels=paint_premises(pictured, size))
+    return Dataset("premises", examples, pixels=paint_premises(pictured, size))
 
 
 def draw_premises(
@@ -168,7 +168,7 @@ def paint_premises(pictured: list[Premise], size: int) -> Pixels:
 
 
 def _check_hypotheses(hypotheses: int) -> None:
-    check_whole("premises", [("hypotheses", hypotheses, _HYPOTHESES[0])])
+    check_counts("premises", [("hypotheses", hypotheses, _HYPOTHESES[0])])
     if hypotheses not in _HYPOTHESES:
         raise InputError(f"premises expects 'hypotheses' to be 2, 4 or 6, so that half are entailed, got {hypotheses}")
 
@@ -184,13 +184,13 @@ def _draw_premise(rng: np.random.Generator) -> Premise:
 def _hypothesise(premise: Premise, count: int, rng: np.random.Generator) -> tuple[Hypothesis, ...]:
     """Hypotheses in any order, half of them entailed, each by another object."""
     things = premise.scene.things
-    made: list[Hypothesis] = []
+    result: list[Hypothesis] = []
     for index in rng.permutation(len(things))[: count // 2]:
         thing = things[index]
         cell = (thing.row, thing.column) if rng.random() < PLACED else None
-        made.append(_told(cell, (thing.colour, thing.shape), weighted(ABOUT, rng), "entailment", rng))
+        result.append(_told(cell, (thing.colour, thing.shape), weighted(ABOUT, rng), "entailment", rng))
     other = "contradiction" if premise.curtain is None else "neutral"
-    while len(made) < count:
+    while len(result) < count:
         about = weighted(ABOUT, rng)
         if rng.random() < PLACED:
             cells = [(row, column) for row in range(3) for column in range(3)]
@@ -199,9 +199,9 @@ def _hypothesise(premise: Premise, count: int, rng: np.random.Generator) -> tupl
             told = _told(cell, _false_look(premise.scene, cell, about, rng), about, other, rng)
         else:
             told = _told(None, _false_look(premise.scene, None, about, rng), about, other, rng)
-        if all((told.cell, told.colour, told.shape) != (each.cell, each.colour, each.shape) for each in made):
-            made.append(told)
-    return tuple(made[index] for index in rng.permutation(count))
+        if all((told.cell, told.colour, told.shape) != (each.cell, each.colour, each.shape) for each in result):
+            result.append(told)
+    return tuple(result[index] for index in rng.permutation(count))
 
 
 def _false_look(scene: Scene, cell: tuple[int, int] | None, about: str, rng: np.random.Generator) -> tuple[str, str]:

@@ -17,10 +17,10 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
-from multidelete.engine import Progress
+from multidelete.training.engine import ProgressReporter
 
 
-class Bars(Progress):
+class Bars(ProgressReporter):
     """One bar at a time, on standard error."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Bars(Progress):
         self._open: list[tuple[RichProgress, TaskID]] = []
 
     def start(self, what: str, total: int) -> Callable[[int], None]:
-        """See :meth:`Progress.start`; inside another piece of work the bar stands below it."""
+        """See :meth:`ProgressReporter.start`; inside another piece of work the bar stands below it."""
         if not sys.stderr.isatty():
             self.say(what)
         if self._open:
@@ -49,12 +49,12 @@ class Bars(Progress):
         return lambda done: bars.advance(task, done)
 
     def say(self, sentence: str) -> None:
-        """See :meth:`Progress.say`."""
+        """See :meth:`ProgressReporter.say`."""
         # A path may hold brackets, and a line that is copied must not be broken.
         self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def finish(self) -> None:
-        """See :meth:`Progress.finish`."""
+        """See :meth:`ProgressReporter.finish`."""
         bars, task = self._open.pop()
         if self._open:
             bars.remove_task(task)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from scipy.special import stdtrit
 
-from multidelete.report.runs import Row, Seeds, numbers
+from multidelete.runs.reader import Row, Seeds, numbers
 
 LEVEL = 0.95
 LEAST = 3  # pairs; the interval of two is a dozen times as wide as they lie apart
@@ -51,14 +51,14 @@ def paired(rows: Iterable[Row], reference: Iterable[Row]) -> dict[str, Differenc
         reference: Rows of Retrain (or Original) that answer the same question.
     """
     aims = {Seeds.of(row).shared: numbers(row["metrics"]) for row in reference}
-    found: dict[str, dict[tuple[int, int], list[float]]] = {}
+    result: dict[str, dict[tuple[int, int], list[float]]] = {}
     for row in rows:
         pair = Seeds.of(row).shared
         aim = aims.get(pair, {})
         for key, value in numbers(row["metrics"]).items():
             if key in aim and key not in DISTANCES:
-                found.setdefault(key, {}).setdefault(pair, []).append(value - aim[key])
+                result.setdefault(key, {}).setdefault(pair, []).append(value - aim[key])
     return {
         key: Difference.of(list(map(statistics.fmean, pairs.values())) if len(pairs) > 1 else pairs.popitem()[1])
-        for key, pairs in found.items()
+        for key, pairs in result.items()
     }

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from multidelete.errors import InputError
+from multidelete.utils.errors import InputError
 
 if TYPE_CHECKING:
     from multidelete.bench.grid import Study
-    from multidelete.engine import Engine
     from multidelete.recipe import Recipe
+    from multidelete.training.engine import Engine
 
 app = typer.Typer(
     name="multidelete",
@@ -46,7 +46,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was 
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of weights, training, deletion set, unlearning.")]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", help="Folder with the data: a corpus (manifest.jsonl) or a Karpathy split file."),
+    typer.Option("--data", help="Folder with the data: a dataset (manifest.jsonl) or a Karpathy split file."),
 ]
 Seeds = Annotated[str | None, typer.Option(help="As `0,1,2`, the default.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Cells at a time; one a core by default.")]
@@ -115,17 +115,17 @@ def train(
 ) -> None:
     """Train the original model of a recipe and write it to a folder."""
     from multidelete.recipe import load
-    from multidelete.record import check_place
-    from multidelete.store import find_or_train_original, save_model
+    from multidelete.runs.record import check_writable
+    from multidelete.runs.store import get_or_train_original, save_model
 
     loaded = load(recipe, [*(overrides or []), *_given(seed=seed, precision=precision)])
     if loaded.original is not None:
         raise InputError(f"{recipe} brings a trained model ('original'); there is nothing to train")
-    check_place(out)
+    check_writable(out)
     if out.exists() and any(out.iterdir()):
         raise InputError(f"--out '{out}' is not empty; choose a new folder for the model")
     with _engine(loaded, resume=True) as engine:
-        trained = find_or_train_original(loaded, loaded.corpus(), engine)
+        trained = get_or_train_original(loaded, loaded.dataset(), engine)
     save_model(trained.model, out, trained.training)
     typer.echo(f"model written to {out}")
 
@@ -146,7 +146,7 @@ def unlearn(
     reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; found by itself.")] = None,
     forget: Annotated[
         str | None,
-        typer.Option("--forget", help="Text file with one id in a line; or a number of units; or a share."),
+        typer.Option("--forget", help="Text file with one id in a line; or a number of examples; or a share."),
     ] = None,
     method: Annotated[str | None, typer.Option("--method", help="See `multidelete list methods`.")] = None,
     scope: Annotated[str | None, typer.Option("--scope", help="all, fusion, vision or text.")] = None,
@@ -159,7 +159,7 @@ def unlearn(
     out: Out = Path("runs/unlearn"),
     resume: Resume = False,
 ) -> None:
-    """Make a model forget units of its training data, and measure what was forgotten and kept."""
+    """Make a model forget examples of its training data, and measure what was forgotten and kept."""
     from multidelete.recipe import load, merged
 
     words = list(overrides or [])
@@ -249,7 +249,7 @@ def study(
     until deleted pairs look unseen.
     """
     from multidelete.bench.studies import STUDIES
-    from multidelete.registry import choose
+    from multidelete.utils.registry import choose
 
     chosen = choose(STUDIES, name, "study")
     if (counts or fractions) and chosen.fractions is None:
@@ -273,12 +273,12 @@ def evaluate(
     seed: Seed = None,
 ) -> None:
     """Print the metrics of one model; its folder is only read."""
+    from multidelete.data.batches import PairInputs
     from multidelete.data.readers import read
     from multidelete.data.requests import resolve
-    from multidelete.data.streams import PairInputs
     from multidelete.models.base import Model
+    from multidelete.pipeline import check_splits
     from multidelete.recipe import load
-    from multidelete.run import check_splits
 
     if data is None and reader is None:
         raise InputError("evaluate needs --data (a folder) or --reader scenes")
@@ -291,14 +291,14 @@ def evaluate(
     settings["task"] = {"name": load(None, options=settings).task.name}
     recipe = load(None, [f"task.{each}" for each in overrides or []], settings)
     loaded = Model.from_pretrained(model)
-    corpus = read(**settings["data"])
-    recipe.task.check(corpus, type(loaded))
-    request = resolve(corpus, **recipe.forget.model_dump(exclude={"seed"}), seed=recipe.seed)
+    dataset = read(**settings["data"])
+    recipe.task.check(dataset, type(loaded))
+    request = resolve(dataset, **recipe.forget.model_dump(exclude={"seed"}), seed=recipe.seed)
     check_splits(request)
     with _engine(recipe) as engine:
         loaded.to(engine.device)
         task = recipe.task.model_copy(update={"probed": 0})  # probes need an original to be held against
-        metrics = task.metrics(task.predict(loaded, PairInputs.of(corpus, loaded), request, engine))
+        metrics = task.metrics(task.predict(loaded, PairInputs.of(dataset, loaded), request, engine))
     _print_metrics(metrics, with_forget=forget is not None)
 
 
@@ -321,17 +321,17 @@ def report(
     ] = False,
 ) -> None:
     """Write the page of one or several runs, or the joint table of several benches, and print their table."""
-    from multidelete.record import check_place
     from multidelete.report.bench import is_bench, study_of
     from multidelete.report.deletion import write_deletion
     from multidelete.report.page import write_report
     from multidelete.report.tables import Run, summary, to_csv, to_markdown, to_text
+    from multidelete.runs.record import check_writable
 
     printers: dict[str, Callable[..., str]] = {"text": to_text, "markdown": to_markdown, "csv": to_csv}
     if format not in printers:
         raise InputError(f"--format must be {', '.join(printers)}, not '{format}'")
     if out is not None:
-        check_place(out.parent if out.suffix == ".html" else out)
+        check_writable(out.parent if out.suffix == ".html" else out)
     if out is not None and out.suffix == ".html" and out.is_dir():
         raise InputError(f"--out '{out}' is a folder; expected an .html file, or a folder of another name")
     if public and (out is None or out.suffix == ".html"):
@@ -370,16 +370,16 @@ def verify(
     ] = None,
 ) -> None:
     """Say whether a record is what was run: compute its hashes and metrics again from what the run stored."""
-    from multidelete.verify import verify
+    from multidelete.runs.verify import verify
 
     marks = {True: ("✓", "green"), False: ("✗", "red"), None: ("?", "yellow")}
-    found = []
+    result = []
     for check in verify(run, digest):
         mark, colour = marks[check.holds]
         typer.echo(f"{typer.style(mark, fg=colour)} {check.what}: {check.words}")
-        found.append(check.holds)
-    failed, open_ = found.count(False), found.count(None)
-    typer.echo(f"{found.count(True)} hold, {failed} fail, {open_} could not be checked")
+        result.append(check.holds)
+    failed, open_ = result.count(False), result.count(None)
+    typer.echo(f"{result.count(True)} hold, {failed} fail, {open_} could not be checked")
     if failed:
         typer.secho("this is not the record of what was run", fg="red")
         raise typer.Exit(1)
@@ -395,8 +395,8 @@ def list_(
     from multidelete.data.readers import READERS
     from multidelete.methods import METHODS
     from multidelete.models import MODELS
-    from multidelete.registry import choose
     from multidelete.tasks import TASKS
+    from multidelete.utils.registry import choose
 
     tables: dict[str, dict[str, Any]] = {
         "methods": METHODS,
@@ -430,8 +430,8 @@ def check(
     """Check a recipe, its data and its deletion request without running anything."""
     from multidelete.data.readers import read
     from multidelete.data.requests import Request, resolve
+    from multidelete.pipeline import check_splits
     from multidelete.recipe import load
-    from multidelete.run import check_splits
 
     request: Request | None
     if recipe is not None:
@@ -441,18 +441,18 @@ def check(
         if forget is not None:
             given["forget"] = _forget_values(forget)
         loaded = load(Path(recipe), overrides or [], options=given)
-        corpus = loaded.corpus()
-        request = loaded.request(corpus)
+        dataset = loaded.dataset()
+        request = loaded.request(dataset)
         check_splits(request, loaded.methods())
         typer.echo(f"{recipe}: {loaded.task.name}, {', '.join(m.name for m in loaded.methods())}")
     elif data is not None or reader is not None:
-        corpus = read(**_data_values(data, reader))
-        request = resolve(corpus, **_forget_values(forget)) if forget is not None else None
+        dataset = read(**_data_values(data, reader))
+        request = resolve(dataset, **_forget_values(forget)) if forget is not None else None
     else:
         raise InputError("check needs a recipe, or --data")
-    typer.echo(repr(corpus))
+    typer.echo(repr(dataset))
     if request is not None:
-        typer.echo(f"forget {len(request.forget):,} units, retain {len(request.retain):,}")
+        typer.echo(f"forget {len(request.forget):,} examples, retain {len(request.retain):,}")
 
 
 def main() -> None:
@@ -472,11 +472,11 @@ def main() -> None:
 def _run(recipe: Recipe, out: Path, resume: bool) -> None:
     from rich.console import Console
 
-    from multidelete.record import check_out
+    from multidelete.pipeline import run
     from multidelete.report.deletion import DELETION_PAGE
     from multidelete.report.tables import Run, rows_table
-    from multidelete.run import run
-    from multidelete.seal import digest_of
+    from multidelete.runs.record import check_out
+    from multidelete.runs.seal import digest_of
 
     check_out(out, resume=resume)  # before torch, models and data are waited for
     with _engine(recipe, resume=resume) as engine:
@@ -490,8 +490,8 @@ def _run(recipe: Recipe, out: Path, resume: bool) -> None:
 
 @contextlib.contextmanager
 def _engine(recipe: Recipe, resume: bool = False) -> Iterator[Engine]:
-    from multidelete.engine import Engine
-    from multidelete.progress import Bars
+    from multidelete.cli.progress import Bars
+    from multidelete.training.engine import Engine
 
     bars = Bars()
     try:
@@ -505,8 +505,8 @@ def _demo_names() -> list[str]:
     from importlib.resources import files
 
     names = (entry.name for entry in (files("multidelete") / "demos").iterdir())
-    found = (name.removesuffix(".toml") for name in names if name.endswith(".toml"))
-    return sorted(found, key=lambda name: (name != "retrieval", name))
+    result = (name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+    return sorted(result, key=lambda name: (name != "retrieval", name))
 
 
 def _demo_recipe(task: str) -> Path:
@@ -514,7 +514,7 @@ def _demo_recipe(task: str) -> Path:
 
     names = _demo_names()
     if task not in names:
-        from multidelete.registry import unknown
+        from multidelete.utils.registry import unknown
 
         raise InputError(unknown(task, names, "task of the demo"))
     return Path(str(files("multidelete") / "demos" / f"{task}.toml"))
@@ -524,13 +524,13 @@ def _make_room(recipe: Recipe, out: Path) -> None:
     """Remove the finished demo in ``out``, which is asked for again and again; any other folder is left alone."""
     import shutil
 
-    from multidelete.record import finished_command
-    from multidelete.run import check_splits
+    from multidelete.pipeline import check_splits
+    from multidelete.runs.record import finished_command
 
     if (finished_command(out) or "").split()[1:2] != ["demo"]:
         return
     # A demo that cannot run must not cost the last one.
-    check_splits(recipe.request(recipe.corpus()), recipe.methods())
+    check_splits(recipe.request(recipe.dataset()), recipe.methods())
     typer.echo(f"replacing the finished demo in {out}")
     shutil.rmtree(out)
 
@@ -589,16 +589,16 @@ def _run_cells(
         raise InputError(f"--launcher must be processes or submitit, not '{launcher}'")
     given = {key: _listed(text) for key, text in lists.items() if text is not None}
     path = _demo_recipe(recipe) if recipe in _demo_names() else Path(recipe)
-    found = grid(path, overrides or [], {"bench": given} if given else {}, out, study)
-    for note in found.notes:
+    result = grid(path, overrides or [], {"bench": given} if given else {}, out, study)
+    for note in result.notes:
         typer.echo(note, err=True)
     if dry_run:
-        for cell in found.cells:
+        for cell in result.cells:
             typer.echo(cell.command + ("  # finished" if cell.finished else ""))
         return False
     from multidelete.bench.work import run_grid
 
-    failed = run_grid(found, out, workers=workers, launcher=launcher)
+    failed = run_grid(result, out, workers=workers, launcher=launcher)
     _show_bench([out], out) if study is None else _show_study(out, out)
     return bool(failed)
 
@@ -607,9 +607,9 @@ def _show_study(folder: Path, out: Path) -> None:
     from multidelete.report.studies import to_text, write_study
     from multidelete.report.study import read_study
 
-    found = read_study(folder)
-    written = write_study(found, out)
-    typer.echo(to_text(found))
+    result = read_study(folder)
+    written = write_study(result, out)
+    typer.echo(to_text(result))
     typer.echo(f"written: {', '.join(map(str, written))}", err=True)
 
 
@@ -617,8 +617,8 @@ def _publish(folders: list[Path], out: Path) -> None:
     """Write what can be shown to anybody: of a study, of benches, or of runs."""
     from multidelete.report.bench import Bench, is_bench, study_of
     from multidelete.report.public import write_public, write_public_study
-    from multidelete.report.runs import Run
     from multidelete.report.study import read_study
+    from multidelete.runs.reader import Run
 
     if study_of(folders[0]):
         written = write_public_study(read_study(folders[0]), out)
@@ -633,9 +633,9 @@ def _publish(folders: list[Path], out: Path) -> None:
 def _show_bench(folders: list[Path], out: Path, printer: Callable[..., str] | None = None) -> None:
     from multidelete.report.bench import Bench, to_text, write_bench
 
-    found = Bench.load(folders)
-    written = write_bench(found, out)
-    typer.echo(printer(found.groups) if printer else to_text(found))
+    result = Bench.load(folders)
+    written = write_bench(result, out)
+    typer.echo(printer(result.groups) if printer else to_text(result))
     typer.echo(f"written: {', '.join(map(str, written))}", err=True)
 
 

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from multidelete.errors import InputError, did_you_mean
+from multidelete.utils.errors import InputError, did_you_mean
 
 Row = Mapping[str, Any]  # one entry of "rows" in results.json
 
 SCHEMA = 1
-ROW_KEYS = ("task", "data", "model", "method", "scope", "forget_units", "seed", "settings", "metrics", "cost")
+ROW_KEYS = ("task", "data", "model", "method", "scope", "forget_examples", "seed", "settings", "metrics", "cost")
 
 
 class Seeds(NamedTuple):
@@ -51,22 +51,22 @@ class Scores:
     """What one model says of the pairs of one split.
 
     Args:
-        unit: Id of the deletion unit of each pair, ``(P,)``.
-        text: Index of the text within its unit, ``(P,)``.
+        example: Id of the deletion example of each pair, ``(P,)``.
+        text: Index of the text within its example, ``(P,)``.
         score: s(x) as log-odds: of a match, or of the true label, ``(P,)``.
     """
 
-    unit: NDArray[np.str_]
+    example: NDArray[np.str_]
     text: NDArray[np.int64]
     score: NDArray[np.float64]
 
 
 @dataclass
-class History:
-    """What one row's training logged: ``losses[term][step]`` and ``valid[step]``."""
+class RowHistory:
+    """What one row's training logged: ``losses[term][step]`` and ``validation[step]``."""
 
     losses: dict[str, dict[int, float]] = field(default_factory=dict)
-    valid: dict[int, dict[str, float]] = field(default_factory=dict)
+    validation: dict[int, dict[str, float]] = field(default_factory=dict)
     selected: int | None = None
 
 
@@ -103,16 +103,18 @@ class Run:
         """The runs in several folders, to be compared.
 
         Copies of an image, or mentions of a relation, are deleted together and can make D_f of one seed larger by a
-        few units than that of another: runs that asked for the same size are given the smallest that came of it.
+        few examples than that of another: runs that asked for the same size are given the smallest that came of it.
         """
         runs = [cls.load(folder) for folder in folders]
         asked = [_size_asked(run) for run in runs]
         sizes: dict[object, int] = {}
         for run, size in zip(runs, asked, strict=True):
-            units = int(run.rows[0]["forget_units"])
-            sizes[size] = min(units, sizes.get(size, units))
+            examples = int(run.rows[0]["forget_examples"])
+            sizes[size] = min(examples, sizes.get(size, examples))
         return [
-            run if size is None else replace(run, rows=tuple({**row, "forget_units": sizes[size]} for row in run.rows))
+            run
+            if size is None
+            else replace(run, rows=tuple({**row, "forget_examples": sizes[size]} for row in run.rows))
             for run, size in zip(runs, asked, strict=True)
         ]
 
@@ -131,29 +133,29 @@ class Run:
                 arrays = {name: file[name] for name in file.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path} cannot be read as an npz file: {error}") from error
-        missing = [name for name in ("unit", "text", "score") if name not in arrays]
+        missing = [name for name in ("example", "text", "score") if name not in arrays]
         if missing:
             present = ", ".join(sorted(arrays)) or "none"
             raise InputError(f"{path} has no array {missing[0]!r}; it has {present}")
         return Scores(
-            arrays["unit"].astype(np.str_),
+            arrays["example"].astype(np.str_),
             arrays["text"].astype(np.int64),
             arrays["score"].astype(np.float64),
         )
 
-    def history(self) -> dict[str, History]:
+    def history(self) -> dict[str, RowHistory]:
         """What each row logged, by key; empty where the run kept no history."""
         path = self.folder / "history.jsonl"
-        found: dict[str, History] = {}
+        result: dict[str, RowHistory] = {}
         if not path.is_file():
-            return found
+            return result
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
                 entry = json.loads(line)
-                one = found.setdefault(entry["row"], History())
+                one = result.setdefault(entry["row"], RowHistory())
                 step = int(entry["step"])
             except (ValueError, KeyError, TypeError) as error:
                 if number == len(lines) and not line.endswith("\n"):
@@ -163,11 +165,11 @@ class Run:
             # A resumed run repeats the steps since its checkpoint: the later line counts.
             for term, value in (entry.get("losses") or {}).items():
                 one.losses.setdefault(term, {})[step] = math.nan if value is None else float(value)
-            if "valid" in entry:
-                one.valid[step] = numbers(entry["valid"])
+            if "validation" in entry:
+                one.validation[step] = numbers(entry["validation"])
                 if entry.get("selected"):
                     one.selected = step
-        return found
+        return result
 
     def gallery(self) -> list[Mapping[str, Any]]:
         """The pictures the run chose to show; empty where it chose none."""
@@ -175,13 +177,13 @@ class Run:
         if not path.is_file():
             return []
         entries = read_json(path)
-        if not isinstance(entries, list) or not all(isinstance(e, dict) and "unit" in e for e in entries):
-            raise InputError(f'{path}: expected a list of entries with a "unit" each')
+        if not isinstance(entries, list) or not all(isinstance(e, dict) and "example" in e for e in entries):
+            raise InputError(f'{path}: expected a list of entries with a "example" each')
         return entries
 
 
 def _size_asked(run: Run) -> object:
-    """What tells a deletion of a seeded sample from one of another size; None where units were named, or not told."""
+    """Key of the sample size that a run asked for; None where the request names ids."""
     forget = (run.provenance.get("recipe") or {}).get("forget") or {}
     asked = [(key, forget[key]) for key in ("count", "fraction") if forget.get(key) is not None]
     part = str(forget.get("part"))  # of a request that is met in parts

@@ -12,13 +12,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from multidelete.data.corpus import Corpus
-from multidelete.data.streams import PairInputs, Rows, TrainStream
-from multidelete.engine import Engine, History, Plan
-from multidelete.errors import InputError
+from multidelete.data.batches import PairInputs, Rows, TrainStream
+from multidelete.data.dataset import Dataset
 from multidelete.models.base import MASK, Model, ModelConfig
 from multidelete.models.image_text import ImageTextModel
-from multidelete.randomness import derive
+from multidelete.training.engine import Engine, FitSettings, TrainingHistory
+from multidelete.utils.errors import InputError
+from multidelete.utils.randomness import derive
 
 
 class MaskSettings(BaseModel):
@@ -32,7 +32,7 @@ class MaskSettings(BaseModel):
     channels of its own, and the class that is to go can be cut out later.
 
     The paper deletes classes of images; here pairs are deleted. Their classes are groups: D_f is the last, and the
-    other units are dealt to the rest by a hash of their ids (:func:`groups_of`), in tasks with labels too: labels
+    other examples are dealt to the rest by a hash of their ids (:func:`groups_of`), in tasks with labels too: labels
     belong to texts, and pictures seen through a mask by label would give the answer away. So the mask, and the original
     that is trained with it, depend on what is to be deleted.
 
@@ -105,7 +105,7 @@ def initial_model(
     Args:
         architecture: Its class.
         config: Its configuration.
-        texts: The corpus' texts, see :meth:`Model.build`.
+        texts: The dataset' texts, see :meth:`Model.build`.
         seed: Seed of the random weights.
         start: Folder of the model to start from.
         tokenizer: One to use instead of making one from the texts.
@@ -128,7 +128,7 @@ def train(
     what: str,
     folder: Path | None = None,
     forget: Rows | None = None,
-) -> History:
+) -> TrainingHistory:
     """Train a model in place on true pairs.
 
     A mask shapes what the vision encoder learns: it is learned wherever that is in scope, and plays no part elsewhere.
@@ -143,7 +143,7 @@ def train(
         seed: Seed of order, hard negatives and dropout.
         what: Name for progress and messages.
         folder: Where checkpoints are kept while this runs.
-        forget: Rows of the units of D_f, for a mask; they need not be given where none of them is trained on.
+        forget: Rows of the examples of D_f, for a mask; they need not be given where none of them is trained on.
 
     Raises:
         InputError: The settings ask for a mask that the model does not have, or the loss became infinite.
@@ -154,7 +154,7 @@ def train(
     inputs = engine.frozen_inputs(model, inputs, scope)
     stream = TrainStream(inputs, text_rows, settings.batch_size, seed)
     moving: dict[str, Tensor] = {**model.parameters_of(scope)}
-    factors: dict[str, float] = {}
+    lr_multipliers: dict[str, float] = {}
 
     def losses(step: int) -> dict[str, Tensor]:
         return {"task": model.losses(stream.at(step, engine.device)).mean()}
@@ -165,7 +165,7 @@ def train(
             channels.normalise_()  # what the paper does after a step is done before the next
         batch = stream.at(step, engine.device)
         if (stream.epoch(step) + 1) % mask.every == 0:
-            batch = replace(batch, groups=groups[batch.units["vision"]])
+            batch = replace(batch, groups=groups[batch.examples["vision"]])
         return {
             "task": model.losses(batch).mean(),
             "mask": mask.weight * channels.penalty(mask.share, mask.overlap),
@@ -174,20 +174,20 @@ def train(
     if mask is not None:
         assert isinstance(model, ImageTextModel)
         channels = model.channel_mask
-        groups = torch.from_numpy(groups_of(inputs.corpus, mask.classes, forget)).to(engine.device)
+        groups = torch.from_numpy(groups_of(inputs.dataset, mask.classes, forget)).to(engine.device)
         moving[f"{MASK}.weight"] = channels.weight.requires_grad_(True)
-        factors[f"{MASK}.weight"] = mask.learning_rate / settings.learning_rate
-    plan = Plan(
+        lr_multipliers[f"{MASK}.weight"] = mask.learning_rate / settings.learning_rate
+    fit_settings = FitSettings(
         steps=stream.steps(settings.epochs),
         seed=seed,
-        factors=factors,
+        lr_multipliers=lr_multipliers,
         **settings.model_dump(include={"learning_rate", "weight_decay", "warmup", "clip"}),
     )
     history = engine.fit(
         model,
         moving,
         losses if mask is None else masked_losses,
-        plan,
+        fit_settings,
         what=what,
         training=True,
         folder=folder,
@@ -198,15 +198,15 @@ def train(
     return history
 
 
-def groups_of(corpus: Corpus, classes: int, forget: Rows | None = None) -> Rows:
-    """The class of each unit where pairs are deleted: D_f is the last, the others are dealt out by a hash of their ids.
+def groups_of(dataset: Dataset, classes: int, forget: Rows | None = None) -> Rows:
+    """Mask class of each example: D_f is the last class, the others are assigned by a hash of their ids.
 
     Args:
-        corpus: The units.
+        dataset: The examples.
         classes: How many there are, D_f's included.
-        forget: Rows of the units of D_f.
+        forget: Rows of the examples of D_f.
     """
-    groups = np.array([derive("mask", unit.id) % (classes - 1) for unit in corpus.units], dtype=np.int64)
+    groups = np.array([derive("mask", example.id) % (classes - 1) for example in dataset.examples], dtype=np.int64)
     if forget is not None:
         groups[forget] = classes - 1
     return groups

@@ -10,29 +10,29 @@ from typing import ClassVar
 
 import numpy as np
 
-from multidelete.data.cache import cache_dir
-from multidelete.data.corpus import Corpus
-from multidelete.data.files import write_file
+from multidelete.data.dataset import Dataset
+from multidelete.data.images import cache_dir
 from multidelete.data.requests import Request, resolve
-from multidelete.engine import Engine, digest
-from multidelete.errors import InputError
+from multidelete.membership.attacks import SHADOW, membership
 from multidelete.methods import Method, Retrain, UnlearningData
-from multidelete.metrics.membership import SHADOW, membership
-from multidelete.randomness import derive
-from multidelete.recipe import EvidenceSettings
-from multidelete.record import RunFolder
+from multidelete.recipe import MembershipSettings
 from multidelete.report.tables import duration
-from multidelete.store import Trained, find_or_predict, find_or_unlearn, is_stored, outcome_key, source_hash
+from multidelete.runs.record import RunFolder
+from multidelete.runs.store import Trained, get_or_predict, get_or_unlearn, is_stored, outcome_key, source_hash
 from multidelete.tasks import Predictions, Task
+from multidelete.training.engine import Engine, digest
+from multidelete.utils.errors import InputError
+from multidelete.utils.files import write_file
+from multidelete.utils.randomness import derive
 
 
-class HalfTrained(Retrain):
-    """Retrain, by the name under which progress tells it: D_f is half of the training units here."""
+class HalfRetrain(Retrain):
+    """Retrain, by the name under which progress tells it: D_f is half of the training examples here."""
 
     title: ClassVar[str] = "Model on half of the data"
 
 
-def find_or_make(
+def get_or_train(
     halves: Mapping[str, Request],
     original: Trained,
     data: UnlearningData,
@@ -60,15 +60,15 @@ def find_or_make(
         )
         return {}
     missing = {name: replace(data, request=half) for name, half in halves.items() if not folder.predictions(name)}
-    say_cost(missing, original, engine, u_lira)
+    report_cost(missing, original, engine, u_lira)
     for name, own in missing.items():
-        made = find_or_unlearn(HalfTrained(), original, own, engine)
-        predictions, _ = find_or_predict(made, "", data.task.pairs_alone(), own.request, engine)
+        result = get_or_unlearn(HalfRetrain(), original, own, engine)
+        predictions, _ = get_or_predict(result, "", data.task.scores_only(), own.request, engine)
         folder.keep(name, predictions)
     return {name: folder.predictions(name) for name in halves}
 
 
-def find_or_unlearn_references(
+def get_or_unlearn_references(
     method: Method,
     key: str,
     halves: Mapping[str, Request],
@@ -93,18 +93,18 @@ def find_or_unlearn_references(
     Returns:
         By the names of the reference models, of D_f whole and of what judges it.
     """
-    found = {name: folder.predictions(f"{key}-{name}") for name in halves if name != SHADOW}
-    judged = replace(data.request.whole(), retain=data.request.retain[:0])
-    missing = sum(not each for each in found.values())
+    result = {name: folder.predictions(f"{key}-{name}") for name in halves if name != SHADOW}
+    merged = replace(data.request.with_earlier(), retain=data.request.retain[:0])
+    missing = sum(not each for each in result.values())
     if missing:
         what = f"U-LiRA: {method.title} ({method.scope}) runs on {missing} reference model{'s' * (missing > 1)}"
         engine.progress.say(f"{what}, about {duration(missing * seconds)}")
     for number, (name, half) in enumerate(halves.items()):
-        if name == SHADOW or found[name]:
+        if name == SHADOW or result[name]:
             continue
         own = replace(data, request=half)
-        model = find_or_unlearn(HalfTrained(), original, own, engine).model
-        reference = replace(original, model=model, key=outcome_key(HalfTrained(), original, own, engine))
+        model = get_or_unlearn(HalfRetrain(), original, own, engine).model
+        reference = replace(original, model=model, key=outcome_key(HalfRetrain(), original, own, engine))
         known = np.isin(data.request.forget, half.retain)
         request = replace(
             half, forget=data.request.forget[known], retain=np.setdiff1d(half.retain, data.request.forget)
@@ -112,10 +112,10 @@ def find_or_unlearn_references(
         told = replace(
             data, request=request, seed=derive(data.seed, "u-lira", number), folder=data.folder and data.folder / name
         )
-        made = find_or_unlearn(method, reference, told, engine)
-        found[name] = data.task.pairs_alone().predict(made.model, made.inputs, judged, engine)
-        folder.keep(f"{key}-{name}", found[name])
-    return found
+        outcome = get_or_unlearn(method, reference, told, engine)
+        result[name] = data.task.scores_only().predict(outcome.model, outcome.inputs, merged, engine)
+        folder.keep(f"{key}-{name}", result[name])
+    return result
 
 
 def metrics_of(
@@ -124,7 +124,7 @@ def metrics_of(
     original: Predictions,
     references: Mapping[str, Predictions],
     unlearned: Mapping[str, Predictions],
-    settings: EvidenceSettings,
+    settings: MembershipSettings,
     seed: int,
 ) -> dict[str, float]:
     """All metrics of one model but the gap to Retrain, from nothing but stored predictions.
@@ -133,21 +133,21 @@ def metrics_of(
         task: What was asked.
         predictions: Of the model.
         original: Of the model before unlearning.
-        references: What :func:`find_or_make` gave.
-        unlearned: What :func:`find_or_unlearn_references` gave, where U-LiRA was asked for.
+        references: What :func:`get_or_train` gave.
+        unlearned: What :func:`get_or_unlearn_references` gave, where U-LiRA was asked for.
         settings: The recipe's.
         seed: Of the original's training: what runs have in common has the same intervals in all of them.
     """
     attacked = membership(predictions, original, references, unlearned, resamples=settings.resamples, seed=seed)
-    return task.metrics_beside(predictions, original) | attacked
+    return task.all_metrics(predictions, original) | attacked
 
 
-def find_or_measure(
+def get_or_measure(
     task: Task,
     predictions: Predictions,
     original: Predictions,
     references: Mapping[str, Predictions],
-    settings: EvidenceSettings,
+    settings: MembershipSettings,
     seed: int,
 ) -> dict[str, float]:
     """:func:`metrics_of` a model that many runs have in common: from the store, where all it depends on is the same."""
@@ -160,12 +160,12 @@ def find_or_measure(
         contents(predictions),
         contents(original),
         *(f"{name} {contents(each)}" for name, each in references.items()),
-        source_hash("evidence.py", "metrics/*.py", "tasks/*.py"),
+        source_hash("membership/*.py", "metrics/*.py", "tasks/*.py"),
     )
     path = cache_dir() / "metrics" / f"{key}.json"
     if not path.is_file():
-        found = metrics_of(task, predictions, original, references, {}, settings, seed)
-        write_file(path, json.dumps(found))
+        result = metrics_of(task, predictions, original, references, {}, settings, seed)
+        write_file(path, json.dumps(result))
     metrics: dict[str, float] = json.loads(path.read_text())
     return metrics
 
@@ -180,39 +180,39 @@ def contents(predictions: Predictions) -> str:
     return total.hexdigest()
 
 
-def halves_of(corpus: Corpus, settings: EvidenceSettings, seed: int) -> dict[str, Request]:
+def halves_of(dataset: Dataset, settings: MembershipSettings, seed: int) -> dict[str, Request]:
     """For each model by its name a request whose ``retain`` it is trained on, and whose ``forget`` it never sees.
 
     Halves are drawn from the training split by the seed of training, whatever is to be deleted: all runs of an original
-    share their models. Units that share an image, nodes or a group stay together. Reference models come in
-    complementary pairs, so that each training unit is out of exactly half of them.
+    share their models. Examples that share an image, nodes or a group stay together. Reference models come in
+    complementary pairs, so that each training example is out of exactly half of them.
 
     Raises:
-        InputError: Nearly all units belong together.
+        InputError: Nearly all examples belong together.
     """
-    count = len(corpus.rows("train")) // 2
+    count = len(dataset.rows("train")) // 2
 
     def half(*purpose: str | int) -> Request:
         try:
-            return resolve(corpus, count=count, seed=derive(seed, *purpose))
+            return resolve(dataset, count=count, seed=derive(seed, *purpose))
         except InputError as error:
             raise InputError(
-                f"the training units cannot be halved for a shadow or reference model ({error}); leave these out with "
-                "evidence.shadow=false evidence.references=0"
+                f"the training examples cannot be halved for a shadow or reference model ({error}); "
+                "leave these out with membership.shadow=false membership.references=0"
             ) from error
 
-    found = {SHADOW: half("shadow")} if settings.shadow else {}
+    result = {SHADOW: half("shadow")} if settings.shadow else {}
     for i in range(0, settings.references, 2):
         first = half("reference", i)
-        found |= {f"reference-{i:03d}": first, f"reference-{i + 1:03d}": first.complement()}
-    return found
+        result |= {f"reference-{i:03d}": first, f"reference-{i + 1:03d}": first.complement()}
+    return result
 
 
-def say_cost(
+def report_cost(
     missing: Mapping[str, UnlearningData], original: Trained, engine: Engine, u_lira: Sequence[str] = ()
 ) -> None:
     """Say how many models have to be trained, and about how long that takes."""
-    keys = [outcome_key(HalfTrained(), original, own, engine) for own in missing.values()]
+    keys = [outcome_key(HalfRetrain(), original, own, engine) for own in missing.values()]
     new = sum(not is_stored(key) for key in keys)
     if not new:
         return

@@ -13,9 +13,9 @@ from itertools import product
 
 import numpy as np
 
-from multidelete.data.cache import Pixels
-from multidelete.data.corpus import SPLITS, Corpus, Unit
-from multidelete.errors import InputError
+from multidelete.data.dataset import SPLITS, Dataset, Example
+from multidelete.data.images import Pixels
+from multidelete.utils.errors import InputError
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (220, 30, 40),
@@ -52,7 +52,7 @@ _DIAMETER = 0.8  # of a cell
 _JITTER = 0.04  # of a cell, to either side: an object never leaves its cell
 
 # The split that a scene may go to, by the remainder of its hash: half of all scenes are training data.
-_SPLIT_OF_RESIDUE = ("train", "train", "valid", "test")
+_SPLIT_OF_RESIDUE = ("train", "train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,28 +96,28 @@ class Scene:
         return tuple((thing.colour, thing.shape, thing.row, thing.column) for thing in self.things)
 
 
-def scenes(train: int = 4000, valid: int = 400, test: int = 400, size: int = 48, seed: int = 0) -> Corpus:
-    """A corpus of generated scenes with three captions each.
+def scenes(train: int = 4000, validation: int = 400, test: int = 400, size: int = 48, seed: int = 0) -> Dataset:
+    """A dataset of generated scenes with three captions each.
 
     Each split has its own generator: it is the same whatever the size of the others, and its first scenes are
     the same whatever its own size.
 
     Args:
         train: Number of scenes to train on.
-        valid: Number of scenes to select on.
+        validation: Number of scenes to select on.
         test: Number of scenes to test on.
         size: Side of a picture in pixels; the layout scales with it.
         seed: Another seed draws other scenes.
     """
-    counts = {"train": train, "valid": valid, "test": test}
-    check_whole("scenes", [*least_counts(counts), ("size", size, SMALLEST), ("seed", seed, 0)])
-    units = []
+    counts = {"train": train, "validation": validation, "test": test}
+    check_counts("scenes", [*least_counts(counts), ("size", size, SMALLEST), ("seed", seed, 0)])
+    examples = []
     pictured = []
     for split, count in counts.items():
         for number, (scene, captions) in enumerate(draw(split, count, seed)):
-            units.append(Unit(f"{split}-{number:05d}", split, captions))
+            examples.append(Example(f"{split}-{number:05d}", split, captions))
             pictured.append(scene)
-    return Corpus("scenes", units, pixels=paint(pictured, size))
+    return Dataset("scenes", examples, pixels=paint(pictured, size))
 
 
 def draw(split: str, count: int, seed: int = 0) -> list[tuple[Scene, tuple[str, ...]]]:
@@ -168,7 +168,7 @@ def paint(pictured: Sequence[Scene], size: int) -> Pixels:
     return pictures
 
 
-def check_whole(reader: str, options: Iterable[tuple[str, object, int]]) -> None:
+def check_counts(reader: str, options: Iterable[tuple[str, object, int]]) -> None:
     """Refuse an option of a generator that is no whole number, or too small.
 
     Args:
@@ -181,7 +181,7 @@ def check_whole(reader: str, options: Iterable[tuple[str, object, int]]) -> None
 
 
 def least_counts(counts: dict[str, int]) -> list[tuple[str, object, int]]:
-    """The numbers of units of the splits as ``check_whole`` expects them: something must be learned from."""
+    """The numbers of examples of the splits as ``check_counts`` expects them: something must be learned from."""
     return [(split, count, 1 if split == "train" else 0) for split, count in counts.items()]
 
 

@@ -14,19 +14,19 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
-from multidelete.data.cache import cache_dir
-from multidelete.data.corpus import Corpus
-from multidelete.data.files import write_atomically, write_file
+from multidelete.data.batches import PairInputs
+from multidelete.data.dataset import Dataset
+from multidelete.data.images import cache_dir
 from multidelete.data.requests import Request
-from multidelete.data.streams import PairInputs
-from multidelete.engine import Engine, History, digest, weights_hash
-from multidelete.errors import InputError
 from multidelete.methods import Method, Unlearned, UnlearningData
 from multidelete.models.base import WEIGHTS_FILE, MaskConfig, Model, ModelConfig
 from multidelete.recipe import Recipe, load
-from multidelete.record import read_predictions
+from multidelete.runs.record import read_predictions
 from multidelete.tasks import Predictions, Task
-from multidelete.training import TrainSettings, check_mask, initial_model, train
+from multidelete.training.engine import Engine, TrainingHistory, digest, weights_hash
+from multidelete.training.original import TrainSettings, check_mask, initial_model, train
+from multidelete.utils.errors import InputError
+from multidelete.utils.files import write_atomically, write_file
 
 TRAINING_FILE = "training.json"
 HISTORY_FILE = "history.json"
@@ -47,7 +47,7 @@ class Trained:
     """
 
     model: Model
-    history: History
+    history: TrainingHistory
     hash: str
     source: str
     key: str
@@ -116,12 +116,12 @@ def no_training(recipe: Recipe) -> Training:
     return Training(settings=TrainSettings())
 
 
-def find_or_train_original(recipe: Recipe, corpus: Corpus, engine: Engine) -> Trained:
+def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine) -> Trained:
     """The model that a recipe brings, or the one that it trains, found again where it was trained before."""
     seed = recipe.seeds()["train"]
     if recipe.original is not None:
         model = Model.from_pretrained(recipe.original).to(engine.device)
-        recipe.task.check(corpus, type(model))
+        recipe.task.check(dataset, type(model))
         check_head(model, recipe.task)
         hashed = weights_hash(model.state_dict())
         training = read_training(Path(recipe.original))
@@ -131,21 +131,21 @@ def find_or_train_original(recipe: Recipe, corpus: Corpus, engine: Engine) -> Tr
             )
         if training is not None:
             check_mask(model, training.settings.mask)
-        return Trained(model, History(), hashed, f"brought: {recipe.original}", hashed, training)
+        return Trained(model, TrainingHistory(), hashed, f"brought: {recipe.original}", hashed, training)
     assert recipe.model is not None
     assert recipe.train is not None
     training = Training(settings=recipe.train, seed=seed, start=start_folder(recipe, engine))
     name, config = recipe.model
     architecture = recipe.architecture()
-    recipe.task.check(corpus, architecture)
+    recipe.task.check(dataset, architecture)
     mask, request = training.settings.mask, None
-    config = config.for_corpus(corpus, labelled=recipe.task.labelled).model_copy(update={"mask": None})
+    config = config.for_dataset(dataset, labelled=recipe.task.labelled).model_copy(update={"mask": None})
     if mask is not None:  # the one kind of original that depends on what is to be deleted
-        request = recipe.request(corpus)
+        request = recipe.request(dataset)
         config = config.model_copy(update={"mask": MaskConfig(classes=mask.classes, request=request.hash)})
     key = digest(
         "original",
-        corpus.hash,
+        dataset.hash,
         name,
         config.canonical(),
         pretrained_hash(config),
@@ -155,11 +155,11 @@ def find_or_train_original(recipe: Recipe, corpus: Corpus, engine: Engine) -> Tr
         place(engine),
     )
 
-    def make() -> tuple[Model, History]:
-        model = initial_model(architecture, config, corpus.texts, seed, training.start)
+    def make() -> tuple[Model, TrainingHistory]:
+        model = initial_model(architecture, config, dataset.texts, seed, training.start)
         check_scopes(model, recipe.methods())
-        inputs = PairInputs.of(corpus, model)
-        pairs = corpus.text_rows(corpus.rows("train"))
+        inputs = PairInputs.of(dataset, model)
+        pairs = dataset.text_rows(dataset.rows("train"))
         history = train(
             model,
             inputs,
@@ -186,7 +186,7 @@ def start_folder(recipe: Recipe, engine: Engine) -> Path | None:
     if Path(recipe.start).is_dir():
         return Path(recipe.start).resolve()
     other = load(Path(recipe.start))
-    return cache_dir() / "models" / find_or_train_original(other, other.corpus(), engine).key
+    return cache_dir() / "models" / get_or_train_original(other, other.dataset(), engine).key
 
 
 def start_hash(folder: Path | None) -> str:
@@ -194,18 +194,18 @@ def start_hash(folder: Path | None) -> str:
     return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest() if folder else ""
 
 
-def find_or_unlearn(method: Method, original: Trained, data: UnlearningData, engine: Engine) -> Unlearned:
+def get_or_unlearn(method: Method, original: Trained, data: UnlearningData, engine: Engine) -> Unlearned:
     """Call a method, or find its outcome where it is one that is kept beside the originals (Retrain)."""
     if not method.stored:
         return method(original.model, data, engine)
     key = outcome_key(method, original, data, engine)
     prepared = 0.0
 
-    def make() -> tuple[Model, History]:
+    def make() -> tuple[Model, TrainingHistory]:
         nonlocal prepared
-        made = method(original.model, UnlearningData(**{**vars(data), "folder": work(key)}), engine)
-        prepared = made.prepare_seconds
-        return made.model, made.history
+        result = method(original.model, UnlearningData(**{**vars(data), "folder": work(key)}), engine)
+        prepared = result.prepare_seconds
+        return result.model, result.history
 
     model, history = stored(key, f"{method.title} ({method.scope})", make, engine)
     inputs = engine.frozen_inputs(model, method.reads(data.inputs, model), method.scope)
@@ -221,7 +221,7 @@ def outcome_key(method: Method, original: Trained, data: UnlearningData, engine:
         original.model.config.canonical(),
         pretrained_hash(original.model.config),
         data.training.model_dump_json(),
-        data.request.corpus.hash,
+        data.request.dataset.hash,
         data.request.hash,
         data.seed,
         data.initial_seed,
@@ -235,13 +235,15 @@ def is_stored(key: str) -> bool:
     return (cache_dir() / "models" / key / HISTORY_FILE).is_file()
 
 
-def stored(key: str, what: str, make: Callable[[], tuple[Model, History]], engine: Engine) -> tuple[Model, History]:
+def stored(
+    key: str, what: str, make: Callable[[], tuple[Model, TrainingHistory]], engine: Engine
+) -> tuple[Model, TrainingHistory]:
     """A trained model by what it depends on: from the store, or made and put there; other processes wait for it."""
     folder = cache_dir() / "models" / key
     with _alone(key, what, engine):
         if is_stored(key):
             engine.progress.say(f"{what}: found as trained before, not trained again ({folder})")
-            history = History(**json.loads((folder / HISTORY_FILE).read_text()))
+            history = TrainingHistory(**json.loads((folder / HISTORY_FILE).read_text()))
         else:
             model, history = make()
             model.save_pretrained(folder)
@@ -268,13 +270,13 @@ def _alone(key: str, what: str, engine: Engine) -> Iterator[None]:
         lock.release()
 
 
-def find_or_predict(
-    made: Unlearned, what: str, task: Task, request: Request, engine: Engine
+def get_or_predict(
+    result: Unlearned, what: str, task: Task, request: Request, engine: Engine
 ) -> tuple[Predictions, float]:
     """Predictions of a model that many runs have in common, made once, and the seconds that this took.
 
     Args:
-        made: The model and what it reads.
+        result: The model and what it reads.
         what: How it reads: the name of a control and its settings, which may blank a modality.
         task: What is asked.
         request: The splits.
@@ -283,12 +285,12 @@ def find_or_predict(
     key = digest(
         "predictions",
         what,
-        weights_hash(made.model.state_dict()),
-        made.model.config.canonical(),
-        pretrained_hash(made.model.config),
+        weights_hash(result.model.state_dict()),
+        result.model.config.canonical(),
+        pretrained_hash(result.model.config),
         task.name,
         task.model_dump_json(),
-        request.corpus.hash,
+        request.dataset.hash,
         request.hash,
         place(engine),
         source_hash("tasks/*.py"),
@@ -296,7 +298,7 @@ def find_or_predict(
     folder = cache_dir() / "predictions" / key
     if not folder.is_dir():
         began = time.perf_counter()
-        predictions = task.predict(made.model, made.inputs, request, engine)
+        predictions = task.predict(result.model, result.inputs, request, engine)
         with write_atomically(folder) as part:
             for split, arrays in predictions.items():
                 np.savez(part / f"{split}.npz", **arrays)  # type: ignore[arg-type]
@@ -324,11 +326,10 @@ def pretrained_hash(config: ModelConfig) -> str:
 def code_hash() -> str:
     """Hash of the sources that decide how a model is trained, so that a model of other code is never taken for it."""
     return source_hash(
-        "engine.py",
-        "training.py",
-        "randomness.py",
+        "training/*.py",
+        "utils/randomness.py",
         "models/*.py",
-        "data/streams.py",
+        "data/batches.py",
         "methods/retrain.py",
         "methods/unimodal.py",
         "data/graph.py",
@@ -337,7 +338,7 @@ def code_hash() -> str:
 
 def source_hash(*rooms: str) -> str:
     """Hash of the sources in these rooms."""
-    source = Path(__file__).parent
+    source = Path(__file__).parents[1]
     return digest(*(path.read_text() for room in rooms for path in sorted(source.glob(room))))
 
 

@@ -1,4 +1,4 @@
-"""The corpus: every unit that a deletion can name, with its texts and its image, checked when it is read."""
+"""The dataset: every example that a deletion can name, with its texts and its image, checked when it is read."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from multidelete.data.cache import (
+from multidelete.data.graph import NODES, Graph
+from multidelete.data.images import (
     ImageFile,
     Pixels,
-    Progress,
+    ProgressCallback,
     decoded_images,
     file_digests,
     read_image,
     squared,
 )
-from multidelete.data.files import write_atomically
-from multidelete.data.graph import NODES, Graph
-from multidelete.errors import InputError, did_you_mean
+from multidelete.utils.errors import InputError, did_you_mean
+from multidelete.utils.files import write_atomically
 
-SPLITS = ("train", "valid", "test")
+SPLITS = ("train", "validation", "test")
 MANIFEST = "manifest.jsonl"
 
 Rows = NDArray[np.int64]
@@ -40,19 +40,19 @@ _KINDS = {str: "a string", list: "a list", dict: "an object", bool: "true or fal
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Example:
     """What one deletion names: an image, several images that belong together, or a pair of entities; and its texts.
 
     Args:
-        id: Its name, unique in the corpus.
+        id: Its name, unique in the dataset.
         split: One of ``SPLITS``.
         texts: Captions, hypotheses, statements or sentences, at least one.
-        images: Paths of the image files below the corpus's image root; empty where pixels are generated or a graph
+        images: Paths of the image files below the dataset's image root; empty where pixels are generated or a graph
             takes their place.
         labels: The label of each text; empty in retrieval.
         nodes: Ids of the two nodes of the graph that the texts are about.
         panels: Pictures that stand side by side in each image file; they are cut apart.
-        group: Units with the same group are drawn together, and deleted together or not at all.
+        group: Examples with the same group are drawn together, and deleted together or not at all.
     """
 
     id: str
@@ -70,132 +70,137 @@ class Unit:
         return len(self.images) * self.panels
 
 
-class Corpus:
-    """Units in a fixed order; N units with T texts.
+class Dataset:
+    """Examples in a fixed order; N examples with T texts.
 
     Args:
         name: What tables and reports call it.
-        units: The units; their position here is the *row* by which everything else refers to them.
-        root: Folder that the units' image paths start from.
-        pixels: The images themselves, ``(N, R, R, 3)``, or ``(N, n, R, R, 3)`` for n pictures in a unit.
-        graph: What the units' nodes are nodes of; exactly one of ``root``, ``pixels`` and ``graph`` is given.
+        examples: The examples; their position here is the *row* by which everything else refers to them.
+        root: Folder that the examples' image paths start from.
+        pixels: The images themselves, ``(N, R, R, 3)``, or ``(N, n, R, R, 3)`` for n pictures in an example.
+        graph: What the examples' nodes are nodes of; exactly one of ``root``, ``pixels`` and ``graph`` is given.
 
     Attributes:
-        texts: All texts in the order of the units, ``(T,)``.
-        text_units: Row of the unit that each text belongs to, ``(T,)``.
-        text_counts: Number of texts of each unit, ``(N,)``.
+        texts: All texts in the order of the examples, ``(T,)``.
+        text_examples: Row of the example that each text belongs to, ``(T,)``.
+        text_counts: Number of texts of each example, ``(N,)``.
         classes: Names of the labels, sorted; empty in retrieval.
         labels: Class of each text, ``(T,)``, or None in retrieval.
-        images_per_unit: Pictures in a unit, the same in all; 0 where a graph takes their place.
+        images_per_example: Pictures in an example, the same in all; 0 where a graph takes their place.
     """
 
     name: str
-    units: tuple[Unit, ...]
+    examples: tuple[Example, ...]
     texts: tuple[str, ...]
-    text_units: Rows
+    text_examples: Rows
     text_counts: Rows
     classes: tuple[str, ...]
     labels: Rows | None
-    images_per_unit: int
+    images_per_example: int
 
     def __init__(
         self,
         name: str,
-        units: Sequence[Unit],
+        examples: Sequence[Example],
         *,
         root: Path | None = None,
         pixels: Pixels | None = None,
         graph: Graph | None = None,
     ) -> None:
         self.name = name
-        self.units = tuple(units)
+        self.examples = tuple(examples)
         self.root = root
         self.pixels = pixels[:, None] if pixels is not None and pixels.ndim == 4 else pixels
         self.graph = graph
         if sum(each is not None for each in (root, pixels, graph)) != 1:
             raise InputError(
-                f"corpus {name!r} expects one of root= (image files), pixels= (generated images) and graph="
+                f"dataset {name!r} expects one of root= (image files), pixels= (generated images) and graph="
             )
         self._rows_by_id: dict[str, int] = {}
         problems = []
-        for row, unit in enumerate(self.units):
-            problem = unit_problem(unit) or self._unlike_first(unit)
+        for row, example in enumerate(self.examples):
+            problem = example_problem(example) or self._unlike_first(example)
             if problem is None and root is not None:
-                problem = images_problem(unit)
+                problem = images_problem(example)
             if problem is None and graph is not None:
-                problem = graph.pair_problem(unit.nodes)
-            if problem is None and unit.id in self._rows_by_id:
-                problem = f"id {unit.id!r} was already used by unit {self._rows_by_id[unit.id]}"
-            self._rows_by_id.setdefault(unit.id, row)
+                problem = graph.pair_problem(example.nodes)
+            if problem is None and example.id in self._rows_by_id:
+                problem = f"id {example.id!r} was already used by example {self._rows_by_id[example.id]}"
+            self._rows_by_id.setdefault(example.id, row)
             if problem:
-                problems.append(f"corpus {name!r}, unit {row}: {problem}")
-        raise_first(problems, "units")
-        if not any(unit.split == "train" for unit in self.units):
-            raise InputError(f"corpus {name!r} has no unit in the split 'train': nothing could be learned")
+                problems.append(f"dataset {name!r}, example {row}: {problem}")
+        raise_first(problems, "examples")
+        if not any(example.split == "train" for example in self.examples):
+            raise InputError(f"dataset {name!r} has no example in the split 'train': nothing could be learned")
         if pixels is not None:
-            _check_pixels(name, pixels, len(self.units))
+            _check_pixels(name, pixels, len(self.examples))
             assert self.pixels is not None
-        self.images_per_unit = self.units[0].pictures if self.pixels is None else self.pixels.shape[1]
+        self.images_per_example = self.examples[0].pictures if self.pixels is None else self.pixels.shape[1]
 
-        counts = np.array([len(unit.texts) for unit in self.units], dtype=np.int64)
-        self.texts = tuple(text for unit in self.units for text in unit.texts)
-        self.text_units = np.repeat(np.arange(len(self.units), dtype=np.int64), counts)
+        counts = np.array([len(example.texts) for example in self.examples], dtype=np.int64)
+        self.texts = tuple(text for example in self.examples for text in example.texts)
+        self.text_examples = np.repeat(np.arange(len(self.examples), dtype=np.int64), counts)
         self.text_counts = counts
         self._text_starts = np.cumsum(counts) - counts
-        self._splits = np.array([unit.split for unit in self.units])
+        self._splits = np.array([example.split for example in self.examples])
         self._images: dict[int, Pixels] = {}
-        given = [label for unit in self.units for label in unit.labels]
+        given = [label for example in self.examples for label in example.labels]
         self.classes = tuple(sorted(set(given)))
         class_of = {label: number for number, label in enumerate(self.classes)}
         self.labels = np.array([class_of[label] for label in given], dtype=np.int64) if given else None
 
-    def _unlike_first(self, unit: Unit) -> str | None:
-        """In what a unit differs from the first one although all must be alike, if in anything."""
-        first = self.units[0]
-        if bool(unit.labels) != bool(first.labels):
-            one, other = ("has labels", "none") if unit.labels else ("has no labels", "some")
-            return f"unit {unit.id!r} {one}, but unit {first.id!r} has {other}; label all texts or none"
-        if self.root is not None and unit.pictures != first.pictures:
-            return f"unit {unit.id!r} has {unit.pictures} images, but unit {first.id!r} has {first.pictures}"
-        if unit.panels != first.panels:
-            return f"unit {unit.id!r} has {unit.panels} panels in an image, but unit {first.id!r} has {first.panels}"
+    def _unlike_first(self, example: Example) -> str | None:
+        """In what an example differs from the first one although all must be alike, if in anything."""
+        first = self.examples[0]
+        if bool(example.labels) != bool(first.labels):
+            one, other = ("has labels", "none") if example.labels else ("has no labels", "some")
+            return f"example {example.id!r} {one}, but example {first.id!r} has {other}; label all texts or none"
+        if self.root is not None and example.pictures != first.pictures:
+            return (
+                f"example {example.id!r} has {example.pictures} images, but example {first.id!r} has {first.pictures}"
+            )
+        if example.panels != first.panels:
+            return (
+                f"example {example.id!r} has {example.panels} panels in an image, "
+                f"but example {first.id!r} has {first.panels}"
+            )
         return None
 
     @property
     def modalities(self) -> tuple[str, str]:
-        """What a pair is of: that of the unit (``vision`` or ``graph``), and ``text``."""
+        """What a pair is of: that of the example (``vision`` or ``graph``), and ``text``."""
         return ("vision" if self.graph is None else "graph", "text")
 
     def __len__(self) -> int:
-        return len(self.units)
+        return len(self.examples)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{split}={len(self.rows(split)):,}" for split in SPLITS)
-        return f"Corpus({self.name!r}, {counts}, texts={len(self.texts):,})"
+        return f"Dataset({self.name!r}, {counts}, texts={len(self.texts):,})"
 
     def rows(self, split: str) -> Rows:
-        """Rows of the units of a split, in corpus order, ``(n,)``."""
+        """Rows of the examples of a split, in dataset order, ``(n,)``."""
         if split not in SPLITS:
             raise InputError(_split_problem(split))
         return np.flatnonzero(self._splits == split).astype(np.int64)
 
-    def text_rows(self, unit_rows: Rows) -> Rows:
-        """Rows of the texts that belong to these units, unit after unit, in the order given."""
-        counts = self.text_counts[unit_rows]
+    def text_rows(self, example_rows: Rows) -> Rows:
+        """Rows of the texts that belong to these examples, example after example, in the order given."""
+        counts = self.text_counts[example_rows]
         ends = np.cumsum(counts)
         within = np.arange(counts.sum(), dtype=np.int64) - np.repeat(ends - counts, counts)
-        rows: Rows = np.repeat(self._text_starts[unit_rows], counts) + within
+        rows: Rows = np.repeat(self._text_starts[example_rows], counts) + within
         return rows
 
-    def row_of(self, unit_id: str) -> int:
-        """Row of the unit with this id."""
-        if unit_id not in self._rows_by_id:
-            hint = did_you_mean(unit_id, self._rows_by_id)
-            raise InputError(f"corpus {self.name!r} has no unit {unit_id!r}{hint}")
-        return self._rows_by_id[unit_id]
+    def row_of(self, example_id: str) -> int:
+        """Row of the example with this id."""
+        if example_id not in self._rows_by_id:
+            hint = did_you_mean(example_id, self._rows_by_id)
+            raise InputError(f"dataset {self.name!r} has no example {example_id!r}{hint}")
+        return self._rows_by_id[example_id]
 
-    def images(self, size: int, progress: Progress | None = None) -> Pixels:
-        """All images as squares, in the order of the units, ``(N · images_per_unit, size, size, 3)``.
+    def images(self, size: int, progress: ProgressCallback | None = None) -> Pixels:
+        """All images as squares, in the order of the examples, ``(N · images_per_example, size, size, 3)``.
 
         Image files are decoded once and memory-mapped from the cache from then on.
 
@@ -206,12 +211,12 @@ class Corpus:
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             raise InputError(f"the image size is a whole number of pixels, at least 1; got {size!r}")
         if self.graph is not None:
-            raise InputError(f"corpus {self.name!r} has a graph and no images; a model of graph and text reads it")
+            raise InputError(f"dataset {self.name!r} has a graph and no images; a model of graph and text reads it")
         if self.pixels is not None and self.pixels.shape[2] == size:
             return self.pixels.reshape(-1, size, size, 3)
         if size not in self._images:
             if self.pixels is None:
-                panels = self.units[0].panels
+                panels = self.examples[0].panels
                 self._images[size] = decoded_images(self._files(), int(size), panels, progress)
             else:
                 flat = self.pixels.reshape(-1, *self.pixels.shape[2:])
@@ -219,53 +224,57 @@ class Corpus:
         return self._images[size]
 
     def image_digests(self) -> list[str]:
-        """SHA-256 of each unit's image files, of its pixels where they are generated, or of its nodes."""
+        """SHA-256 of each example's image files, of its pixels where they are generated, or of its nodes."""
         return list(self._digests)
 
     @cached_property
     def _digests(self) -> list[str]:
         if self.graph is not None:
-            return [hashlib.sha256("\0".join(unit.nodes).encode()).hexdigest() for unit in self.units]
+            return [hashlib.sha256("\0".join(example.nodes).encode()).hexdigest() for example in self.examples]
         if self.pixels is not None:
             return [hashlib.sha256(images.tobytes()).hexdigest() for images in self.pixels]
         digests = file_digests(self._files())
-        count = len(self.units[0].images)
+        count = len(self.examples[0].images)
         if count == 1:
             return digests
-        of_unit = (digests[start : start + count] for start in range(0, len(digests), count))
-        return [hashlib.sha256("\0".join(each).encode()).hexdigest() for each in of_unit]
+        of_example = (digests[start : start + count] for start in range(0, len(digests), count))
+        return [hashlib.sha256("\0".join(each).encode()).hexdigest() for each in of_example]
 
-    def without(self, other: Corpus) -> Corpus:
-        """The same corpus but for the units whose images stand, byte for byte, in valid or test of another one.
+    def without(self, other: Dataset) -> Dataset:
+        """This dataset without the examples whose images stand in the validation or test split of another dataset.
 
         Args:
-            other: The corpus whose unseen images are to stay unseen here; both consist of single images in files.
+            other: The dataset whose unseen images are to stay unseen here; both consist of single images in files.
         """
-        if any(corpus.root is None or corpus.images_per_unit != 1 for corpus in (self, other)):
+        if any(dataset.root is None or dataset.images_per_example != 1 for dataset in (self, other)):
             raise InputError(
-                f"only single images in files can be told apart: corpus {self.name!r} cannot leave out what is in "
+                f"only single images in files can be told apart: dataset {self.name!r} cannot leave out what is in "
                 f"{other.name!r}"
             )
         digests = other.image_digests()
-        unseen = {digests[row] for split in ("valid", "test") for row in other.rows(split)}
-        kept = [unit for unit, digest in zip(self.units, self.image_digests(), strict=True) if digest not in unseen]
-        if not any(unit.split == "train" for unit in kept):
-            raise InputError(f"without the images of {other.name!r}, corpus {self.name!r} has nothing left to train on")
-        return Corpus(self.name, kept, root=self.root)
+        unseen = {digests[row] for split in ("validation", "test") for row in other.rows(split)}
+        kept = [
+            example for example, digest in zip(self.examples, self.image_digests(), strict=True) if digest not in unseen
+        ]
+        if not any(example.split == "train" for example in kept):
+            raise InputError(
+                f"without the images of {other.name!r}, dataset {self.name!r} has nothing left to train on"
+            )
+        return Dataset(self.name, kept, root=self.root)
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 over ids, splits, texts, labels and image digests in order: the same wherever the data lie."""
         digest = hashlib.sha256()
-        for unit, image in zip(self.units, self.image_digests(), strict=True):
-            facts = [unit.id, unit.split, unit.texts, image, unit.labels, unit.panels]
+        for example, image in zip(self.examples, self.image_digests(), strict=True):
+            facts = [example.id, example.split, example.texts, image, example.labels, example.panels]
             digest.update(json.dumps(facts).encode() + b"\n")
         if self.graph is not None:
             digest.update(self.graph.hash.encode())
         return digest.hexdigest()
 
     @classmethod
-    def load(cls, folder: str | Path) -> Corpus:
+    def load(cls, folder: str | Path) -> Dataset:
         """Read ``manifest.jsonl`` and check every line of it, and that every image is there.
 
         A line has ``id``, ``split`` and ``texts``; ``image`` (or ``images``, a list) or, where ``nodes.tsv`` and
@@ -280,33 +289,33 @@ class Corpus:
             what = "is a file" if folder.exists() else "does not exist"
             raise InputError(f"{folder} {what}; expected a folder with {MANIFEST} and images")
         if not manifest.is_file():
-            raise InputError(f"{folder} has no {MANIFEST}; expected that file, with one line of JSON per unit")
+            raise InputError(f"{folder} has no {MANIFEST}; expected that file, with one line of JSON per example")
         graph = Graph.load(folder) if (folder / NODES).is_file() else None
-        units: list[Unit] = []
+        examples: list[Example] = []
         problems: list[str] = []
         first_lines: dict[str, int] = {}
         content = manifest.read_bytes().removeprefix(b"\xef\xbb\xbf")
         for number, line in enumerate(content.split(b"\n"), start=1):
             if not line.strip():
                 continue
-            unit = _parse_line(line)
-            problem = unit if isinstance(unit, str) else None
-            if isinstance(unit, Unit):
-                problem = graph.pair_problem(unit.nodes) if graph else images_problem(unit, folder)
-                if unit.id in first_lines:
-                    problem = f"id {unit.id!r} was already used in line {first_lines[unit.id]}"
-                first_lines.setdefault(unit.id, number)
-                units.append(unit)
+            example = _parse_line(line)
+            problem = example if isinstance(example, str) else None
+            if isinstance(example, Example):
+                problem = graph.pair_problem(example.nodes) if graph else images_problem(example, folder)
+                if example.id in first_lines:
+                    problem = f"id {example.id!r} was already used in line {first_lines[example.id]}"
+                first_lines.setdefault(example.id, number)
+                examples.append(example)
             if problem:
                 problems.append(f"{manifest}, line {number}: {problem}")
         raise_first(problems, "lines")
-        if not units:
-            raise InputError(f"{manifest} is empty; expected one line of JSON per unit")
-        if not any(unit.split == "train" for unit in units):
+        if not examples:
+            raise InputError(f"{manifest} is empty; expected one line of JSON per example")
+        if not any(example.split == "train" for example in examples):
             raise InputError(f"{manifest} has no line with the split 'train': nothing could be learned")
         if graph is not None:
-            return cls(folder.resolve().name, units, graph=graph)
-        return cls(folder.resolve().name, units, root=folder)
+            return cls(folder.resolve().name, examples, graph=graph)
+        return cls(folder.resolve().name, examples, root=folder)
 
     def save(self, folder: str | Path) -> None:
         """Write ``manifest.jsonl`` and ``images/`` so that :meth:`load` reads them back; whole or not at all.
@@ -318,14 +327,14 @@ class Corpus:
         """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder} is a file; expected a new or empty folder to write the corpus to")
+            raise InputError(f"{folder} is a file; expected a new or empty folder to write the dataset to")
         if folder.exists() and any(folder.iterdir()):
-            raise InputError(f"{folder} is not empty; a corpus is written to a new or empty folder only")
+            raise InputError(f"{folder} is not empty; a dataset is written to a new or empty folder only")
         try:
             with write_atomically(folder.resolve()) as part:
                 self._write(part)
         except OSError as error:
-            raise InputError(f"cannot write the corpus to {folder}: {error.strerror or error}") from error
+            raise InputError(f"cannot write the dataset to {folder}: {error.strerror or error}") from error
 
     def _write(self, folder: Path) -> None:
         names = self._names_to_write()
@@ -339,37 +348,37 @@ class Corpus:
         else:
             for image, name in zip(self.pixels.reshape(-1, *self.pixels.shape[2:]), names, strict=True):
                 Image.fromarray(image).save(folder / name)
-        each = len(names) // len(self.units)
+        each = len(names) // len(self.examples)
         with (folder / MANIFEST).open("w", encoding="utf-8", newline="\n") as lines:
-            for row, unit in enumerate(self.units):
+            for row, example in enumerate(self.examples):
                 own = names[row * each : (row + 1) * each]
-                record: dict[str, Any] = {"id": unit.id, "split": unit.split, "texts": unit.texts}
+                record: dict[str, Any] = {"id": example.id, "split": example.split, "texts": example.texts}
                 if own:
                     record |= {"image": own[0]} if each == 1 else {"images": own}
-                record |= {key: value for key in ("labels", "nodes", "group") if (value := getattr(unit, key))}
-                if unit.panels > 1:
-                    record["panels"] = unit.panels
+                record |= {key: value for key in ("labels", "nodes", "group") if (value := getattr(example, key))}
+                if example.panels > 1:
+                    record["panels"] = example.panels
                 lines.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def _names_to_write(self) -> list[str]:
-        """Names of the image files, unit after unit."""
+        """Names of the image files, example after example."""
         if self.graph is not None:
             return []
         if self.pixels is None:
-            given = [name for unit in self.units for name in unit.images]
+            given = [name for example in self.examples for name in example.images]
             below = all(name.startswith("images/") for name in given)
             return [name if below else f"images/{name}" for name in given]
         # An id may hold what a file name may not, and two ids may differ in case alone.
-        plain = all(re.fullmatch(r"\w[\w.-]*", unit.id, re.ASCII) for unit in self.units)
-        plain = plain and len({unit.id.lower() for unit in self.units}) == len(self.units)
-        stems = [unit.id if plain else f"{row:08d}" for row, unit in enumerate(self.units)]
-        if self.images_per_unit == 1:
+        plain = all(re.fullmatch(r"\w[\w.-]*", example.id, re.ASCII) for example in self.examples)
+        plain = plain and len({example.id.lower() for example in self.examples}) == len(self.examples)
+        stems = [example.id if plain else f"{row:08d}" for row, example in enumerate(self.examples)]
+        if self.images_per_example == 1:
             return [f"images/{stem}.png" for stem in stems]
-        return [f"images/{stem}.{number}.png" for stem in stems for number in range(self.images_per_unit)]
+        return [f"images/{stem}.{number}.png" for stem in stems for number in range(self.images_per_example)]
 
     def _files(self) -> list[ImageFile]:
         assert self.root is not None
-        return [ImageFile(unit.id, self.root / name) for unit in self.units for name in unit.images]
+        return [ImageFile(example.id, self.root / name) for example in self.examples for name in example.images]
 
 
 def raise_first(problems: Sequence[str], what: str) -> None:
@@ -379,25 +388,28 @@ def raise_first(problems: Sequence[str], what: str) -> None:
         raise InputError(problems[0] + (f" (more wrong {what}: {more:,})" if more else ""))
 
 
-def unit_problem(unit: Unit) -> str | None:
-    """What is wrong with the id, split or texts of a unit, if anything."""
-    if not unit.id.strip():
-        return "'id' is empty; expected a name that is unique in the corpus"
-    if unit.split not in SPLITS:
-        return _split_problem(unit.split)
-    if not unit.texts:
-        return f"unit {unit.id!r} has no texts; expected at least one"
-    for number, text in enumerate(unit.texts, start=1):
+def example_problem(example: Example) -> str | None:
+    """What is wrong with the id, split or texts of an example, if anything."""
+    if not example.id.strip():
+        return "'id' is empty; expected a name that is unique in the dataset"
+    if example.split not in SPLITS:
+        return _split_problem(example.split)
+    if not example.texts:
+        return f"example {example.id!r} has no texts; expected at least one"
+    for number, text in enumerate(example.texts, start=1):
         if not text.strip():
-            return f"text {number} of unit {unit.id!r} is blank; expected words"
-    if unit.labels and len(unit.labels) != len(unit.texts):
-        return f"unit {unit.id!r} has {len(unit.texts)} texts and {len(unit.labels)} labels; expected one for each text"
-    if any(not label.strip() for label in unit.labels):
-        return f"a label of unit {unit.id!r} is blank; expected the name of a class"
-    if unit.panels < 1:
-        return f"unit {unit.id!r} has {unit.panels} panels; expected at least 1"
+            return f"text {number} of example {example.id!r} is blank; expected words"
+    if example.labels and len(example.labels) != len(example.texts):
+        return (
+            f"example {example.id!r} has {len(example.texts)} texts and {len(example.labels)} labels; "
+            "expected one for each text"
+        )
+    if any(not label.strip() for label in example.labels):
+        return f"a label of example {example.id!r} is blank; expected the name of a class"
+    if example.panels < 1:
+        return f"example {example.id!r} has {example.panels} panels; expected at least 1"
     try:
-        "".join((unit.id, *unit.images, *unit.texts, *unit.labels, *unit.nodes, unit.group)).encode()
+        "".join((example.id, *example.images, *example.texts, *example.labels, *example.nodes, example.group)).encode()
     except UnicodeEncodeError:
         return "holds half of a surrogate pair, which is not valid Unicode; was a text cut inside a character?"
     return None
@@ -416,16 +428,16 @@ def path_problem(image: str) -> str | None:
     return None
 
 
-def images_problem(unit: Unit, root: Path | None = None) -> str | None:
-    """What is wrong with the image files of a unit, if anything; with ``root`` also whether they are there."""
-    if not unit.images:
+def images_problem(example: Example, root: Path | None = None) -> str | None:
+    """What is wrong with the image files of an example, if anything; with ``root`` also whether they are there."""
+    if not example.images:
         return path_problem("")
-    problems = (path_problem(name) if root is None else image_problem(root, name) for name in unit.images)
+    problems = (path_problem(name) if root is None else image_problem(root, name) for name in example.images)
     return next(filter(None, problems), None)
 
 
 def image_problem(root: Path, image: str) -> str | None:
-    """What is wrong with an image of a corpus on disk before it is opened, if anything."""
+    """What is wrong with an image of a dataset on disk before it is opened, if anything."""
     problem = path_problem(image)
     if problem is None and not (root / image).is_file():
         problem = f"image {image!r} is not a file in {root}"
@@ -433,12 +445,12 @@ def image_problem(root: Path, image: str) -> str | None:
 
 
 def _split_problem(split: str) -> str:
-    hint = "; did you mean 'valid'?" if split.lower() in ("val", "dev") else did_you_mean(split, SPLITS)
-    return f"unknown split {split!r}, expected 'train', 'valid' or 'test'{hint}"
+    hint = "; did you mean 'validation'?" if split.lower() in ("val", "dev") else did_you_mean(split, SPLITS)
+    return f"unknown split {split!r}, expected 'train', 'validation' or 'test'{hint}"
 
 
-def _parse_line(line: bytes) -> Unit | str:
-    """The unit that a line of the manifest stands for, or what is wrong with the line."""
+def _parse_line(line: bytes) -> Example | str:
+    """The example that a line of the manifest stands for, or what is wrong with the line."""
     try:
         record = json.loads(line.decode())
     except UnicodeDecodeError:
@@ -469,7 +481,7 @@ def _parse_line(line: bytes) -> Unit | str:
     if "image" in record and "images" in record:
         return "has both 'image' and 'images'; expected one of them"
     images = [record["image"]] if "image" in record else record.get("images", [])
-    unit = Unit(
+    example = Example(
         record["id"],
         record["split"],
         tuple(record["texts"]),
@@ -479,7 +491,7 @@ def _parse_line(line: bytes) -> Unit | str:
         panels,
         record.get("group", ""),
     )
-    return unit_problem(unit) or unit
+    return example_problem(example) or example
 
 
 def json_problem(error: ValueError | RecursionError) -> str:
@@ -499,5 +511,5 @@ def _check_pixels(name: str, pixels: NDArray[Any], count: int) -> None:
     fits = len(shape) in (4, 5) and shape[0] == count and shape[-3] == shape[-2] and shape[-1] == 3
     if not fits or pixels.dtype != np.uint8:
         raise InputError(
-            f"corpus {name!r} expects uint8 pixels of shape ({count}, R, R, 3), got {pixels.dtype} of {shape}"
+            f"dataset {name!r} expects uint8 pixels of shape ({count}, R, R, 3), got {pixels.dtype} of {shape}"
         )

@@ -13,14 +13,16 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from multidelete.data.corpus import Corpus
+from multidelete.data.dataset import Dataset
 from multidelete.data.readers import read
 from multidelete.data.requests import hash_of_ids, resolve
-from multidelete.errors import InputError
-from multidelete.evidence import metrics_of
+from multidelete.membership.references import metrics_of
 from multidelete.metrics.forgetting import gap_to_retrain
-from multidelete.recipe import EvidenceSettings
-from multidelete.record import (
+from multidelete.recipe import MembershipSettings
+from multidelete.report.bench import cell_folders, is_bench
+from multidelete.report.deletion import DELETION_FILE, DELETION_PAGE, read_record, record, render
+from multidelete.runs.reader import Run
+from multidelete.runs.record import (
     HISTORY_FILE,
     IDENTITY_FILE,
     RESULTS_FILE,
@@ -29,13 +31,11 @@ from multidelete.record import (
     read_identity,
     read_predictions,
 )
-from multidelete.registry import choose
-from multidelete.report.bench import cell_folders, is_bench
-from multidelete.report.deletion import DELETION_FILE, DELETION_PAGE, read_record, record, render
-from multidelete.report.runs import Run
-from multidelete.seal import SUMS_FILE, WORK, digest_of, read_seal, sums
-from multidelete.store import hash_of
+from multidelete.runs.seal import SUMS_FILE, WORK, digest_of, read_seal, sums
+from multidelete.runs.store import hash_of
 from multidelete.tasks import TASKS, Predictions
+from multidelete.utils.errors import InputError
+from multidelete.utils.registry import choose
 
 Answers = Iterator[tuple[bool | None, str]]  # whether something holds, and the words
 Look = Callable[..., Answers]
@@ -72,7 +72,7 @@ def verify(folder: Path, digest: str | None = None) -> Iterator[Check]:
     digest = digest and digest.strip().lower()
     if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
         raise InputError(f"--digest is the line of 64 digits and letters a-f that the run printed, not {digest!r}")
-    _corpus.cache_clear()  # what was read before may be others by now
+    _dataset.cache_clear()  # what was read before may be others by now
     if is_bench(folder):
         if digest is not None:
             raise InputError(f"'{folder}' is a bench, and --digest belongs to one run: give the folder of its cell")
@@ -132,24 +132,24 @@ def _digest(folder: Path, given: str | None) -> Check:
 
 def _files(folder: Path) -> Answers:
     """Every file is there as it was left, and no other."""
-    recorded, found = read_seal(folder), sums(folder)
-    for name in sorted(recorded.keys() | found.keys()):
-        if name not in found:
+    recorded, result = read_seal(folder), sums(folder)
+    for name in sorted(recorded.keys() | result.keys()):
+        if name not in result:
             yield False, f"{name} is missing"
         elif name not in recorded:
             yield False, f"{name} was added"
-        elif recorded[name] != found[name]:
-            yield False, f"{name} was changed: sha256 recorded {recorded[name]}, found {found[name]}"
-    if recorded == found:
-        yield True, f"{len(found)} files are as the run left them"
+        elif recorded[name] != result[name]:
+            yield False, f"{name} was changed: sha256 recorded {recorded[name]}, found {result[name]}"
+    if recorded == result:
+        yield True, f"{len(result)} files are as the run left them"
 
 
 def _results(run: Run) -> Answers:
     """What stands in several files is the same in all of them."""
     wrong = [
-        f"{key} is {_short(found)} in {RESULTS_FILE}, but {_short(recorded)} in {place}"
+        f"{key} is {_short(result)} in {RESULTS_FILE}, but {_short(recorded)} in {place}"
         for place, before, now in _copies(run)
-        for key, (recorded, found) in differences(before, now).items()
+        for key, (recorded, result) in differences(before, now).items()
     ]
     yield from ((False, words) for words in wrong)
     if not wrong:
@@ -190,21 +190,21 @@ def _history(run: Run) -> Answers:
         yield None, f"the histories of single rows are not in {WORK}/ any more"
         return
     recorded = [line for part in parts for line in part.read_text().splitlines()]
-    found = (run.folder / HISTORY_FILE).read_text().splitlines()
-    for number, (before, now) in enumerate(zip_longest(recorded, found), start=1):
+    result = (run.folder / HISTORY_FILE).read_text().splitlines()
+    for number, (before, now) in enumerate(zip_longest(recorded, result), start=1):
         if before != now:
             yield False, f"{HISTORY_FILE}, line {number} is {_short(now)}, but {_short(before)} in {WORK}/"
             return
-    yield True, f"{len(found)} lines are those of the rows"
+    yield True, f"{len(result)} lines are those of the rows"
 
 
 def _metrics(run: Run, index: int) -> Answers:
     """The metrics of a row follow from its predictions."""
-    recorded, found = run.rows[index]["metrics"], recomputed(run, index)
-    wrong = [key for key in sorted(recorded.keys() | found.keys()) if not _same(recorded.get(key), found.get(key))]
-    yield from ((False, f"{key} recorded {recorded.get(key)}, found {found.get(key)}") for key in wrong)
+    recorded, result = run.rows[index]["metrics"], recomputed(run, index)
+    wrong = [key for key in sorted(recorded.keys() | result.keys()) if not _same(recorded.get(key), result.get(key))]
+    yield from ((False, f"{key} recorded {recorded.get(key)}, found {result.get(key)}") for key in wrong)
     if not wrong:
-        yield True, f"{len(found)} values follow from the stored predictions"
+        yield True, f"{len(result)} values follow from the stored predictions"
 
 
 def recomputed(run: Run, index: int) -> dict[str, float]:
@@ -220,67 +220,67 @@ def recomputed(run: Run, index: int) -> dict[str, float]:
         {name: read_predictions(run.folder / "predictions" / place) for name, place in each.items()}
         for each in (common, own)
     )
-    evidence = EvidenceSettings.model_validate(recipe["evidence"])
+    membership = MembershipSettings.model_validate(recipe["membership"])
     before, after = _predictions(run, 0), _predictions(run, index)
-    found = metrics_of(task, after, before, references, unlearned, evidence, run.rows[index]["seeds"]["train"])
+    metrics = metrics_of(task, after, before, references, unlearned, membership, run.rows[index]["seeds"]["train"])
     retrain = next((row["metrics"] for row in run.rows if row["method"] == "retrain"), None)
-    return found if retrain is None else {**found, GAP: gap_to_retrain(found, retrain)}
+    return metrics if retrain is None else {**metrics, GAP: gap_to_retrain(metrics, retrain)}
 
 
 def _request(run: Run) -> Answers:
     """The ids are those whose hash was recorded, and those that were taken for D_f when predictions were made."""
     ids, recorded = _ids(run), run.provenance["forget_hash"]
-    found = hash_of_ids(ids)
-    if found != recorded:
-        yield False, f"the hash of the {len(ids)} ids in {DELETION_FILE}: recorded {recorded}, found {found}"
+    result = hash_of_ids(ids)
+    if result != recorded:
+        yield False, f"the hash of the {len(ids)} ids in {DELETION_FILE}: recorded {recorded}, found {result}"
     else:
-        yield True, f"{len(ids)} ids have the hash {found}"
+        yield True, f"{len(ids)} ids have the hash {result}"
     for index, row in enumerate(run.rows):
-        if row["forget_units"] != len(ids):
-            yield False, f"row {index}: forget_units recorded {row['forget_units']}, but there are {len(ids)} ids"
-        units = set(_predictions(run, index)["forget"]["unit"].tolist())
-        if units != set(ids):
-            yield False, f"predictions of {run.key(index)} are of another D_f: {_other_ids(ids, units)}"
+        if row["forget_examples"] != len(ids):
+            yield False, f"row {index}: forget_examples recorded {row['forget_examples']}, but there are {len(ids)} ids"
+        examples = set(_predictions(run, index)["forget"]["example"].tolist())
+        if examples != set(ids):
+            yield False, f"predictions of {run.key(index)} are of another D_f: {_other_ids(ids, examples)}"
 
 
 def _data(run: Run) -> Answers:
     """The data are the same, and what was asked for is what the ids name; data that are gone prove nothing."""
     recipe, ids = run.provenance["recipe"], _ids(run)
     try:
-        corpus = _corpus(json.dumps(recipe["data"]))
+        dataset = _dataset(json.dumps(recipe["data"]))
     except (InputError, OSError) as error:
         yield None, f"cannot be read any more: {error}"
         return
-    if corpus.hash != run.provenance["data_hash"]:
-        hashes = f"recorded {run.provenance['data_hash']}, found {corpus.hash}"
+    if dataset.hash != run.provenance["data_hash"]:
+        hashes = f"recorded {run.provenance['data_hash']}, found {dataset.hash}"
         yield None, f"have another hash now ({hashes}): the ids are not compared with them"
         return
-    yield True, f"'{corpus.name}' has the hash {corpus.hash}"
+    yield True, f"'{dataset.name}' has the hash {dataset.hash}"
     try:
-        resolve(corpus, ids=ids)
+        resolve(dataset, ids=ids)
     except InputError as error:
         yield False, f"the ids of the record are no deletion of these data: {error}"
         return
     asked = {"seed": recipe["seed"], **recipe["forget"]}
     try:
-        request = resolve(corpus, **asked)
+        request = resolve(dataset, **asked)
     except InputError as error:
         yield None, f"what was asked for cannot be read any more: {error}"
         return
     words = f"what was asked for ({_short(recipe['forget'])}) names"
     if request.hash != run.provenance["forget_hash"]:
-        yield False, f"{words} others now: {_other_ids(ids, request.whole().ids)}"
+        yield False, f"{words} others now: {_other_ids(ids, request.with_earlier().ids)}"
     else:
         yield True, f"{words} these {len(ids)} ids"
 
 
 def _model(run: Run) -> Answers:
     """The model that was left loads, and its weights are those that were recorded."""
-    recorded, found = run.provenance["model_hash"], hash_of(run.folder / "model")
-    if found != recorded:
-        yield False, f"the weights in model/ have another hash: recorded {recorded}, found {found}"
+    recorded, result = run.provenance["model_hash"], hash_of(run.folder / "model")
+    if result != recorded:
+        yield False, f"the weights in model/ have another hash: recorded {recorded}, found {result}"
     else:
-        yield True, f"the weights in model/ load and have the hash {found}"
+        yield True, f"the weights in model/ load and have the hash {result}"
 
 
 def _original(run: Run) -> Answers:
@@ -290,26 +290,26 @@ def _original(run: Run) -> Answers:
         yield None, f"was {run.provenance['original']} and is not kept in the run; its hash is {recorded}"
         return
     try:
-        found = hash_of(Path(brought))
+        result = hash_of(Path(brought))
     except (InputError, OSError) as error:
         yield None, f"cannot be read any more: {error}"
         return
-    if found != recorded:
-        yield None, f"'{brought}' holds another model now (hash recorded {recorded}, found {found})"
+    if result != recorded:
+        yield None, f"'{brought}' holds another model now (hash recorded {recorded}, found {result})"
     else:
-        yield True, f"'{brought}' has the hash {found}"
+        yield True, f"'{brought}' has the hash {result}"
 
 
 def _deletion(run: Run) -> Answers:
     """The record of the deletion, and its page, say what follows from the results."""
-    page, made = run.folder / DELETION_PAGE, record(run, *_lists(run))
-    if made is None:
+    page, outcome = run.folder / DELETION_PAGE, record(run, *_lists(run))
+    if outcome is None:
         yield True, "is not there: the run is about a control, which deletes nothing"
         return
-    told, found = run.provenance, read_record(run.folder)
+    told, result = run.provenance, read_record(run.folder)
     # Another version may choose other words for the same numbers, which then tell nothing.
     same = (told["version"], told["commit"]) == (version("multidelete"), commit()[0])
-    wrong = differences(json.loads(json.dumps(made)), found)
+    wrong = differences(json.loads(json.dumps(outcome)), result)
     for key, (expected, recorded) in wrong.items():
         holds = None if key.startswith(("result", "findings")) and not same else False
         yield holds, f"{key} is {_short(recorded)} in {DELETION_FILE}, but {_short(expected)} by {RESULTS_FILE}"
@@ -317,7 +317,7 @@ def _deletion(run: Run) -> Answers:
         yield True, f"{DELETION_FILE} says what follows from {RESULTS_FILE}"
     if not page.is_file():
         yield None, f"{DELETION_PAGE} is not there; 'multidelete report' makes it anew"
-    elif page.read_text(encoding="utf-8") != render(found, digest_of(run.folder)):
+    elif page.read_text(encoding="utf-8") != render(result, digest_of(run.folder)):
         how = "was changed" if same else "was made by another version, or changed"
         yield False if same else None, f"{DELETION_PAGE} {how}; 'multidelete report' makes it anew"
     else:
@@ -335,7 +335,7 @@ PARTS: dict[str, Look] = {
 
 def _ids(run: Run) -> list[str]:
     """The ids of all that is gone by now: of this deletion, and of those before it."""
-    return [unit_id for ids in _lists(run) for unit_id in ids]
+    return [example_id for ids in _lists(run) for example_id in ids]
 
 
 def _lists(run: Run) -> tuple[list[str], list[str]]:
@@ -343,7 +343,7 @@ def _lists(run: Run) -> tuple[list[str], list[str]]:
     if (run.folder / DELETION_FILE).is_file():
         deleted = read_record(run.folder)["deleted"]
         return list(map(str, deleted["ids"])), list(map(str, deleted.get("earlier", [])))
-    return list(dict.fromkeys(_predictions(run, 0)["forget"]["unit"].tolist())), []
+    return list(dict.fromkeys(_predictions(run, 0)["forget"]["example"].tolist())), []
 
 
 def _predictions(run: Run, index: int) -> Predictions:
@@ -351,22 +351,22 @@ def _predictions(run: Run, index: int) -> Predictions:
 
 
 @lru_cache(maxsize=1)  # the cells of a bench have theirs in common
-def _corpus(data: str) -> Corpus:
+def _dataset(data: str) -> Dataset:
     options = json.loads(data)
     return read(options.pop("reader"), **options)
 
 
-def _other_ids(recorded: Iterable[str], found: Iterable[str]) -> str:
+def _other_ids(recorded: Iterable[str], result: Iterable[str]) -> str:
     """In what two lists of ids differ."""
-    missing, added = sorted(set(recorded) - set(found)), sorted(set(found) - set(recorded))
+    missing, added = sorted(set(recorded) - set(result)), sorted(set(result) - set(recorded))
     parts = [f"{len(ids)} {how}, as {ids[0]!r}" for ids, how in ((missing, "not there"), (added, "more")) if ids]
     return " and ".join(parts)
 
 
-def _same(recorded: float | None, found: float | None) -> bool:
-    if recorded is None or found is None:
+def _same(recorded: float | None, result: float | None) -> bool:
+    if recorded is None or result is None:
         return False
-    return math.isclose(recorded, found, rel_tol=ROUNDING, abs_tol=ROUNDING)
+    return math.isclose(recorded, result, rel_tol=ROUNDING, abs_tol=ROUNDING)
 
 
 def _short(value: Any) -> str:

@@ -1,12 +1,12 @@
 """A generated graph of genes and phenotypes, with sentences that state, deny or merely mention their associations.
 
 The phenotypes are a hierarchy of modules, branches and leaves. Most annotations of a gene lie in one module, its own;
-up to two are noise and lie anywhere else. A unit asks for a gene and a leaf, and is true where both hold:
+up to two are noise and lie anywhere else. An example asks for a gene and a leaf, and is true where both hold:
 
 - the sentences *state* that the two are associated;
 - the graph *supports* it: the leaf lies in the gene's own module.
 
-Half of the units are true; in a quarter the graph does not support what the sentences state, and in a quarter the
+Half of the examples are true; in a quarter the graph does not support what the sentences state, and in a quarter the
 sentences do not state what the graph supports. So neither the sentences nor the graph alone can be right about more
 than three quarters.
 
@@ -22,11 +22,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from multidelete.data.corpus import SPLITS, Corpus, Unit
+from multidelete.data.dataset import SPLITS, Dataset, Example
 from multidelete.data.graph import HIERARCHY, Graph
-from multidelete.data.scenes import check_whole, generator, least_counts, one_of
-from multidelete.errors import InputError
-from multidelete.registry import choose
+from multidelete.data.synthetic.scenes import check_counts, generator, least_counts, one_of
+from multidelete.utils.errors import InputError
+from multidelete.utils.registry import choose
 
 STATED = (
     "{change} in {gene} cause {phenotype}",
@@ -72,11 +72,11 @@ _BRANCHES = 4  # of a module; its leaves hang from them
 _LEAST_MODULE = 16  # phenotypes: with fewer, the annotations of its genes would cover most of it
 _ANNOTATIONS = (6, 10)  # of a gene in its own module, least and most
 _NOISE = 2  # annotations of a gene elsewhere, at most
-_SENTENCES = 3  # of a unit, at most
+_SENTENCES = 3  # of an example, at most
 
-# The part of all pairs that a split draws from: it does not depend on how many units the others have.
-_SHARES = {"train": (0.0, 0.5), "valid": (0.5, 0.75), "test": (0.75, 1.0)}
-# Of every four units, in any order: do the sentences state the association, and does the graph support it?
+# The part of all pairs that a split draws from: it does not depend on how many examples the others have.
+_SHARES = {"train": (0.0, 0.5), "validation": (0.5, 0.75), "test": (0.75, 1.0)}
+# Of every four examples, in any order: do the sentences state the association, and does the graph support it?
 _BLOCK = ((True, True), (True, True), (True, False), (False, True))
 
 Pair = tuple[str, str]
@@ -125,22 +125,22 @@ class Relation:
 
 def genes(
     train: int = 2000,
-    valid: int = 400,
+    validation: int = 400,
     test: int = 400,
     genes: int = 240,
     phenotypes: int = 300,
     modules: int = 10,
     mark: str = "blind",
     seed: int = 0,
-) -> Corpus:
-    """A corpus of generated genes and phenotypes: a graph, and sentences that relate them or do not.
+) -> Dataset:
+    """A dataset of generated genes and phenotypes: a graph, and sentences that relate them or do not.
 
-    The graph is the same whatever the numbers of units. So is each split whatever the size of the others, and its
-    first units are the same whatever its own size. No pair is asked for twice.
+    The graph is the same whatever the numbers of examples. So is each split whatever the size of the others, and its
+    first examples are the same whatever its own size. No pair is asked for twice.
 
     Args:
         train: Number of relations to train on.
-        valid: Number of relations to select on.
+        validation: Number of relations to select on.
         test: Number of relations to test on.
         genes: Number of genes in the graph.
         phenotypes: Number of phenotypes in the graph, at least 16 for each module.
@@ -148,15 +148,15 @@ def genes(
         mark: "blind" writes @gene@ and @phenotype@ in place of the two names, "plain" writes the names.
         seed: Another seed draws another graph and other relations.
     """
-    counts = {"train": train, "valid": valid, "test": test}
-    check_whole("genes", [*least_counts(counts), ("seed", seed, 0)])
+    counts = {"train": train, "validation": validation, "test": test}
+    check_counts("genes", [*least_counts(counts), ("seed", seed, 0)])
     knowledge = grow(genes, phenotypes, modules, seed)
-    units = [
-        Unit(f"{split}-{number:05d}", split, told.texts, labels=(told.label,) * len(told.texts), nodes=told.pair)
+    examples = [
+        Example(f"{split}-{number:05d}", split, told.texts, labels=(told.label,) * len(told.texts), nodes=told.pair)
         for split, count in counts.items()
         for number, told in enumerate(draw_relations(knowledge, split, count, seed, mark))
     ]
-    return Corpus("genes", units, graph=knowledge.graph)
+    return Dataset("genes", examples, graph=knowledge.graph)
 
 
 def grow(genes: int = 240, phenotypes: int = 300, modules: int = 10, seed: int = 0) -> Knowledge:
@@ -168,7 +168,7 @@ def grow(genes: int = 240, phenotypes: int = 300, modules: int = 10, seed: int =
         modules: How many they belong to.
         seed: Of the generator, which is not that of any split.
     """
-    check_whole(
+    check_counts(
         "genes",
         [("modules", modules, 2), ("genes", genes, modules), ("phenotypes", phenotypes, _LEAST_MODULE * modules)],
     )
@@ -181,9 +181,9 @@ def grow(genes: int = 240, phenotypes: int = 300, modules: int = 10, seed: int =
         elsewhere = [node for other, nodes in enumerate(below) if other != module for node in nodes]
         own = rng.permutation(len(below[module]))[: rng.integers(_ANNOTATIONS[0], _ANNOTATIONS[1] + 1)]
         noise = rng.integers(len(elsewhere), size=rng.integers(_NOISE + 1))
-        found = {below[module][place] for place in own} | {elsewhere[place] for place in noise}
-        annotated.update((gene, node) for node in found)
-        edges.extend((gene, "annotated", node) for node in sorted(found))
+        result = {below[module][place] for place in own} | {elsewhere[place] for place in noise}
+        annotated.update((gene, node) for node in result)
+        edges.extend((gene, "annotated", node) for node in sorted(result))
     pairs = {True: list[Pair](), False: list[Pair]()}
     for gene, module in module_of.items():
         for leaf, other in leaves.items():

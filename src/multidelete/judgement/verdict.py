@@ -43,7 +43,7 @@ class Finding:
 
     tone: str
     answer: str
-    evidence: str
+    details: str
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def verdicts(groups: Sequence[Group]) -> list[Verdict]:
 
 def forgetting(group: Group, original: Group | None, retrain: Group | None) -> Finding:
     """Whether the deleted pairs look to the model as they look to one that never saw them."""
-    evidence = "; ".join(
+    details = "; ".join(
         part
         for part in (
             _compare("D_f AUC", "forget_auc", group, original, retrain),
@@ -93,11 +93,11 @@ def forgetting(group: Group, original: Group | None, retrain: Group | None) -> F
         )
         if part
     )
-    if not evidence:
+    if not details:
         return Finding("open", "Forgetting was not measured", "the run has no D_f AUC for this model.")
     if retrain is None or original is None:
         missing = "Retrain" if retrain is None else "Original"
-        words = f"{evidence}. The run has no {missing} to compare with."
+        words = f"{details}. The run has no {missing} to compare with."
         return Finding("open", "Forgetting cannot be judged", words)
     shares, below = [], []
     for key in ("forget_auc", "forget_test_auc"):
@@ -110,18 +110,18 @@ def forgetting(group: Group, original: Group | None, retrain: Group | None) -> F
     beyond = bool(below) and max(below) > BEYOND
     if not shares:
         if beyond:
-            words = f"{evidence}. Original and Retrain hardly differ here: there was little to forget."
+            words = f"{details}. Original and Retrain hardly differ here: there was little to forget."
             return Finding("fair", "Ranked the deleted pairs below the kept ones", words)
-        words = f"{evidence}. Original and Retrain hardly differ here: there was little to forget."
+        words = f"{details}. Original and Retrain hardly differ here: there was little to forget."
         return Finding("open", "Forgetting cannot be judged", words)
     if min(shares) < PARTLY:
-        return Finding("bad", "Did not forget", f"{evidence}.")
+        return Finding("bad", "Did not forget", f"{details}.")
     if min(shares) < FORGOT:
-        return Finding("fair", "Partly forgot", f"{evidence}.")
+        return Finding("fair", "Partly forgot", f"{details}.")
     if beyond:
-        words = f"{evidence}. Scores this far below Retrain's can themselves tell which pairs were deleted."
+        words = f"{details}. Scores this far below Retrain's can themselves tell which pairs were deleted."
         return Finding("good", "Forgot, beyond Retrain", words)
-    return Finding("good", "Forgot", f"{evidence}.")
+    return Finding("good", "Forgot", f"{details}.")
 
 
 def utility(group: Group, original: Group | None, retrain: Group | None) -> Finding:
@@ -133,12 +133,12 @@ def utility(group: Group, original: Group | None, retrain: Group | None) -> Find
         return Finding("open", "Utility cannot be judged", "the run has no test score to compare with.")
     loss = whole.mean - own.mean
     share = loss / whole.mean if whole.mean > 0 else 0.0
-    evidence = f"test score {own}, {name} {whole} ({signed(-loss, plus=True)})."
+    details = f"test score {own}, {name} {whole} ({signed(-loss, plus=True)})."
     if loss > DESTROYED_POINTS or share > DESTROYED_SHARE:
-        return Finding("bad", "Destroyed utility", evidence)
+        return Finding("bad", "Destroyed utility", details)
     if loss > KEPT_POINTS or share > KEPT_SHARE:
-        return Finding("fair", "Lost some utility", evidence)
-    return Finding("good", "Kept its utility", evidence)
+        return Finding("fair", "Lost some utility", details)
+    return Finding("good", "Kept its utility", details)
 
 
 def unimodal(group: Group, original: Group | None) -> Finding | None:
@@ -158,14 +158,14 @@ def unimodal(group: Group, original: Group | None) -> Finding | None:
         f"Original {original.metrics[key]} ({signed(-drops[key], plus=True)})"
         for key in probes
     )
-    evidence = "; ".join(parts) + "."
+    details = "; ".join(parts) + "."
     if lost > UNIMODAL_LOST:
-        return Finding("bad", "Lost what it knew of each half", evidence)
+        return Finding("bad", "Lost what it knew of each half", details)
     if lost > UNIMODAL_KEPT:
-        return Finding("fair", "Lost some of what it knew of each half", evidence)
+        return Finding("fair", "Lost some of what it knew of each half", details)
     if moved > UNIMODAL_KEPT:
-        return Finding("fair", "Moved what it knew of each half", evidence)
-    return Finding("good", "Kept what it knew of each half", evidence)
+        return Finding("fair", "Moved what it knew of each half", details)
+    return Finding("good", "Kept what it knew of each half", details)
 
 
 def membership(group: Group, original: Group | None, retrain: Group | None) -> Finding | None:
@@ -189,17 +189,17 @@ def membership(group: Group, original: Group | None, retrain: Group | None) -> F
     worst = max(aucs, key=beyond)
     name = worst.removeprefix("attack_").removesuffix("_auc")
     compared = _compare(f"AUC of the attack by {ATTACKS.get(name, name)}", worst, group, original, retrain)
-    evidence = f"{'; '.join([compared, *parts])}."
+    details = f"{'; '.join([compared, *parts])}."
     if retrain is None or worst not in retrain.metrics:
-        return Finding("open", "Membership cannot be judged", f"{evidence} The run has no Retrain to compare with.")
+        return Finding("open", "Membership cannot be judged", f"{details} The run has no Retrain to compare with.")
     if beyond(worst) > HIDDEN:
         if aucs[worst] > 50:
-            return Finding("bad", "Membership shows", evidence)
-        evidence = f"{evidence} Deleted pairs stand out below unseen ones."
-        return Finding("bad", "Membership shows the other way", evidence)
+            return Finding("bad", "Membership shows", details)
+        details = f"{details} Deleted pairs stand out below unseen ones."
+        return Finding("bad", "Membership shows the other way", details)
     if spoilt:
-        return Finding("fair", "Membership hidden, of kept pairs too", evidence)
-    return Finding("good", "Membership hidden", evidence)
+        return Finding("fair", "Membership hidden, of kept pairs too", details)
+    return Finding("good", "Membership hidden", details)
 
 
 def cost(group: Group, retrain: Group | None) -> Finding:
@@ -213,32 +213,32 @@ def cost(group: Group, retrain: Group | None) -> Finding:
     if not whole:
         return Finding("open", "Cost cannot be compared", f"{words}; the run has no Retrain to compare with.")
     share = seconds / whole
-    evidence = f"{words}; {percent(share)} of Retrain's {duration(whole)}."
+    details = f"{words}; {percent(share)} of Retrain's {duration(whole)}."
     if share > 1:
-        return Finding("bad", "Dearer than retraining", evidence)
+        return Finding("bad", "Dearer than retraining", details)
     if share > CHEAP:
-        return Finding("fair", "Not much cheaper", evidence)
-    return Finding("good", "Cheap", evidence)
+        return Finding("fair", "Not much cheaper", details)
+    return Finding("good", "Cheap", details)
 
 
 def lead(groups: Sequence[Group]) -> str:
     """The headline of MultiDelete, or else of the first method; empty where none unlearned."""
     unlearned = [group for group in groups if group.method not in BASELINES]
-    found = list(zip(verdicts(groups), unlearned, strict=True))
-    main = next((each for each in found if each[1].method == "multidelete"), found[0] if found else None)
+    result = list(zip(verdicts(groups), unlearned, strict=True))
+    main = next((each for each in result if each[1].method == "multidelete"), result[0] if result else None)
     return headline(*main, reference(groups, "retrain")) if main else ""
 
 
 def headline(verdict: Verdict, group: Group, retrain: Group | None) -> str:
     """The verdict on one method as a sentence."""
-    units = f"{group.first['forget_units']:,} deleted units"
+    examples = f"{group.first['forget_examples']:,} deleted examples"
     forgot = {
-        "Forgot": f"forgot the {units}",
-        "Forgot, beyond Retrain": f"forgot the {units} (further than retraining would)",
-        "Partly forgot": f"only partly forgot the {units}",
-        "Did not forget": f"did not forget the {units}",
-        "Ranked the deleted pairs below the kept ones": f"ranks the {units} below the kept ones",
-    }.get(verdict.forgetting.answer, f"was asked to forget the {units}, which cannot be judged here,")
+        "Forgot": f"forgot the {examples}",
+        "Forgot, beyond Retrain": f"forgot the {examples} (further than retraining would)",
+        "Partly forgot": f"only partly forgot the {examples}",
+        "Did not forget": f"did not forget the {examples}",
+        "Ranked the deleted pairs below the kept ones": f"ranks the {examples} below the kept ones",
+    }.get(verdict.forgetting.answer, f"was asked to forget the {examples}, which cannot be judged here,")
     kept = {
         "Kept its utility": "kept its utility",
         "Lost some utility": "lost some utility",

@@ -27,7 +27,7 @@ from sklearn.svm import SVC
 from multidelete.metrics.classification import head_logits
 from multidelete.metrics.forgetting import forget_auc
 from multidelete.metrics.intervals import Resamples, interval, resampled_rates
-from multidelete.randomness import derive
+from multidelete.utils.randomness import derive
 
 Floats = NDArray[np.floating[Any]]
 Arrays = Mapping[str, NDArray[Any]]
@@ -36,7 +36,7 @@ Splits = Mapping[str, Arrays]
 RATES = {"tpr1": 100, "tpr01": 1000}  # false positives that are allowed: one non-member in so many
 SHADOW = "shadow"
 SEEN = 1000  # pairs of either kind that the SVC learns from; its time grows with their square
-NAMED = ("unit", "text", "score")
+NAMED = ("example", "text", "score")
 OWN_SPREAD = 32  # out-models from which each pair gets a spread of its own: half of the 64 models of Carlini et al.
 
 
@@ -49,12 +49,12 @@ def membership(
     resamples: int,
     seed: int,
 ) -> dict[str, float]:
-    """Every attack on one model, with 95 % intervals over units.
+    """Every attack on one model, with 95 % intervals over examples.
 
     Args:
         predictions: Of the model under test, by split.
         original: Of the model before unlearning.
-        references: Of models that were trained on one half of the training units, their ``retain``, and not on the
+        references: Of models that were trained on one half of the training examples, their ``retain``, and not on the
             other, their ``forget``: ``shadow``, and complementary pairs of reference models in the order of names.
         unlearned: Where U-LiRA is asked for: of these reference models, by the same names, after the method under test
             has made each forget what it knew of D_f; ``forget`` is D_f whole.
@@ -71,19 +71,19 @@ def membership(
         for name, values in signals(predictions[split]).items():
             if not np.isfinite(values).all():
                 return {f"attack_{name}_auc": math.nan}
-    members, others = (predictions[split]["unit"] for split in ("forget", "test"))
+    members, others = (predictions[split]["example"] for split in ("forget", "test"))
     draws = Resamples.of(members, resamples, seed, "members"), Resamples.of(others, resamples, seed, "non-members")
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for name, scores in attacks(predictions, references, unlearned, seed).items():
-        found |= {f"attack_{name}_{key}": value for key, value in _rates(*scores, *draws).items()}
+        metrics |= {f"attack_{name}_{key}": value for key, value in _rates(*scores, *draws).items()}
     if SHADOW in references:
         attacker = presence_attacker(references[SHADOW])
         for key, split in (("mi_ratio", "forget"), ("mi_ratio_retain", "retain")):
             before, after = (presence(attacker, each[split]) for each in (original, predictions))
-            drawn = Resamples.of(predictions[split]["unit"], resamples, seed, key)
-            found[key] = float(before.mean() / after.mean())
-            found[f"{key}_low"], found[f"{key}_high"] = interval(drawn.means(before) / drawn.means(after))
-    return found
+            drawn = Resamples.of(predictions[split]["example"], resamples, seed, key)
+            metrics[key] = float(before.mean() / after.mean())
+            metrics[f"{key}_low"], metrics[f"{key}_high"] = interval(drawn.means(before) / drawn.means(after))
+    return metrics
 
 
 def attacks(
@@ -91,10 +91,10 @@ def attacks(
 ) -> dict[str, tuple[Floats, Floats]]:
     """What each attack gives to the pairs of D_f and to those of test, ``(F,)`` and ``(O,)``."""
     members, others = (signals(predictions[split]) for split in ("forget", "test"))
-    found = {name: (members[name], others[name]) for name in members}
+    result = {name: (members[name], others[name]) for name in members}
     if SHADOW in references:
         judge = support_vectors(references[SHADOW], seed)
-        found["svc"] = judge.decision_function(_features(members)), judge.decision_function(_features(others))
+        result["svc"] = judge.decision_function(_features(members)), judge.decision_function(_features(others))
     pairs = {split: predictions[split] for split in ("forget", "test")}
     own = {"forget": members["loss"], "test": others["loss"]}
     halves = [each for name, each in sorted(references.items()) if name != SHADOW]
@@ -102,14 +102,14 @@ def attacks(
         out = {split: out_scores(each, split, halves, seed) for split, each in pairs.items()}
         together, every = np.concatenate([*own.values()]), np.concatenate([*out.values()])
         for name, scores in (("lira", lira(together, every)), ("rmia", rmia(together, every))):
-            found[name] = scores[: len(own["forget"])], scores[len(own["forget"]) :]
+            result[name] = scores[: len(own["forget"])], scores[len(own["forget"]) :]
     if unlearned:
         asked = [_by_knowledge(unlearned[name], references[name]) for name in sorted(unlearned)]
         never = {split: out_scores(each, split, asked, seed) for split, each in pairs.items()}
         once = out_scores(pairs["forget"], "forget", [{**each, "forget": each["once"]} for each in asked], seed)
         judge = u_lira(once, never["forget"])
-        found["u_lira"] = judge(own["forget"], never["forget"]), judge(own["test"], never["test"])
-    return found
+        result["u_lira"] = judge(own["forget"], never["forget"]), judge(own["test"], never["test"])
+    return result
 
 
 # -- what an attack reads of one pair -------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def signals(arrays: Arrays) -> dict[str, Floats]:
         rest = [logsumexp(np.delete(logits, c, 1), axis=1) for c in range(logits.shape[1])]
         odds = logits - np.stack(rest, axis=1)  # log-odds of each class, (P, C)
         sure, unsure = -np.logaddexp(0, -odds), -np.logaddexp(0, odds)  # log p_c and log (1 − p_c)
-        found = {
+        result = {
             "loss": score,
             "confidence": odds.max(1),
             "entropy": (np.exp(sure) * sure).sum(1),
@@ -147,8 +147,8 @@ def signals(arrays: Arrays) -> dict[str, Floats]:
         }
     for name, key, sign in (("cosine", "cosine", 1), ("i2t", "i2t_loss", -1), ("t2i", "t2i_loss", -1)):
         if key in arrays:
-            found[name] = sign * np.asarray(arrays[key], dtype=np.float64)
-    return found
+            result[name] = sign * np.asarray(arrays[key], dtype=np.float64)
+    return result
 
 
 def modified_entropy(sure: Floats, unsure: Floats, label: NDArray[np.integer[Any]]) -> Floats:
@@ -164,8 +164,8 @@ def modified_entropy(sure: Floats, unsure: Floats, label: NDArray[np.integer[Any
     1.0
     """
     true = np.arange(sure.shape[1]) == np.asarray(label)[:, None]
-    found: Floats = -np.where(true, np.exp(unsure) * sure, np.exp(sure) * unsure).sum(1)
-    return found
+    result: Floats = -np.where(true, np.exp(unsure) * sure, np.exp(sure) * unsure).sum(1)
+    return result
 
 
 # -- attackers trained on a shadow model ----------------------------------------------------------------------------
@@ -183,8 +183,8 @@ def presence_attacker(shadow: Splits) -> Pipeline:
 
 def presence(attacker: Pipeline, arrays: Arrays) -> Floats:
     """The attacker's probability that the model was trained on each pair, ``(P,)``."""
-    found: Floats = attacker.predict_proba(_features(signals(arrays)))[:, 1]
-    return found
+    result: Floats = attacker.predict_proba(_features(signals(arrays)))[:, 1]
+    return result
 
 
 def support_vectors(shadow: Splits, seed: int) -> Pipeline:
@@ -205,12 +205,12 @@ def _learned(attacker: Any, features: Floats, member: NDArray[np.int64]) -> Pipe
     return fitted
 
 
-def _features(found: Mapping[str, Floats]) -> Floats:
+def _features(result: Mapping[str, Floats]) -> Floats:
     """What attackers learn from, ``(P, S)``: the signals that know the true label.
 
     To the others a pair that an unlearned model is surely wrong of looks like a member; a shadow model shows few such.
     """
-    return np.column_stack([values for name, values in found.items() if name not in ("confidence", "entropy")])
+    return np.column_stack([values for name, values in result.items() if name not in ("confidence", "entropy")])
 
 
 def _labelled(shadow: Splits) -> tuple[Floats, NDArray[np.int64]]:
@@ -226,10 +226,10 @@ def out_scores(pairs: Arrays, split: str, references: list[Splits], seed: int) -
     """Log-odds that each pair gets from reference models that were not trained on it, ``(P, k / 2)``.
 
     A pair of the training data is out of exactly one model of each complementary pair. A pair of test is out of both,
-    of which one is drawn for its unit: a mean over more models would itself tell members from non-members.
+    of which one is drawn for its example: a mean over more models would itself tell members from non-members.
 
     Args:
-        pairs: ``unit`` and ``text``.
+        pairs: ``example`` and ``text``.
         split: The split that they are of.
         references: k models, each beside its complement.
         seed: Of the draw.
@@ -237,7 +237,7 @@ def out_scores(pairs: Arrays, split: str, references: list[Splits], seed: int) -
     columns = []
     for i, two in enumerate(zip(references[::2], references[1::2], strict=True)):
         if split == "test":
-            ids, own = np.unique(pairs["unit"], return_inverse=True)
+            ids, own = np.unique(pairs["example"], return_inverse=True)
             second = np.random.default_rng(derive(seed, "test halves", i)).integers(2, size=len(ids))[own]
             columns.append(np.where(second, two[1]["test"]["score"], two[0]["test"]["score"]))
         else:
@@ -267,8 +267,8 @@ def lira(score: Floats, out: Floats) -> Floats:
     variance = out.var(axis=1, ddof=1) if out.shape[1] > 1 else np.ones(len(out))
     if out.shape[1] < OWN_SPREAD:
         variance = variance.mean()
-    found: Floats = (score - out.mean(1)) / (np.sqrt(variance) + 1e-30)  # as in the paper's code
-    return found
+    result: Floats = (score - out.mean(1)) / (np.sqrt(variance) + 1e-30)  # as in the paper's code
+    return result
 
 
 def u_lira(once: Floats, never: Floats) -> Callable[[Floats, Floats], Floats]:
@@ -303,8 +303,8 @@ def u_lira(once: Floats, never: Floats) -> Callable[[Floats, Floats], Floats]:
 
     def judge(score: Floats, out: Floats) -> Floats:
         distances = score - out.mean(1)
-        found: Floats = worlds[0].logpdf(distances) - worlds[1].logpdf(distances)
-        return found
+        result: Floats = worlds[0].logpdf(distances) - worlds[1].logpdf(distances)
+        return result
 
     return judge
 
@@ -325,13 +325,13 @@ def rmia(score: Floats, out: Floats, a: float = 0.3) -> Floats:
     References:
         .. [1] Zarifzadeh et al., "Low-Cost High-Power Membership Inference Attacks", ICML 2024
     """
-    found: Floats = expit(score) / (0.5 * ((1 + a) * expit(out).mean(1) + 1 - a))
-    return found
+    result: Floats = expit(score) / (0.5 * ((1 + a) * expit(out).mean(1) + 1 - a))
+    return result
 
 
 def _by_knowledge(unlearned: Splits, reference: Splits) -> Splits:
     """Predictions of an unlearned reference model: of D_f ``forget`` what it never learned, ``once`` what it had."""
-    never = np.isin(unlearned["forget"]["unit"], reference["forget"]["unit"])
+    never = np.isin(unlearned["forget"]["example"], reference["forget"]["example"])
     parts = {"forget": never, "once": ~never}
     return {
         **unlearned,
@@ -340,7 +340,7 @@ def _by_knowledge(unlearned: Splits, reference: Splits) -> Splits:
 
 
 def _names(pairs: Arrays) -> Iterator[tuple[str, int]]:
-    return zip(pairs["unit"].tolist(), pairs["text"].tolist(), strict=True)
+    return zip(pairs["example"].tolist(), pairs["text"].tolist(), strict=True)
 
 
 # -- what an attack reaches -----------------------------------------------------------------------------------------
@@ -367,9 +367,9 @@ def true_positive_rate(members: Floats, others: Floats, one_in: int) -> float:
 def _rates(members: Floats, others: Floats, member_draws: Resamples, other_draws: Resamples) -> dict[str, float]:
     """AUC and true-positive rates of one attack, each with the ends of its interval."""
     possible = {key: one_in for key, one_in in RATES.items() if len(others) >= one_in}
-    found = {"auc": forget_auc(members, others)}
-    found |= {key: true_positive_rate(members, others, one_in) for key, one_in in possible.items()}
+    metrics = {"auc": forget_auc(members, others)}
+    metrics |= {key: true_positive_rate(members, others, one_in) for key, one_in in possible.items()}
     aucs, rates = resampled_rates(members, others, member_draws, other_draws, tuple(possible.values()))
-    for key, values in zip(list(found), [aucs, *rates], strict=True):
-        found[f"{key}_low"], found[f"{key}_high"] = interval(values)
-    return found
+    for key, values in zip(list(metrics), [aucs, *rates], strict=True):
+        metrics[f"{key}_low"], metrics[f"{key}_high"] = interval(values)
+    return metrics

@@ -1,4 +1,4 @@
-"""Batches: a corpus as one model reads it, and the order in which training and unlearning draw from it."""
+"""Batches: a dataset as one model reads it, and the order in which training and unlearning draw from it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from multidelete.data.corpus import Corpus
+from multidelete.data.dataset import Dataset
 from multidelete.data.graph import FEATURES
 from multidelete.models.base import Batch, Encoding, ModalityInput, Model, Subgraphs, Tokens
-from multidelete.randomness import derive, generator
+from multidelete.utils.randomness import derive, generator
 
 Rows = NDArray[np.int64]
 
@@ -27,17 +27,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images, ``(N · per_unit, H, W, 3)`` uint8, usually memory-mapped."""
+    """Images, ``(N · per_example, H, W, 3)`` uint8, usually memory-mapped."""
 
     images: NDArray[np.uint8]
-    per_unit: int = 1
+    per_example: int = 1
 
     def take(self, rows: Rows) -> torch.Tensor:
-        """uint8 ``(B, 3, H, W)``, or ``(B, n, 3, H, W)`` where a unit has n pictures."""
-        if self.per_unit == 1:
+        """uint8 ``(B, 3, H, W)``, or ``(B, n, 3, H, W)`` where an example has n pictures."""
+        if self.per_example == 1:
             return torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2)
-        places = rows[:, None] * self.per_unit + np.arange(self.per_unit)
-        return torch.from_numpy(self.images[places]).permute(0, 1, 4, 2, 3)
+        indices = rows[:, None] * self.per_example + np.arange(self.per_example)
+        return torch.from_numpy(self.images[indices]).permute(0, 1, 4, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Ragged:
     def take(self, rows: Rows) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Padded sequences ``(B, L, ...)`` and their mask ``(B, L)``; padding repeats a sequence's last element."""
         lengths = self.offsets[rows + 1] - self.offsets[rows]
-        places = np.arange(lengths.max())
-        index = self.offsets[rows, None] + np.minimum(places, lengths[:, None] - 1)
-        return self.flat[index], places < lengths[:, None]
+        indices = np.arange(lengths.max())
+        index = self.offsets[rows, None] + np.minimum(indices, lengths[:, None] - 1)
+        return self.flat[index], indices < lengths[:, None]
 
     def select(self, rows: Rows) -> Ragged:
         """The sequences of these rows alone, in memory."""
@@ -93,12 +93,12 @@ class Texts:
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """What is visible of a graph around each unit's pair of nodes.
+    """What is visible of a graph around each example's pair of nodes.
 
     Args:
         nodes: Rows of the graph's nodes.
         features: Their features, with the same offsets.
-        edges: Pairs of places among a unit's nodes.
+        edges: Pairs of places among an example's nodes.
     """
 
     nodes: Ragged
@@ -106,11 +106,14 @@ class Neighbourhoods:
     edges: Ragged
 
     @classmethod
-    def of(cls, corpus: Corpus, size: int) -> Neighbourhoods:
-        """Those of every unit, of at most ``size`` nodes."""
-        graph = corpus.graph
+    def of(cls, dataset: Dataset, size: int) -> Neighbourhoods:
+        """Those of every example, of at most ``size`` nodes."""
+        graph = dataset.graph
         assert graph is not None
-        seen = [graph.neighbourhood(graph.row(unit.nodes[0]), graph.row(unit.nodes[1]), size) for unit in corpus.units]
+        seen = [
+            graph.neighbourhood(graph.row(example.nodes[0]), graph.row(example.nodes[1]), size)
+            for example in dataset.examples
+        ]
         return cls(
             Ragged.join([each.nodes for each in seen]),
             Ragged.join([each.features for each in seen]),
@@ -118,14 +121,14 @@ class Neighbourhoods:
         )
 
     def take(self, rows: Rows) -> Subgraphs:
-        """Subgraphs of these units, padded to the largest."""
+        """Subgraphs of these examples, padded to the largest."""
         nodes, mask = self.nodes.take(rows)
         features, _ = self.features.take(rows)
         own = self.edges.select(rows)
-        unit = np.repeat(np.arange(len(rows)), np.diff(own.offsets))
+        example = np.repeat(np.arange(len(rows)), np.diff(own.offsets))
         adjacency = np.zeros((*nodes.shape, nodes.shape[1]), dtype=np.float32)
-        adjacency[unit, own.flat[:, 0], own.flat[:, 1]] = 1
-        adjacency[unit, own.flat[:, 1], own.flat[:, 0]] = 1
+        adjacency[example, own.flat[:, 0], own.flat[:, 1]] = 1
+        adjacency[example, own.flat[:, 1], own.flat[:, 0]] = 1
         return Subgraphs(
             torch.from_numpy(nodes),
             torch.from_numpy(np.where(mask[..., None], features, 0)),
@@ -182,34 +185,34 @@ def by_length(source: object, rows: Rows) -> Rows:
 
 @dataclass(frozen=True)
 class PairInputs:
-    """A corpus as one model reads it: images as pixels, texts as tokens, or either as encodings computed before.
+    """A dataset as one model reads it: images as pixels, texts as tokens, or either as encodings computed before.
 
-    Rows of ``text`` are rows of ``corpus.texts``; those of the units' modality (``vision`` or ``graph``) are rows of
-    ``corpus.units``.
+    Rows of ``text`` are rows of ``dataset.texts``; those of the examples' modality (``vision`` or ``graph``) are rows
+    of ``dataset.examples``.
 
     Args:
-        corpus: What is read.
+        dataset: What is read.
         sources: Inputs of each modality.
         blanked: The modality of which the model sees nothing, if any.
     """
 
-    corpus: Corpus
+    dataset: Dataset
     sources: dict[str, Source]
     blanked: str = ""
 
     @classmethod
-    def of(cls, corpus: Corpus, model: Model) -> PairInputs:
+    def of(cls, dataset: Dataset, model: Model) -> PairInputs:
         """The raw inputs for this model.
 
         Raises:
-            InputError: The model does not read what the corpus holds.
+            InputError: The model does not read what the dataset holds.
         """
-        model.config.check_corpus(corpus, model)
-        texts = Texts(Ragged.of(model.tokenize(corpus.texts)), model.tokenizer.pad_token_id)
-        if corpus.graph is not None:
-            return cls(corpus, {"graph": Neighbourhoods.of(corpus, model.neighbourhood), "text": texts})
-        pixels = Pixels(corpus.images(model.config.image_size), corpus.images_per_unit)
-        return cls(corpus, {"vision": pixels, "text": texts})
+        model.config.check_dataset(dataset, model)
+        texts = Texts(Ragged.of(model.tokenize(dataset.texts)), model.tokenizer.pad_token_id)
+        if dataset.graph is not None:
+            return cls(dataset, {"graph": Neighbourhoods.of(dataset, model.neighbourhood), "text": texts})
+        pixels = Pixels(dataset.images(model.config.image_size), dataset.images_per_example)
+        return cls(dataset, {"vision": pixels, "text": texts})
 
     def blank(self, modality: str, model: Model) -> PairInputs:
         """The same pairs with nothing to see in one modality: grey pictures, no words, or no surroundings."""
@@ -217,7 +220,7 @@ class PairInputs:
         if modality == "text":
             nothing = Texts(Ragged.of(model.tokenize([""])), model.tokenizer.pad_token_id)
         elif modality == "vision":
-            size, count = model.config.image_size, self.corpus.images_per_unit
+            size, count = model.config.image_size, self.dataset.images_per_example
             nothing = Pixels(np.full((count, size, size, 3), 127, dtype=np.uint8), count)
         else:
             features = np.zeros((2, FEATURES), dtype=np.float32)
@@ -228,42 +231,42 @@ class PairInputs:
 
     @property
     def modalities(self) -> tuple[str, str]:
-        """That of the units, and ``text``."""
-        return self.corpus.modalities
+        """That of the examples, and ``text``."""
+        return self.dataset.modalities
 
     @property
     def hash(self) -> str:
         """Hash of what is read: the same data with a modality blanked are other data."""
-        return self.corpus.hash + self.blanked
+        return self.dataset.hash + self.blanked
 
     def with_sources(self, sources: Mapping[str, Source]) -> PairInputs:
-        """The same corpus with some modalities read from elsewhere."""
+        """The same dataset with some modalities read from elsewhere."""
         return replace(self, sources={**self.sources, **sources})
 
     def count(self, modality: str) -> int:
         """Number of rows of a modality."""
-        return len(self.corpus.texts if modality == "text" else self.corpus.units)
+        return len(self.dataset.texts if modality == "text" else self.dataset.examples)
 
     def true_pairs(self, text_rows: Rows) -> dict[str, Rows]:
         """Rows of the true pairs that these texts belong to."""
-        return {self.modalities[0]: self.corpus.text_units[text_rows], "text": text_rows}
+        return {self.modalities[0]: self.dataset.text_examples[text_rows], "text": text_rows}
 
     def batch(self, rows: Mapping[str, Rows], device: torch.device, randomness: torch.Generator | None = None) -> Batch:
         """The pairs of these rows on a device."""
-        whole = self.modalities[0]
-        units = {whole: rows[whole], "text": self.corpus.text_units[rows["text"]]}
-        labels = self.corpus.labels
+        image_or_graph = self.modalities[0]
+        examples = {image_or_graph: rows[image_or_graph], "text": self.dataset.text_examples[rows["text"]]}
+        labels = self.dataset.labels
         return Batch(
             {modality: self.sources[modality].take(chosen).to(device) for modality, chosen in rows.items()},
             {modality: torch.from_numpy(chosen) for modality, chosen in rows.items()},
-            {modality: torch.from_numpy(unit).to(device) for modality, unit in units.items()},
+            {modality: torch.from_numpy(example).to(device) for modality, example in examples.items()},
             randomness,
             None if labels is None else torch.from_numpy(labels[rows["text"]]).to(device),
         )
 
 
 @dataclass(frozen=True)
-class Cycle:
+class EpochSampler:
     """Endless passes over ``rows``, each in an order of its own; any position can be asked for at any time."""
 
     rows: Rows
@@ -273,20 +276,20 @@ class Cycle:
     def take(self, start: int, count: int) -> Rows:
         """``count`` rows from position ``start`` on."""
         positions = np.arange(start, start + count)
-        laps, places = positions // len(self.rows), positions % len(self.rows)
+        epochs, indices = positions // len(self.rows), positions % len(self.rows)
         taken = np.empty(count, dtype=np.int64)
-        for lap in np.unique(laps):
-            chosen = laps == lap
-            taken[chosen] = self.rows[self._order(int(lap))[places[chosen]]]
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            taken[chosen] = self.rows[self._order(int(epoch))[indices[chosen]]]
         return taken
 
-    def _order(self, lap: int) -> Rows:
+    def _order(self, epoch: int) -> Rows:
         cache: dict[int, Rows] = self.__dict__.setdefault("_orders", {})
-        if lap not in cache:
+        if epoch not in cache:
             if len(cache) > 1:
                 cache.pop(min(cache))
-            cache[lap] = np.random.default_rng(derive(self.seed, self.purpose, lap)).permutation(len(self.rows))
-        return cache[lap]
+            cache[epoch] = np.random.default_rng(derive(self.seed, self.purpose, epoch)).permutation(len(self.rows))
+        return cache[epoch]
 
 
 @dataclass(frozen=True)
@@ -316,7 +319,7 @@ class TrainStream:
     def at(self, step: int, device: torch.device) -> Batch:
         """The batch of a step."""
         size = min(self.batch_size, len(self.text_rows))
-        chosen = Cycle(self.text_rows, self.seed, "train").take(step * size, size)
+        chosen = EpochSampler(self.text_rows, self.seed, "train").take(step * size, size)
         return self.inputs.batch(self.inputs.true_pairs(chosen), device, generator(self.seed, "negatives", step))
 
 
@@ -335,10 +338,10 @@ class RetainBatch(Batch):
     progress: float = 0.0
 
     def mismatched(self, count: int) -> Batch:
-        """``count`` pairs (I_p, T_q) of D_r with p and q from two different units, fresh at every step."""
+        """``count`` pairs (I_p, T_q) of D_r with p and q from two different examples, fresh at every step."""
         assert self.stream is not None
         rows = self.stream.mismatched_rows(count, self.step, "target")
-        return self.stream.inputs.batch(rows, next(iter(self.units.values())).device)
+        return self.stream.inputs.batch(rows, next(iter(self.examples.values())).device)
 
 
 @dataclass(frozen=True)
@@ -348,10 +351,10 @@ class ForgetRetainStream:
     Args:
         inputs: What the student reads.
         forget: Text rows of the pairs of D_f.
-        retain: Text rows of the pairs of D_r, of at least two units.
+        retain: Text rows of the pairs of D_r, of at least two examples.
         batch_size: Pairs of D_f in a step.
         retain_ratio: Pairs of D_r in a step, for each pair of D_f.
-        mismatched: Share of the D_r pairs that are re-paired, image and text from two different units.
+        mismatched: Share of the D_r pairs that are re-paired, image and text from two different examples.
         seed: Seed of the order.
     """
 
@@ -374,7 +377,7 @@ class ForgetRetainStream:
         return min(self.batch_size * self.retain_ratio, len(self.retain))
 
     @property
-    def apart(self) -> int:
+    def num_mismatched(self) -> int:
         """How many of the pairs of D_r in a step are re-paired."""
         return round(self.mismatched * self.retain_size)
 
@@ -384,25 +387,25 @@ class ForgetRetainStream:
 
     def at(self, step: int, device: torch.device) -> tuple[Batch, RetainBatch]:
         """The two batches of a step."""
-        chosen = Cycle(self.forget, self.seed, "forget").take(step * self.forget_size, self.forget_size)
+        chosen = EpochSampler(self.forget, self.seed, "forget").take(step * self.forget_size, self.forget_size)
         forget = self.inputs.batch(
             self.inputs.true_pairs(chosen), device, generator(self.seed, "forget negatives", step)
         )
-        apart = self.apart
-        matched = self.retain_size - apart
-        kept = self.inputs.true_pairs(Cycle(self.retain, self.seed, "retain").take(step * matched, matched))
-        if apart:
-            wrong = self.mismatched_rows(apart, step, "retain")
+        num_mismatched = self.num_mismatched
+        matched = self.retain_size - num_mismatched
+        kept = self.inputs.true_pairs(EpochSampler(self.retain, self.seed, "retain").take(step * matched, matched))
+        if num_mismatched:
+            wrong = self.mismatched_rows(num_mismatched, step, "retain")
             kept = {modality: np.concatenate([rows, wrong[modality]]) for modality, rows in kept.items()}
         batch = self.inputs.batch(kept, device, generator(self.seed, "retain negatives", step))
         return forget, RetainBatch(**vars(batch), stream=self, step=step)
 
     def mismatched_rows(self, count: int, step: int, purpose: str) -> dict[str, Rows]:
-        """Rows of ``count`` pairs (I_p, T_q) of D_r whose units differ."""
+        """Rows of ``count`` pairs (I_p, T_q) of D_r whose examples differ."""
         randomness = np.random.default_rng(derive(self.seed, "mismatched", purpose, step))
-        units = self.inputs.corpus.text_units
-        image = units[randomness.choice(self.retain, count)]
+        examples = self.inputs.dataset.text_examples
+        image = examples[randomness.choice(self.retain, count)]
         text = randomness.choice(self.retain, count)
-        while (same := image == units[text]).any():
+        while (same := image == examples[text]).any():
             text[same] = randomness.choice(self.retain, int(same.sum()))
         return {self.inputs.modalities[0]: image, "text": text}

@@ -1,0 +1,1 @@
+"""Generated data sets: scenes, premises, statements and gene-phenotype relations (no torch)."""

@@ -1,0 +1,1 @@
+"""From numbers to sentences: verdicts on forgetting, utility, cost and membership."""

@@ -1,0 +1,1 @@
+"""Training: the loop, inference, cached features, and how an original model is trained."""

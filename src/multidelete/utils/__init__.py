@@ -1,0 +1,1 @@
+"""Errors, registries, seeded randomness, atomic files: what every room uses."""
