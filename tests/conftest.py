@@ -105,6 +105,6 @@ def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 @pytest.fixture
 def without_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """No page is written: that of a tiny run takes longer than the run."""
-    import multidelete.pipeline
+    import multidelete.report.page
 
-    monkeypatch.setattr(multidelete.pipeline, "write_report", lambda *_: None)
+    monkeypatch.setattr(multidelete.report.page, "write_report", lambda *_: None)

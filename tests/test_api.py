@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import multidelete
 import tiny
 from multidelete import FineTune, InputError, Model, MultiDelete, Retrieval
 from multidelete.data.dataset import Dataset
-from multidelete.training.engine import weights_hash
+from multidelete.pipeline import run
+from multidelete.recipe import MembershipSettings, load
+from multidelete.training.engine import Engine, weights_hash
 
 IDS = ["train-00017", "train-00003"]
 
@@ -66,9 +69,11 @@ def test_every_form_of_a_request(
     assert set(outcome.metrics) == set(outcome.before)
     expected = Retrieval().metrics(outcome.predictions)
     assert {name: outcome.metrics[name] for name in expected} == expected
-    assert outcome.metrics.keys() - expected == {
-        f"probe_{m}{end}" for m in ("vision", "text") for end in ("", "_refitted")
-    }
+    probes = {f"probe_{m}{end}" for m in ("vision", "text") for end in ("", "_refitted")}
+    others = outcome.metrics.keys() - expected - probes
+    assert probes < outcome.metrics.keys()
+    assert "attack_loss_auc" in others
+    assert all(name.startswith("attack_") for name in others)  # no shadow model: the training is not known
     assert all(np.isfinite(value) for value in outcome.metrics.values())
     assert len([line for line in outcome.history.lines if "losses" in line]) >= 3
 
@@ -97,14 +102,15 @@ def test_model_that_is_given_stays_as_it_is(name: str, method: multidelete.Metho
     flags = [parameter.requires_grad for parameter in model.parameters()]
     places = [parameter.data_ptr() for parameter in model.parameters()]
     modes = [module.training for module in model.modules()]
-    outcome = unlearn(model, IDS, method=method)
+    known = {"training": tiny.TRAINING, "retrain": False, "membership": MembershipSettings(shadow=False)}
+    outcome = unlearn(model, IDS, method=method, **known)
     assert tiny.changed(before, tiny.weights(model)) == set()
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
     assert [parameter.data_ptr() for parameter in model.parameters()] == places
     assert [module.training for module in model.modules()] == modes
     assert {parameter.device for parameter in model.parameters()} == {torch.device("cpu")}
     assert not set(places) & {parameter.data_ptr() for parameter in outcome.model.parameters()}
-    again = unlearn(tiny.original(name), IDS, method=method)  # in eval mode from the start: the same outcome
+    again = unlearn(tiny.original(name), IDS, method=method, **known)  # in eval mode from the start: the same outcome
     assert tiny.changed(tiny.weights(again.model), tiny.weights(outcome.model)) == set()
 
 
@@ -155,6 +161,66 @@ def test_dataset_without_a_split_that_judges_is_refused_before_anything_starts(m
 
     with pytest.raises(InputError, match=f"dataset 'short' has 0 examples in its {missing} split"):
         multidelete.unlearn(tiny.original("albef"), short, forget=IDS, method=Asked(), engine=tiny.engine())
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[multidelete.Outcome, list[dict[str, Any]]]:
+    """One recipe twice: by the Python call, and the rows that the command line leaves in ``results.json``."""
+    folder = tmp_path_factory.mktemp("compared")
+    tiny.original("albef").save_pretrained(folder / "model")
+    tiny.dataset().save(folder / "photos")
+    (folder / "recipe.toml").write_text(
+        'precision = "fp32"\ncompare = [{name = "neggrad", epochs = 1, evaluations = 1}]\n'
+        "train = {epochs = 1, batch_size = 32}\nforget = {count = 5}\n"
+        'method = {name = "multidelete", scope = "fusion", min_steps = 3, epochs = 1, evaluations = 2}\n'
+        f'original = "{folder / "model"}"\ndata = {{reader = "dataset", root = "{folder / "photos"}"}}\n'
+    )
+    recipe = load(folder / "recipe.toml")
+    run(recipe, folder / "run", Engine("fp32"))
+    outcome = multidelete.unlearn(
+        folder / "model",
+        recipe.dataset(),
+        forget=5,
+        method=recipe.method,
+        compare=recipe.compare,
+        training=recipe.train,
+        engine=Engine("fp32"),
+    )
+    return outcome, json.loads((folder / "run" / "results.json").read_text())["rows"]
+
+
+def test_the_python_call_and_the_command_line_agree_on_every_metric(compared: Any) -> None:
+    outcome, rows = compared
+    frame = outcome.to_dataframe()
+    assert (
+        frame["method"].tolist() == [row["method"] for row in rows] == ["original", "retrain", "multidelete", "neggrad"]
+    )
+    for (_, line), row in zip(frame.iterrows(), rows, strict=True):
+        assert row["metrics"].keys() <= set(frame.columns)
+        assert {name: line[name] for name in row["metrics"]} == row["metrics"]
+    assert {"mi_ratio", "gap_to_retrain", "attack_svc_auc"} <= outcome.metrics.keys()
+
+
+def test_an_outcome_is_short_to_read(compared: Any) -> None:
+    outcome, rows = compared
+    lines = repr(outcome).splitlines()
+    assert len(lines) == 2 + len(rows)
+    assert lines[0].startswith("MultiDelete-F: 5 of 40 training examples deleted")
+    assert all(len(line) < 120 for line in lines)
+    assert outcome._repr_html_().count("<tr>") == 1 + len(rows)
+    assert outcome.metrics.test_score == outcome.metrics["test_score"] == rows[2]["metrics"]["test_score"]
+    assert outcome.retrained is not None
+    assert outcome.retrained.gap_to_retrain == 0
+    with pytest.raises(AttributeError, match="did you mean 'test_score'"):
+        _ = outcome.metrics.tst_score
+    assert outcome.plot().axes[0].get_title() == "test_score"
+
+
+def test_history_as_a_frame(compared: Any) -> None:
+    frame = compared[0].history_to_dataframe()
+    assert {"step", "learning_rate", "loss_md", "loss_mkr", "validation_utility", "selected"} <= set(frame.columns)
+    assert frame["step"].is_unique
+    assert frame["loss_total"].notna().all()
 
 
 def test_every_public_name_can_be_imported() -> None:

@@ -286,7 +286,7 @@ def test_without_the_table_there_is_no_mask() -> None:
 
 def test_a_recipe_with_a_mask_runs(tmp_path: Path) -> None:
     values = masked_settings(method="erm_ktp", retrain=True, task={"name": "retrieval", "rerank": 4, "sample": 10})
-    rows = run(validate(values, "here"), tmp_path / "run", tiny.engine())
+    rows = run(validate(values, "here"), tmp_path / "run", tiny.engine()).rows
     assert [row["method"] for row in rows] == ["original", "retrain", "erm_ktp"]
     assert rows[2]["scope"] == "vision"
     read = Model.from_pretrained(tmp_path / "run" / "model")

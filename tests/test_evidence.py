@@ -304,7 +304,7 @@ def test_what_is_learned_by_heart_is_found_out_and_retrain_is_not(tmp_path: Path
         method={"name": "retrain"},
         retrain=False,
     )
-    rows = run(values, tmp_path / "run", tiny.engine(), dataset=dataset)
+    rows = run(values, tmp_path / "run", tiny.engine(), dataset=dataset).rows
     original, retrained = (row["metrics"] for row in rows)
     assert original["retain_score"] > 85
     assert original["test_score"] < 60

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from multidelete.api import Outcome, unlearn
+    from multidelete.api import unlearn
     from multidelete.data.dataset import Dataset, Example
     from multidelete.data.graph import Graph
     from multidelete.data.readers import read
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from multidelete.data.synthetic.statements import statements
     from multidelete.methods import FineTune, LossMethod, Method, MultiDelete, NegGrad, Retrain, Unimodal
     from multidelete.models import Albef, Blip, Clip, GraphTextModel, Model, Vilt
+    from multidelete.outcome import Outcome
     from multidelete.report.page import write_report
     from multidelete.tasks import Entailment, GraphText, Reasoning, Retrieval
     from multidelete.training.engine import Engine
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from multidelete.utils.errors import InputError
 
 _HOMES = {
-    "multidelete.api": ("Outcome", "unlearn"),
+    "multidelete.api": ("unlearn",),
+    "multidelete.outcome": ("Outcome",),
     "multidelete.data.dataset": ("Dataset", "Example"),
     "multidelete.data.synthetic.genes": ("genes",),
     "multidelete.data.graph": ("Graph",),

@@ -1,4 +1,7 @@
-"""The flow, top to bottom: recipe, dataset, request, original, methods, predictions, metrics, record, report."""
+"""One run, top to bottom: dataset, request, original, reference models, then each method, its metrics and the record.
+
+The command line, ``bench``, ``study`` and :func:`multidelete.unlearn` all call :func:`run`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +23,25 @@ from multidelete.membership.references import (
     halves_of,
     metrics_of,
 )
-from multidelete.methods import Method, Unlearned, UnlearningData
+from multidelete.methods import Method, Original, Unlearned, UnlearningData
 from multidelete.metrics.cost import peak_memory_mb, reset_peak_memory
 from multidelete.metrics.forgetting import gap_to_retrain
+from multidelete.models.base import Model
+from multidelete.outcome import Outcome
 from multidelete.recipe import Recipe, as_values
-from multidelete.report.deletion import record, write_deletion
-from multidelete.report.page import write_report
+from multidelete.report.deletion import record
 from multidelete.runs.reader import Run
-from multidelete.runs.record import RunFolder, check_out, check_same, command_line, provenance, row_key, write_gallery
+from multidelete.runs.record import (
+    RunFolder,
+    check_out,
+    check_same,
+    command_line,
+    provenance,
+    row_key,
+    write_gallery,
+)
 from multidelete.runs.store import (
+    Trained,
     check_scopes,
     get_or_predict,
     get_or_train_original,
@@ -41,6 +54,35 @@ from multidelete.tasks import Predictions
 from multidelete.training.engine import Engine
 from multidelete.utils.errors import InputError
 
+ORIGINAL_KEY = row_key(0, Original.name, "all")  # Original is the first row of every run
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What all methods of a run share.
+
+    Args:
+        recipe: The run, validated.
+        request: D_f, D_r, validation and test.
+        evaluated: The request merged with earlier ones, on which every model is evaluated.
+        original: The model before unlearning.
+        data: What the methods are given.
+        halves: A request for each shadow or reference model: it is trained on ``retain`` and never sees ``forget``.
+        references: Predictions of the shadow and reference models.
+        folder: Where rows and predictions are kept.
+        engine: Device, precision, progress.
+    """
+
+    recipe: Recipe
+    request: Request
+    evaluated: Request
+    original: Trained
+    data: UnlearningData
+    halves: Mapping[str, Request]
+    references: Mapping[str, Predictions]
+    folder: RunFolder
+    engine: Engine
+
 
 def run(
     recipe: Recipe,
@@ -49,41 +91,65 @@ def run(
     *,
     resume: bool = False,
     dataset: Dataset | None = None,
+    model: Model | None = None,
     command: str | None = None,
-    page: bool = True,
-) -> list[dict[str, Any]]:
-    """Run a recipe and leave results, predictions, the unlearned model and a report in ``out``.
+) -> Outcome:
+    """Run a recipe and leave results, predictions, the record and the unlearned model in ``out``.
 
     Args:
         recipe: What to run.
         out: A new or empty folder, or that of the same run with ``resume``.
-        engine: Where to run.
+        engine: Device, precision, progress.
         resume: Continue a run that was stopped.
-        dataset: The recipe's data, where they were read before.
-        command: The command that asks for this run; by default the one that was typed.
-        page: Whether to draw the report. Many runs that are looked at together do not each need one.
+        dataset: The recipe's data, where they are in memory already.
+        model: The model that the recipe brings, where it is in memory already; it is not changed.
+        command: The command recorded for this run; by default the one that was typed.
 
-    Returns:
-        The rows of ``results.json``.
+    Raises:
+        InputError: The recipe, the data and the folder do not fit together, or a loss became infinite.
     """
+    prepared = prepare(recipe, out, engine, resume=resume, dataset=dataset, model=model)
+    rows: dict[str, dict[str, Any]] = {}
+    unlearned: Unlearned | None = None
+    for index, method in enumerate([Original(), *recipe.methods()]):
+        key = row_key(index, method.name, method.scope)
+        row = prepared.folder.finished(key)
+        if row is not None:
+            engine.progress.say(f"{method.name} ({method.scope}): finished before, not run again")
+        else:
+            result, row = run_method(prepared, key, method)
+            if method is recipe.method:
+                unlearned = result
+        rows[key] = row
+    return finish(prepared, rows, command or command_line(), unlearned)
+
+
+def prepare(
+    recipe: Recipe,
+    out: Path,
+    engine: Engine,
+    *,
+    resume: bool = False,
+    dataset: Dataset | None = None,
+    model: Model | None = None,
+) -> Prepared:
+    """Check everything, then load or train the original and the reference models. See :func:`run` for arguments."""
     check_out(out, resume=resume)
     dataset = dataset or recipe.dataset()
     recipe.task.check(dataset)
     request = recipe.request(dataset)
-    merged = request.with_earlier()
     check_splits(request, recipe.methods())
     seeds = recipe.seeds()
     halves = halves_of(dataset, recipe.membership, seeds["train"])
     known = identity(recipe, request)
     check_same(out, known)
-    original = get_or_train_original(recipe, dataset, engine)
+    original = get_or_train_original(recipe, dataset, engine, model)
     check_scopes(original.model, recipe.methods(), request)
     training = original.training or no_training(recipe)
-    inputs = PairInputs.of(dataset, original.model)
     folder = RunFolder(out, {**known, "original_hash": original.hash}, resume=resume)
     data = UnlearningData(
         request,
-        inputs,
+        PairInputs.of(dataset, original.model),
         recipe.task,
         training.settings,
         seeds["train"],
@@ -91,118 +157,139 @@ def run(
         start=training.start,
     )
     references = get_or_train(halves, original, data, engine, folder, recipe.membership.u_lira)
+    return Prepared(recipe, request, request.with_earlier(), original, data, halves, references, folder, engine)
 
-    before: Predictions = {}
-    rows: list[dict[str, Any]] = []
-    keys: list[str] = []
-    for index, method in enumerate([None, *recipe.methods()]):
-        name, scope = ("original", "all") if method is None else (method.name, method.scope)
-        key = row_key(index, name, scope)
-        row = folder.finished(key)
-        if row is None:
-            reset_peak_memory(engine.device)
-            unlearned: dict[str, Predictions] = {}
-            if method is None:
-                result = Unlearned(original.model, original.history, 0.0, engine.encoded_inputs(original.model, inputs))
-            else:
-                # What is stored is trained as the original was.
-                seed = seeds["train" if method.stored else "method"]
-                own = replace(data, seed=seed, folder=folder.work(key))
-                result = get_or_unlearn(method, original, own, engine)
-            if method is None or method.stored:  # many runs have this model in common
-                reads = "" if method is None else f"{name} {method.model_dump_json()}"
-                predictions, seconds = get_or_predict(result, reads, recipe.task, merged, engine)
-            else:
-                began = time.perf_counter()
-                predictions = recipe.task.predict(result.model, result.inputs, merged, engine)
-                seconds = time.perf_counter() - began
-            memory = peak_memory_mb(engine.device)
-            if method is not None and references and name in recipe.membership.u_lira:
-                took = result.prepare_seconds + result.history.update_seconds + result.history.selection_seconds
-                unlearned = get_or_unlearn_references(method, key, halves, original, own, engine, folder, took)
-            membership = (recipe.task, predictions, before or predictions, references)
-            if (method is None or method.stored) and not unlearned:
-                metrics = get_or_measure(*membership, recipe.membership, seeds["train"])
-            else:
-                metrics = metrics_of(*membership, unlearned, recipe.membership, seeds["train"])
-            check_finite(metrics, f"{name} ({scope})")
-            row = {
-                "task": recipe.task.name,
-                "data": dataset.name,
-                "model": original.model.name,
-                "method": name,
-                "scope": scope,
-                "forget_examples": len(merged.forget),
-                "seed": recipe.seed,
-                "seeds": seeds,
-                "settings": training.settings.model_dump() if method is None else method.model_dump(exclude={"scope"}),
-                "metrics": metrics,
-                "cost": {
-                    "prepare_seconds": result.prepare_seconds,
-                    "update_seconds": result.history.update_seconds,
-                    "evaluate_seconds": result.history.selection_seconds + seconds,
-                    "peak_memory_mb": memory,
-                },
-            }
-            if method is recipe.method:
-                save_model(result.model, out / "model", original.training)
-            folder.add(key, row, predictions, result.history.lines)
-        else:
-            engine.progress.say(f"{name} ({scope}): finished before, not run again")
-        before = before or folder.predictions(key)  # the original's, which is the first
-        rows.append(row)
-        keys.append(key)
 
-    reference = next((row["metrics"] for row in rows if row["method"] == "retrain"), None)
-    if reference is not None:
-        for row in rows:
-            row["metrics"]["gap_to_retrain"] = gap_to_retrain(row["metrics"], reference)
+def run_method(prepared: Prepared, key: str, method: Method) -> tuple[Unlearned, dict[str, Any]]:
+    """Unlearn with one method, predict, measure, and keep the row under its key."""
+    recipe, engine, folder, original = prepared.recipe, prepared.engine, prepared.folder, prepared.original
+    reset_peak_memory(engine.device)
+    seeds = recipe.seeds()
+    # A stored control (Original, Retrain) is trained as the original was, whatever the seed of unlearning.
+    data = replace(prepared.data, seed=seeds["train" if method.stored else "method"], folder=folder.work(key))
+    result = get_or_unlearn(method, original, data, engine)
+    if method.stored:
+        reads = f"{method.name} {method.model_dump_json()}"
+        predictions, seconds = get_or_predict(result, reads, recipe.task, prepared.evaluated, engine)
+    else:
+        began = time.perf_counter()
+        predictions = recipe.task.predict(result.model, result.inputs, prepared.evaluated, engine)
+        seconds = time.perf_counter() - began
+    memory = peak_memory_mb(engine.device)
+    metrics = measure(prepared, key, method, data, result, predictions)
+    row = {
+        "task": recipe.task.name,
+        "data": prepared.request.dataset.name,
+        "model": original.model.name,
+        "method": method.name,
+        "scope": method.scope,
+        "forget_examples": len(prepared.evaluated.forget),
+        "seed": recipe.seed,
+        "seeds": seeds,
+        "settings": method.settings(data),
+        "metrics": metrics,
+        "cost": {
+            "prepare_seconds": result.prepare_seconds,
+            "update_seconds": result.history.update_seconds,
+            "evaluate_seconds": result.history.selection_seconds + seconds,
+            "peak_memory_mb": memory,
+        },
+    }
+    if method is recipe.method:
+        save_model(result.model, folder.path / "model", original.training)
+    folder.add(key, row, predictions, result.history.lines)
+    return result, row
+
+
+def measure(
+    prepared: Prepared,
+    key: str,
+    method: Method,
+    data: UnlearningData,
+    result: Unlearned,
+    predictions: Predictions,
+) -> dict[str, float]:
+    """All metrics of a model but its gap to Retrain, from its predictions, the original's and the reference models'."""
+    recipe, engine, folder = prepared.recipe, prepared.engine, prepared.folder
+    before = folder.predictions(ORIGINAL_KEY) or predictions
+    seed = recipe.seeds()["train"]
+    if prepared.references and method.name in recipe.membership.u_lira:
+        seconds = result.prepare_seconds + result.history.update_seconds + result.history.selection_seconds
+        references = get_or_unlearn_references(
+            method, key, prepared.halves, prepared.original, data, engine, folder, seconds
+        )
+        metrics = metrics_of(recipe.task, predictions, before, prepared.references, references, recipe.membership, seed)
+    elif method.stored:
+        metrics = get_or_measure(recipe.task, predictions, before, prepared.references, recipe.membership, seed)
+    else:
+        metrics = metrics_of(recipe.task, predictions, before, prepared.references, {}, recipe.membership, seed)
+    check_finite(metrics, f"{method.name} ({method.scope})")
+    return metrics
+
+
+def finish(
+    prepared: Prepared, rows: Mapping[str, dict[str, Any]], command: str, unlearned: Unlearned | None
+) -> Outcome:
+    """Compare every row with Retrain, write and seal the record, and return the outcome."""
+    recipe, request, original, folder = prepared.recipe, prepared.request, prepared.original, prepared.folder
+    retrain = next((row["metrics"] for row in rows.values() if row["method"] == "retrain"), None)
+    if retrain is not None:
+        for row in rows.values():
+            row["metrics"]["gap_to_retrain"] = gap_to_retrain(row["metrics"], retrain)
     if not folder.sealed:
-        write_gallery(out, request, max(original.model.config.image_size, 96))
+        write_gallery(folder.path, request, max(original.model.config.image_size, 96))
         facts = {"recipe": as_values(recipe), "original_hash": original.hash, "original": original.source}
-        facts |= {"model_hash": hash_of(out / "model"), "began": folder.began}
-        told = provenance(request, engine.device, command or command_line(), **facts)
-        earlier = [dataset.examples[row].id for row in request.earlier]
-        folder.finish(keys, rows, told, record(Run(out, tuple(rows), told), request.ids, earlier))
-    if page:
-        write_report([Run.load(out)], out)
-    write_deletion(out)
-    return rows
+        facts |= {"model_hash": hash_of(folder.path / "model"), "began": folder.began}
+        known = provenance(request, prepared.engine.device, command, **facts)
+        earlier = [request.dataset.examples[row].id for row in request.earlier]
+        deletion = record(Run(folder.path, tuple(rows.values()), known), request.ids, earlier)
+        folder.finish(list(rows), list(rows.values()), known, deletion)
+    index = 1 + recipe.retrain  # after Original and Retrain
+    key = list(rows)[index]
+    return Outcome(
+        tuple(rows.values()),
+        index,
+        request,
+        folder.predictions(key),
+        folder.history(key),
+        folder.path,
+        None if unlearned is None else unlearned.model,
+    )
 
 
 def check_splits(request: Request, methods: Iterable[Method] = ()) -> None:
-    """Refuse a dataset without the splits that judge.
+    """Refuse a dataset without the splits that evaluation needs.
 
     Raises:
-        InputError: There is no test split, or no validation split for a method that chooses its checkpoint there.
+        InputError: There is no test split, or no validation split for a method that selects its checkpoint there.
     """
     name = request.dataset.name
     if len(request.test) < 2:
         raise InputError(f"dataset '{name}' has {len(request.test)} examples in its test split; at least 2 are needed")
-    choosing = next((method for method in methods if getattr(method, "evaluations", 0)), None)
-    if choosing is not None and len(request.validation) < 2:
+    selecting = next((method for method in methods if getattr(method, "evaluations", 0)), None)
+    if selecting is not None and len(request.validation) < 2:
         raise InputError(
             f"dataset '{name}' has {len(request.validation)} examples in its validation split, "
-            f"where {choosing.name} chooses its checkpoint; "
+            f"where {selecting.name} selects its checkpoint; "
             "add at least 2, or take the last checkpoint with method.evaluations=0"
         )
 
 
-def check_finite(metrics: Mapping[str, float], what: str) -> None:
-    """Refuse scores that are no numbers: weights that were driven to infinity show here at the latest.
+def check_finite(metrics: Mapping[str, float], name: str) -> None:
+    """Refuse metrics that are not finite: weights that diverged show here at the latest.
 
     Raises:
         InputError: A metric is not finite.
     """
-    wrong = next((key for key, value in metrics.items() if not math.isfinite(value)), None)
-    if wrong is not None:
+    broken = next((key for key, value in metrics.items() if not math.isfinite(value)), None)
+    if broken is not None:
         raise InputError(
-            f"{what}: {wrong} became {metrics[wrong]}, the model's scores are not finite; "
+            f"{name}: {broken} became {metrics[broken]}, the model's scores are not finite; "
             "a smaller learning rate or fewer epochs usually helps"
         )
 
 
 def identity(recipe: Recipe, request: Request) -> dict[str, Any]:
-    """What a run is, beside its original: another recipe, other data or another request is another run."""
+    """What identifies a run besides its original: recipe, data and deletion request."""
     values = json.loads(json.dumps(as_values(recipe)))
     return {"recipe": values, "data_hash": request.dataset.hash, "forget_hash": request.hash}

@@ -49,8 +49,7 @@ def run_cell(cell: Cell, progress: Bars | None = None) -> str | None:
         with FileLock(out.with_name(f".{cell.name}.lock")), bars.inside():
             if not cell.finished:
                 engine = Engine(recipe.precision, bars, resume=True)
-                # A page of each would take longer than the updates of many a method; that of the bench shows them all.
-                run(recipe, out, engine, resume=True, dataset=_datasets[data], command=cell.command, page=False)
+                run(recipe, out, engine, resume=True, dataset=_datasets[data], command=cell.command)
     except InputError as error:
         return " ".join(str(error).splitlines())
     except Exception as error:  # a defect of one method must not cost the others

@@ -473,7 +473,8 @@ def _run(recipe: Recipe, out: Path, resume: bool) -> None:
     from rich.console import Console
 
     from multidelete.pipeline import run
-    from multidelete.report.deletion import DELETION_PAGE
+    from multidelete.report.deletion import DELETION_PAGE, write_deletion
+    from multidelete.report.page import write_report
     from multidelete.report.tables import Run, rows_table
     from multidelete.runs.record import check_out
     from multidelete.runs.seal import digest_of
@@ -481,6 +482,8 @@ def _run(recipe: Recipe, out: Path, resume: bool) -> None:
     check_out(out, resume=resume)  # before torch, models and data are waited for
     with _engine(recipe, resume=resume) as engine:
         run(recipe, out, engine, resume=resume)
+    write_report([Run.load(out)], out)
+    write_deletion(out)
     Console().print(rows_table(Run.load(out)))
     typer.echo(f"results: {out / 'results.json'}\nreport:  {out / 'report.html'}")
     if (out / DELETION_PAGE).is_file():

@@ -12,6 +12,7 @@ from multidelete.methods.multidelete import MultiDelete
 from multidelete.methods.neggrad import NegGrad
 from multidelete.methods.neggrad_plus import NegGradPlus
 from multidelete.methods.npo import NPO
+from multidelete.methods.original import Original
 from multidelete.methods.random_label import RandomLabel
 from multidelete.methods.retrain import Retrain
 from multidelete.methods.salun import SalUn
@@ -59,6 +60,7 @@ __all__ = [
     "MultiDelete",
     "NegGrad",
     "NegGradPlus",
+    "Original",
     "RandomLabel",
     "Retrain",
     "SalUn",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal, final, get_args
+from typing import Any, ClassVar, Literal, final, get_args
 
 import numpy as np
 import torch
@@ -284,6 +284,10 @@ class Method(BaseModel, ABC):
     def reads(self, inputs: PairInputs, model: Model) -> PairInputs:
         """What the method's model reads of the dataset: all of it, but for methods that blank a part."""
         return inputs
+
+    def settings(self, data: UnlearningData) -> dict[str, Any]:
+        """Settings that a row of results records: the fields of the method without its scope."""
+        return self.model_dump(exclude={"scope"})
 
     @abstractmethod
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:

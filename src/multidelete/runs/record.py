@@ -25,6 +25,7 @@ from multidelete.data.requests import Request
 from multidelete.report.deletion import DELETION_FILE
 from multidelete.runs.seal import PAGES, SUMS_FILE, WORK, write_seal
 from multidelete.tasks.base import Predictions
+from multidelete.training.engine import TrainingHistory
 from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_atomically, write_file
 
@@ -124,6 +125,11 @@ class RunFolder:
     def predictions(self, key: str) -> Predictions:
         """Stored predictions by the key of a row or by the name of a model; empty where there are none."""
         return read_predictions(self.path / "predictions" / key)
+
+    def history(self, key: str) -> TrainingHistory:
+        """Loss terms of each step of a finished row, and validation metrics of each checkpoint."""
+        lines = (self.path / WORK / f"{key}.history.jsonl").read_text(encoding="utf-8").splitlines()
+        return TrainingHistory([json.loads(line) for line in lines])
 
     def finish(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
@@ -18,7 +19,7 @@ from multidelete.data.batches import PairInputs
 from multidelete.data.dataset import Dataset
 from multidelete.data.images import cache_dir
 from multidelete.data.requests import Request
-from multidelete.methods import Method, Unlearned, UnlearningData
+from multidelete.methods import Method, Original, Unlearned, UnlearningData
 from multidelete.models.base import WEIGHTS_FILE, MaskConfig, Model, ModelConfig
 from multidelete.recipe import Recipe, load
 from multidelete.runs.record import read_predictions
@@ -111,16 +112,24 @@ def no_training(recipe: Recipe) -> Training:
     if asking is not None:
         raise InputError(
             f"how '{recipe.original}' was trained is not known, and {asking.name} needs it: give a table [train] "
-            "(or train.epochs=...)" + (", or leave Retrain out with --no-retrain" if asking.name == "retrain" else "")
+            "(or train.epochs=..., in Python training=TrainSettings(...))" + (", or leave Retrain out with --no-retrain" if asking.name == "retrain" else "")
         )
     return Training(settings=TrainSettings())
 
 
-def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine) -> Trained:
-    """The model that a recipe brings, or the one that it trains, found again where it was trained before."""
+def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine, model: Model | None = None) -> Trained:
+    """The original: the model that a recipe brings, or the one that it trains, from the store if it was trained before.
+
+    Args:
+        recipe: The run.
+        dataset: Its data.
+        engine: Device, precision, progress.
+        model: The model that the recipe brings, where it is in memory; it is copied.
+    """
     seed = recipe.seeds()["train"]
     if recipe.original is not None:
-        model = Model.from_pretrained(recipe.original).to(engine.device)
+        model = copy.deepcopy(model) if model is not None else Model.from_pretrained(recipe.original)
+        model = model.to(engine.device).eval()
         recipe.task.check(dataset, type(model))
         check_head(model, recipe.task)
         hashed = weights_hash(model.state_dict())
@@ -195,9 +204,11 @@ def start_hash(folder: Path | None) -> str:
 
 
 def get_or_unlearn(method: Method, original: Trained, data: UnlearningData, engine: Engine) -> Unlearned:
-    """Call a method, or find its outcome where it is one that is kept beside the originals (Retrain)."""
+    """Outcome of a method; that of a stored control (Retrain) is looked up first, and Original is known already."""
     if not method.stored:
         return method(original.model, data, engine)
+    if isinstance(method, Original):
+        return Unlearned(original.model, original.history, 0.0, engine.encoded_inputs(original.model, data.inputs))
     key = outcome_key(method, original, data, engine)
     prepared = 0.0
 

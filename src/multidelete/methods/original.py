@@ -1,0 +1,25 @@
+"""The model before unlearning, as a control that stands in every comparison."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from multidelete.methods.base import Method, Unlearned, UnlearningData
+from multidelete.models.base import Model
+from multidelete.training.engine import Engine, TrainingHistory
+
+
+class Original(Method):
+    """The original model, unchanged. It unlearns nothing; every method starts from it and is compared with it."""
+
+    name: ClassVar[str] = "original"
+    title: ClassVar[str] = "Original"
+    stored: ClassVar[bool] = True
+
+    def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
+        """See :meth:`Method.unlearn`; returns the copy of the original as it is."""
+        return Unlearned(student, TrainingHistory(), 0.0, engine.encoded_inputs(student, data.inputs))
+
+    def settings(self, data: UnlearningData) -> dict[str, Any]:
+        """See :meth:`Method.settings`; those of its training."""
+        return data.training.model_dump()

@@ -1,0 +1,171 @@
+"""The result of a run for Python: model, metrics, predictions and loss history, as objects, tables and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from multidelete.data.requests import Request
+from multidelete.methods import METHODS, Original
+from multidelete.models.base import Model
+from multidelete.tasks import Predictions
+from multidelete.training.engine import TrainingHistory
+from multidelete.utils.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+SHOWN = ("test_score", "retain_score", "forget_score", "forget_auc", "forget_test_auc", "gap_to_retrain")
+
+
+class Metrics(dict[str, float]):
+    """Metrics by name, as keys and as attributes: ``metrics["test_score"]`` and ``metrics.test_score``."""
+
+    test_score: float
+    retain_score: float
+    forget_score: float
+    forget_auc: float
+    forget_test_auc: float
+    gap_to_retrain: float
+    mi_ratio: float
+
+    def __getattr__(self, name: str) -> float:
+        if name in self:
+            return self[name]
+        raise AttributeError(f"there is no metric '{name}'{did_you_mean(name, self)}")
+
+
+@dataclass(frozen=True, repr=False)
+class Outcome:
+    """Result of :func:`multidelete.unlearn`, and of every run of the command line.
+
+    Args:
+        rows: One row for each model, as in ``results.json``: Original first, then Retrain where it was made.
+        index: Position in ``rows`` of the method that the run is about.
+        request: D_f, D_r, validation and test.
+        predictions: Stored scores of the unlearned model, by split.
+        history: Loss terms of each step and validation metrics of each checkpoint.
+        folder: Where the run was written; None where it was kept in memory.
+        unlearned: The unlearned model, where it is in memory.
+    """
+
+    rows: tuple[dict[str, Any], ...]
+    index: int
+    request: Request
+    predictions: Predictions
+    history: TrainingHistory
+    folder: Path | None
+    unlearned: Model | None = None
+
+    @property
+    def model(self) -> Model:
+        """The unlearned model; ``model.save_pretrained(folder)`` writes it."""
+        if self.unlearned is not None:
+            return self.unlearned
+        assert self.folder is not None
+        return Model.from_pretrained(self.folder / "model")
+
+    @property
+    def metrics(self) -> Metrics:
+        """Metrics of the unlearned model."""
+        return Metrics(self.rows[self.index]["metrics"])
+
+    @property
+    def before(self) -> Metrics:
+        """Metrics of the original model."""
+        return Metrics(self.rows[0]["metrics"])
+
+    @property
+    def retrained(self) -> Metrics | None:
+        """Metrics of Retrain; None where it was not made."""
+        return next((Metrics(row["metrics"]) for row in self.rows if row["method"] == "retrain"), None)
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """One line for each model: what was run, every metric, and the cost.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        common = ("task", "data", "model", "method", "scope", "forget_examples", "seed")
+        return _pandas().DataFrame(
+            [{**{key: row[key] for key in common}, **row["metrics"], **row["cost"]} for row in self.rows]
+        )
+
+    def history_to_dataframe(self) -> pandas.DataFrame:
+        """One line for each step: its loss terms and learning rate, and validation metrics where it was a checkpoint.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        steps: dict[int, dict[str, Any]] = {}
+        for line in self.history.lines:
+            known = steps.setdefault(line["step"], {"step": line["step"]})
+            known |= {f"loss_{name}": value for name, value in line.get("losses", {}).items()}
+            known |= {f"validation_{name}": value for name, value in line.get("validation", {}).items()}
+            known |= {key: line[key] for key in ("learning_rate", "selected") if key in line}
+        return _pandas().DataFrame(list(steps.values()))
+
+    def plot(self) -> Figure:
+        """A bar chart of the main metrics for each model."""
+        from matplotlib.figure import Figure
+
+        names = [name for name in SHOWN[:-1] if name in self.rows[0]["metrics"]]
+        figure = Figure(figsize=(2.4 * len(names), 0.5 * len(self.rows) + 1.2), layout="constrained")
+        for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
+            axes.barh(self._labels(), [row["metrics"][name] for row in self.rows])
+            axes.set_title(name, fontsize=9)
+        axes.invert_yaxis()
+        return figure
+
+    def __repr__(self) -> str:
+        header, *lines = self._table()
+        widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+        text = [
+            "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(cells))
+            for cells in (list(zip(line, widths, strict=True)) for line in (header, *lines))
+        ]
+        return "\n".join([self._summary(), *text])
+
+    def _repr_html_(self) -> str:
+        header, *lines = self._table()
+        rows = [f"<tr>{''.join(f'<th>{escape(cell)}</th>' for cell in header)}</tr>"]
+        rows += [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines]
+        return f"<p>{escape(self._summary())}</p><table>{''.join(rows)}</table>"
+
+    def _summary(self) -> str:
+        row, request = self.rows[self.index], self.request
+        train = len(request.forget) + len(request.retain) + len(request.earlier)
+        return (
+            f"{self._labels()[self.index]}: {len(request.forget):,} of {train:,} training examples deleted "
+            f"({row['task']}, {row['data']}, {row['model']})"
+        )
+
+    def _labels(self) -> list[str]:
+        titles: dict[str, str] = {Original.name: Original.title}
+        titles |= {name: method.title for name, method in METHODS.items()}
+        suffixes = {"all": "", "fusion": "-F"}
+        scopes = [suffixes.get(row["scope"], f" ({row['scope']})") for row in self.rows]
+        return [titles[row["method"]] + scope for row, scope in zip(self.rows, scopes, strict=True)]
+
+    def _table(self) -> list[list[str]]:
+        names = [name for name in SHOWN if name in self.rows[self.index]["metrics"]]
+        lines = [["", *names]]
+        for label, row in zip(self._labels(), self.rows, strict=True):
+            lines.append([label, *(_number(row["metrics"], name) for name in names)])
+        return lines
+
+
+def _number(metrics: Mapping[str, float], name: str) -> str:
+    return f"{metrics[name]:.1f}" if name in metrics else "-"
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError as error:
+        raise InputError("a data frame needs pandas: pip install 'multidelete[pandas]'") from error
+    return pandas
