@@ -15,6 +15,7 @@ import pytest
 
 import multidelete.bench.studies as studies_module
 import multidelete.pipeline
+import multidelete.report.page
 from conftest import Ended
 from multidelete.bench.grid import Cell, Grid, grid
 from multidelete.bench.studies import STUDIES
@@ -180,7 +181,7 @@ def test_bad_input_is_told_before_anything_starts(name: str, here: Path, termina
 
 @pytest.mark.slow
 def test_two_requests_one_after_another(here: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(multidelete.pipeline, "write_report", lambda *_: None)
+    monkeypatch.setattr(multidelete.report.page, "write_report", lambda runs, out: out / "report.html")
     monkeypatch.setattr(studies_module, "PARTS", 2)
     command = "study sequential recipe.toml --seeds 0 --workers 1 --out out forget.count=6 train.epochs=1.75"
     ended = terminal(command)

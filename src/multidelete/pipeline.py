@@ -146,10 +146,11 @@ def prepare(
     original = get_or_train_original(recipe, dataset, engine, model)
     check_scopes(original.model, recipe.methods(), request)
     training = original.training or no_training(recipe)
+    inputs = PairInputs.of(dataset, original.model)  # reads every picture: a damaged one stops the run here
     folder = RunFolder(out, {**known, "original_hash": original.hash}, resume=resume)
     data = UnlearningData(
         request,
-        PairInputs.of(dataset, original.model),
+        inputs,
         recipe.task,
         training.settings,
         seeds["train"],

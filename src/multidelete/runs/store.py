@@ -112,7 +112,7 @@ def no_training(recipe: Recipe) -> Training:
     if asking is not None:
         raise InputError(
             f"how '{recipe.original}' was trained is not known, and {asking.name} needs it: give a table [train] "
-            "(or train.epochs=..., in Python training=TrainSettings(...))" + (", or leave Retrain out with --no-retrain" if asking.name == "retrain" else "")
+            "(or train.epochs=...)" + (", or leave Retrain out with --no-retrain" if asking.name == "retrain" else "")
         )
     return Training(settings=TrainSettings())
 
