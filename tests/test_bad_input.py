@@ -171,8 +171,8 @@ CASES: dict[str, Bad] = {
     "endless-epochs": Bad(f"{RUN} train.epochs=inf", ("'train.epochs'", "finite number, got inf")),
     "scope-typo": Bad(f"{RUN} method.scope=fussion", ("'method.scope'", "got 'fussion'; did you mean 'fusion'?")),
     "scope-option-typo": Bad(f"{BRING} --scope fussion", ("'method.scope'", "did you mean 'fusion'?")),
-    "precision": Bad(f"{RUN} --precision fp64", ("'precision' must be auto, fp32 or bf16, not 'fp64'",)),
-    "negative-seed": Bad(f"{RUN} --seed -1", ("'seed' must not be negative, it is -1",)),
+    "precision": Bad(f"{RUN} --precision fp64", ("'precision' should be 'auto', 'fp32' or 'bf16', got 'fp64'",)),
+    "negative-seed": Bad(f"{RUN} --seed -1", ("'seed' should be greater than or equal to 0, got -1",)),
     "nothing-to-minimise": Bad(f"{RUN} method.alpha=0 method.beta=0", ("'method': nothing to minimise",)),
     "heads": Bad(f"{RUN} model.fusion.heads=3", ("'model.fusion'", "width of 16", "3 heads")),
     "several-mistakes": Bad(

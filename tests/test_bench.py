@@ -24,11 +24,11 @@ import pytest
 
 import tiny
 from conftest import Ended
-from multidelete.bench.grid import Cell, Grid, grid
+from multidelete.bench.grid import Grid, grid
 from multidelete.bench.work import _Worker
 from multidelete.methods import METHODS, Method, NegGrad
 from multidelete.models import Model
-from multidelete.recipe import load
+from multidelete.recipe import as_values, load
 from multidelete.report.bench import Bench, headings, latex, lines, to_latex, to_text, write_bench
 from multidelete.runs.record import RESULTS_FILE
 from multidelete.runs.store import stored
@@ -126,6 +126,7 @@ def test_every_command_is_the_cell_it_says(here: Path) -> None:
         assert recipe.train is not None
         assert recipe.train.epochs == 2
         assert cell.row["settings"] == recipe.method.model_dump(mode="json", exclude={"scope"})
+        assert as_values(recipe) == as_values(cell.recipe)
     of = {cell.name: cell.row["settings"] for cell in result.cells}
     plain = {name: METHODS[name]().model_dump(exclude={"scope"}) for name in ("multidelete", "neggrad")}
     # [method] names it at this scope; bench.settings lies over it; another scope runs at the defaults.
@@ -185,13 +186,13 @@ def test_a_mask_of_the_bench_is_for_those_that_need_one(here: Path) -> None:
     assert result.notes == ()
     masked = {}
     for cell in result.cells:
-        recipe = load(Path(cell.path), cell.words)
+        recipe = cell.recipe
         assert recipe.train is not None
         masked[cell.row["method"]] = recipe.train.mask and recipe.train.mask.classes, recipe.retrain
     assert masked == {"retrain": (None, False), "neggrad": (None, True), "erm_ktp": (3, False)}
     own = "train.mask={classes = 5, every = 1}"
     result = cells_of("recipe.toml", own, methods=["erm_ktp"], seeds=[0], mask={"classes": 3, "every": 1})
-    assert [load(Path(cell.path), cell.words).train.mask.classes for cell in result.cells] == [5, 5]  # type: ignore[union-attr]
+    assert [cell.recipe.train.mask.classes for cell in result.cells] == [5, 5]  # type: ignore[union-attr]
 
 
 def test_the_demo_can_be_benched_by_its_task(here: Path, terminal: Terminal) -> None:
@@ -579,7 +580,7 @@ def make_bench(folder: Path, task: str, scores: dict[tuple[str, str, int], tuple
         row = {"task": task, "data": "made_up", "model": "albef", "method": method, "scope": scope}
         row |= {"forget_examples": 9, "seed": seed, "settings": {}}
         out = str(folder / "cells" / name)
-        cells.append(vars(Cell(name, "r.toml", (), out, None, row)) | {"command": ""})
+        cells.append({"name": name, "command": "", "out": out, "after": None, "row": row, "variant": ""})
         if isinstance(given, str):
             failed[name] = given
         elif given is not None:

@@ -231,9 +231,9 @@ def test_all_mistakes_are_told_at_once() -> None:
         f"r.toml: {line}"
         for line in [
             "there is no setting 'sead'; did you mean 'seed'?",
-            "'seed' must not be negative, it is -1",
-            "'precision' must be auto, fp32 or bf16, not 'fp64'",
-            "'retrain' must be true or false, not 'no'",
+            "'seed' should be greater than or equal to 0, got -1",
+            "'precision' should be 'auto', 'fp32' or 'bf16', got 'fp64'",
+            "'retrain' should be a valid boolean, got 'no'",
             "'task.rerank' should be greater than or equal to 1, got 0",
             "reader 'scenes' has no option 'trian'; did you mean 'train'?",
             "reader 'scenes' expects int for 'size', got 'big'",
@@ -262,7 +262,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         ({**REQUEST, "compare": "neggrad"}, "'compare' must be a list of tables"),
         ({**REQUEST, "data": {"train": 5}}, "'data' needs a reader, one of dataset, karpathy, snli_ve"),
         ({**REQUEST, "data": "karpathy"}, "reader 'karpathy' needs the option 'root', which was not given"),
-        ({**REQUEST, "seed": True}, "'seed' must be a whole number, not True"),
+        ({**REQUEST, "seed": True}, "'seed' should be a valid integer, got True"),
         ({**REQUEST, "train": {"learning_rate": float("inf")}}, "'train.learning_rate' should be a finite number"),
     ],
 )

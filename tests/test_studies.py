@@ -127,14 +127,14 @@ def test_requests_one_after_another_are_a_chain(here: Path) -> None:
             assert request.retain.tolist() == np.setdiff1d(dataset.rows("train"), gone).tolist()
             assert cell.row["forget_examples"] == 2 * step
             assert cell.after == (f"step{step - 1}-10-seed{seed}" if step > 1 else f"retrain-all-10-seed{seed}")
-            original = f"original=out/cells/step{step - 1}-10-seed{seed}/model"
-            assert (original in cell.words) is (step > 1)
+            original = f"out/cells/step{step - 1}-10-seed{seed}/model"
+            assert (cell.recipe.original == original) is (step > 1)
         assert gone == whole.forget.tolist()
         assert _request(cells["step5"], dataset).hash == whole.hash
 
 
 def _request(cell: Cell, dataset: Any) -> Request:
-    return load(Path(cell.path), cell.words).request(dataset)
+    return cell.recipe.request(dataset)
 
 
 BAD = {
@@ -239,7 +239,9 @@ def make_study(
             row = {"task": "retrieval", "data": "scenes", "model": "albef", "method": method, "scope": "all"}
             row |= {"forget_examples": count, "seed": seed, "settings": settings}
             out = folder / "cells" / f"{variant}-seed{seed}"
-            cells.append(vars(Cell(out.name, "r.toml", (), str(out), None, row, label)) | {"command": ""})
+            cells.append(
+                {"name": out.name, "command": "", "out": str(out), "row": row, "variant": label, "after": None}
+            )
             shift = float(seed - 1)
             metrics = {"test_score": score + shift, "forget_auc": auc - shift, "forget_test_auc": test_auc - shift}
             metrics |= {"forget_score": 50.0, "retain_score": 90.0, "valid_score": score}

@@ -15,13 +15,11 @@ from multidelete.methods import Method, MultiDelete
 from multidelete.models.base import Model
 from multidelete.outcome import Outcome
 from multidelete.pipeline import run
-from multidelete.recipe import ForgetSettings, MembershipSettings, Recipe
+from multidelete.recipe import IN_MEMORY, ForgetSettings, MembershipSettings, Recipe
 from multidelete.runs.store import read_training
 from multidelete.tasks import TASKS, Task, task_for
 from multidelete.training.engine import Engine
 from multidelete.training.original import TrainSettings
-
-IN_MEMORY = "in memory"  # reader and original of a recipe whose objects were given in Python
 
 
 def unlearn(
@@ -68,9 +66,7 @@ def unlearn(
     recipe = Recipe(
         task=task or TASKS[task_for(type(original), original.config.labels)](),
         data={"reader": IN_MEMORY, "name": dataset.name},
-        model=None,
         original=source,
-        start=None,
         train=training,
         forget=_request(forget),
         method=method or MultiDelete(),

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from multidelete.bench.commands import command_of
+from multidelete.data.dataset import Dataset
 from multidelete.data.requests import Request
 from multidelete.methods import METHODS, Method, Retrain
 from multidelete.models.base import read_config
 from multidelete.pipeline import check_splits, identity
-from multidelete.recipe import Recipe, load, sentences
+from multidelete.recipe import Recipe, overridden, read_values, sentences, validate
 from multidelete.report.bench import CELLS, GRID_FILE, study_of
 from multidelete.report.tables import BASELINES
 from multidelete.runs.record import RESULTS_FILE, check_same, check_writable
@@ -29,32 +29,38 @@ class Cell:
     """One run of the grid.
 
     Args:
-        name: Of its folder.
-        path: The recipe.
-        words: What this cell sets in it, as ``key=value``.
+        name: Name of its folder.
+        recipe: What it runs.
+        command: The command that runs this cell alone, for display.
         out: Its folder.
         after: The cell that trains an original or a Retrain that this one needs too.
         row: What is known of its row in ``results.json`` before it has run.
-        variant: What it is one size and one seed of.
+        variant: The variant that it is one size and one seed of.
     """
 
     name: str
-    path: str
-    words: tuple[str, ...]
-    out: str
+    recipe: Recipe
+    command: str
+    out: Path
     after: str | None
-    row: dict[str, Any]
+    row: Mapping[str, Any]
     variant: str = ""
-
-    @property
-    def command(self) -> str:
-        """The command that runs this cell alone, anywhere."""
-        return shlex.join(["multidelete", "unlearn", self.path, *self.words, "--out", self.out, "--resume"])
 
     @property
     def finished(self) -> bool:
         """Whether it has run."""
-        return (Path(self.out) / RESULTS_FILE).is_file()
+        return (self.out / RESULTS_FILE).is_file()
+
+    def facts(self) -> dict[str, Any]:
+        """The cell as it is listed in the folder of a bench."""
+        return {
+            "name": self.name,
+            "command": self.command,
+            "out": str(self.out),
+            "after": self.after,
+            "row": self.row,
+            "variant": self.variant,
+        }
 
 
 @dataclass(frozen=True)
@@ -62,13 +68,13 @@ class Variant:
     """A method with its settings, of which the grid has a cell for each size and seed.
 
     Args:
-        method: The two.
-        words: What else its cells set in the recipe.
-        follows: The variant whose unlearned model it starts from, in the place of the original.
+        method: The method.
+        changes: Other values that its cells set in the recipe.
+        follows: The variant whose unlearned model it starts from, instead of the original.
     """
 
     method: Method
-    words: tuple[str, ...] = ()
+    changes: Mapping[str, Any] = field(default_factory=dict)
     follows: str | None = None
 
 
@@ -115,20 +121,115 @@ def grid(
 
     Args:
         path: The recipe.
-        overrides: What is set in it, as ``key=value``.
+        overrides: Settings over the recipe's, as ``key=value``.
         options: Values under the overrides.
         out: Folder of the bench.
-        study: What to vary, in the place of methods and scopes.
+        study: What to vary, instead of methods and scopes.
 
     Raises:
         InputError: The recipe is wrong, a deletion is impossible, or ``out`` holds cells of another recipe.
     """
     _check_out(out, study)
-    recipe = load(path, overrides, options)
+    values = read_values(path, overrides, options)
+    recipe = validate(values, str(path))
     if study is not None:
         recipe = _studied(recipe, study)
     dataset = recipe.dataset()
     recipe.task.check(dataset)
+    _check_seeds(recipe)
+    variants, notes = _variants(recipe, values, str(path), study)
+    model = recipe.model[0] if recipe.model else str(read_config(Path(str(recipe.original)))["model"])
+    builder = _Builder(recipe, values, path, overrides, out, dataset, model)
+    for size, request in _sizes(recipe).items():
+        for seed in recipe.bench.seeds:
+            for name, variant in variants.items():
+                builder.add(name, variant, size, request, seed)
+    leaders = set(builder.leaders.values())
+    cells = sorted(builder.cells, key=lambda cell: cell.name not in leaders)
+    return Grid(recipe, tuple(cells), tuple(notes), tuple(builder.stale), None if study is None else study.name)
+
+
+class _Builder:
+    """Collects the cells of a grid, and knows which of them trains an original or a Retrain first."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        values: Mapping[str, Any],
+        path: Path,
+        overrides: Sequence[str],
+        out: Path,
+        dataset: Dataset,
+        model: str,
+    ) -> None:
+        self.recipe, self.values, self.path, self.out = recipe, values, path, out
+        self.dataset, self.model = dataset, model
+        sized = bool(recipe.bench.counts or recipe.bench.fractions)
+        replaced = ("bench.", "bench=", *(("forget.ids=", "forget.count=", "forget.fraction=") if sized else ()))
+        self.overrides = [word for word in overrides if not word.startswith(replaced)]
+        self.cells: list[Cell] = []
+        self.stale: list[Path] = []
+        self.leaders: dict[tuple[int, int, str], str] = {}  # (train seed, forget seed, size) -> cell
+        self._requests: dict[tuple[str, str, int], Request] = {}
+        self._sizes: dict[tuple[str, str], int] = {}
+
+    def add(self, variant_name: str, variant: Variant, size: str, request: Mapping[str, Any], seed: int) -> None:
+        """Add the cell of a variant at one size and one seed, where the grid does not have it already."""
+        name, method = f"{variant_name}-{size}-seed{seed}", variant.method
+        previous = f"{variant.follows}-{size}-seed{seed}" if variant.follows else None
+        changes = [{"seed": seed}, request, method_changes(method, self.recipe), variant.changes]
+        if previous:
+            # A recipe without a task takes it from the model that is brought, which is not there yet.
+            brought = {"original": str(self.out / CELLS / previous / "model"), "task": {"name": self.recipe.task.name}}
+            changes.append(brought)
+        recipe = validate(overridden(self.values, *filter(None, changes)), str(self.path))
+        assert recipe.method == method, (recipe.method, method)
+        seeds = recipe.seeds()
+        shared = (seeds["train"], seeds["forget"], size)  # what an original and its Retrain depend on
+        if variant_name == RETRAIN and shared in self.leaders:
+            return
+        resolved = self._request(recipe, size, seed)
+        folder = self.out / CELLS / name
+        try:
+            check_same(folder, identity(recipe, resolved))
+        except InputError:
+            if (folder / RESULTS_FILE).is_file():
+                raise
+            self.stale.append(folder)
+        # The first cell of a size makes its Retrain, and the first of a seed also its original.
+        trained = (cell for (train, *_), cell in self.leaders.items() if train == seeds["train"])
+        original = None if self.recipe.original else next(trained, None)
+        row = {
+            "task": recipe.task.name,
+            "data": self.dataset.name,
+            "model": self.model,
+            "method": method.name,
+            "scope": method.scope,
+            "forget_examples": self._sizes[size, str(recipe.forget.part)],
+            "seed": seed,
+            "seeds": seeds,
+            "settings": method.model_dump(mode="json", exclude={"scope"}),
+        }
+        command = command_of(recipe, self.recipe, self.path, self.overrides, folder)
+        after = previous or self.leaders.get(shared, original)
+        self.cells.append(Cell(name, recipe, command, folder, after, row, variant_name))
+        self.leaders.setdefault(shared, name)
+
+    def _request(self, recipe: Recipe, size: str, seed: int) -> Request:
+        """The deletion request of a cell, resolved once for all variants and checked."""
+        part = str(recipe.forget.part)
+        key = (size, part, seed)
+        if key not in self._requests:
+            self._requests[key] = recipe.request(self.dataset)
+        request = self._requests[key]
+        # Copies that are drawn together can make D_f of one seed larger than another's: the first size counts for all.
+        self._sizes.setdefault((size, part), len(request.with_earlier().forget))
+        check_splits(request, recipe.methods())
+        return request
+
+
+def _check_seeds(recipe: Recipe) -> None:
+    """Refuse several seeds where nothing depends on them."""
     sized = bool(recipe.bench.counts or recipe.bench.fractions)
     drawn = [recipe.train_seed, recipe.method_seed, *([recipe.forget.seed] if sized or not recipe.forget.ids else [])]
     if len(recipe.bench.seeds) > 1 and None not in drawn:
@@ -136,85 +237,26 @@ def grid(
             "bench: several seeds vary nothing here, since train_seed, method_seed and the deletion set are given; "
             "leave out the one that is to vary, or give one seed"
         )
-    replaced = ("bench.", "bench=", *(("forget.ids=", "forget.count=", "forget.fraction=") if sized else ()))
-    common = tuple(word for word in overrides if not word.startswith(replaced))
-    variants: dict[str, Variant] = {}
-    if recipe.retrain:
-        variants[RETRAIN] = Variant(Retrain(), ("retrain=false",))
-    notes: list[str] = []
+
+
+def _variants(
+    recipe: Recipe, values: Mapping[str, Any], source: str, study: Study | None
+) -> tuple[dict[str, Variant], list[str]]:
+    """The variants of a grid by name, Retrain first, and notes on what was left out."""
+    variants = {RETRAIN: Variant(Retrain(), {"retrain": False})} if recipe.retrain else {}
     if study is not None:
-        variants |= study.variants(recipe)
-    else:
-        methods, notes = _methods(recipe)
-        for method in list(methods):
-            try:
-                load(path, (*common, *_method_words(method, recipe)))
-            except InputError as error:  # a method may need what this recipe's original does not have
-                methods.remove(method)
-                why = "; ".join(str(error).replace(f"{path}: ", "").splitlines())
-                notes.append(f"{method.name}, scope '{method.scope}': left out, {why}")
-        if not methods:
-            raise InputError("\n".join([*notes, "bench: nothing is left to run; choose other methods or scopes"]))
-        variants |= {f"{method.name}-{method.scope}": Variant(method) for method in methods}
-    model = recipe.model[0] if recipe.model else str(read_config(Path(str(recipe.original)))["model"])
-    cells: list[Cell] = []
-    stale: list[Path] = []
-    leaders: dict[tuple[int, int, str], str] = {}
-    examples: dict[tuple[str, str], int] = {}
-    for size, size_words in _sizes(recipe).items():
-        for seed in recipe.bench.seeds:
-            requests: dict[str, Request] = {}
-            for key, variant in variants.items():
-                method, name = variant.method, f"{key}-{size}-seed{seed}"
-                words = (*common, *size_words, f"seed={seed}", *_method_words(method, recipe), *variant.words)
-                before = f"{variant.follows}-{size}-seed{seed}" if variant.follows else None
-                if before:
-                    # A recipe without a task takes it from the model that is brought, which is not there yet.
-                    words += (f"original={out / CELLS / before / 'model'}", f"task.name={recipe.task.name}")
-                of_cell = load(path, words)
-                assert of_cell.method == method, (of_cell.method, method)
-                part = str(of_cell.forget.part)
-                seeds = of_cell.seeds()
-                shared = (seeds["train"], seeds["forget"], size)  # what an original and its Retrain depend on
-                if key == RETRAIN and shared in leaders:
-                    continue
-                if part not in requests:
-                    requests[part] = of_cell.request(dataset)
-                request = requests[part]
-                # Copies that are drawn together can make D_f of one seed larger by some: the size that was asked.
-                asked = examples.setdefault((size, part), len(request.with_earlier().forget))
-                check_splits(request, of_cell.methods())
-                try:
-                    check_same(out / CELLS / name, identity(of_cell, request))
-                except InputError:
-                    if (out / CELLS / name / RESULTS_FILE).is_file():
-                        raise
-                    stale.append(out / CELLS / name)
-                row: dict[str, Any] = {
-                    "task": recipe.task.name,
-                    "data": dataset.name,
-                    "model": model,
-                    "method": method.name,
-                }
-                row |= {"scope": method.scope, "forget_examples": asked, "seed": seed, "seeds": seeds}
-                # The first cell of a size makes its Retrain, and the first of a seed also its original.
-                trained = (name for (train, *_), name in leaders.items() if train == seeds["train"])
-                original = None if recipe.original else next(trained, None)
-                cells.append(
-                    Cell(
-                        name,
-                        str(path),
-                        words,
-                        str(out / CELLS / name),
-                        before or leaders.get(shared, original),
-                        row | {"settings": method.model_dump(mode="json", exclude={"scope"})},
-                        key,
-                    )
-                )
-                leaders.setdefault(shared, name)
-    first = set(leaders.values())
-    cells.sort(key=lambda cell: cell.name not in first)
-    return Grid(recipe, tuple(cells), tuple(notes), tuple(stale), None if study is None else study.name)
+        return {**variants, **study.variants(recipe)}, []
+    methods, notes = _methods(recipe)
+    for method in list(methods):
+        try:
+            validate(overridden(values, method_changes(method, recipe)), source)
+        except InputError as error:  # a method may need what this recipe's original does not have
+            methods.remove(method)
+            why = "; ".join(str(error).replace(f"{source}: ", "").splitlines())
+            notes.append(f"{method.name}, scope '{method.scope}': left out, {why}")
+    if not methods:
+        raise InputError("\n".join([*notes, "bench: nothing is left to run; choose other methods or scopes"]))
+    return variants | {f"{method.name}-{method.scope}": Variant(method) for method in methods}, notes
 
 
 def _check_out(out: Path, study: Study | None) -> None:
@@ -282,41 +324,22 @@ def _methods(recipe: Recipe) -> tuple[list[Method], list[str]]:
     return chosen, notes
 
 
-def _sizes(recipe: Recipe) -> Mapping[str, tuple[str, ...]]:
-    """The sizes of D_f by name, each with what it sets in a recipe."""
+def _sizes(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The sizes of D_f by name, each with the values that it sets in a recipe."""
     bench, forget = recipe.bench, recipe.forget
     if bench.counts or bench.fractions:
-        counts = {str(count): (f"forget.count={count}",) for count in bench.counts or ()}
-        return counts or {f"{each:g}": (f"forget.fraction={each!r}",) for each in bench.fractions or ()}
-    return {str(forget.count or (forget.fraction and f"{forget.fraction:g}") or "ids"): ()}
+        counts: dict[str, dict[str, Any]] = {str(count): {"forget": {"count": count}} for count in bench.counts or ()}
+        return counts or {f"{each:g}": {"forget": {"fraction": each}} for each in bench.fractions or ()}
+    return {str(forget.count or (forget.fraction and f"{forget.fraction:g}") or "ids"): {}}
 
 
-def _method_words(method: Method, recipe: Recipe) -> Iterator[str]:
-    """What makes a recipe one of this method alone."""
-    before, mask = recipe.method, recipe.bench.mask
-    if method != before:
-        if method.name == before.name:
-            yield "method.name=retrain"  # another name starts the table anew, so that nothing of the recipe's stays
-        yield f"method.name={method.name}"
-        yield f"method.scope={method.scope}"
-        for key in sorted(method.model_fields_set - {"scope"}):
-            value = method.model_dump(mode="json")[key]
-            if value is not None:  # TOML has no word for nothing; where it is given, it is the default
-                yield f"method.{key}={_toml(value)}"
+def method_changes(method: Method, recipe: Recipe) -> dict[str, Any]:
+    """Values that make a recipe one of this method alone."""
+    changes: dict[str, Any] = {"compare": []}
+    if method != recipe.method:
+        changes["method"] = method
+    mask = recipe.bench.mask
     if method.needs_mask and mask is not None and recipe.train is not None and recipe.train.mask is None:
-        yield f"train.mask={_toml(mask.model_dump(mode='json'))}"
-        yield "retrain=false"  # the reference is that of the original of all others
-    yield "compare=[]"
-
-
-def _toml(value: Any) -> str:
-    """A plain value in TOML, on one line.
-
-    >>> _toml({"rate": 0.5, "names": ["a", True]})
-    '{rate = 0.5, names = ["a", true]}'
-    """
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
+        # The reference is that of the original of all other methods.
+        changes |= {"train": {"mask": mask.model_dump(mode="json")}, "retrain": False}
+    return changes

@@ -68,9 +68,12 @@ def sequential(recipe: Recipe) -> Mapping[str, Variant]:
     result = {"at-once": Variant(recipe.method)}
     for step in range(1, PARTS + 1):
         # Each step would train shadow and reference models anew, for each has another original.
-        without = ("membership.shadow=false", "membership.references=0", "membership.u_lira=[]")
-        words = (f"forget.part=[{step}, {PARTS}]", "retrain=false", *without)
-        result[f"step{step}"] = Variant(recipe.method, words, f"step{step - 1}" if step > 1 else None)
+        changes = {
+            "forget": {"part": [step, PARTS]},
+            "retrain": False,
+            "membership": {"shadow": False, "references": 0, "u_lira": []},
+        }
+        result[f"step{step}"] = Variant(recipe.method, changes, f"step{step - 1}" if step > 1 else None)
     return result
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -12,7 +14,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from multidelete.bench.grid import Cell, Grid
 from multidelete.cli.progress import Bars
 from multidelete.data.dataset import Dataset
 from multidelete.pipeline import run
-from multidelete.recipe import load
 from multidelete.report.bench import FAILED_FILE, GRID_FILE
 from multidelete.report.tables import duration
 from multidelete.runs.record import command_line
@@ -39,12 +39,12 @@ def run_cell(cell: Cell, progress: Bars | None = None) -> str | None:
     """Run one cell, or find it finished; where it fails, the sentence says why."""
     bars = progress or Bars()
     try:
-        recipe = load(Path(cell.path), cell.words)
+        recipe = cell.recipe
         data = json.dumps(recipe.data, sort_keys=True, default=str)
         if data not in _datasets:
             _datasets.clear()
             _datasets[data] = recipe.dataset()
-        out = Path(cell.out)
+        out = cell.out
         out.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(out.with_name(f".{cell.name}.lock")), bars.inside():
             if not cell.finished:
@@ -56,6 +56,18 @@ def run_cell(cell: Cell, progress: Bars | None = None) -> str | None:
         traceback.print_exc()
         return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     return None
+
+
+def _packed(cell: Cell) -> str:
+    """A cell as one line of text, for a worker of the same version."""
+    return base64.b64encode(pickle.dumps(cell)).decode()
+
+
+def _unpacked(line: str) -> Cell:
+    """The cell of :func:`_packed`."""
+    cell = pickle.loads(base64.b64decode(line))
+    assert isinstance(cell, Cell)
+    return cell
 
 
 def _serve() -> None:
@@ -75,7 +87,7 @@ def _serve() -> None:
     try:
         while True:
             news.acquire()
-            answers.write(json.dumps(run_cell(Cell(**json.loads(asked.pop(0))))) + "\n")
+            answers.write(json.dumps(run_cell(_unpacked(asked.pop(0)))) + "\n")
             answers.flush()
     except KeyboardInterrupt:
         sys.exit(130)
@@ -105,7 +117,7 @@ class _Worker:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
-            self.process.stdin.write(json.dumps(asdict(cell)) + "\n")
+            self.process.stdin.write(_packed(cell) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             pass  # it died; its exit status says how
@@ -248,7 +260,7 @@ def run_grid(result: Grid, out: Path, *, workers: int | None = None, launcher: s
         runners = [_Cluster(out / "jobs", result.recipe.bench.cluster)] * workers
     elif workers > 1:
         runners = [_Worker(out / "bench.log", max(1, cores // workers)) for _ in range(workers)]
-    cells = [asdict(cell) | {"command": cell.command} for cell in result.cells]
+    cells = [cell.facts() for cell in result.cells]
     content = {"cells": cells, "notes": result.notes, "study": result.study, "command": command_line()}
     for folder in result.stale:
         shutil.rmtree(folder)

@@ -1,0 +1,332 @@
+"""A recipe: everything a run depends on, in TOML and ``key=value``, validated before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from multidelete.data.dataset import Dataset
+from multidelete.data.readers import READERS, mistakes, read
+from multidelete.data.requests import Request, resolve
+from multidelete.methods import METHODS, Method, Retrain
+from multidelete.models import MODELS
+from multidelete.models.base import Model, ModelConfig, read_config
+from multidelete.recipe.errors import MistakesError, sentences, sentences_of
+from multidelete.recipe.settings import BenchSettings, ForgetSettings, MembershipSettings
+from multidelete.recipe.values import merged, overridden, read_values
+from multidelete.tasks import TASKS, Task, task_for
+from multidelete.training.original import TrainSettings
+from multidelete.utils.errors import InputError, did_you_mean
+from multidelete.utils.registry import unknown
+
+__all__ = [
+    "BenchSettings",
+    "ForgetSettings",
+    "MembershipSettings",
+    "Recipe",
+    "as_values",
+    "load",
+    "merged",
+    "overridden",
+    "read_values",
+    "sentences",
+    "validate",
+]
+
+IN_MEMORY = "in memory"  # reader of a dataset, and original of a recipe, that were given as objects in Python
+
+
+class _Entry:
+    """A table of a recipe whose ``name`` says which entry of a registry its settings are of.
+
+    The registry is read when a recipe is validated, so that an entry can be added at any time.
+    """
+
+    def __init__(self, table: Mapping[str, Any], kind: str, settings: Callable[[Any], type[BaseModel]]) -> None:
+        self.table, self.kind, self.settings = table, kind, settings
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.validate)
+
+    def validate(self, value: Any) -> Any:
+        """An entry with its settings, from a bare name, a table with a name, or the object itself."""
+        if isinstance(value, Task | Method | tuple):
+            return value
+        fields = {"name": value} if isinstance(value, str) else value
+        name = fields.get("name") if isinstance(fields, dict) else None
+        if not isinstance(name, str):
+            raise PydanticCustomError("unlocated", "needs a name, one of {names}", {"names": ", ".join(self.table)})
+        if name not in self.table:
+            raise MistakesError(unknown(name, self.table, self.kind))
+        kind = self.settings(self.table[name])
+        try:
+            settings = kind.model_validate({key: each for key, each in fields.items() if key != "name"})
+        except ValidationError as error:
+            raise PydanticCustomError(
+                "settings", "wrong settings", {"error": error, "kind": kind, "name": name}
+            ) from error
+        return (name, settings) if self.kind == "model" else settings
+
+
+def _known_data(value: Any) -> Any:
+    """The reader and its options; a bare name is a reader."""
+    value = {"reader": value} if isinstance(value, str) else value
+    if not isinstance(value, dict) or not isinstance(value.get("reader"), str):
+        raise MistakesError(f"'data' needs a reader, one of {', '.join(READERS)}")
+    if value["reader"] == IN_MEMORY:
+        return value
+    if value["reader"] not in READERS:
+        raise MistakesError(unknown(value["reader"], READERS, "reader"))
+    options = {key: each for key, each in value.items() if key != "reader"}
+    if wrong := list(mistakes(value["reader"], options)):
+        raise MistakesError(*wrong)
+    return value
+
+
+AnyTask = Annotated[Task, _Entry(TASKS, "task", lambda task: task)]
+AnyMethod = Annotated[Method, _Entry(METHODS, "method", lambda method: method)]
+AnyModel = Annotated[tuple[str, ModelConfig], _Entry(MODELS, "model", lambda model: model.config_class)]
+Seed = Annotated[int, Field(ge=0, strict=True)]
+
+
+class Recipe(BaseModel):
+    """One run, validated.
+
+    Args:
+        task: What is asked, with its settings; by default what a model that is brought was trained for, else retrieval.
+        data: Name of the reader and its options.
+        model: The architecture and its configuration; None where ``original`` brings the model.
+        original: Folder of a trained model, instead of training one.
+        start: What the training of the original starts from instead of random weights: folder of a model, or another
+            recipe (TOML, beside this one or from the working folder), whose original is then trained first.
+        train: How the original and Retrain are made; None where ``original`` brings a model that may say so itself.
+        forget: The deletion request.
+        method: The method that the run is about.
+        compare: Methods beside it.
+        retrain: Whether Retrain, the reference of every comparison, is made.
+        seed: Seed of initial weights, training, deletion set and unlearning; each can have its own.
+        train_seed: Seed of initial weights and training, of the original and of Retrain; ``seed`` by default.
+        method_seed: Seed of unlearning; ``seed`` by default. That of the deletion set is ``forget.seed``.
+        precision: See :class:`Engine`.
+        membership: What membership attacks go by.
+        bench: The grid of ``multidelete bench``, of which this run may be a cell.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: AnyTask
+    data: Annotated[dict[str, Any], BeforeValidator(_known_data)] = {"reader": "scenes"}  # noqa: RUF012: pydantic copies it
+    model: AnyModel | None = None
+    original: str | None = None
+    start: str | None = None
+    train: TrainSettings | None = None
+    forget: ForgetSettings
+    method: AnyMethod
+    compare: tuple[AnyMethod, ...] = ()
+    retrain: bool = Field(default=True, strict=True)
+    seed: Seed = 0
+    train_seed: Seed | None = None
+    method_seed: Seed | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    membership: MembershipSettings = MembershipSettings()
+    bench: BenchSettings = BenchSettings()
+
+    def seeds(self) -> dict[str, int]:
+        """The seed of each thing that is drawn: ``train``, ``forget`` and ``method``."""
+        own = {"train": self.train_seed, "forget": self.forget.seed, "method": self.method_seed}
+        return {name: self.seed if seed is None else seed for name, seed in own.items()}
+
+    def methods(self) -> list[Method]:
+        """Every method of the run: Retrain first, then the one that it is about, then the others."""
+        first: list[Method] = [Retrain()] if self.retrain else []
+        return [*first, self.method, *self.compare]
+
+    def dataset(self) -> Dataset:
+        """Read the data."""
+        options = dict(self.data)
+        return read(options.pop("reader"), **options)
+
+    def request(self, dataset: Dataset) -> Request:
+        """Cut the data."""
+        return resolve(dataset, **self.forget.model_dump(exclude={"seed"}), seed=self.seeds()["forget"])
+
+    def architecture(self) -> type[Model]:
+        """The class of the model that is to be built."""
+        assert self.model is not None
+        return MODELS[self.model[0]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults(cls, values: Any) -> Any:
+        """What a recipe leaves out: a model that is brought says which task it was trained for."""
+        original = values.get("original")
+        defaults: dict[str, Any] = {"task": _task_of(original), "method": "multidelete", "forget": {}}
+        if original is None:
+            defaults |= {"model": "albef", "train": {}}
+        return {**defaults, **{key: value for key, value in values.items() if value is not None}}
+
+
+def load(path: Path | None, overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Recipe:
+    """Read and validate a recipe.
+
+    Args:
+        path: A TOML file; none for ``options`` and overrides alone.
+        overrides: ``a.b=c`` with c a TOML value; a bare word is a string.
+        options: Values over the file's and under the overrides.
+
+    Raises:
+        InputError: With every mistake of the recipe, a line each.
+    """
+    return validate(read_values(path, overrides, options), source_of(path))
+
+
+def source_of(path: Path | None) -> str:
+    """How messages name a recipe."""
+    return "the command line" if path is None else str(path)
+
+
+def validate(values: Mapping[str, Any], source: str) -> Recipe:
+    """A recipe from plain values; all mistakes are collected before any is reported.
+
+    Args:
+        values: As :func:`read_values` gives them.
+        source: How messages name the recipe.
+
+    Raises:
+        InputError: With every mistake of the recipe, a line each.
+    """
+    try:
+        recipe = Recipe.model_validate(dict(values))
+    except ValidationError as error:
+        texts = list(_sentences(error))
+    else:
+        texts = list(_conflicts(recipe, values))
+    if texts:
+        raise InputError("\n".join(f"{source}: {text}" for text in dict.fromkeys(texts)))
+    return recipe
+
+
+def _sentences(error: ValidationError) -> Iterator[str]:
+    """One sentence for each mistake of a recipe, table by table."""
+    tables: dict[str, type[BaseModel]] = {
+        "train": TrainSettings,
+        "forget": ForgetSettings,
+        "bench": BenchSettings,
+        "membership": MembershipSettings,
+    }
+    others: dict[str, list[tuple[tuple[str, ...], Mapping[str, Any]]]] = {}
+    for mistake in error.errors():
+        key, *path = map(str, mistake["loc"])
+        if mistake["type"] == "extra_forbidden" and not path:
+            yield f"there is no setting '{key}'{did_you_mean(key, Recipe.model_fields)}"
+        elif mistake["type"] == "settings":
+            context = mistake["ctx"]
+            owner = None if key == "model" else f"{'task' if key == 'task' else 'method'} '{context['name']}'"
+            location = f"{key}[{path[0]}]" if path else key
+            yield from sentences(context["error"], context["kind"], location, owner)
+        elif mistake["type"] == "unlocated":
+            yield f"'{key}[{path[0]}]' {mistake['msg']}" if path else f"'{key}' {mistake['msg']}"
+        elif key == "compare" and mistake["type"] != "mistakes":
+            yield "'compare' must be a list of tables ([[compare]])"
+        else:
+            others.setdefault(key, []).append((tuple(path), mistake))
+    for key, mistakes_of_table in others.items():
+        yield from sentences_of(mistakes_of_table, tables.get(key, Recipe), key)
+
+
+def _conflicts(recipe: Recipe, values: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong between tables that are right by themselves."""
+    if recipe.original is not None and recipe.start is not None:
+        yield "'original' is trained already; leave out 'start'"
+    if recipe.original is not None and values.get("model") is not None:
+        yield "'original' brings a model of its own; leave out the table 'model'"
+    start = recipe.start
+    if start is not None and not Path(start).is_dir() and not (start.endswith(".toml") and Path(start).is_file()):
+        yield f"'start' is the folder of a model or a recipe (TOML); there is no '{start}'"
+    for method in (recipe.method, *recipe.compare):
+        if recipe.task.name not in method.tasks:
+            yield (
+                f"method '{method.name}' does not apply to the task '{recipe.task.name}', "
+                f"only to {', '.join(method.tasks)}"
+            )
+    yield from _mask_conflicts(recipe)
+
+
+def _mask_conflicts(recipe: Recipe) -> Iterator[str]:
+    """A mask over visual channels needs such channels, and a method that needs it an original that has it."""
+    train, model, original = recipe.train, recipe.model, recipe.original
+    asked = train is not None and train.mask is not None
+    if asked and model is not None and "vision" not in MODELS[model[0]].modalities:
+        yield f"'train.mask' is about pictures, which a {model[0]} model does not see; leave it out"
+    brought = _brought(original)
+    masked = asked if original is None else not brought or brought.get("mask") is not None
+    if original is not None and asked and not masked:
+        yield "'original' was trained without a mask; leave out 'train.mask'"
+    for method in (each for each in (recipe.method, *recipe.compare) if each.needs_mask):
+        if recipe.task.name not in method.tasks:
+            continue  # refused already
+        if not masked:
+            how = "add a table [train.mask]" if original is None else "train one by a recipe with [train.mask]"
+            yield f"method '{method.name}' needs an original that was trained with a mask; {how}"
+        if model is not None and fixed_map(*model):
+            yield (
+                f"method '{method.name}' teaches a vision encoder anew, but that of this "
+                f"{model[0]} model is frozen; set freeze = false"
+            )
+
+
+def _brought(original: str | None) -> dict[str, Any]:
+    """Configuration of a model that is brought; empty where it cannot be read, which is refused when it is loaded."""
+    try:
+        return read_config(Path(original)) if isinstance(original, str) else {}
+    except InputError:
+        return {}
+
+
+def _task_of(original: str | None) -> str:
+    """The task that a model which is brought was trained for; retrieval where that cannot be read."""
+    try:
+        fields = _brought(original)
+        return task_for(MODELS[fields["model"]], fields.get("labels", ())) if fields else "retrieval"
+    except (InputError, KeyError):
+        return "retrieval"
+
+
+def fixed_map(name: str, config: ModelConfig) -> bool:
+    """Whether what a model sees of a picture cannot change: its vision backbone is frozen, and no adapter follows."""
+    backbone = getattr(config, "vision", getattr(config, "encoder", None))
+    return bool(backbone and backbone.freeze) and "vision_adapter" not in MODELS[name].parts["vision"]
+
+
+def as_values(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain values, complete with every default; ``bench`` is about other runs than this one."""
+    named: Mapping[str, Any] = {
+        "task": {"name": recipe.task.name, **recipe.task.model_dump(mode="json")},
+        "data": recipe.data,
+        "original": recipe.original,
+        "start": recipe.start,
+        "model": recipe.model and {"name": recipe.model[0], **recipe.model[1].model_dump(mode="json")},
+        "train": recipe.train and recipe.train.model_dump(mode="json"),
+        "forget": recipe.forget.model_dump(mode="json", exclude_none=True),
+        "method": {"name": recipe.method.name, **recipe.method.model_dump(mode="json")},
+        "compare": [{"name": each.name, **each.model_dump(mode="json")} for each in recipe.compare],
+        "retrain": recipe.retrain,
+        "seed": recipe.seed,
+        "train_seed": recipe.train_seed,
+        "method_seed": recipe.method_seed,
+        "precision": recipe.precision,
+        "membership": recipe.membership.model_dump(mode="json"),
+    }
+    return {key: value for key, value in named.items() if value is not None}

@@ -1,0 +1,92 @@
+"""Sentences for what pydantic finds wrong with a recipe: the setting, what was expected, what was received."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
+
+from multidelete.utils.errors import did_you_mean
+
+
+class MistakesError(PydanticCustomError):
+    """Complete sentences that a validator raises; they are shown as they are, a line each."""
+
+    def __new__(cls, *texts: str) -> MistakesError:
+        """An error of these sentences."""
+        return super().__new__(cls, "mistakes", "{text}", {"text": "\n".join(texts)})
+
+
+def sentences(error: ValidationError, kind: type[BaseModel], location: str, owner: str | None = None) -> Iterator[str]:
+    """One sentence for each wrong setting of a table.
+
+    Args:
+        error: From validating the table.
+        kind: The settings that the table may have.
+        location: Dotted name of the table.
+        owner: Who has no such setting, in words; by default the table.
+    """
+    return sentences_of([(tuple(map(str, each["loc"])), each) for each in error.errors()], kind, location, owner)
+
+
+def sentences_of(
+    mistakes: Sequence[tuple[tuple[str, ...], Mapping[str, Any]]],
+    kind: type[BaseModel],
+    location: str,
+    owner: str | None = None,
+) -> Iterator[str]:
+    """:func:`sentences` of pydantic's errors, each with its path inside the table."""
+    messages: dict[str, list[str]] = {}
+    received: dict[str, str] = {}
+    for path, mistake in mistakes:
+        if mistake["type"] == "mistakes":
+            yield from mistake["ctx"]["text"].splitlines()
+            continue
+        if mistake["type"] == "extra_forbidden":
+            options = _fields_at(kind, path[:-1])
+            hint = did_you_mean(path[-1], options) or f"; it has {', '.join(options)}"
+            inner = ".".join([location, *path[:-1]])
+            yield f"{owner if owner and len(path) == 1 else repr(inner)} has no setting '{path[-1]}'{hint}"
+            continue
+        # Where a setting may be of several types, pydantic adds the type to the path: all are one mistake.
+        depth = next((i for i in range(len(path)) if path[i] not in _fields_at(kind, path[:i])), len(path))
+        where = ".".join(filter(None, [location, *path[:depth]]))
+        if mistake["type"] in ("model_type", "dict_type", "model_attributes_type"):
+            messages.setdefault(where, []).append(" must be a table")
+            received[where] = f", not {mistake['input']!r}"
+            continue
+        message = mistake["msg"].removeprefix("Input ")
+        if mistake["type"] == "value_error":  # a sentence of ours
+            message = f": {mistake['ctx']['error']}"
+        elif mistake["type"] == "missing" and depth < len(path):
+            message = " has too few values"
+        else:
+            message = f" {message[0].lower()}{message[1:]}"
+        messages.setdefault(where, []).append(message)
+        if mistake["type"] == "missing" or isinstance(mistake["input"], dict):
+            received[where] = ""
+        elif mistake["type"] == "literal_error" and isinstance(mistake["input"], str):
+            named = re.findall(r"'(.+?)'", str(mistake.get("ctx", {}).get("expected", "")))
+            received[where] = f", got {mistake['input']!r}{did_you_mean(mistake['input'], named)}"
+        else:
+            received[where] = f", got {mistake['input']!r}"
+    for where, texts in messages.items():
+        first, *others = dict.fromkeys(texts)
+        expected = " or".join([first, *(other.removeprefix(" should be") for other in others)])
+        yield f"'{where}'{expected}{received[where]}"
+
+
+def _fields_at(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """Names of the settings of a table inside a table."""
+    for part in path:
+        annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
+        options = get_args(annotation) if get_origin(annotation) is UnionType else (annotation,)
+        inner = [each for each in options if isinstance(each, type) and issubclass(each, BaseModel)]
+        if not inner:
+            return []
+        kind = inner[0]
+    return list(kind.model_fields)

@@ -1,0 +1,152 @@
+"""Tables of a recipe that are neither task, model nor method: request, bench and membership attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, Any, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from multidelete.methods import METHODS, Method
+from multidelete.recipe.errors import MistakesError, sentences
+from multidelete.training.original import MaskSettings
+from multidelete.utils.registry import unknown
+
+MIN_REFERENCES = 4  # for U-LiRA: each reference model is compared with the others
+REQUESTS = ("ids", "count", "fraction")
+SIZES = ("counts", "fractions")
+
+
+class ForgetSettings(BaseModel):
+    """Which examples must go: a file or list of ids, a number, or a share of the training examples.
+
+    Args:
+        ids: A text file with one id in a line, or a list of ids.
+        count: Size of a seeded sample.
+        fraction: Size of a seeded sample, as a share.
+        seed: Seed of the sample; the recipe's by default.
+        part: ``[2, 5]`` for the second of five parts of this request, in its order; the first is deleted by then.
+        earlier: File or list of ids that were deleted before, from the model that is brought: they are in neither D_f
+            nor D_r, and are judged with D_f.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ids: str | list[str] | None = None
+    count: int | None = Field(default=None, ge=1, strict=True)
+    fraction: float | None = Field(default=None, gt=0, lt=1)
+    seed: int | None = Field(default=None, ge=0, strict=True)
+    part: tuple[int, int] | None = None
+    earlier: str | list[str] | None = None
+
+    @model_validator(mode="after")
+    def _one_request(self) -> Self:
+        given = [key for key in REQUESTS if getattr(self, key) is not None]
+        if len(given) != 1:
+            received = "none is given" if not given else f"{' and '.join(given)} are given"
+            raise MistakesError(f"'forget' needs one of ids, count and fraction; {received}")
+        return self
+
+
+class BenchSettings(BaseModel):
+    """The grid of ``multidelete bench``: methods × scopes × sizes × seeds, on the recipe's task.
+
+    Args:
+        methods: Names; by default all that unlearn and do the task. Original and Retrain stand beside them.
+        scopes: By default "all" and "fusion" where a method has them; one without "all" has its encoder in its place.
+        seeds: Of weights, training, deletion set and unlearning; what has its own in the recipe keeps that, so that
+            one can be varied alone (``train_seed=0 forget.seed=0``: unlearning).
+        counts: Sizes of D_f; by default the recipe's request.
+        fractions: Sizes of D_f as shares, instead of counts.
+        settings: Settings of a method, by its name, over those of the recipe's tables of this name and scope.
+        mask: What the originals of methods that need a mask are trained with, where the recipe's is trained without
+            one: another original, which has a row of its own.
+        cluster: What submitit is asked for (``timeout_min``, ``slurm_partition``, ...); ``cluster`` chooses where.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    methods: tuple[str, ...] | None = None
+    scopes: tuple[str, ...] | None = None
+    seeds: tuple[Annotated[int, Field(ge=0, strict=True)], ...] = (0, 1, 2)
+    counts: tuple[Annotated[int, Field(ge=1, strict=True)], ...] | None = None
+    fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None
+    settings: dict[str, dict[str, Any]] = {}
+    mask: MaskSettings | None = None
+    cluster: dict[str, Any] = {}
+
+    @field_validator("methods", "scopes", "seeds", "counts", "fractions")
+    @classmethod
+    def _some_and_each_once(cls, given: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        if given is not None and not given:
+            raise ValueError("the list is empty; leave it out for the default")
+        twice = next((each for i, each in enumerate(given or ()) if each in (given or ())[:i]), None)
+        if twice is not None:
+            raise ValueError(f"{twice!r} is given twice")
+        return given
+
+    @model_validator(mode="after")
+    def _one_kind_of_size(self) -> Self:
+        if self.counts is not None and self.fractions is not None:
+            raise ValueError("sizes are given by one of counts and fractions, not by both")
+        return self
+
+    @model_validator(mode="after")
+    def _known_names(self) -> Self:
+        scopes = get_args(Method.model_fields["scope"].annotation)
+        names: list[tuple[str, Collection[str], str]]
+        names = [(name, METHODS, "method") for name in (*(self.methods or ()), *self.settings)]
+        names += [(scope, scopes, "scope") for scope in self.scopes or ()]
+        wrong = dict.fromkeys(unknown(name, table, kind) for name, table, kind in names if name not in table)
+        mistakes = [f"'bench': {each}" for each in wrong]
+        for name, settings in self.settings.items():
+            if "scope" in settings:
+                mistakes.append(f"'bench.settings.{name}' has a scope; expected it in bench.scopes")
+            elif name in METHODS:
+                try:
+                    METHODS[name].model_validate(settings)
+                except ValidationError as error:
+                    mistakes += sentences(error, METHODS[name], f"bench.settings.{name}", f"method '{name}'")
+        if mistakes:
+            raise MistakesError(*mistakes)
+        return self
+
+
+class MembershipSettings(BaseModel):
+    """What membership attacks have to go by beside the models of a run.
+
+    Args:
+        shadow: Whether a model is trained like the original on half of its examples, from which attackers learn.
+        references: Models trained on half of the examples for LiRA and RMIA, in complementary pairs; each takes about
+            half as long as the original.
+        u_lira: Names of methods that are also attacked by U-LiRA: each runs on every reference model too.
+        resamples: Bootstrap samples behind each interval.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shadow: bool = True
+    references: int = Field(default=0, ge=0, multiple_of=2, strict=True)
+    u_lira: tuple[str, ...] = ()
+    resamples: int = Field(default=1000, ge=100, strict=True)
+
+    @model_validator(mode="after")
+    def _enough_for_u_lira(self) -> Self:
+        if self.u_lira and self.references < MIN_REFERENCES:
+            raise ValueError(
+                f"u_lira needs at least {MIN_REFERENCES} reference models, references is {self.references}"
+            )
+        return self
+
+    @field_validator("u_lira")
+    @classmethod
+    def _known_methods(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in METHODS:
+                raise MistakesError(f"'membership.u_lira': {unknown(name, METHODS, 'method')}")
+            if METHODS[name].needs_mask:
+                raise MistakesError(
+                    f"'membership.u_lira': {name} cannot run on reference models, for it needs a mask "
+                    "that was trained for the very pairs that it deletes; leave it out"
+                )
+        return names
