@@ -31,7 +31,7 @@ from multidelete.models import Model
 from multidelete.recipe import as_values, load
 from multidelete.report.bench import Bench, headings, latex, lines, to_latex, to_text, write_bench
 from multidelete.runs.record import RESULTS_FILE
-from multidelete.runs.store import stored
+from multidelete.store.models import stored
 from multidelete.training.engine import Engine, ProgressReporter, TrainingHistory
 from multidelete.utils.errors import InputError
 from test_bad_input import RECIPE, contents

@@ -25,7 +25,7 @@ from multidelete.models.image_text import ImageTextModel
 from multidelete.models.mask import ChannelMask
 from multidelete.pipeline import run
 from multidelete.recipe import load, validate
-from multidelete.runs.store import get_or_train_original
+from multidelete.store.models import get_or_train_original
 from multidelete.tasks import TASKS
 from multidelete.training.engine import Engine, FitSettings, ProgressReporter
 from multidelete.training.original import MaskSettings, TrainSettings, check_mask, groups_of, train

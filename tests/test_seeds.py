@@ -24,7 +24,7 @@ from multidelete.report.page import write_report
 from multidelete.report.tables import summary, to_csv, to_markdown, to_text
 from multidelete.runs.differences import Difference, paired
 from multidelete.runs.reader import Run, Seeds
-from multidelete.runs.store import get_or_train_original
+from multidelete.store.models import get_or_train_original
 from multidelete.training.engine import weights_hash
 from multidelete.utils.errors import InputError
 from test_bad_input import RECIPE

@@ -14,7 +14,7 @@ from multidelete.data.requests import resolve
 from multidelete.methods import Retrain, UnlearningData
 from multidelete.models import MODELS
 from multidelete.recipe import load
-from multidelete.runs.store import TRAINING_FILE, get_or_train_original, save_model
+from multidelete.store.models import TRAINING_FILE, get_or_train_original, save_model
 from multidelete.tasks import TASKS
 from multidelete.training.engine import Engine
 from multidelete.utils.errors import InputError

@@ -666,7 +666,7 @@ def test_what_is_added_to_a_finished_run_unseals_it(here: Path) -> None:
     assert folder.sealed
     row = folder.finished(MAIN_ROW)
     assert row is not None
-    folder.add(MAIN_ROW, row, folder.predictions(MAIN_ROW), [])
+    folder.add(MAIN_ROW, row, folder.predictions.read(MAIN_ROW), [])
     assert not folder.sealed
 
 

@@ -16,7 +16,7 @@ from multidelete.models.base import Model
 from multidelete.outcome import Outcome
 from multidelete.pipeline import run
 from multidelete.recipe import IN_MEMORY, ForgetSettings, MembershipSettings, Recipe
-from multidelete.runs.store import read_training
+from multidelete.store.models import read_training
 from multidelete.tasks import TASKS, Task, task_for
 from multidelete.training.engine import Engine
 from multidelete.training.original import TrainSettings

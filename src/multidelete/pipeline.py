@@ -16,13 +16,8 @@ from typing import Any
 from multidelete.data.batches import PairInputs
 from multidelete.data.dataset import Dataset
 from multidelete.data.requests import Request
-from multidelete.membership.references import (
-    get_or_measure,
-    get_or_train,
-    get_or_unlearn_references,
-    halves_of,
-    metrics_of,
-)
+from multidelete.membership.metrics import get_or_measure, metrics_of
+from multidelete.membership.references import get_or_train, get_or_unlearn_references, halves_of
 from multidelete.methods import Method, Original, Unlearned, UnlearningData
 from multidelete.metrics.cost import peak_memory_mb, reset_peak_memory
 from multidelete.metrics.forgetting import gap_to_retrain
@@ -40,7 +35,7 @@ from multidelete.runs.record import (
     row_key,
     write_gallery,
 )
-from multidelete.runs.store import (
+from multidelete.store.models import (
     Trained,
     check_scopes,
     get_or_predict,
@@ -157,7 +152,7 @@ def prepare(
         initial_seed=training.seed,
         start=training.start,
     )
-    references = get_or_train(halves, original, data, engine, folder, recipe.membership.u_lira)
+    references = get_or_train(halves, original, data, engine, folder.predictions, recipe.membership.u_lira)
     return Prepared(recipe, request, request.with_earlier(), original, data, halves, references, folder, engine)
 
 
@@ -212,12 +207,12 @@ def measure(
 ) -> dict[str, float]:
     """All metrics of a model but its gap to Retrain, from its predictions, the original's and the reference models'."""
     recipe, engine, folder = prepared.recipe, prepared.engine, prepared.folder
-    before = folder.predictions(ORIGINAL_KEY) or predictions
+    before = folder.predictions.read(ORIGINAL_KEY) or predictions
     seed = recipe.seeds()["train"]
     if prepared.references and method.name in recipe.membership.u_lira:
         seconds = result.prepare_seconds + result.history.update_seconds + result.history.selection_seconds
         references = get_or_unlearn_references(
-            method, key, prepared.halves, prepared.original, data, engine, folder, seconds
+            method, key, prepared.halves, prepared.original, data, engine, folder.predictions, seconds
         )
         metrics = metrics_of(recipe.task, predictions, before, prepared.references, references, recipe.membership, seed)
     elif method.stored:
@@ -251,7 +246,7 @@ def finish(
         tuple(rows.values()),
         index,
         request,
-        folder.predictions(key),
+        folder.predictions.read(key),
         folder.history(key),
         folder.path,
         None if unlearned is None else unlearned.model,

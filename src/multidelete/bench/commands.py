@@ -29,7 +29,7 @@ def command_of(recipe: Recipe, base: Recipe, path: Path, overrides: Sequence[str
 
 
 def overrides_of(recipe: Recipe, base: Recipe) -> Iterator[str]:
-    """``key=value`` words that turn one recipe into another, so that ``load(path, words)`` gives it; the seed always."""
+    """``key=value`` words that turn one recipe into another, the seed always: ``load(path, words)`` gives it."""
     yield f"seed={recipe.seed}"
     if recipe.method != base.method:
         yield from _method_overrides(recipe.method, base.method)

@@ -116,7 +116,7 @@ def train(
     """Train the original model of a recipe and write it to a folder."""
     from multidelete.recipe import load
     from multidelete.runs.record import check_writable
-    from multidelete.runs.store import get_or_train_original, save_model
+    from multidelete.store.models import get_or_train_original, save_model
 
     loaded = load(recipe, [*(overrides or []), *_given(seed=seed, precision=precision)])
     if loaded.original is not None:

@@ -24,6 +24,7 @@ from multidelete.data.dataset import Dataset, Example
 from multidelete.data.requests import Request
 from multidelete.report.deletion import DELETION_FILE
 from multidelete.runs.seal import PAGES, SUMS_FILE, WORK, write_seal
+from multidelete.store.predictions import PredictionFolder
 from multidelete.tasks.base import Predictions
 from multidelete.training.engine import TrainingHistory
 from multidelete.utils.errors import InputError
@@ -80,6 +81,7 @@ class RunFolder:
 
     def __init__(self, path: Path, identity: dict[str, Any], *, resume: bool) -> None:
         self.path = path
+        self.predictions = PredictionFolder(path / "predictions")
         check_out(path, resume=resume)
         check_same(path, identity)
         if not (path / IDENTITY_FILE).exists():
@@ -110,21 +112,11 @@ class RunFolder:
     def add(self, key: str, row: dict[str, Any], predictions: Predictions, history: Iterable[dict[str, Any]]) -> None:
         """Keep a finished row; its own file comes last, so that a row is there with all that belongs to it."""
         (self.path / RESULTS_FILE).unlink(missing_ok=True)  # a run to which something is added is not finished
-        self.keep(key, predictions)
+        self.predictions.write(key, predictions)
         lines = "".join(json.dumps({"row": key, **line}) + "\n" for line in history)
         write_file(self.path / WORK / f"{key}.history.jsonl", lines)
         write_file(self.path / WORK / f"{key}.json", json.dumps(row))
         shutil.rmtree(self.work(key), ignore_errors=True)
-
-    def keep(self, key: str, predictions: Predictions) -> None:
-        """Keep the predictions of a row, or of a model that the metrics of rows depend on."""
-        with write_atomically(self.path / "predictions" / key) as part:
-            for split, arrays in predictions.items():
-                np.savez_compressed(part / f"{split}.npz", **arrays)  # type: ignore[arg-type]
-
-    def predictions(self, key: str) -> Predictions:
-        """Stored predictions by the key of a row or by the name of a model; empty where there are none."""
-        return read_predictions(self.path / "predictions" / key)
 
     def history(self, key: str) -> TrainingHistory:
         """Loss terms of each step of a finished row, and validation metrics of each checkpoint."""
@@ -151,11 +143,6 @@ class RunFolder:
         text = json.dumps(results, indent=2, allow_nan=False) + "\n"
         write_seal(self.path, {RESULTS_FILE: text})
         write_file(self.path / RESULTS_FILE, text)
-
-
-def read_predictions(folder: Path) -> Predictions:
-    """Predictions as they lie in a folder, one file for each split; empty where there is none."""
-    return {path.stem: dict(np.load(path, allow_pickle=False)) for path in sorted(folder.glob("*.npz"))}
 
 
 def row_key(index: int, method: str, scope: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from multidelete.data.dataset import Dataset
 from multidelete.data.readers import read
 from multidelete.data.requests import hash_of_ids, resolve
-from multidelete.membership.references import metrics_of
+from multidelete.membership.metrics import metrics_of
 from multidelete.metrics.forgetting import gap_to_retrain
 from multidelete.recipe import MembershipSettings
 from multidelete.report.bench import cell_folders, is_bench
@@ -29,10 +29,10 @@ from multidelete.runs.record import (
     commit,
     differences,
     read_identity,
-    read_predictions,
 )
 from multidelete.runs.seal import SUMS_FILE, WORK, digest_of, read_seal, sums
-from multidelete.runs.store import hash_of
+from multidelete.store.models import hash_of
+from multidelete.store.predictions import read_predictions
 from multidelete.tasks import TASKS, Predictions
 from multidelete.utils.errors import InputError
 from multidelete.utils.registry import choose

@@ -22,7 +22,7 @@ from multidelete.data.requests import Request
 from multidelete.methods import Method, Original, Unlearned, UnlearningData
 from multidelete.models.base import WEIGHTS_FILE, MaskConfig, Model, ModelConfig
 from multidelete.recipe import Recipe, load
-from multidelete.runs.record import read_predictions
+from multidelete.store.predictions import read_predictions
 from multidelete.tasks import Predictions, Task
 from multidelete.training.engine import Engine, TrainingHistory, digest, weights_hash
 from multidelete.training.original import TrainSettings, check_mask, initial_model, train

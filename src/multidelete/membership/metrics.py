@@ -1,0 +1,76 @@
+"""All metrics of one model, as a function of stored predictions alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from multidelete.data.images import cache_dir
+from multidelete.membership.attacks import membership
+from multidelete.recipe import MembershipSettings
+from multidelete.store.models import source_hash
+from multidelete.tasks import Predictions, Task
+from multidelete.training.engine import digest
+from multidelete.utils.files import write_file
+
+
+def metrics_of(
+    task: Task,
+    predictions: Predictions,
+    original: Predictions,
+    references: Mapping[str, Predictions],
+    unlearned: Mapping[str, Predictions],
+    settings: MembershipSettings,
+    seed: int,
+) -> dict[str, float]:
+    """All metrics of one model but its gap to Retrain.
+
+    Args:
+        task: The task of the run.
+        predictions: Predictions of the model.
+        original: Predictions of the model before unlearning.
+        references: Predictions of the shadow and reference models, see :mod:`multidelete.membership.references`.
+        unlearned: Predictions of the reference models after unlearning, for U-LiRA.
+        settings: Settings of the membership attacks.
+        seed: Seed of the original's training: what runs share has the same intervals in all of them.
+    """
+    attacks = membership(predictions, original, references, unlearned, resamples=settings.resamples, seed=seed)
+    return task.all_metrics(predictions, original) | attacks
+
+
+def get_or_measure(
+    task: Task,
+    predictions: Predictions,
+    original: Predictions,
+    references: Mapping[str, Predictions],
+    settings: MembershipSettings,
+    seed: int,
+) -> dict[str, float]:
+    """:func:`metrics_of` a model that many runs share, from the store where everything it depends on is the same."""
+    key = digest(
+        "metrics",
+        task.name,
+        task.model_dump_json(),
+        settings.model_dump_json(),
+        seed,
+        _hash_of(predictions),
+        _hash_of(original),
+        *(f"{name} {_hash_of(each)}" for name, each in references.items()),
+        source_hash("membership/*.py", "metrics/*.py", "tasks/*.py"),
+    )
+    path = cache_dir() / "metrics" / f"{key}.json"
+    if not path.is_file():
+        write_file(path, json.dumps(metrics_of(task, predictions, original, references, {}, settings, seed)))
+    metrics: dict[str, float] = json.loads(path.read_text())
+    return metrics
+
+
+def _hash_of(predictions: Predictions) -> str:
+    """Hash of everything that predictions hold."""
+    total = hashlib.sha256()
+    for split, arrays in predictions.items():
+        for name, values in arrays.items():
+            total.update(f"{split} {name} {values.dtype} {values.shape}".encode())
+            total.update(values.tobytes())
+    return total.hexdigest()

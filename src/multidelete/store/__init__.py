@@ -1,0 +1,1 @@
+"""The store of trained models, their predictions and metrics: made once, looked up by all they depend on."""
