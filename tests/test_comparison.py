@@ -17,7 +17,7 @@ from multidelete.report import comparison, tables
 from multidelete.report.bench import Bench, to_html
 from multidelete.report.comparison import Scored, rates, roc, roc_note, scatter
 from multidelete.report.page import render
-from multidelete.report.tables import Group
+from multidelete.runs.groups import Group, labels, summary
 from multidelete.runs.reader import Run
 from test_report import PAPER, ROWS, TUNED, make_run, verdict_on, words_of
 
@@ -55,16 +55,16 @@ def texts_of(svg: str) -> list[str]:
 
 
 def test_many_points_are_numbered_and_named_below(runs: list[Run]) -> None:
-    groups = tables.summary(runs)
+    groups = summary(runs)
     assert len(groups) == 32
     written = texts_of(scatter(groups, ids="x"))
-    names = [name for name in tables.labels(groups) if name not in ("Original", "Retrain")]
+    names = [name for name in labels(groups) if name not in ("Original", "Retrain")]
     for number, name in enumerate(names, start=1):
         assert str(number) in written
         assert written.count(f"{number} {name}") == 1
     assert written.count("Original") == written.count("Retrain") == 1
     few = texts_of(scatter(groups[:6], ids="x"))
-    assert all(few.count(name) == 1 for name in tables.labels(groups[:6]))
+    assert all(few.count(name) == 1 for name in labels(groups[:6]))
 
 
 def test_a_page_of_many_methods_holds_together(runs: list[Run]) -> None:
@@ -116,7 +116,7 @@ def test_only_the_few_that_matter_are_named_among_many() -> None:
 
 
 def test_cost_says_share_of_retrain_and_memory(runs: list[Run]) -> None:
-    written = texts_of(comparison.cost_bars(tables.summary(runs[:1]), ids="x"))
+    written = texts_of(comparison.cost_bars(summary(runs[:1]), ids="x"))
     assert "2.1 % of Retrain · 812 MB" in written  # 5 s of updates and 3.5 s of preparation, of 398 s
     assert "812 MB" in written  # Original
 
@@ -129,12 +129,12 @@ def test_the_ablation_is_a_table_of_its_own(tmp_path: Path) -> None:
         ("multidelete", "fusion", {**PAPER, "beta": 0.0}, (60.0, 20.0, 40.0), 24.0, (1.0, 5.0, 2.0)),
     ]
     run = Run.load(make_run(tmp_path / "run", rows=rows, parts=""))
-    assert tables.ablation(tables.summary([run])) == [
+    assert tables.ablation(summary([run])) == [
         ["MultiDelete", "71.0", "20.0", "48.0", "1"],
         ["MultiDelete − MD", "72.0 (+1.0)", "50.0 (+30.0)", "79.0 (+31.0)", "1"],
     ]
     assert "What each term of the loss does" in words_of(render([run]))
-    assert tables.ablation(tables.summary([run])[1:2]) == []
+    assert tables.ablation(summary([run])[1:2]) == []
 
 
 # -- verdicts of more tests ---------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def test_sizes_are_curves_of_each_method(tmp_path: Path) -> None:
         ]
         run = Run.load(make_run(tmp_path / str(examples), rows=rows, parts=""))
         sizes[examples] = replace(run, rows=tuple({**row, "forget_examples": examples} for row in run.rows))
-    groups = tables.summary(list(sizes.values()))
+    groups = summary(list(sizes.values()))
     drawn = comparison.by_size(groups, ids="x")
     assert {"Original", "Retrain", "FineTune", "NegGrad", "MultiDelete-F", "examples deleted"} <= set(texts_of(drawn))
     for examples, score in ((40, 92.0), (80, 82.0)):
@@ -236,4 +236,4 @@ def test_sizes_are_curves_of_each_method(tmp_path: Path) -> None:
     page = to_html(Bench((), tuple(groups), ()))
     assert page.count("<svg") == 2  # wide and narrow
     assert "retrieval · scenes · albef" in page
-    assert "<svg" not in to_html(Bench((), tuple(tables.summary([sizes[40]])), ()))
+    assert "<svg" not in to_html(Bench((), tuple(summary([sizes[40]])), ()))

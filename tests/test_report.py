@@ -24,7 +24,8 @@ from multidelete.report import tables
 from multidelete.report.page import write_report
 from multidelete.report.public import write_public
 from multidelete.report.sections import attacks
-from multidelete.report.tables import Group, Run, Spread, label
+from multidelete.report.tables import Run
+from multidelete.runs.groups import Group, Spread, label, summary
 from multidelete.utils.errors import InputError
 
 TUNED = {
@@ -256,7 +257,7 @@ def test_the_terminal_table_holds_the_numbers_of_each_row(run: Path) -> None:
 def test_attacks_have_columns_where_there_were_any(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / str(seed), seed=seed, parts="") for seed in (0, 1)]
     headings = {"MI ratio D_f ↑ / D_r", "Attack AUC"}
-    assert not headings & set(tables.headings(tables.summary([Run.load(folders[0])])))
+    assert not headings & set(tables.headings(summary([Run.load(folders[0])])))
     for seed, folder in enumerate(folders):
         results = json.loads((folder / "results.json").read_text())
         for row, low in ((results["rows"][4], 20.0), (results["rows"][1], 48.0)):
@@ -264,7 +265,7 @@ def test_attacks_have_columns_where_there_were_any(tmp_path: Path) -> None:
         results["rows"][4]["metrics"] |= {"mi_ratio": 1.27 + 0.02 * seed, "mi_ratio_retain": 1.0}
         (folder / "results.json").write_text(json.dumps(results))
     alone = Run.load(folders[0])
-    groups = tables.summary([alone])
+    groups = summary([alone])
     lines = [dict(zip(tables.headings(groups), line, strict=True)) for line in tables.cells(groups)]
     assert [line["MI ratio D_f ↑ / D_r"] for line in lines[:5]] == ["–", "–", "–", "–", "1.27 / 1.00"]
     assert [line["Attack AUC"] for line in lines[:5]] == ["–", "53.0", "–", "–", "20.0"]  # farthest from chance
@@ -274,7 +275,7 @@ def test_attacks_have_columns_where_there_were_any(tmp_path: Path) -> None:
     assert "membership attacks" in text
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "…" not in text
-    both = tables.summary(Run.load_all(folders))
+    both = summary(Run.load_all(folders))
     assert "| 1.28 ± 0.01 / 1.00 ± 0.00 | 20.0 ± 0.0 |" in tables.to_markdown(both)
     words = words_of(page_of(*folders))
     assert "MI ratio Df ↑ / Dr" in words
@@ -283,7 +284,7 @@ def test_attacks_have_columns_where_there_were_any(tmp_path: Path) -> None:
 
 def test_several_seeds_become_mean_and_deviation(tmp_path: Path) -> None:
     runs = [Run.load(make_run(tmp_path / str(s), seed=s, shift=2.0 * (s - 1), parts="")) for s in (0, 1, 2)]
-    groups = tables.summary(runs)
+    groups = summary(runs)
     assert len(groups) == len(ROWS)
     line = dict(zip(tables.headings(groups), tables.cells(groups)[4], strict=True))
     assert line["Method"] == "MultiDelete-F"
@@ -298,14 +299,14 @@ def test_several_seeds_become_mean_and_deviation(tmp_path: Path) -> None:
     assert float(entries[4]["test_score_sd"]) == pytest.approx(2.0)
     assert (entries[4]["test_score_n"], entries[4]["seeds"]) == ("3", "0 1 2")
 
-    alone = tables.summary(runs[:1])
+    alone = summary(runs[:1])
     assert "±" not in tables.to_text(alone) + tables.to_markdown(alone)
     assert next(csv.DictReader(io.StringIO(tables.to_csv(alone))))["test_score_sd"] == ""
 
 
 def test_a_metric_that_is_absent_is_a_dash_and_not_a_zero(tmp_path: Path) -> None:
     run = Run.load(make_run(tmp_path / "run", rows=ROWS[:1], parts=""))
-    line = dict(zip(tables.headings(tables.summary([run])), tables.cells(tables.summary([run]))[0], strict=True))
+    line = dict(zip(tables.headings(summary([run])), tables.cells(summary([run]))[0], strict=True))
     assert line["Gap to Retrain ↓"] == "–"
 
 
@@ -368,7 +369,7 @@ def test_copies_make_no_other_size(tmp_path: Path) -> None:
         set_size(folder, examples, forget)
     runs = Run.load_all(folders)
     assert {row["forget_examples"] for run in runs for row in run.rows} == {200}
-    assert all(group.seeds == [(0, 0, 0), (1, 1, 1)] for group in tables.summary(runs))
+    assert all(group.seeds == [(0, 0, 0), (1, 1, 1)] for group in summary(runs))
     for forget in ({"count": 203}, {"fraction": 0.05}, {"ids": "list.txt"}):
         set_size(folders[1], 203, forget)
         with pytest.raises(InputError, match="size of D_f"):
@@ -593,7 +594,7 @@ def test_what_is_published_holds_the_numbers_and_no_data(run: Path, tmp_path: Pa
 
 
 def test_a_table_of_attacks(tmp_path: Path) -> None:
-    assert attacks(tables.summary([Run.load(make_run(tmp_path / "none"))]))[1] == []
+    assert attacks(summary([Run.load(make_run(tmp_path / "none"))]))[1] == []
     for seed, auc in ((0, 60.0), (1, 62.0)):
         folder = make_run(tmp_path / f"run-{seed}", seed=seed)
         results = json.loads((folder / "results.json").read_text())
@@ -601,7 +602,7 @@ def test_a_table_of_attacks(tmp_path: Path) -> None:
             row["metrics"] |= {"attack_loss_auc": auc, "attack_loss_tpr1": 3.0, "attack_svc_auc": 50.0}
         results["rows"][0]["metrics"] |= {"attack_u_lira_auc": 70.0}
         (folder / "results.json").write_text(json.dumps(results))
-    headings, lines = attacks(tables.summary(Run.load_all([tmp_path / "run-0", tmp_path / "run-1"])))
+    headings, lines = attacks(summary(Run.load_all([tmp_path / "run-0", tmp_path / "run-1"])))
     assert headings == ["Method", "loss AUC", "SVC AUC", "U-LiRA AUC", "loss TPR at 1 % FPR", "n"]
     assert lines[0][1] == ["Original", "61.0 ± 1.4", "50.0 ± 0.0", "70.0 ± 0.0", "3.0 ± 0.0", "2"]
     assert lines[1][1] == ["Retrain", "61.0 ± 1.4", "50.0 ± 0.0", "–", "3.0 ± 0.0", "2"]

@@ -21,8 +21,9 @@ from multidelete.models import Model
 from multidelete.recipe import as_values, load, validate
 from multidelete.report.bench import Bench, lines
 from multidelete.report.page import write_report
-from multidelete.report.tables import summary, to_csv, to_markdown, to_text
+from multidelete.report.tables import to_csv, to_markdown, to_text
 from multidelete.runs.differences import Difference, paired
+from multidelete.runs.groups import summary
 from multidelete.runs.reader import Run, Seeds
 from multidelete.store.models import get_or_train_original
 from multidelete.training.engine import weights_hash

@@ -16,8 +16,8 @@ from multidelete.methods import METHODS, Method, Retrain
 from multidelete.models.base import read_config
 from multidelete.pipeline import check_splits, identity
 from multidelete.recipe import Recipe, overridden, read_values, sentences, validate
-from multidelete.report.bench import CELLS, GRID_FILE, study_of
-from multidelete.report.tables import BASELINES
+from multidelete.runs.bench_folder import CELLS, GRID_FILE, study_of
+from multidelete.runs.groups import BASELINES
 from multidelete.runs.record import RESULTS_FILE, check_same, check_writable
 from multidelete.utils.errors import InputError
 

@@ -23,12 +23,12 @@ from multidelete.bench.grid import Cell, Grid
 from multidelete.cli.progress import Bars
 from multidelete.data.dataset import Dataset
 from multidelete.pipeline import run
-from multidelete.report.bench import FAILED_FILE, GRID_FILE
-from multidelete.report.tables import duration
+from multidelete.runs.bench_folder import FAILED_FILE, GRID_FILE
 from multidelete.runs.record import command_line
 from multidelete.training.engine import Engine
 from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_file
+from multidelete.utils.format import duration
 
 Runner = Callable[[Cell], str | None]  # runs a cell; the sentence is why it failed
 

@@ -321,10 +321,11 @@ def report(
     ] = False,
 ) -> None:
     """Write the page of one or several runs, or the joint table of several benches, and print their table."""
-    from multidelete.report.bench import is_bench, study_of
     from multidelete.report.deletion import write_deletion
     from multidelete.report.page import write_report
-    from multidelete.report.tables import Run, summary, to_csv, to_markdown, to_text
+    from multidelete.report.tables import Run, to_csv, to_markdown, to_text
+    from multidelete.runs.bench_folder import is_bench, study_of
+    from multidelete.runs.groups import summary
     from multidelete.runs.record import check_writable
 
     printers: dict[str, Callable[..., str]] = {"text": to_text, "markdown": to_markdown, "csv": to_csv}
@@ -618,9 +619,10 @@ def _show_study(folder: Path, out: Path) -> None:
 
 def _publish(folders: list[Path], out: Path) -> None:
     """Write what can be shown to anybody: of a study, of benches, or of runs."""
-    from multidelete.report.bench import Bench, is_bench, study_of
+    from multidelete.report.bench import Bench
     from multidelete.report.public import write_public, write_public_study
     from multidelete.report.study import read_study
+    from multidelete.runs.bench_folder import is_bench, study_of
     from multidelete.runs.reader import Run
 
     if study_of(folders[0]):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from multidelete.report.sections import ATTACKS
-from multidelete.report.tables import BASELINES, Group, Spread, duration, labels, percent, reference, signed
+from multidelete.runs.groups import BASELINES, Group, Spread, labels, reference
+from multidelete.utils.format import duration, percent, signed
 
 # All thresholds of the verdicts. Points are points of 0-100; the page prints them in a footnote.
 CLEAR_SIGNAL = 5.0  # points of AUC between Original and Retrain below which there is little to forget

@@ -13,12 +13,12 @@ from multidelete.data.requests import Request, resolve
 from multidelete.membership.attacks import SHADOW
 from multidelete.methods import Method, Retrain, UnlearningData
 from multidelete.recipe import MembershipSettings
-from multidelete.report.tables import duration
 from multidelete.store.models import Trained, get_or_predict, get_or_unlearn, is_stored, outcome_key
 from multidelete.store.predictions import PredictionFolder
 from multidelete.tasks import Predictions
 from multidelete.training.engine import Engine
 from multidelete.utils.errors import InputError
+from multidelete.utils.format import duration
 from multidelete.utils.randomness import derive
 
 

@@ -27,7 +27,9 @@ from multidelete.report.drawing import (
     style,
     to_svg,
 )
-from multidelete.report.tables import BASELINES, COLUMNS, NONE, Group, duration, labels, percent, reference
+from multidelete.report.tables import COLUMNS
+from multidelete.runs.groups import BASELINES, Group, labels, reference
+from multidelete.utils.format import NONE, duration, percent
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")  # tell variants of one method apart
 MOST_NAMED = 12  # points that have their names beside them; of more, each has a number

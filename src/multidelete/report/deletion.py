@@ -13,12 +13,13 @@ from typing import Any
 
 from multidelete.judgement import verdict
 from multidelete.judgement.verdict import Finding
-from multidelete.report.tables import BASELINES, NONE, Group, label, percent, reference, signed
 from multidelete.report.template import fill
+from multidelete.runs.groups import BASELINES, Group, label, reference
 from multidelete.runs.reader import Run, read_json
 from multidelete.runs.seal import digest_of
 from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_file
+from multidelete.utils.format import NONE, percent, signed
 
 DELETION_FILE = "deletion.json"
 DELETION_PAGE = "deletion.html"

@@ -9,7 +9,8 @@ from typing import Any
 
 from multidelete.report import study_figures
 from multidelete.report.study import AUC, GAP, SCORE, TEST_AUC, WEIGHTS, Line, StudyResult, fitted
-from multidelete.report.tables import NONE, SYMBOLS, Spread, duration, percent, signed
+from multidelete.runs.groups import SYMBOLS, Spread
+from multidelete.utils.format import NONE, duration, percent, signed
 
 ATTACK = "attack_loss_auc"
 LINEAR = 0.9  # R² from which times are said to lie on a line

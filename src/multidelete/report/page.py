@@ -20,10 +20,11 @@ from PIL import Image
 from multidelete.judgement import verdict
 from multidelete.report import comparison, drawing, figures, tables
 from multidelete.report.sections import attacks, differences_to_retrain, probes
-from multidelete.report.tables import Group
 from multidelete.report.template import fill, sets
+from multidelete.runs.groups import BASELINES, Group, comparison_title, label, labels, reference, summary
 from multidelete.runs.reader import Run, Scores, Seeds, numbers
 from multidelete.utils.errors import InputError
+from multidelete.utils.format import NONE, signed
 
 MOST_CARDS = 12  # pictures per split; more would make the page heavy without showing more
 MOST_PIXELS = 256  # longest side of an embedded picture
@@ -78,7 +79,7 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
 def render(runs: Sequence[Run]) -> str:
     """The report of one or several runs, as HTML."""
     groups = comparable(runs)
-    retrain = tables.reference(groups, "retrain")
+    retrain = reference(groups, "retrain")
     seeds = sorted({seed for group in groups for seed in group.seeds})
     return fill(
         "page.html.j2",
@@ -106,10 +107,10 @@ def render(runs: Sequence[Run]) -> str:
         differences=differences_to_retrain(groups),
         attacks=attacks(groups),
         probes=probes(groups),
-        settings=list(zip(tables.labels(groups), groups, strict=True)),
-        provenance=[(run.folder.name, run.provenance, tables.summary([run])[0].seeds) for run in runs],
+        settings=list(zip(labels(groups), groups, strict=True)),
+        provenance=[(run.folder.name, run.provenance, summary([run])[0].seeds) for run in runs],
         colour=drawing.colour,
-        baselines=tables.BASELINES,
+        baselines=BASELINES,
     )
 
 
@@ -125,10 +126,10 @@ def comparable(runs: Sequence[Run]) -> list[Group]:
     for folder in folders:
         if folders.count(folder) > 1:
             raise InputError(f"{folder} is given twice: its rows would be counted as two seeds")
-    groups = tables.summary(runs)
+    groups = summary(runs)
     comparison_keys = list(dict.fromkeys(group.comparison_key for group in groups))
     if len(comparison_keys) > 1:
-        titles = " | ".join(map(tables.comparison_title, comparison_keys))
+        titles = " | ".join(map(comparison_title, comparison_keys))
         raise InputError(f"a report compares rows of one task, data, model and size of D_f; these are of {titles}")
     return groups
 
@@ -141,7 +142,7 @@ def _gallery(runs: Sequence[Run]) -> dict[str, Any] | None:
     run = next((run for run in runs if run.gallery()), None)
     if run is None:
         return None
-    names = [tables.label(row, run.rows) for row in run.rows]
+    names = [label(row, run.rows) for row in run.rows]
     methods = [str(row["method"]) for row in run.rows]
     entries = run.gallery()
     parts: list[dict[str, Any]] = []
@@ -152,7 +153,7 @@ def _gallery(runs: Sequence[Run]) -> dict[str, Any] | None:
             cards = [_card(run, entry, stored[split]) for entry in mine[:MOST_CARDS]]
             parts.append({"title": title, "split": split, "cards": cards, "total": len(mine)})
     scored = {i for part in stored.values() for i, result in part.items() if result}
-    switch = [i for i, method in enumerate(methods) if method not in tables.BASELINES and i in scored]
+    switch = [i for i, method in enumerate(methods) if method not in BASELINES and i in scored]
     return {
         "parts": parts,
         "names": names,
@@ -221,7 +222,7 @@ def _roc(runs: Sequence[Run], groups: Sequence[Group]) -> tuple[Markup, Markup, 
 def scored(runs: Sequence[Run], groups: Sequence[Group]) -> list[comparison.Scored]:
     """The scores of the first row of each group that kept them."""
     models = []
-    for name, group in zip(tables.labels(groups), groups, strict=True):
+    for name, group in zip(labels(groups), groups, strict=True):
         places = ((run, i) for run in runs for i, row in enumerate(run.rows) if any(row is own for own in group.rows))
         for run, index in places:
             forget, test = (run.scores(index, split) for split in ("forget", "test"))
@@ -251,7 +252,7 @@ def _histograms(runs: Sequence[Run]) -> list[Panel]:
 
 def _histogram(run: Run, index: int, logits: Mapping[str, NDArray[np.float64]], bins: NDArray[np.float64]) -> Panel:
     row = run.rows[index]
-    name = tables.label(row, run.rows)
+    name = label(row, run.rows)
     drawn = figures.histogram(
         logits,
         bins,
@@ -262,7 +263,7 @@ def _histogram(run: Run, index: int, logits: Mapping[str, NDArray[np.float64]], 
     )
     metrics = numbers(row["metrics"])
     aucs = (("D_f AUC", "forget_auc"), ("vs test", "forget_test_auc"))
-    note = ", ".join(f"{title} {tables.signed(metrics[key])}" for title, key in aucs if key in metrics)
+    note = ", ".join(f"{title} {signed(metrics[key])}" for title, key in aucs if key in metrics)
     return Panel(name, Markup(drawn), note)
 
 
@@ -275,7 +276,7 @@ def _curves(runs: Sequence[Run]) -> list[Panel]:
             one = history.get(run.key(index))
             if one is None or not one.losses:
                 continue
-            name = tables.label(row, run.rows)
+            name = label(row, run.rows)
             silent = [term.upper() for term, curve in one.losses.items() if not any(curve.values())]
             notes = [f"{', '.join(silent)} zero throughout"] if silent else []
             if one.selected is not None:
@@ -290,7 +291,7 @@ def _curves(runs: Sequence[Run]) -> list[Panel]:
 def _memory(groups: Sequence[Group]) -> str:
     peaks = [
         (group.cost["peak_memory_mb"].mean, name)
-        for name, group in zip(tables.labels(groups), groups, strict=True)
+        for name, group in zip(labels(groups), groups, strict=True)
         if "peak_memory_mb" in group.cost
     ]
     if not peaks:
@@ -318,7 +319,7 @@ def _lines(text: str) -> Markup:
 def _chance(probability: float | None) -> str:
     """A probability for a narrow column."""
     if probability is None:
-        return tables.NONE
+        return NONE
     if probability < 0.005:
         return "< 1 %"
     return "> 99 %" if probability > 0.995 else f"{100 * probability:.0f} %"

@@ -12,9 +12,10 @@ from multidelete.report.page import comparable, scored
 from multidelete.report.sections import Section, attacks, differences_to_retrain, probes
 from multidelete.report.studies import WIDE, headings, table, to_csv
 from multidelete.report.study import StudyResult
-from multidelete.report.tables import TIMES, cells, comparison_title, markdown
+from multidelete.report.tables import TIMES, cells, markdown
 from multidelete.report.tables import headings as main_headings
 from multidelete.report.tables import to_csv as groups_to_csv
+from multidelete.runs.groups import comparison_title
 from multidelete.runs.reader import Run
 from multidelete.utils.files import write_file
 

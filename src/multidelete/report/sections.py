@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multidelete.report.tables import NONE, Group, differences, labels, signed
 from multidelete.runs.differences import Difference
+from multidelete.runs.groups import Group, differences, labels
+from multidelete.utils.format import NONE, signed
 
 Lines = list[tuple[Group, list[str]]]
 Section = tuple[list[str], Lines]

@@ -16,8 +16,9 @@ from rich.text import Text
 
 from multidelete.report.findings import VIEWS
 from multidelete.report.study import Line, StudyResult
-from multidelete.report.tables import Group, as_text, columns
+from multidelete.report.tables import as_text, columns
 from multidelete.report.template import fill
+from multidelete.runs.groups import Group
 from multidelete.utils.files import write_file
 
 WIDE, NARROW = 7.4, 4.0  # inches of 72 points

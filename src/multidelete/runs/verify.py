@@ -19,8 +19,8 @@ from multidelete.data.requests import hash_of_ids, resolve
 from multidelete.membership.metrics import metrics_of
 from multidelete.metrics.forgetting import gap_to_retrain
 from multidelete.recipe import MembershipSettings
-from multidelete.report.bench import cell_folders, is_bench
 from multidelete.report.deletion import DELETION_FILE, DELETION_PAGE, read_record, record, render
+from multidelete.runs.bench_folder import cell_folders, is_bench
 from multidelete.runs.reader import Run
 from multidelete.runs.record import (
     HISTORY_FILE,

@@ -1,0 +1,255 @@
+"""Rows of runs as labelled groups; several seeds become mean ± deviation."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from multidelete.report.tables import PREPARED
+from multidelete.runs.differences import Difference, paired
+from multidelete.runs.reader import Row as Row
+from multidelete.runs.reader import Run as Run
+from multidelete.runs.reader import Seeds, numbers
+from multidelete.utils.format import signed
+
+COMPARISON_KEYS = ("task", "data", "model", "forget_examples")  # only rows that agree in these may be compared
+
+
+BASELINES = ("original", "retrain", "unimodal")  # always listed first, in this order; they unlearn nothing
+
+
+NAMES = {
+    "original": "Original",
+    "retrain": "Retrain",
+    "unimodal": "Single modality",
+    "finetune": "FineTune",
+    "neggrad": "NegGrad",
+    "neggrad_plus": "NegGrad+",
+    "descent_to_delete": "DtD",
+    "lcodec": "L-CODEC",
+    "erm_ktp": "ERM-KTP",
+    "knowledge_unlearning": "UL",
+    "scrub": "SCRUB",
+    "salun": "SalUn",
+    "ssd": "SSD",
+    "bad_teacher": "Bad Teacher",
+    "random_label": "Random Label",
+    "npo": "NPO",
+    "l1_sparse": "L1-sparse",
+    "multidelete": "MultiDelete",
+}
+
+
+TERMS = {"alpha": "MD", "beta": "MKR", "gamma": "UKR"}  # weight of MultiDelete -> the term it weighs
+
+
+SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "γ", "retain_mismatched": "mismatched", "learning_rate": "lr"}
+
+
+def label(row: Row, rows: Iterable[Row]) -> str:
+    """The name of ``row`` among ``rows``: as short as it can be without standing for two of them.
+
+    >>> plain = {"method": "multidelete", "scope": "fusion", "settings": {"alpha": 1.0, "epochs": 2}}
+    >>> ablated = {**plain, "settings": {"alpha": 0.0, "epochs": 2}}
+    >>> longer = {**plain, "settings": {"alpha": 1.0, "epochs": 4}}
+    >>> [label(row, [plain, ablated]) for row in (plain, ablated)]
+    ['MultiDelete-F', 'MultiDelete-F − MD']
+    >>> label(longer, [plain, ablated, longer])
+    'MultiDelete-F, epochs = 4'
+    """
+    rows = list(rows)
+    name = _name(row, rows)
+    rivals = [other["settings"] for other in rows if _name(other, rows) == name]
+    differing = [
+        f"{SYMBOLS.get(key, key.replace('_', ' '))} = {_value(row['settings'].get(key))}"
+        for key in sorted({key for settings in rivals for key in settings} - {"seed"}, key=_rank)
+        if any(settings.get(key) != row["settings"].get(key) for settings in rivals)
+    ]
+    return ", ".join([name, *differing])
+
+
+def _name(row: Row, rows: Iterable[Row]) -> str:
+    method, scope, settings = row["method"], row["scope"], row["settings"]
+    name = NAMES.get(method, str(method).replace("_", " ").title())
+    if method == "unimodal":
+        return f"Only {settings['modality']}"
+    if method in BASELINES:
+        return f"{name} (with mask)" if settings.get("mask") else name
+    name += {"all": "", "fusion": "-F"}.get(scope, f" ({scope})")
+    if method != "multidelete":
+        return name
+    without = _without(settings)
+    if without:
+        return " ".join([name, *(f"− {term}" for term in without)])
+    tuned = (
+        other["method"] == method
+        and other["scope"] == scope
+        and not _without(other["settings"])
+        and not _is_paper(other["settings"])
+        for other in rows
+    )
+    return f"{name} (paper, α = β = γ = 1)" if _is_paper(settings) and any(tuned) else name
+
+
+def _without(settings: Mapping[str, Any]) -> list[str]:
+    return [term for weight, term in TERMS.items() if settings.get(weight) == 0]
+
+
+def _is_paper(settings: Mapping[str, Any]) -> bool:
+    ours = settings.get("retain_mismatched") or settings.get("similarity")
+    return all(settings.get(weight) == 1 for weight in TERMS) and not ours
+
+
+def _rank(key: str) -> tuple[int, str]:
+    return (list(SYMBOLS).index(key) if key in SYMBOLS else len(SYMBOLS), key)
+
+
+def _value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation of ``n`` values; one value has no deviation."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of at least one value.
+
+        >>> Spread.of([70.0, 72.0, 74.0])
+        Spread(mean=72.0, sd=2.0, n=3)
+        >>> Spread.of([70.0])
+        Spread(mean=70.0, sd=None, n=1)
+        """
+        sd = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.fmean(values), sd, len(values))
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, digits: int = 1) -> str:
+        """Mean ± deviation with so many digits."""
+        return signed(self.mean, digits) + ("" if self.sd is None else f" ± {self.sd:.{digits}f}")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows that differ in nothing but their seeds: repeats of one experiment."""
+
+    rows: tuple[Row, ...]
+    metrics: Mapping[str, Spread]
+    cost: Mapping[str, Spread]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Group:
+        """The group of ``rows``, with the spread of each number they have."""
+        return cls(tuple(rows), _spreads(rows, "metrics"), _spreads(rows, "cost"))
+
+    @property
+    def first(self) -> Row:
+        """The row that stands for what all have in common."""
+        return self.rows[0]
+
+    @property
+    def method(self) -> str:
+        """The registered name of the method."""
+        return str(self.first["method"])
+
+    @property
+    def comparison_key(self) -> tuple[Any, ...]:
+        """What was asked; only rows that answer the same question may be compared."""
+        return tuple(self.first[key] for key in COMPARISON_KEYS)
+
+    @property
+    def seeds(self) -> list[Seeds]:
+        """The seeds of the rows that have metrics, sorted; a cell of a bench that failed has none."""
+        return sorted({Seeds.of(row) for row in self.rows if row["metrics"]})
+
+    def spread(self, key: str) -> Spread | None:
+        """A metric or a cost."""
+        return self.metrics.get(key) or self.cost.get(key)
+
+    @property
+    def seconds(self) -> float | None:
+        """Mean time that it took: preparation and updates, without evaluation."""
+        if "update_seconds" not in self.cost:
+            return None
+        prepare = self.cost.get("prepare_seconds")
+        return self.cost["update_seconds"].mean + (prepare.mean if prepare else 0.0)
+
+    @property
+    def prepared(self) -> float | None:
+        """Mean time of preparation, where it is worth being told apart."""
+        prepare = self.cost.get("prepare_seconds")
+        return prepare.mean if prepare and self.seconds and prepare.mean >= PREPARED * self.seconds else None
+
+
+def _spreads(rows: Sequence[Row], part: str) -> dict[str, Spread]:
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for key, value in numbers(row[part]).items():
+            values.setdefault(key, []).append(value)
+    return {key: Spread.of(result) for key, result in values.items()}
+
+
+def summary(runs: Iterable[Run]) -> list[Group]:
+    """The rows of all runs, those put together that differ only in their seeds; Original and Retrain first.
+
+    Runs of several methods, or of several seeds of unlearning, have Original and Retrain in common: these count once.
+    """
+    result: dict[str, list[Row]] = {}
+    for run in runs:
+        for row in run.rows:
+            settings = {key: value for key, value in row["settings"].items() if key != "seed"}
+            same = [*(row[key] for key in COMPARISON_KEYS), row["method"], row["scope"], settings]
+            rows = result.setdefault(json.dumps(same, sort_keys=True, default=str), [])
+            if row["method"] not in BASELINES or Seeds.of(row).shared not in [Seeds.of(each).shared for each in rows]:
+                rows.append(row)
+    return in_order(Group.of(rows) for rows in result.values())
+
+
+def in_order(groups: Iterable[Group]) -> list[Group]:
+    """Original, Retrain, then the others as they came; one question after the other."""
+    groups = list(groups)
+    comparison_keys = list(dict.fromkeys(group.comparison_key for group in groups))
+
+    def place(group: Group) -> tuple[int, int]:
+        baseline = BASELINES.index(group.method) if group.method in BASELINES else len(BASELINES)
+        return comparison_keys.index(group.comparison_key), baseline
+
+    return sorted(groups, key=place)
+
+
+def labels(groups: Sequence[Group]) -> list[str]:
+    """The label of each group among those that answer the same question."""
+    return [
+        label(g.first, [other.first for other in groups if other.comparison_key == g.comparison_key]) for g in groups
+    ]
+
+
+def reference(groups: Iterable[Group], method: str, comparison_key: tuple[Any, ...] | None = None) -> Group | None:
+    """The group of Original or Retrain (that answers ``question``), if there is one."""
+    return next((g for g in groups if g.method == method and comparison_key in (None, g.comparison_key)), None)
+
+
+def differences(group: Group, groups: Iterable[Group], method: str = "retrain") -> dict[str, Difference]:
+    """How far a group lies from the Retrain (or Original) among ``groups`` that answers its question, by metric."""
+    aim = reference(groups, method, group.comparison_key)
+    return paired(group.rows, aim.rows) if aim is not None and group.method != method else {}
+
+
+def comparison_title(comparison_key: tuple[Any, ...]) -> str:
+    """What was asked, in one line.
+
+    >>> comparison_title(("retrieval", "scenes", "albef", 400))
+    'retrieval · scenes · albef · 400 examples deleted'
+    """
+    task, data, model, forget_examples = comparison_key
+    return f"{task} · {data} · {model} · {forget_examples:,} examples deleted"
