@@ -34,6 +34,7 @@ from multidelete.runs.record import RESULTS_FILE
 from multidelete.store.models import stored
 from multidelete.training.engine import Engine, ProgressReporter, TrainingHistory
 from multidelete.utils.errors import InputError
+from rows import display
 from test_bad_input import RECIPE, contents
 
 Terminal = Callable[[str], Ended]
@@ -577,7 +578,7 @@ def make_bench(folder: Path, task: str, scores: dict[tuple[str, str, int], tuple
     cells, failed = [], {}
     for (method, scope, seed), given in scores.items():
         name = f"{method}-{scope}-9-seed{seed}"
-        row = {"task": task, "data": "made_up", "model": "albef", "method": method, "scope": scope}
+        row = {"task": task, "data": "made_up", "model": "albef", "method": method, **display(method), "scope": scope}
         row |= {"forget_examples": 9, "seed": seed, "settings": {}}
         out = str(folder / "cells" / name)
         cells.append({"name": name, "command": "", "out": out, "after": None, "row": row, "variant": ""})
@@ -588,6 +589,7 @@ def make_bench(folder: Path, task: str, scores: dict[tuple[str, str, int], tuple
             original = {
                 **row,
                 "method": "original",
+                **display("original"),
                 "scope": "all",
                 "metrics": {"test_score": 90.0, "forget_auc": 50.0},
             }

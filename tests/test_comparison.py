@@ -19,6 +19,7 @@ from multidelete.report.comparison import Scored, rates, roc, roc_note, scatter
 from multidelete.report.page import render
 from multidelete.runs.groups import Group, labels, summary
 from multidelete.runs.reader import Run
+from rows import display
 from test_report import PAPER, ROWS, TUNED, make_run, verdict_on, words_of
 
 METHODS = ("finetune", "neggrad", "descent_to_delete", "lcodec", "erm_ktp", "knowledge_unlearning", "scrub", "salun")
@@ -81,14 +82,14 @@ def test_a_page_of_many_methods_holds_together(runs: list[Run]) -> None:
 
 def test_rates_by_hand() -> None:
     # thresholds 3, 2, 1, 0: D_f has 3 and 1, test has 2 and 0
-    false, true = rates(Scored("a", "neggrad", np.array([3.0, 1.0]), np.array([2.0, 0.0])))
+    false, true = rates(Scored("a", "neggrad", "#0072B2", np.array([3.0, 1.0]), np.array([2.0, 0.0])))
     points = set(zip(false.tolist(), true.tolist(), strict=True))
     assert {(0.0, 0.0), (0.0, 0.5), (0.5, 0.5), (0.5, 1.0), (1.0, 1.0)} == points
 
 
 def test_the_area_below_is_the_auc() -> None:
     rng = np.random.default_rng(1)
-    model = Scored("a", "neggrad", rng.integers(0, 9, 40) + 2.0, rng.integers(0, 9, 70) + 0.0)  # many ties
+    model = Scored("a", "neggrad", "#0072B2", rng.integers(0, 9, 40) + 2.0, rng.integers(0, 9, 70) + 0.0)  # many ties
     false, true = rates(model)
     assert 100 * np.trapezoid(true, false) == pytest.approx(forget_auc(model.forget, model.test))
     assert (np.diff(false) >= 0).all()
@@ -97,15 +98,17 @@ def test_the_area_below_is_the_auc() -> None:
 
 def test_what_is_noted_of_a_curve() -> None:
     test = np.arange(200) / 200.0
-    model = Scored("SCRUB", "scrub", np.array([5.0, 0.9925, 0.98, 0.1]), test)
+    model = Scored("SCRUB", "scrub", "#0072B2", np.array([5.0, 0.9925, 0.98, 0.1]), test)
     # one of 200 lies above 0.9925; at 1 % two may: 0.98 is below 0.995, 0.99 and 0.985
     assert roc_note(model) == f"SCRUB: AUC {forget_auc(model.forget, test):.1f}, 50 % of D_f at 1.0 % of test"
 
 
 def test_only_the_few_that_matter_are_named_among_many() -> None:
     rng = np.random.default_rng(2)
-    models = [Scored(name, name, rng.normal(size=30), rng.normal(size=30)) for name in ("retrain", "multidelete")]
-    others = [Scored(name, name, rng.normal(size=30), rng.normal(size=30)) for name in METHODS]
+    models = [
+        Scored(name, name, "#0072B2", rng.normal(size=30), rng.normal(size=30)) for name in ("retrain", "multidelete")
+    ]
+    others = [Scored(name, name, "#0072B2", rng.normal(size=30), rng.normal(size=30)) for name in METHODS]
     written = texts_of(roc([*models, *others], ids="x"))
     assert {"retrain", "multidelete", "other methods"} <= set(written)
     assert "scrub" not in written
@@ -144,7 +147,15 @@ def groups_with(**metrics: tuple[float, float, float]) -> list[Group]:
     """Original, Retrain and MultiDelete with these metrics, in this order."""
     result = []
     for place, method in enumerate(("original", "retrain", "multidelete")):
-        row = {"task": "entailment", "data": "d", "model": "albef", "method": method, "scope": "all", "seed": 0}
+        row = {
+            "task": "entailment",
+            "data": "d",
+            "model": "albef",
+            "method": method,
+            **display(method),
+            "scope": "all",
+            "seed": 0,
+        }
         row |= {"forget_examples": 4, "settings": {}, "cost": {}}
         result.append(Group.of([{**row, "metrics": {key: values[place] for key, values in metrics.items()}}]))
     return result

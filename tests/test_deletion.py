@@ -28,6 +28,7 @@ from multidelete.runs.reader import Run
 from multidelete.runs.seal import digest_of, write_seal
 from multidelete.tasks import TASKS
 from multidelete.utils.errors import InputError
+from rows import display
 from test_report import TUNED, words_of
 
 Scores = tuple[float, float, float]  # test score, D_f AUC, D_f vs test AUC
@@ -84,6 +85,7 @@ def run_of(
                 "seed": 0,
                 "seeds": {"train": 0, "forget": 0, "method": 0},
                 "method": name,
+                **display(name),
                 "scope": scope,
                 "settings": settings,
                 "cost": {"update_seconds": 3.0},

@@ -27,6 +27,7 @@ from multidelete.report.sections import attacks
 from multidelete.report.tables import Run
 from multidelete.runs.groups import Group, Spread, label, summary
 from multidelete.utils.errors import InputError
+from rows import display
 
 TUNED = {
     "alpha": 0.2,
@@ -84,6 +85,7 @@ def make_run(folder: Path, *, seed: int = 0, shift: float = 0.0, rows: Any = Non
                 "data": "scenes",
                 "model": "albef",
                 "method": method,
+                **display(method),
                 "scope": scope,
                 "forget_examples": 400,
                 "seed": seed,
@@ -179,7 +181,10 @@ def html(run: Path) -> str:
 
 
 def rows_of(*entries: tuple[str, str, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"method": method, "scope": scope, "settings": settings} for method, scope, settings in entries]
+    return [
+        {"method": method, **display(method), "scope": scope, "settings": settings}
+        for method, scope, settings in entries
+    ]
 
 
 def labels_of(*entries: tuple[str, str, dict[str, Any]]) -> list[str]:
@@ -414,6 +419,8 @@ def verdict_on(**changes: Any) -> verdict.Verdict:
                     "forget_examples": 400,
                     "seed": 0,
                     "method": method,
+                    **display(method),
+                    **display(method),
                     "scope": scope,
                     "settings": settings,
                     "metrics": dict(zip(("test_score", "forget_auc", "forget_test_auc"), metrics, strict=True)),

@@ -28,6 +28,7 @@ from multidelete.runs.reader import Run, Seeds
 from multidelete.store.models import get_or_train_original
 from multidelete.training.engine import weights_hash
 from multidelete.utils.errors import InputError
+from rows import display
 from test_bad_input import RECIPE
 from test_report import ROWS, make_run, words_of
 
@@ -71,7 +72,10 @@ def test_a_recipe_without_seeds_of_its_own_is_written_as_ever() -> None:
 
 @pytest.mark.parametrize("key", ["train_seed", "method_seed"])
 def test_what_is_no_seed_is_refused(key: str, here: Path, terminal: Terminal) -> None:
-    for value, fragment in (("-1", "must not be negative, it is -1"), ("true", "must be a whole number, not True")):
+    for value, fragment in (
+        ("-1", "should be greater than or equal to 0, got -1"),
+        ("true", "must be a whole number, not True"),
+    ):
         ended = terminal(f"unlearn recipe.toml {key}={value}")
         assert ended.code == 2
         assert ended.errors == [f"recipe.toml: '{key}' {fragment}"]
@@ -148,7 +152,7 @@ def test_a_bench_varies_one_seed_where_the_others_are_given(here: Path) -> None:
         cell = result[f"neggrad-all-3-seed{seed}"]
         assert cell.row["seeds"] == {"train": 7, "forget": 8, "method": seed}
         assert cell.after == "retrain-all-3-seed0"
-        assert load(Path(cell.path), cell.words).seeds() == cell.row["seeds"]
+        assert cell.recipe.seeds() == cell.row["seeds"]
     result = cells("train_seed=7")  # deletion sets share the original
     assert [result[f"retrain-all-3-seed{seed}"].after for seed in range(3)] == [None, *["retrain-all-3-seed0"] * 2]
     assert result["neggrad-all-3-seed2"].after == "retrain-all-3-seed2"
@@ -228,6 +232,7 @@ def test_a_bench_matches_tasks_by_all_seeds(tmp_path: Path) -> None:
         for seed, score in enumerate(scores):
             name = f"neggrad-{seed}"
             row = {"task": task, "data": "made_up", "model": "albef", "method": "neggrad", "scope": "all"}
+            row |= display("neggrad")
             row |= {"forget_examples": 9, "seed": 0, "seeds": {"train": 0, "forget": 0, "method": seed}, "settings": {}}
             place = tmp_path / task / "cells" / name
             place.mkdir(parents=True)

@@ -26,6 +26,7 @@ from multidelete.report.findings import VIEWS
 from multidelete.report.studies import table, to_text, write_study
 from multidelete.report.study import StudyResult, fitted, read_study
 from multidelete.utils.errors import InputError
+from rows import display
 from test_bad_input import RECIPE, contents
 
 Terminal = Callable[[str], Ended]
@@ -237,6 +238,7 @@ def make_study(
             settings = {"alpha": 1.0, "beta": 1.0, "gamma": 1.0}
             settings |= {weight: float(value)} if weight in settings else {}
             row = {"task": "retrieval", "data": "scenes", "model": "albef", "method": method, "scope": "all"}
+            row |= display(method)
             row |= {"forget_examples": count, "seed": seed, "settings": settings}
             out = folder / "cells" / f"{variant}-seed{seed}"
             cells.append(
@@ -248,7 +250,7 @@ def make_study(
             if method != "retrain" and not variant.startswith("step"):
                 metrics["gap_to_retrain"] = 50 - test_auc if test_auc < 50 else test_auc - 50
             before = {**metrics, "test_score": 72.0, "forget_auc": 50.0, "forget_test_auc": 80.0, "valid_score": 71.0}
-            original = {**row, "method": "original", "metrics": before, "cost": {}}
+            original = {**row, **display("original"), "method": "original", "metrics": before, "cost": {}}
             cost = {"update_seconds": seconds + 0.02 * seed, "peak_memory_mb": 800.0}
             out.mkdir(parents=True)
             rows = [original, {**row, "metrics": metrics, "cost": cost}]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multidelete.data.requests import Request
-from multidelete.methods import METHODS, Original
 from multidelete.models.base import Model
+from multidelete.runs.groups import label
 from multidelete.tasks import Predictions
 from multidelete.training.engine import TrainingHistory
 from multidelete.utils.errors import InputError, did_you_mean
@@ -145,17 +145,13 @@ class Outcome:
         )
 
     def _labels(self) -> list[str]:
-        titles: dict[str, str] = {Original.name: Original.title}
-        titles |= {name: method.title for name, method in METHODS.items()}
-        suffixes = {"all": "", "fusion": "-F"}
-        scopes = [suffixes.get(row["scope"], f" ({row['scope']})") for row in self.rows]
-        return [titles[row["method"]] + scope for row, scope in zip(self.rows, scopes, strict=True)]
+        return [label(row, self.rows) for row in self.rows]
 
     def _table(self) -> list[list[str]]:
         names = [name for name in SHOWN if name in self.rows[self.index]["metrics"]]
         lines = [["", *names]]
-        for label, row in zip(self._labels(), self.rows, strict=True):
-            lines.append([label, *(_number(row["metrics"], name) for name in names)])
+        for name, row in zip(self._labels(), self.rows, strict=True):
+            lines.append([name, *(_number(row["metrics"], name) for name in names)])
         return lines
 
 

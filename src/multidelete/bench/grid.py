@@ -204,6 +204,7 @@ class _Builder:
             "data": self.dataset.name,
             "model": self.model,
             "method": method.name,
+            **method.display(),
             "scope": method.scope,
             "forget_examples": self._sizes[size, str(recipe.forget.part)],
             "seed": seed,

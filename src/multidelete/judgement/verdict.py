@@ -53,6 +53,7 @@ class Verdict:
 
     label: str
     method: str
+    color: str
     forgetting: Finding
     utility: Finding
     cost: Finding
@@ -73,6 +74,7 @@ def verdicts(groups: Sequence[Group]) -> list[Verdict]:
         Verdict(
             name,
             group.method,
+            group.color,
             forgetting(group, original, retrain),
             utility(group, original, retrain),
             cost(group, retrain),

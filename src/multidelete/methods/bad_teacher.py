@@ -37,6 +37,7 @@ class BadTeacher(LossMethod):
 
     name: ClassVar[str] = "bad_teacher"
     title: ClassVar[str] = "Bad Teacher"
+    color: ClassVar[str] = "#994455"
     needs_teacher: ClassVar[bool] = True
     needs_initial: ClassVar[bool] = True
 

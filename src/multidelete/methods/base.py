@@ -26,6 +26,7 @@ from multidelete.training.original import TrainSettings, initial_model
 from multidelete.utils.errors import InputError
 
 Scope = Literal["all", "fusion", "vision", "graph", "text"]
+OTHER_COLORS = ("#44475A", "#7A5195", "#3D8361", "#A44A3F")  # for methods that have none of their own
 MEAN_OF = 2048  # mismatched pairs whose mean is taken for that of all
 
 
@@ -225,7 +226,8 @@ class Method(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: ClassVar[str]
-    title: ClassVar[str]
+    title: ClassVar[str]  # what tables and figures call it
+    color: ClassVar[str] = ""  # in figures; by default one that follows from the name
     needs_training: ClassVar[bool] = False  # whether it must be known how the original was trained
     needs_mask: ClassVar[bool] = False  # whether the original must have been trained with ``[train.mask]``
     stored: ClassVar[bool] = False  # whether its outcome is kept beside the originals, to be found again
@@ -284,6 +286,11 @@ class Method(BaseModel, ABC):
     def reads(self, inputs: PairInputs, model: Model) -> PairInputs:
         """What the method's model reads of the dataset: all of it, but for methods that blank a part."""
         return inputs
+
+    @classmethod
+    def display(cls) -> dict[str, str]:
+        """Title and color, as rows of results carry them."""
+        return {"title": cls.title, "color": cls.color or OTHER_COLORS[sum(map(ord, cls.name)) % len(OTHER_COLORS)]}
 
     def settings(self, data: UnlearningData) -> dict[str, Any]:
         """Settings that a row of results records: the fields of the method without its scope."""

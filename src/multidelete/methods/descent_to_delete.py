@@ -58,6 +58,7 @@ class DescentToDelete(Method):
 
     name: ClassVar[str] = "descent_to_delete"
     title: ClassVar[str] = "DtD"
+    color: ClassVar[str] = "#009E73"
     properties: ClassVar[tuple[str, ...]] = ("never_reads_forget",)
 
     steps: int = Field(default=10, ge=1)

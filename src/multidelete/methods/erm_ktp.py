@@ -51,6 +51,7 @@ class ErmKtp(Method):
 
     name: ClassVar[str] = "erm_ktp"
     title: ClassVar[str] = "ERM-KTP"
+    color: ClassVar[str] = "#56B4E9"
     tasks: ClassVar[tuple[str, ...]] = ("retrieval", "entailment", "reasoning")
     scopes: ClassVar[tuple[str, ...]] = ("vision",)
     needs_training: ClassVar[bool] = True

@@ -29,6 +29,7 @@ class FineTune(LossMethod):
 
     name: ClassVar[str] = "finetune"
     title: ClassVar[str] = "FineTune"
+    color: ClassVar[str] = "#E69F00"
     needs_training: ClassVar[bool] = True
     properties: ClassVar[tuple[str, ...]] = ("never_reads_forget", "lowers_retain_loss")
 

@@ -41,6 +41,7 @@ class KnowledgeUnlearning(LossMethod):
 
     name: ClassVar[str] = "knowledge_unlearning"
     title: ClassVar[str] = "UL"
+    color: ClassVar[str] = "#8A8A00"
     properties: ClassVar[tuple[str, ...]] = ("raises_forget_loss", "never_reads_retain")
     scopes: ClassVar[tuple[str, ...]] = ("text", "fusion")
     schedule: ClassVar[Literal["cosine", "constant"]] = "constant"

@@ -32,6 +32,7 @@ class L1Sparse(LossMethod):
 
     name: ClassVar[str] = "l1_sparse"
     title: ClassVar[str] = "L1-sparse"
+    color: ClassVar[str] = "#2A6F97"
     needs_training: ClassVar[bool] = True
     properties: ClassVar[tuple[str, ...]] = ("never_reads_forget",)
 

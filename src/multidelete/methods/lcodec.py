@@ -87,6 +87,7 @@ class Lcodec(Method):
 
     name: ClassVar[str] = "lcodec"
     title: ClassVar[str] = "L-CODEC"
+    color: ClassVar[str] = "#CC79A7"
 
     perturbations: int = Field(default=1000, ge=2)
     batch_size: int = Field(default=100, ge=1)

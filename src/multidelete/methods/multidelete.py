@@ -76,6 +76,7 @@ class MultiDelete(LossMethod):
 
     name: ClassVar[str] = "multidelete"
     title: ClassVar[str] = "MultiDelete"
+    color: ClassVar[str] = "#0072B2"
     needs_teacher: ClassVar[bool] = True
 
     alpha: float = Field(default=1.0, ge=0)

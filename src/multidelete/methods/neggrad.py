@@ -24,6 +24,7 @@ class NegGrad(LossMethod):
 
     name: ClassVar[str] = "neggrad"
     title: ClassVar[str] = "NegGrad"
+    color: ClassVar[str] = "#D55E00"
     properties: ClassVar[tuple[str, ...]] = ("raises_forget_loss", "never_reads_retain")
 
     epochs: float = Field(default=1.0, gt=0)

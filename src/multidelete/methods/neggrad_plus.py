@@ -27,6 +27,7 @@ class NegGradPlus(LossMethod):
 
     name: ClassVar[str] = "neggrad_plus"
     title: ClassVar[str] = "NegGrad+"
+    color: ClassVar[str] = "#8C4A00"
 
     beta: float = Field(default=0.95, ge=0, le=1)
 

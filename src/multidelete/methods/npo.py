@@ -39,6 +39,7 @@ class NPO(LossMethod):
 
     name: ClassVar[str] = "npo"
     title: ClassVar[str] = "NPO"
+    color: ClassVar[str] = "#B5179E"
     needs_teacher: ClassVar[bool] = True
 
     beta: float = Field(default=1.0, gt=0)

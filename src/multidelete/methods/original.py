@@ -14,6 +14,7 @@ class Original(Method):
 
     name: ClassVar[str] = "original"
     title: ClassVar[str] = "Original"
+    color: ClassVar[str] = "#6f757d"
     stored: ClassVar[bool] = True
 
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:

@@ -31,6 +31,7 @@ class RandomLabel(LossMethod):
 
     name: ClassVar[str] = "random_label"
     title: ClassVar[str] = "Random Label"
+    color: ClassVar[str] = "#E07A5F"
 
     retain_weight: float = Field(default=1.0, ge=0)
     learning_rate: float = Field(default=1e-4, gt=0)

@@ -25,6 +25,7 @@ class Retrain(Method):
 
     name: ClassVar[str] = "retrain"
     title: ClassVar[str] = "Retrain"
+    color: ClassVar[str] = "#1c1c1c"
     needs_training: ClassVar[bool] = True
     stored: ClassVar[bool] = True
     properties: ClassVar[tuple[str, ...]] = ("never_reads_forget",)

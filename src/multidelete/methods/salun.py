@@ -43,6 +43,7 @@ class SalUn(LossMethod):
 
     name: ClassVar[str] = "salun"
     title: ClassVar[str] = "SalUn"
+    color: ClassVar[str] = "#117733"
 
     share: float = Field(default=0.5, gt=0, le=1)
     retain_weight: float = Field(default=1.0, ge=0)

@@ -39,6 +39,7 @@ class Scrub(LossMethod):
 
     name: ClassVar[str] = "scrub"
     title: ClassVar[str] = "SCRUB"
+    color: ClassVar[str] = "#5D3A9B"
     needs_teacher: ClassVar[bool] = True
 
     alpha: float = Field(default=1.0, gt=0)

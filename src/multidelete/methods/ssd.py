@@ -49,6 +49,7 @@ class SSD(Method):
 
     name: ClassVar[str] = "ssd"
     title: ClassVar[str] = "SSD"
+    color: ClassVar[str] = "#6B4C2A"
 
     alpha: float = Field(default=2.0, gt=0)
     dampening: float = Field(default=1.0, gt=0)

@@ -31,6 +31,7 @@ class Unimodal(Method):
 
     name: ClassVar[str] = "unimodal"
     title: ClassVar[str] = "Single modality"
+    color: ClassVar[str] = "#a3a9b1"
     needs_training: ClassVar[bool] = True
     stored: ClassVar[bool] = True
     tasks: ClassVar[tuple[str, ...]] = ("entailment", "reasoning", "graph_text")

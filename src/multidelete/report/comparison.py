@@ -21,7 +21,6 @@ from multidelete.report.drawing import (
     MUTED,
     SUBSCRIPTED,
     Mark,
-    colour,
     legend,
     position_labels,
     style,
@@ -71,11 +70,11 @@ def scatter(groups: Sequence[Group], *, ids: str, width: float = 6.6, height: fl
                 y.mean,
                 xerr=x.sd,
                 yerr=y.sd,
-                color=colour(group.method),
+                color=group.color,
                 marker=MARKERS[variant % len(MARKERS)],
                 markersize=(12 if ring else 8) - 2 * numbered,
-                markerfacecolor="none" if ring else colour(group.method),
-                markeredgecolor=colour(group.method) if ring else "white",
+                markerfacecolor="none" if ring else group.color,
+                markeredgecolor=group.color if ring else "white",
                 markeredgewidth=1.8 if ring else 0.9,
                 elinewidth=1.1,
                 capsize=2,
@@ -87,13 +86,13 @@ def scatter(groups: Sequence[Group], *, ids: str, width: float = 6.6, height: fl
                 numbers[name] = Line2D(
                     [],
                     [],
-                    color=colour(group.method),
+                    color=group.color,
                     marker=MARKERS[variant % len(MARKERS)],
                     linestyle="none",
                     markersize=6,
                     markeredgecolor="white",
                 )
-            marks.append(Mark(text, colour(group.method), bold, x.mean, y.mean, x.sd or 0.0, y.sd or 0.0))
+            marks.append(Mark(text, group.color, bold, x.mean, y.mean, x.sd or 0.0, y.sd or 0.0))
         axes.margins(0.14)
         axes.autoscale_view()
         axes.autoscale(False)
@@ -124,13 +123,15 @@ class Scored:
 
     Args:
         label: Its name.
-        method: Whose colour it gets.
+        method: Name of its method.
+        color: Color of its method.
         forget: s(x) of D_f, ``(F,)``.
         test: s(x) of D_Test, ``(N,)``.
     """
 
     label: str
     method: str
+    color: str
     forget: NDArray[np.float64]
     test: NDArray[np.float64]
 
@@ -172,7 +173,7 @@ def roc(models: Sequence[Scored], *, ids: str, width: float = 6.6) -> str:
                 named = few or model.method in NAMED
                 (line,) = axes.plot(
                     *(np.maximum((false, true), FEWEST) if logarithmic else (false, true)),
-                    color=colour(model.method) if named else OTHERS,
+                    color=model.color if named else OTHERS,
                     linewidth=1.5 if named else 0.8,
                     linestyle=dashes.get(model.method) or VARIANTS[variant % len(VARIANTS)],
                     drawstyle="steps-post",
@@ -256,7 +257,7 @@ def by_size(groups: Sequence[Group], *, ids: str, width: float = 9.0) -> str:
                     [examples for examples, _ in points],
                     [spread.mean for _, spread in points],
                     yerr=[spread.sd or 0.0 for _, spread in points],
-                    color=colour(method) if named else OTHERS,
+                    color=every[0].color if named else OTHERS,
                     linewidth=1.3 if named else 0.8,
                     linestyle=VARIANTS[variant % len(VARIANTS)],
                     marker=MARKERS[variant % len(MARKERS)],
@@ -296,7 +297,7 @@ def cost_bars(groups: Sequence[Group], *, ids: str, width: float = 6.6) -> str:
         axes = figure.add_subplot()
         longest = 0.0
         for place, (name, group) in enumerate(shown):
-            ink, left = colour(group.method), 0.0
+            ink, left = group.color, 0.0
             for key in parts:
                 seconds = group.cost[key].mean if key in group.cost else 0.0
                 axes.barh(

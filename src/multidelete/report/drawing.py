@@ -20,21 +20,6 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top, in points
 
 INK, MUTED, PALE = "#1c1c1c", "#5f6368", "#eceef0"
 
-# Okabe and Ito's colours, which stay apart for the colour-blind; the two references are neutral.
-COLOURS = {
-    "original": "#6f757d",
-    "unimodal": "#a3a9b1",
-    "retrain": "#1c1c1c",
-    "multidelete": "#0072B2",
-    "finetune": "#E69F00",
-    "neggrad": "#D55E00",
-    "neggrad_plus": "#8C4A00",
-    "descent_to_delete": "#009E73",
-    "lcodec": "#CC79A7",
-    "erm_ktp": "#56B4E9",
-    "knowledge_unlearning": "#8A8A00",
-}
-OTHER_COLOURS = ("#5D3A9B", "#994455", "#117733", "#6B4C2A")  # for methods of other packages
 SUBSCRIPTED = {
     "forget": r"$\mathregular{D_f}$",
     "retain": r"$\mathregular{D_r}$",
@@ -71,11 +56,6 @@ STYLE = {
     "hatch.linewidth": 0.6,
 }
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-
-
-def colour(method: str) -> str:
-    """The colour of a method, the same in every figure and every report."""
-    return COLOURS.get(method, OTHER_COLOURS[sum(map(ord, method)) % len(OTHER_COLOURS)])
 
 
 def style() -> AbstractContextManager[None]:

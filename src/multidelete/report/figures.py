@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from multidelete.report.drawing import INK, SUBSCRIPTED, colour, legend, style, to_svg
+from multidelete.report.drawing import INK, SUBSCRIPTED, legend, style, to_svg
 from multidelete.runs.reader import RowHistory
 
 TERM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
@@ -37,7 +37,7 @@ def common_bins(scores: Sequence[NDArray[np.float64]], count: int = 36) -> NDArr
 def histogram(
     scores: Mapping[str, NDArray[np.float64]],
     bins: NDArray[np.float64],
-    method: str,
+    color: str,
     *,
     ids: str,
     title: str,
@@ -48,7 +48,7 @@ def histogram(
     Args:
         scores: Log-odds by split (``forget``, ``retain``, ``test``).
         bins: Common edges, see ``common_bins``.
-        method: Whose colour D_f gets.
+        color: Color of D_f.
         ids: Prefix of every id in the SVG, unique within the page.
         title: What the figure shows, for those who cannot see it.
         of: What the log-odds are of.
@@ -68,7 +68,7 @@ def histogram(
             if split == "retain":
                 handle: Artist = axes.bar(centres, share, width, color="#c6cad0")[0]
             elif split == "forget":
-                handle = axes.bar(centres, share, width, color=colour(method), alpha=0.62)[0]
+                handle = axes.bar(centres, share, width, color=color, alpha=0.62)[0]
             else:
                 axes.stairs(share, bins, color="white", linewidth=2.4, alpha=0.8)
                 handle = axes.stairs(share, bins, color=INK, linewidth=1.1, linestyle=(0, (2.5, 1.2)))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from multidelete.judgement import verdict
-from multidelete.report import comparison, drawing, figures, tables
+from multidelete.report import comparison, figures, tables
 from multidelete.report.sections import attacks, differences_to_retrain, probes
 from multidelete.report.template import fill, sets
 from multidelete.runs.groups import BASELINES, Group, comparison_title, label, labels, reference, summary
@@ -109,7 +109,6 @@ def render(runs: Sequence[Run]) -> str:
         probes=probes(groups),
         settings=list(zip(labels(groups), groups, strict=True)),
         provenance=[(run.folder.name, run.provenance, summary([run])[0].seeds) for run in runs],
-        colour=drawing.colour,
         baselines=BASELINES,
     )
 
@@ -157,7 +156,7 @@ def _gallery(runs: Sequence[Run]) -> dict[str, Any] | None:
     return {
         "parts": parts,
         "names": names,
-        "methods": methods,
+        "colors": [row["color"] for row in run.rows],
         "pictures": any(card.picture for part in parts for card in part["cards"]),
         "original": next((i for i in scored if methods[i] == "original"), None),
         "retrain": next((i for i in scored if methods[i] == "retrain"), None),
@@ -227,7 +226,7 @@ def scored(runs: Sequence[Run], groups: Sequence[Group]) -> list[comparison.Scor
         for run, index in places:
             forget, test = (run.scores(index, split) for split in ("forget", "test"))
             if forget is not None and test is not None and np.isfinite(np.r_[forget.score, test.score]).all():
-                models.append(comparison.Scored(name, group.method, forget.score, test.score))
+                models.append(comparison.Scored(name, group.method, group.color, forget.score, test.score))
                 break
     return models
 
@@ -256,7 +255,7 @@ def _histogram(run: Run, index: int, logits: Mapping[str, NDArray[np.float64]], 
     drawn = figures.histogram(
         logits,
         bins,
-        row["method"],
+        row["color"],
         ids=f"scores-{index}",
         title=f"Scores under {name}, seed {Seeds.of(row)}",
         of="a match" if row["task"] == "retrieval" else "the true answer",

@@ -29,15 +29,6 @@ from multidelete.runs.reader import Row as Row
 from multidelete.runs.reader import Run as Run
 from multidelete.utils.format import NONE, duration, percent, signed
 
-PREPARED = 0.05  # share of its time from which preparation is told apart
-
-
-# --- labels ---------------------------------------------------------------------------------------
-
-
-# --- rows of several seeds ------------------------------------------------------------------------
-
-
 # --- numbers as text ------------------------------------------------------------------------------
 
 

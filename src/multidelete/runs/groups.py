@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from multidelete.report.tables import PREPARED
 from multidelete.runs.differences import Difference, paired
 from multidelete.runs.reader import Row as Row
 from multidelete.runs.reader import Run as Run
@@ -21,28 +20,7 @@ COMPARISON_KEYS = ("task", "data", "model", "forget_examples")  # only rows that
 BASELINES = ("original", "retrain", "unimodal")  # always listed first, in this order; they unlearn nothing
 
 
-NAMES = {
-    "original": "Original",
-    "retrain": "Retrain",
-    "unimodal": "Single modality",
-    "finetune": "FineTune",
-    "neggrad": "NegGrad",
-    "neggrad_plus": "NegGrad+",
-    "descent_to_delete": "DtD",
-    "lcodec": "L-CODEC",
-    "erm_ktp": "ERM-KTP",
-    "knowledge_unlearning": "UL",
-    "scrub": "SCRUB",
-    "salun": "SalUn",
-    "ssd": "SSD",
-    "bad_teacher": "Bad Teacher",
-    "random_label": "Random Label",
-    "npo": "NPO",
-    "l1_sparse": "L1-sparse",
-    "multidelete": "MultiDelete",
-}
-
-
+PREPARED = 0.05  # share of the time from which preparation is shown separately
 TERMS = {"alpha": "MD", "beta": "MKR", "gamma": "UKR"}  # weight of MultiDelete -> the term it weighs
 
 
@@ -52,7 +30,8 @@ SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "γ", "retain_mismatched": "mis
 def label(row: Row, rows: Iterable[Row]) -> str:
     """The name of ``row`` among ``rows``: as short as it can be without standing for two of them.
 
-    >>> plain = {"method": "multidelete", "scope": "fusion", "settings": {"alpha": 1.0, "epochs": 2}}
+    >>> named = {"method": "multidelete", "title": "MultiDelete", "scope": "fusion"}
+    >>> plain = {**named, "settings": {"alpha": 1.0, "epochs": 2}}
     >>> ablated = {**plain, "settings": {"alpha": 0.0, "epochs": 2}}
     >>> longer = {**plain, "settings": {"alpha": 1.0, "epochs": 4}}
     >>> [label(row, [plain, ablated]) for row in (plain, ablated)]
@@ -73,7 +52,7 @@ def label(row: Row, rows: Iterable[Row]) -> str:
 
 def _name(row: Row, rows: Iterable[Row]) -> str:
     method, scope, settings = row["method"], row["scope"], row["settings"]
-    name = NAMES.get(method, str(method).replace("_", " ").title())
+    name = str(row["title"])
     if method == "unimodal":
         return f"Only {settings['modality']}"
     if method in BASELINES:
@@ -161,6 +140,11 @@ class Group:
     def method(self) -> str:
         """The registered name of the method."""
         return str(self.first["method"])
+
+    @property
+    def color(self) -> str:
+        """The color of its method in figures."""
+        return str(self.first["color"])
 
     @property
     def comparison_key(self) -> tuple[Any, ...]:

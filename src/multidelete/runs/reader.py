@@ -18,7 +18,20 @@ from multidelete.utils.errors import InputError, did_you_mean
 Row = Mapping[str, Any]  # one entry of "rows" in results.json
 
 SCHEMA = 1
-ROW_KEYS = ("task", "data", "model", "method", "scope", "forget_examples", "seed", "settings", "metrics", "cost")
+ROW_KEYS = (
+    "task",
+    "data",
+    "model",
+    "method",
+    "title",
+    "color",
+    "scope",
+    "forget_examples",
+    "seed",
+    "settings",
+    "metrics",
+    "cost",
+)
 
 
 class Seeds(NamedTuple):

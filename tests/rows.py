@@ -1,0 +1,11 @@
+"""Made-up rows of results, as a run would write them."""
+
+from __future__ import annotations
+
+from multidelete.methods import METHODS, Original
+
+
+def display(method: str) -> dict[str, str]:
+    """Title and color of a method; those of a foreign method follow from its name."""
+    kind = Original if method == "original" else METHODS.get(method)
+    return kind.display() if kind else {"title": method.replace("_", " ").title(), "color": "#44475A"}
