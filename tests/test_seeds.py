@@ -74,7 +74,7 @@ def test_a_recipe_without_seeds_of_its_own_is_written_as_ever() -> None:
 def test_what_is_no_seed_is_refused(key: str, here: Path, terminal: Terminal) -> None:
     for value, fragment in (
         ("-1", "should be greater than or equal to 0, got -1"),
-        ("true", "must be a whole number, not True"),
+        ("true", "should be a valid integer, got True"),
     ):
         ended = terminal(f"unlearn recipe.toml {key}={value}")
         assert ended.code == 2
