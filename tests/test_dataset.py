@@ -315,10 +315,10 @@ def test_missing_parts(folder: Path, tmp_path: Path) -> None:
 
 
 def test_readers_are_found_by_name(folder: Path) -> None:
-    assert {"dataset", "karpathy", "scenes"} <= set(READERS)
-    assert read("dataset", root=str(folder)).hash == Dataset.load(folder).hash
+    assert {"manifest", "karpathy", "scenes"} <= set(READERS)
+    assert read("manifest", root=str(folder)).hash == Dataset.load(folder).hash
     assert len(read("scenes", train=3, validation=1, test=1)) == 5
-    assert detect(folder) == "dataset"
+    assert detect(folder) == "manifest"
 
 
 @pytest.mark.parametrize(
@@ -326,9 +326,9 @@ def test_readers_are_found_by_name(folder: Path) -> None:
     [
         ("scene", {}, r"'scene' is not a reader .*; did you mean 'scenes'\?"),
         ("scenes", {"trian": 3}, r"reader 'scenes' has no option 'trian'; did you mean 'train'\?"),
-        ("dataset", {"zzz": 3}, "reader 'dataset' has no option 'zzz'; it has root"),
-        ("dataset", {}, "reader 'dataset' needs the option 'root', which was not given"),
-        ("dataset", {"root": 3}, "reader 'dataset' expects str or Path for 'root', got 3"),
+        ("manifest", {"zzz": 3}, "reader 'manifest' has no option 'zzz'; it has root"),
+        ("manifest", {}, "reader 'manifest' needs the option 'root', which was not given"),
+        ("manifest", {"root": 3}, "reader 'manifest' expects str or Path for 'root', got 3"),
         ("scenes", {"train": "many"}, "reader 'scenes' expects int for 'train', got 'many'"),
         ("scenes", {"train": True}, "reader 'scenes' expects int for 'train', got True"),
     ],

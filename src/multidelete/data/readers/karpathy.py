@@ -15,11 +15,23 @@ from multidelete.data.dataset import (
     path_problem,
     raise_first,
 )
+from multidelete.data.layouts import reader
 from multidelete.utils.errors import InputError, did_you_mean
 
 _SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 
 
+def find_split_files(root: Path) -> list[Path]:
+    """The split files in a folder."""
+    return sorted(path for path in root.glob("dataset_*.json") if path.is_file())
+
+
+def holds_karpathy(root: Path) -> bool:
+    """Whether a folder has a split file."""
+    return bool(find_split_files(root))
+
+
+@reader(layout="a Karpathy split file dataset_*.json", detects=holds_karpathy)
 def karpathy(root: str | Path, file: str | None = None, images: str | None = None) -> Dataset:
     """Images with their captions from a Karpathy split file; an example's id is its file name.
 
@@ -60,11 +72,6 @@ def karpathy(root: str | Path, file: str | None = None, images: str | None = Non
     ]
     raise_first(missing, "entries")
     return Dataset(name, examples, root=folder)
-
-
-def find_split_files(root: Path) -> list[Path]:
-    """The split files in a folder."""
-    return sorted(path for path in root.glob("dataset_*.json") if path.is_file())
 
 
 def _split_file(root: Path, file: str | None) -> Path:

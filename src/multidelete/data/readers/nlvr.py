@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from multidelete.data.dataset import Dataset, Example, kind
+from multidelete.data.layouts import reader
 from multidelete.data.readers.lines import Gathered, file_in, first_identifier, image_files, json_lines, truth
 from multidelete.utils.errors import InputError
 
@@ -16,6 +17,13 @@ IDENTIFIER = re.compile(r"\d+-\d+", re.ASCII)
 _KEYS = {"identifier": (str,), "sentence": (str,), "label": (str, bool)}
 
 
+def holds_nlvr(root: Path) -> bool:
+    """Whether a folder looks like this release."""
+    names = [file for name in FILES.values() for file in (f"{name}.json", f"{name}/{name}.json")]
+    return IDENTIFIER.fullmatch(first_identifier(root, names)) is not None
+
+
+@reader(layout='train.json with identifiers like "1-0"', detects=holds_nlvr)
 def nlvr(root: str | Path, images: str | None = None, boxes: int = 3, arrangements: int = ARRANGEMENTS) -> Dataset:
     """NLVR: drawings of three boxes with a statement, true or false; an example is one image, as "train-2321-0-5".
 
@@ -66,12 +74,6 @@ def nlvr(root: str | Path, images: str | None = None, boxes: int = 3, arrangemen
                 )
                 gathered.add(where, example)
     return Dataset("nlvr", gathered.examples, root=files.root)
-
-
-def holds_nlvr(root: Path) -> bool:
-    """Whether a folder looks like this release."""
-    names = [file for name in FILES.values() for file in (f"{name}.json", f"{name}/{name}.json")]
-    return IDENTIFIER.fullmatch(first_identifier(root, names)) is not None
 
 
 def _line_problem(identifier: str, label: object, images: object) -> str | None:

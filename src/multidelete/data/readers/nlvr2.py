@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from multidelete.data.dataset import Dataset, Example
+from multidelete.data.layouts import reader
 from multidelete.data.readers.lines import Gathered, file_in, first_identifier, image_files, json_lines, truth
 
 FILES = {"train": ("train.json",), "validation": ("dev.json",), "test": ("test1.json", "test.json")}
@@ -14,6 +15,12 @@ IDENTIFIER = re.compile(r"(\w+-\d+-\d+)-\d+", re.ASCII)
 _KEYS = {"identifier": (str,), "sentence": (str,), "label": (str, bool)}
 
 
+def holds_nlvr2(root: Path) -> bool:
+    """Whether a folder looks like this release."""
+    return IDENTIFIER.fullmatch(first_identifier(root, sum(FILES.values(), ()))) is not None
+
+
+@reader(layout='train.json with identifiers like "train-1-0-0"', detects=holds_nlvr2)
 def nlvr2(root: str | Path, images: str | None = None) -> Dataset:
     """NLVR2: pairs of photographs with statements, true or false; an example is a pair, as "dev-850-0".
 
@@ -48,8 +55,3 @@ def nlvr2(root: str | Path, images: str | None = None) -> Dataset:
             paths = tuple(files.path(name) for name in names)
             gathered.add(where, Example(pair, split, (line["sentence"],), paths, (label or "",)), problem)
     return Dataset("nlvr2", gathered.examples, root=files.root)
-
-
-def holds_nlvr2(root: Path) -> bool:
-    """Whether a folder looks like this release."""
-    return IDENTIFIER.fullmatch(first_identifier(root, sum(FILES.values(), ()))) is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from multidelete.data.dataset import Dataset, Example
 from multidelete.data.graph import EDGES, NODES, Graph
+from multidelete.data.layouts import reader
 from multidelete.data.readers.lines import Gathered, file_in, truth, tsv_lines
 from multidelete.utils.registry import choose
 
@@ -55,6 +56,12 @@ class _Question:
         return self.article, self.sentence, *self.mentions
 
 
+def holds_pgr(root: Path) -> bool:
+    """Whether a folder looks like this dataset."""
+    return (root / NODES).is_file() and any((root / name).is_file() for name in RELEASES["all"])
+
+
+@reader(layout="train*.tsv with nodes.tsv", detects=holds_pgr)
 def pgr(root: str | Path, release: str = "all", mark: str = "blind", unusable: str = "error", seed: int = 0) -> Dataset:
     """Gene-phenotype relations (PGR): an example is a gene and a phenotype in an article, with the sentences on both.
 
@@ -107,11 +114,6 @@ def pgr(root: str | Path, release: str = "all", mark: str = "blind", unusable: s
         answers = {**own_answers, **answers}
         done |= own
     return Dataset("pgr", gathered.examples, graph=graph)
-
-
-def holds_pgr(root: Path) -> bool:
-    """Whether a folder looks like this dataset."""
-    return (root / NODES).is_file() and any((root / name).is_file() for name in RELEASES["all"])
 
 
 def _questions(path: Path, graph: Graph, problems: list[str], drop: bool) -> Iterator[_Question]:

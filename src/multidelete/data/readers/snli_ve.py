@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from multidelete.data.dataset import Dataset, Example
+from multidelete.data.layouts import reader
 from multidelete.data.readers.lines import Gathered, ImageFiles, file_in, image_files, json_lines
 from multidelete.utils.errors import InputError, did_you_mean
 
@@ -18,6 +19,12 @@ _KEYS = {"Flickr30K_ID": (str,), "sentence2": (str,), "gold_label": (str,)}
 _FOLDERS = ("flickr30k-images", "flickr30k_images", "images", "../flickr8k/images")
 
 
+def holds_snli_ve(root: Path) -> bool:
+    """Whether a folder looks like this release."""
+    return any((root / file).is_file() for file in FILES.values())
+
+
+@reader(layout="snli_ve_*.jsonl", detects=holds_snli_ve)
 def snli_ve(root: str | Path, images: str | None = None) -> Dataset:
     """Visual entailment (SNLI-VE): photographs with hypotheses; an example is a photograph, its id the Flickr30K_ID.
 
@@ -54,11 +61,6 @@ def snli_ve(root: str | Path, images: str | None = None) -> Dataset:
     ]
     placed = [replace(example, images=(files.path(example.images[0]),)) for example in gathered.examples]
     return Dataset("snli_ve", placed, root=files.root)
-
-
-def holds_snli_ve(root: Path) -> bool:
-    """Whether a folder looks like this release."""
-    return any((root / file).is_file() for file in FILES.values())
 
 
 def _image_files(root: Path, images: str | None, examples: Sequence[Example]) -> ImageFiles:
