@@ -217,7 +217,7 @@ class Dataset:
         if size not in self._images:
             if self.pixels is None:
                 panels = self.examples[0].panels
-                self._images[size] = decoded_images(self._files(), int(size), panels, progress)
+                self._images[size] = decoded_images(self._files(), self._file_digests, int(size), panels, progress)
             else:
                 flat = self.pixels.reshape(-1, *self.pixels.shape[2:])
                 self._images[size] = np.stack([squared(Image.fromarray(image), int(size)) for image in flat])
@@ -233,12 +233,16 @@ class Dataset:
             return [hashlib.sha256("\0".join(example.nodes).encode()).hexdigest() for example in self.examples]
         if self.pixels is not None:
             return [hashlib.sha256(images.tobytes()).hexdigest() for images in self.pixels]
-        digests = file_digests(self._files())
+        digests = self._file_digests
         count = len(self.examples[0].images)
         if count == 1:
             return digests
         of_example = (digests[start : start + count] for start in range(0, len(digests), count))
         return [hashlib.sha256("\0".join(each).encode()).hexdigest() for each in of_example]
+
+    @cached_property
+    def _file_digests(self) -> list[str]:
+        return file_digests(self._files())
 
     def without(self, other: Dataset) -> Dataset:
         """This dataset without the examples whose images stand in the validation or test split of another dataset.

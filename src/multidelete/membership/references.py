@@ -11,7 +11,6 @@ from typing import ClassVar
 import numpy as np
 
 from multidelete.data.dataset import Dataset
-from multidelete.data.images import cache_dir
 from multidelete.data.requests import Request, resolve
 from multidelete.membership.attacks import SHADOW, membership
 from multidelete.methods import Method, Retrain, UnlearningData
@@ -21,6 +20,7 @@ from multidelete.runs.record import RunFolder
 from multidelete.runs.store import Trained, get_or_predict, get_or_unlearn, is_stored, outcome_key, source_hash
 from multidelete.tasks import Predictions, Task
 from multidelete.training.engine import Engine, digest
+from multidelete.utils.cache import cache_dir
 from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_file
 from multidelete.utils.randomness import derive

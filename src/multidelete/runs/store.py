@@ -16,7 +16,6 @@ from pydantic import BaseModel, ValidationError
 
 from multidelete.data.batches import PairInputs
 from multidelete.data.dataset import Dataset
-from multidelete.data.images import cache_dir
 from multidelete.data.requests import Request
 from multidelete.methods import Method, Unlearned, UnlearningData
 from multidelete.models.base import WEIGHTS_FILE, MaskConfig, Model, ModelConfig
@@ -25,6 +24,7 @@ from multidelete.runs.record import read_predictions
 from multidelete.tasks import Predictions, Task
 from multidelete.training.engine import Engine, TrainingHistory, digest, weights_hash
 from multidelete.training.original import TrainSettings, check_mask, initial_model, train
+from multidelete.utils.cache import cache_dir
 from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_atomically, write_file
 
