@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multidelete.data.dataset import Dataset, Example
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import Example
 from multidelete.data.readers import READERS, detect, read
 from multidelete.data.synthetic.scenes import scenes
 from multidelete.utils.cache import cache_dir

@@ -15,7 +15,8 @@ import pytest
 import multidelete.membership.references
 import multidelete.pipeline
 import tiny
-from multidelete.data.dataset import Dataset, Example
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import Example
 from multidelete.membership.references import halves_of, metrics_of
 from multidelete.methods import METHODS, Method
 from multidelete.pipeline import run

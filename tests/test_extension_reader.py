@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from multidelete.data.dataset import Dataset, Example
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import Example
 from multidelete.data.layouts import reader
 
 

@@ -6,15 +6,15 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from multidelete.data.examples import SPLITS, Example, example_problem, images_problem, raise_first, split_problem
 from multidelete.data.graph import NODES, Graph
 from multidelete.data.images import (
     ImageFile,
@@ -25,49 +25,11 @@ from multidelete.data.images import (
     read_image,
     squared,
 )
+from multidelete.data.manifest import MANIFEST, read_manifest, write_manifest
 from multidelete.utils.errors import InputError, did_you_mean
 from multidelete.utils.files import write_atomically
 
-SPLITS = ("train", "validation", "test")
-MANIFEST = "manifest.jsonl"
-
 Rows = NDArray[np.int64]
-
-_REQUIRED = ("id", "split", "texts")
-_OPTIONAL = ("image", "images", "labels", "nodes", "panels", "group")
-_KEYS = (*_REQUIRED, *_OPTIONAL)
-_KINDS = {str: "a string", list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """What one deletion names: an image, several images that belong together, or a pair of entities; and its texts.
-
-    Args:
-        id: Its name, unique in the dataset.
-        split: One of ``SPLITS``.
-        texts: Captions, hypotheses, statements or sentences, at least one.
-        images: Paths of the image files below the dataset's image root; empty where pixels are generated or a graph
-            takes their place.
-        labels: The label of each text; empty in retrieval.
-        nodes: Ids of the two nodes of the graph that the texts are about.
-        panels: Pictures that stand side by side in each image file; they are cut apart.
-        group: Examples with the same group are drawn together, and deleted together or not at all.
-    """
-
-    id: str
-    split: str
-    texts: tuple[str, ...]
-    images: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
-    nodes: tuple[str, ...] = ()
-    panels: int = 1
-    group: str = ""
-
-    @property
-    def pictures(self) -> int:
-        """Number of pictures in the image files."""
-        return len(self.images) * self.panels
 
 
 class Dataset:
@@ -181,7 +143,7 @@ class Dataset:
     def rows(self, split: str) -> Rows:
         """Rows of the examples of a split, in dataset order, ``(n,)``."""
         if split not in SPLITS:
-            raise InputError(_split_problem(split))
+            raise InputError(split_problem(split))
         return np.flatnonzero(self._splits == split).astype(np.int64)
 
     def text_rows(self, example_rows: Rows) -> Rows:
@@ -288,35 +250,13 @@ class Dataset:
             folder: Holds the manifest; image paths in it start from here.
         """
         folder = Path(folder)
-        manifest = folder / MANIFEST
         if not folder.is_dir():
             what = "is a file" if folder.exists() else "does not exist"
             raise InputError(f"{folder} {what}; expected a folder with {MANIFEST} and images")
-        if not manifest.is_file():
+        if not (folder / MANIFEST).is_file():
             raise InputError(f"{folder} has no {MANIFEST}; expected that file, with one line of JSON per example")
         graph = Graph.load(folder) if (folder / NODES).is_file() else None
-        examples: list[Example] = []
-        problems: list[str] = []
-        first_lines: dict[str, int] = {}
-        content = manifest.read_bytes().removeprefix(b"\xef\xbb\xbf")
-        for number, line in enumerate(content.split(b"\n"), start=1):
-            if not line.strip():
-                continue
-            example = _parse_line(line)
-            problem = example if isinstance(example, str) else None
-            if isinstance(example, Example):
-                problem = graph.pair_problem(example.nodes) if graph else images_problem(example, folder)
-                if example.id in first_lines:
-                    problem = f"id {example.id!r} was already used in line {first_lines[example.id]}"
-                first_lines.setdefault(example.id, number)
-                examples.append(example)
-            if problem:
-                problems.append(f"{manifest}, line {number}: {problem}")
-        raise_first(problems, "lines")
-        if not examples:
-            raise InputError(f"{manifest} is empty; expected one line of JSON per example")
-        if not any(example.split == "train" for example in examples):
-            raise InputError(f"{manifest} has no line with the split 'train': nothing could be learned")
+        examples = read_manifest(folder, graph)
         if graph is not None:
             return cls(folder.resolve().name, examples, graph=graph)
         return cls(folder.resolve().name, examples, root=folder)
@@ -352,17 +292,10 @@ class Dataset:
         else:
             for image, name in zip(self.pixels.reshape(-1, *self.pixels.shape[2:]), names, strict=True):
                 Image.fromarray(image).save(folder / name)
-        each = len(names) // len(self.examples)
-        with (folder / MANIFEST).open("w", encoding="utf-8", newline="\n") as lines:
-            for row, example in enumerate(self.examples):
-                own = names[row * each : (row + 1) * each]
-                record: dict[str, Any] = {"id": example.id, "split": example.split, "texts": example.texts}
-                if own:
-                    record |= {"image": own[0]} if each == 1 else {"images": own}
-                record |= {key: value for key in ("labels", "nodes", "group") if (value := getattr(example, key))}
-                if example.panels > 1:
-                    record["panels"] = example.panels
-                lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+        count = len(names) // len(self.examples)
+        write_manifest(
+            folder, self.examples, [names[row * count : (row + 1) * count] for row in range(len(self.examples))]
+        )
 
     def _names_to_write(self) -> list[str]:
         """Names of the image files, example after example."""
@@ -383,131 +316,6 @@ class Dataset:
     def _files(self) -> list[ImageFile]:
         assert self.root is not None
         return [ImageFile(example.id, self.root / name) for example in self.examples for name in example.images]
-
-
-def raise_first(problems: Sequence[str], what: str) -> None:
-    """Raise the first of these problems, if there is one, and say how many more ``what`` have one."""
-    if problems:
-        more = len(problems) - 1
-        raise InputError(problems[0] + (f" (more wrong {what}: {more:,})" if more else ""))
-
-
-def example_problem(example: Example) -> str | None:
-    """What is wrong with the id, split or texts of an example, if anything."""
-    if not example.id.strip():
-        return "'id' is empty; expected a name that is unique in the dataset"
-    if example.split not in SPLITS:
-        return _split_problem(example.split)
-    if not example.texts:
-        return f"example {example.id!r} has no texts; expected at least one"
-    for number, text in enumerate(example.texts, start=1):
-        if not text.strip():
-            return f"text {number} of example {example.id!r} is blank; expected words"
-    if example.labels and len(example.labels) != len(example.texts):
-        return (
-            f"example {example.id!r} has {len(example.texts)} texts and {len(example.labels)} labels; "
-            "expected one for each text"
-        )
-    if any(not label.strip() for label in example.labels):
-        return f"a label of example {example.id!r} is blank; expected the name of a class"
-    if example.panels < 1:
-        return f"example {example.id!r} has {example.panels} panels; expected at least 1"
-    try:
-        "".join((example.id, *example.images, *example.texts, *example.labels, *example.nodes, example.group)).encode()
-    except UnicodeEncodeError:
-        return "holds half of a surrogate pair, which is not valid Unicode; was a text cut inside a character?"
-    return None
-
-
-def path_problem(image: str) -> str | None:
-    """What is wrong with the path of an image as such, if anything: it must stay below its folder."""
-    if not image:
-        return "the image path is empty; expected the path of the image file"
-    if "\0" in image:
-        return f"image path {image!r} holds a null character, which no path can"
-    if PurePosixPath(image).is_absolute() or PureWindowsPath(image).anchor:
-        return f"image path {image!r} is absolute; expected a path below the folder of the images"
-    if ".." in PurePosixPath(image).parts or ".." in PureWindowsPath(image).parts:
-        return f"image path {image!r} leaves the folder of the images; expected a path without '..'"
-    return None
-
-
-def images_problem(example: Example, root: Path | None = None) -> str | None:
-    """What is wrong with the image files of an example, if anything; with ``root`` also whether they are there."""
-    if not example.images:
-        return path_problem("")
-    problems = (path_problem(name) if root is None else image_problem(root, name) for name in example.images)
-    return next(filter(None, problems), None)
-
-
-def image_problem(root: Path, image: str) -> str | None:
-    """What is wrong with an image of a dataset on disk before it is opened, if anything."""
-    problem = path_problem(image)
-    if problem is None and not (root / image).is_file():
-        problem = f"image {image!r} is not a file in {root}"
-    return problem
-
-
-def _split_problem(split: str) -> str:
-    hint = "; did you mean 'validation'?" if split.lower() in ("val", "dev") else did_you_mean(split, SPLITS)
-    return f"unknown split {split!r}, expected 'train', 'validation' or 'test'{hint}"
-
-
-def _parse_line(line: bytes) -> Example | str:
-    """The example that a line of the manifest stands for, or what is wrong with the line."""
-    try:
-        record = json.loads(line.decode())
-    except UnicodeDecodeError:
-        return "is not UTF-8; save the manifest as UTF-8"
-    except (ValueError, RecursionError) as error:
-        return json_problem(error)
-    if not isinstance(record, dict):
-        return f"expected a JSON object with {', '.join(_REQUIRED)}, got {kind(record)}"
-    for key in record:
-        if key not in _KEYS:
-            return f"unknown key {key!r}, expected {', '.join(_KEYS)}{did_you_mean(key, _KEYS)}"
-    for key in _REQUIRED:
-        if key not in record:
-            return f"the key {key!r} is missing, expected {', '.join(_REQUIRED)}"
-    if not {"image", "images", "nodes"} & record.keys():
-        return "the key 'image' is missing, expected it, or 'images' (several), or 'nodes' (of a graph)"
-    for key in ("id", "split", "image", "group"):
-        if not isinstance(record.get(key, ""), str):
-            return f"{key!r} must be a string, got {kind(record[key])}"
-    for key in ("texts", "images", "labels", "nodes"):
-        if not isinstance(values := record.get(key, []), list):
-            return f"{key!r} must be a list of strings, got {kind(values)}"
-        for number, value in enumerate(values, start=1):
-            if not isinstance(value, str):
-                return f"{key!r} must be a list of strings, but {key[:-1]} {number} is {kind(value)}"
-    if type(panels := record.get("panels", 1)) is not int:
-        return f"'panels' must be a whole number, got {panels!r}"
-    if "image" in record and "images" in record:
-        return "has both 'image' and 'images'; expected one of them"
-    images = [record["image"]] if "image" in record else record.get("images", [])
-    example = Example(
-        record["id"],
-        record["split"],
-        tuple(record["texts"]),
-        tuple(images),
-        tuple(record.get("labels", [])),
-        tuple(record.get("nodes", [])),
-        panels,
-        record.get("group", ""),
-    )
-    return example_problem(example) or example
-
-
-def json_problem(error: ValueError | RecursionError) -> str:
-    """What is wrong with a line that JSON could not be read from."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"is not valid JSON ({error.msg}, column {error.colno}); was the line cut off?"
-    return f"is not valid JSON ({error})"
-
-
-def kind(value: object) -> str:
-    """What a JSON value is, in words."""
-    return _KINDS.get(type(value), "a number")
 
 
 def _check_pixels(name: str, pixels: NDArray[Any], count: int) -> None:

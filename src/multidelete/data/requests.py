@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from multidelete.data.dataset import Dataset, Rows, raise_first
+from multidelete.data.dataset import Dataset, Rows
+from multidelete.data.examples import raise_first
 from multidelete.utils.errors import InputError, did_you_mean
 
 

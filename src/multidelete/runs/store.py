@@ -330,6 +330,7 @@ def code_hash() -> str:
         "utils/randomness.py",
         "models/*.py",
         "data/batches.py",
+        "data/samplers.py",
         "methods/retrain.py",
         "methods/unimodal.py",
         "data/graph.py",

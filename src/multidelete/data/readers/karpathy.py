@@ -6,15 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from multidelete.data.dataset import (
-    Dataset,
-    Example,
-    example_problem,
-    images_problem,
-    kind,
-    path_problem,
-    raise_first,
-)
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import Example, example_problem, images_problem, kind, path_problem, raise_first
 from multidelete.data.layouts import reader
 from multidelete.utils.errors import InputError, did_you_mean
 

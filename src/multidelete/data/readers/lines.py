@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from multidelete.data.dataset import Example, example_problem, json_problem, kind, path_problem, raise_first
+from multidelete.data.examples import Example, example_problem, json_problem, kind, path_problem, raise_first
 from multidelete.utils.errors import InputError, did_you_mean
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from multidelete.data.dataset import MANIFEST, Dataset
+from multidelete.data.dataset import Dataset
 from multidelete.data.layouts import reader
+from multidelete.data.manifest import MANIFEST
 
 
 def _holds_manifest(root: Path) -> bool:

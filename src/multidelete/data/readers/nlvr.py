@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from multidelete.data.dataset import Dataset, Example, kind
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import Example, kind
 from multidelete.data.layouts import reader
 from multidelete.data.readers.lines import Gathered, file_in, first_identifier, image_files, json_lines, truth
 from multidelete.utils.errors import InputError

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from multidelete.data.dataset import Dataset, Example
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import Example
 from multidelete.data.graph import EDGES, NODES, Graph
 from multidelete.data.layouts import reader
 from multidelete.data.readers.lines import Gathered, file_in, truth, tsv_lines

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from multidelete.data.dataset import Dataset, Example
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import Example
 from multidelete.data.layouts import reader
 from multidelete.data.readers.lines import Gathered, ImageFiles, file_in, image_files, json_lines
 from multidelete.utils.errors import InputError, did_you_mean
