@@ -132,7 +132,7 @@ def test_seed_decides_sample_and_outcome() -> None:
         (["train-00099"], "'train-00099' is not in the training split; did you mean 'train-000"),
         (["test-00001"], "is in the test split"),
         (40, "nothing would be left to retain"),
-        (True, "is not a whole number"),
+        (True, "is not an integer"),
         (1.5, "is not between 0 and 1"),
         ("nowhere.txt", "there is no file nowhere.txt"),
     ],

@@ -188,7 +188,7 @@ def test_image_that_vanished(dataset: Dataset, folder: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, "8", True])
 def test_image_size(dataset: Dataset, size: object) -> None:
-    with pytest.raises(InputError, match="image size is a whole number of pixels, at least 1"):
+    with pytest.raises(InputError, match="image size is an integer of at least 1"):
         dataset.images(size)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Batches: a dataset as one model reads it, and the order in which training and unlearning draw from it."""
+"""The inputs of one model for a dataset, from which batches of pairs are taken by row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images, ``(N · per_example, H, W, 3)`` uint8, usually memory-mapped."""
+    """Images, uint8 ``(N · per_example, H, W, 3)``, usually memory-mapped."""
 
     images: NDArray[np.uint8]
     per_example: int = 1
@@ -41,25 +41,25 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Ragged:
-    """Sequences of different lengths, one behind the other.
+    """Sequences of different lengths, concatenated.
 
     Args:
         flat: All sequences, ``(sum of lengths, ...)``.
-        offsets: Where each begins, ``(N + 1,)``.
+        offsets: Start of each sequence and the end of the last, ``(N + 1,)``.
     """
 
     flat: NDArray[np.generic]
     offsets: Rows
 
     def take(self, rows: Rows) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-        """Padded sequences ``(B, L, ...)`` and their mask ``(B, L)``; padding repeats a sequence's last element."""
+        """Padded sequences ``(B, L, ...)`` and their mask ``(B, L)``, padded with each sequence's last element."""
         lengths = self.offsets[rows + 1] - self.offsets[rows]
         indices = np.arange(lengths.max())
         index = self.offsets[rows, None] + np.minimum(indices, lengths[:, None] - 1)
         return self.flat[index], indices < lengths[:, None]
 
     def select(self, rows: Rows) -> Ragged:
-        """The sequences of these rows alone, in memory."""
+        """The sequences of these rows, in memory."""
         lengths = self.offsets[rows + 1] - self.offsets[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         index = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
@@ -92,12 +92,12 @@ class Texts:
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """What is visible of a graph around each example's pair of nodes.
+    """The visible part of a graph around each example's pair of nodes.
 
     Args:
         nodes: Rows of the graph's nodes.
-        features: Their features, with the same offsets.
-        edges: Pairs of places among an example's nodes.
+        features: Features of these nodes, with the same offsets.
+        edges: Pairs of indices into an example's nodes.
     """
 
     nodes: Ragged
@@ -106,17 +106,17 @@ class Neighbourhoods:
 
     @classmethod
     def of(cls, dataset: Dataset, size: int) -> Neighbourhoods:
-        """Those of every example, of at most ``size`` nodes."""
+        """The neighbourhood of every example, of at most ``size`` nodes."""
         graph = dataset.graph
         assert graph is not None
-        seen = [
+        neighbourhoods = [
             graph.neighbourhood(graph.row(example.nodes[0]), graph.row(example.nodes[1]), size)
             for example in dataset.examples
         ]
         return cls(
-            Ragged.join([each.nodes for each in seen]),
-            Ragged.join([each.features for each in seen]),
-            Ragged.join([each.edges for each in seen]),
+            Ragged.join([each.nodes for each in neighbourhoods]),
+            Ragged.join([each.features for each in neighbourhoods]),
+            Ragged.join([each.edges for each in neighbourhoods]),
         )
 
     def take(self, rows: Rows) -> Subgraphs:
@@ -138,29 +138,35 @@ class Neighbourhoods:
 
 @dataclass(frozen=True)
 class Constant:
-    """One input for every row: what a model sees of a modality that is blanked.
+    """The same input for every row, for a modality that is blanked.
 
     Args:
-        inner: Its row 0 is that input.
+        inner: Its row 0 is the input.
     """
 
     inner: Source
 
     def take(self, rows: Rows) -> ModalityInput:
-        """The same input as often as there are rows."""
+        """The input, repeated for each row."""
         return self.inner.take(np.zeros_like(rows))
 
 
 @dataclass(frozen=True)
 class Encodings:
-    """Outputs of a frozen encoder, computed once and kept, usually memory-mapped."""
+    """Precomputed outputs of a frozen encoder, usually memory-mapped.
+
+    Args:
+        tokens: Outputs for each token.
+        pooled: Pooled outputs, ``(N, D)``.
+        stage: Stage of ``Encoding`` that they are the output of.
+    """
 
     tokens: Ragged
     pooled: NDArray[np.float32]
     stage: str
 
     def select(self, rows: Rows) -> Encodings:
-        """The encodings of these rows alone, in memory."""
+        """The encodings of these rows, in memory."""
         return Encodings(self.tokens.select(rows), self.pooled[rows], self.stage)
 
     def take(self, rows: Rows) -> Encoding:
@@ -175,7 +181,7 @@ class Encodings:
 
 
 def by_length(source: object, rows: Rows) -> Rows:
-    """An order of these rows in which sequences of similar length stand together: little is padding then, ``(n,)``."""
+    """Indices that sort the rows by sequence length, so that batches need little padding, ``(n,)``."""
     ragged = getattr(source, "ids", None) or getattr(source, "tokens", None)
     if not isinstance(ragged, Ragged):
         return np.arange(len(rows))
@@ -184,15 +190,14 @@ def by_length(source: object, rows: Rows) -> Rows:
 
 @dataclass(frozen=True)
 class PairInputs:
-    """A dataset as one model reads it: images as pixels, texts as tokens, or either as encodings computed before.
+    """A dataset as inputs of one model: pixels or subgraphs, and tokens, or precomputed encodings of them.
 
-    Rows of ``text`` are rows of ``dataset.texts``; those of the examples' modality (``vision`` or ``graph``) are rows
-    of ``dataset.examples``.
+    Rows of ``text`` index ``dataset.texts``; rows of ``vision`` or ``graph`` index ``dataset.examples``.
 
     Args:
-        dataset: What is read.
+        dataset: The dataset.
         sources: Inputs of each modality.
-        blanked: The modality of which the model sees nothing, if any.
+        blanked: The modality that is blanked, if any.
     """
 
     dataset: Dataset
@@ -204,7 +209,7 @@ class PairInputs:
         """The raw inputs for this model.
 
         Raises:
-            InputError: The model does not read what the dataset holds.
+            InputError: The model cannot read this dataset.
         """
         model.config.check_dataset(dataset, model)
         texts = Texts(Ragged.of(model.tokenize(dataset.texts)), model.tokenizer.pad_token_id)
@@ -214,32 +219,32 @@ class PairInputs:
         return cls(dataset, {"vision": pixels, "text": texts})
 
     def blank(self, modality: str, model: Model) -> PairInputs:
-        """The same pairs with nothing to see in one modality: grey pictures, no words, or no surroundings."""
-        nothing: Source
+        """The same pairs with one modality blanked: grey pictures, empty texts, or nodes without neighbours."""
+        blank: Source
         if modality == "text":
-            nothing = Texts(Ragged.of(model.tokenize([""])), model.tokenizer.pad_token_id)
+            blank = Texts(Ragged.of(model.tokenize([""])), model.tokenizer.pad_token_id)
         elif modality == "vision":
             size, count = model.config.image_size, self.dataset.images_per_example
-            nothing = Pixels(np.full((count, size, size, 3), 127, dtype=np.uint8), count)
+            blank = Pixels(np.full((count, size, size, 3), 127, dtype=np.uint8), count)
         else:
             features = np.zeros((2, FEATURES), dtype=np.float32)
-            nothing = Neighbourhoods(
+            blank = Neighbourhoods(
                 Ragged.of([[-1, -1]]), Ragged.join([features]), Ragged.join([np.empty((0, 2), np.int64)])
             )
-        return replace(self, sources={**self.sources, modality: Constant(nothing)}, blanked=modality)
+        return replace(self, sources={**self.sources, modality: Constant(blank)}, blanked=modality)
 
     @property
     def modalities(self) -> tuple[str, str]:
-        """That of the examples, and ``text``."""
+        """``vision`` or ``graph``, and ``text``."""
         return self.dataset.modalities
 
     @property
     def hash(self) -> str:
-        """Hash of what is read: the same data with a modality blanked are other data."""
+        """Hash of the dataset and the blanked modality."""
         return self.dataset.hash + self.blanked
 
     def with_sources(self, sources: Mapping[str, Source]) -> PairInputs:
-        """The same dataset with some modalities read from elsewhere."""
+        """The same dataset with some sources replaced."""
         return replace(self, sources={**self.sources, **sources})
 
     def count(self, modality: str) -> int:
@@ -251,9 +256,15 @@ class PairInputs:
         return {self.modalities[0]: self.dataset.text_examples[text_rows], "text": text_rows}
 
     def batch(self, rows: Mapping[str, Rows], device: torch.device, randomness: torch.Generator | None = None) -> Batch:
-        """The pairs of these rows on a device."""
-        image_or_graph = self.modalities[0]
-        examples = {image_or_graph: rows[image_or_graph], "text": self.dataset.text_examples[rows["text"]]}
+        """A batch of pairs.
+
+        Args:
+            rows: Rows of each modality.
+            device: Device of the batch.
+            randomness: Generator that the batch carries, for negatives.
+        """
+        other = self.modalities[0]
+        examples = {other: rows[other], "text": self.dataset.text_examples[rows["text"]]}
         labels = self.dataset.labels
         return Batch(
             {modality: self.sources[modality].take(chosen).to(device) for modality, chosen in rows.items()},

@@ -1,4 +1,4 @@
-"""The dataset: every example that a deletion can name, with its texts and its image, checked when it is read."""
+"""The dataset: examples with texts, images or a graph, and labels, checked when it is created."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Dataset:
     """Examples in a fixed order; N examples with T texts.
 
     Args:
-        name: What tables and reports call it.
-        examples: The examples; their position here is the *row* by which everything else refers to them.
+        name: Its name in tables and reports.
+        examples: The examples; the position of an example here is its *row*.
         root: Folder that the examples' image paths start from.
         pixels: The images themselves, ``(N, R, R, 3)``, or ``(N, n, R, R, 3)`` for n pictures in an example.
-        graph: What the examples' nodes are nodes of; exactly one of ``root``, ``pixels`` and ``graph`` is given.
+        graph: Graph of the examples' nodes. Exactly one of ``root``, ``pixels`` and ``graph`` is given.
 
     Attributes:
         texts: All texts in the order of the examples, ``(T,)``.
@@ -48,7 +48,7 @@ class Dataset:
         text_counts: Number of texts of each example, ``(N,)``.
         classes: Names of the labels, sorted; empty in retrieval.
         labels: Class of each text, ``(T,)``, or None in retrieval.
-        images_per_example: Pictures in an example, the same in all; 0 where a graph takes their place.
+        images_per_example: Pictures in each example; 0 with a graph.
     """
 
     name: str
@@ -112,7 +112,7 @@ class Dataset:
         self.labels = np.array([class_of[label] for label in given], dtype=np.int64) if given else None
 
     def _unlike_first(self, example: Example) -> str | None:
-        """In what an example differs from the first one although all must be alike, if in anything."""
+        """The message for an example that differs from the first one where all must agree, or None."""
         first = self.examples[0]
         if bool(example.labels) != bool(first.labels):
             one, other = ("has labels", "none") if example.labels else ("has no labels", "some")
@@ -130,7 +130,7 @@ class Dataset:
 
     @property
     def modalities(self) -> tuple[str, str]:
-        """What a pair is of: that of the example (``vision`` or ``graph``), and ``text``."""
+        """The modalities of a pair: ``vision`` or ``graph``, and ``text``."""
         return ("vision" if self.graph is None else "graph", "text")
 
     def __len__(self) -> int:
@@ -147,7 +147,7 @@ class Dataset:
         return np.flatnonzero(self._splits == split).astype(np.int64)
 
     def text_rows(self, example_rows: Rows) -> Rows:
-        """Rows of the texts that belong to these examples, example after example, in the order given."""
+        """Rows of the texts of these examples, in the order of ``example_rows``."""
         counts = self.text_counts[example_rows]
         ends = np.cumsum(counts)
         within = np.arange(counts.sum(), dtype=np.int64) - np.repeat(ends - counts, counts)
@@ -164,14 +164,14 @@ class Dataset:
     def images(self, size: int, progress: ProgressCallback | None = None) -> Pixels:
         """All images as squares, in the order of the examples, ``(N · images_per_example, size, size, 3)``.
 
-        Image files are decoded once and memory-mapped from the cache from then on.
+        Image files are decoded once; later calls memory-map the cached result.
 
         Args:
             size: Side of the square in pixels.
             progress: Called with (images done, images in all) while files are decoded.
         """
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-            raise InputError(f"the image size is a whole number of pixels, at least 1; got {size!r}")
+            raise InputError(f"the image size is an integer of at least 1 (pixels), got {size!r}")
         if self.graph is not None:
             raise InputError(f"dataset {self.name!r} has a graph and no images; a model of graph and text reads it")
         if self.pixels is not None and self.pixels.shape[2] == size:
@@ -207,15 +207,15 @@ class Dataset:
         return file_digests(self._files())
 
     def without(self, other: Dataset) -> Dataset:
-        """This dataset without the examples whose images stand in the validation or test split of another dataset.
+        """This dataset without the examples whose image is in the validation or test split of another dataset.
 
         Args:
-            other: The dataset whose unseen images are to stay unseen here; both consist of single images in files.
+            other: The other dataset; both must have one image file per example.
         """
         if any(dataset.root is None or dataset.images_per_example != 1 for dataset in (self, other)):
             raise InputError(
-                f"only single images in files can be told apart: dataset {self.name!r} cannot leave out what is in "
-                f"{other.name!r}"
+                f"dataset {self.name!r} cannot leave out the images of {other.name!r}; expected one image file per "
+                "example in both"
             )
         digests = other.image_digests()
         unseen = {digests[row] for split in ("validation", "test") for row in other.rows(split)}
@@ -230,24 +230,24 @@ class Dataset:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over ids, splits, texts, labels and image digests in order: the same wherever the data lie."""
+        """SHA-256 over ids, splits, texts, labels and image digests, in order; independent of paths."""
         digest = hashlib.sha256()
         for example, image in zip(self.examples, self.image_digests(), strict=True):
-            facts = [example.id, example.split, example.texts, image, example.labels, example.panels]
-            digest.update(json.dumps(facts).encode() + b"\n")
+            fields = [example.id, example.split, example.texts, image, example.labels, example.panels]
+            digest.update(json.dumps(fields).encode() + b"\n")
         if self.graph is not None:
             digest.update(self.graph.hash.encode())
         return digest.hexdigest()
 
     @classmethod
     def load(cls, folder: str | Path) -> Dataset:
-        """Read ``manifest.jsonl`` and check every line of it, and that every image is there.
+        """Read a folder with ``manifest.jsonl``; every line and every image path is checked.
 
-        A line has ``id``, ``split`` and ``texts``; ``image`` (or ``images``, a list) or, where ``nodes.tsv`` and
-        ``edges.tsv`` stand beside the manifest, ``nodes``; and where texts have labels ``labels``, one for each.
+        A line has ``id``, ``split``, ``texts``, and ``image`` or ``images`` (a list). Labels are in ``labels``, one per
+        text. In a folder with ``nodes.tsv`` and ``edges.tsv`` it has ``nodes`` instead of images.
 
         Args:
-            folder: Holds the manifest; image paths in it start from here.
+            folder: Folder of the manifest; image paths start from here.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -262,9 +262,9 @@ class Dataset:
         return cls(folder.resolve().name, examples, root=folder)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``manifest.jsonl`` and ``images/`` so that :meth:`load` reads them back; whole or not at all.
+        """Write ``manifest.jsonl`` and ``images/`` for :meth:`load`, atomically.
 
-        Generated pixels become PNG files, so the digests, and with them the hash, are other ones then.
+        Generated pixels are written as PNG files; the loaded dataset has another hash.
 
         Args:
             folder: Must be missing or empty.
@@ -298,14 +298,14 @@ class Dataset:
         )
 
     def _names_to_write(self) -> list[str]:
-        """Names of the image files, example after example."""
+        """Names of the image files, in the order of the examples."""
         if self.graph is not None:
             return []
         if self.pixels is None:
             given = [name for example in self.examples for name in example.images]
             below = all(name.startswith("images/") for name in given)
             return [name if below else f"images/{name}" for name in given]
-        # An id may hold what a file name may not, and two ids may differ in case alone.
+        # Ids may contain characters that file names cannot, or differ in case only.
         plain = all(re.fullmatch(r"\w[\w.-]*", example.id, re.ASCII) for example in self.examples)
         plain = plain and len({example.id.lower() for example in self.examples}) == len(self.examples)
         stems = [example.id if plain else f"{row:08d}" for row, example in enumerate(self.examples)]

@@ -1,4 +1,4 @@
-"""Examples: what a deletion can name, and the checks that every source of them goes through."""
+"""Examples: the items that a deletion request names, and the checks of what every reader returns."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ _KINDS = {str: "a string", list: "a list", dict: "an object", bool: "true or fal
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What one deletion names: an image, several images that belong together, or a pair of entities; and its texts.
+    """An image, several images that belong together, or two nodes of a graph, with their texts; deleted as one.
 
     Args:
-        id: Its name, unique in the dataset.
+        id: Unique in the dataset.
         split: One of ``SPLITS``.
         texts: Captions, hypotheses, statements or sentences, at least one.
-        images: Paths of the image files below the dataset's image root; empty where pixels are generated or a graph
-            takes their place.
+        images: Paths of the image files below the dataset's image root; empty for generated pixels and for a graph.
         labels: The label of each text; empty in retrieval.
         nodes: Ids of the two nodes of the graph that the texts are about.
-        panels: Pictures that stand side by side in each image file; they are cut apart.
-        group: Examples with the same group are drawn together, and deleted together or not at all.
+        panels: Pictures side by side in each image file, into which it is cut.
+        group: Examples with the same group are sampled together and must be deleted together.
     """
 
     id: str
@@ -46,14 +45,19 @@ class Example:
 
 
 def raise_first(problems: Sequence[str], what: str) -> None:
-    """Raise the first of these problems, if there is one, and say how many more ``what`` have one."""
+    """Raise the first problem, if there is one, with the number of the others.
+
+    Args:
+        problems: One sentence each.
+        what: What has the problems, in the plural: "lines".
+    """
     if problems:
         more = len(problems) - 1
         raise InputError(problems[0] + (f" (more wrong {what}: {more:,})" if more else ""))
 
 
 def example_problem(example: Example) -> str | None:
-    """What is wrong with the id, split or texts of an example, if anything."""
+    """The problem with the id, split, texts or labels of an example, or None."""
     if not example.id.strip():
         return "'id' is empty; expected a name that is unique in the dataset"
     if example.split not in SPLITS:
@@ -80,7 +84,7 @@ def example_problem(example: Example) -> str | None:
 
 
 def path_problem(image: str) -> str | None:
-    """What is wrong with the path of an image as such, if anything: it must stay below its folder."""
+    """The problem with a relative image path, or None; the file itself is not looked for."""
     if not image:
         return "the image path is empty; expected the path of the image file"
     if "\0" in image:
@@ -93,7 +97,7 @@ def path_problem(image: str) -> str | None:
 
 
 def images_problem(example: Example, root: Path | None = None) -> str | None:
-    """What is wrong with the image files of an example, if anything; with ``root`` also whether they are there."""
+    """The problem with the image paths of an example, or None; with ``root``, the files must exist."""
     if not example.images:
         return path_problem("")
     problems = (path_problem(name) if root is None else image_problem(root, name) for name in example.images)
@@ -101,7 +105,7 @@ def images_problem(example: Example, root: Path | None = None) -> str | None:
 
 
 def image_problem(root: Path, image: str) -> str | None:
-    """What is wrong with an image of a dataset on disk before it is opened, if anything."""
+    """The problem with the path of an image or a missing file, or None; the file is not opened."""
     problem = path_problem(image)
     if problem is None and not (root / image).is_file():
         problem = f"image {image!r} is not a file in {root}"
@@ -109,18 +113,18 @@ def image_problem(root: Path, image: str) -> str | None:
 
 
 def split_problem(split: str) -> str:
-    """The sentence that a split is none of ``SPLITS``."""
+    """The message for a split that is not one of ``SPLITS``."""
     hint = "; did you mean 'validation'?" if split.lower() in ("val", "dev") else did_you_mean(split, SPLITS)
     return f"unknown split {split!r}, expected 'train', 'validation' or 'test'{hint}"
 
 
 def json_problem(error: ValueError | RecursionError) -> str:
-    """What is wrong with a line that JSON could not be read from."""
+    """The problem with a line that is not JSON."""
     if isinstance(error, json.JSONDecodeError):
         return f"is not valid JSON ({error.msg}, column {error.colno}); was the line cut off?"
     return f"is not valid JSON ({error})"
 
 
 def kind(value: object) -> str:
-    """What a JSON value is, in words."""
+    """The type of a JSON value, in words."""
     return _KINDS.get(type(value), "a number")

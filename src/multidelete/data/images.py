@@ -141,7 +141,7 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Pixels | None:
         return None
     try:
         array: Pixels = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError):  # damaged in the cache: decoded anew, with the same result
+    except (ValueError, EOFError):  # damaged in the cache: decoded again
         return None
     return array if array.shape == shape and array.dtype == np.uint8 else None
 

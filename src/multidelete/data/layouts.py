@@ -1,4 +1,4 @@
-"""Layouts of data on disk: what a reader states about the folders that it can read."""
+"""Layouts of data on disk: how a reader declares which folders it can read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifest: one JSON object per line for each example, read, checked and written."""
+"""Reading and writing ``manifest.jsonl``: one example per line."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ _KEYS = (*_REQUIRED, *_OPTIONAL)
 
 
 def read_manifest(folder: Path, graph: Graph | None) -> list[Example]:
-    """The examples of ``manifest.jsonl``, every line of it checked.
+    """Read and check the examples of ``manifest.jsonl``.
 
     Args:
-        folder: Holds the manifest; image paths in it start from here.
-        graph: What the examples' nodes are nodes of; without it, every example has images, and they are looked for.
+        folder: Folder of the manifest; image paths start from here.
+        graph: Graph of the examples' nodes; without it, every example must have images that exist.
+
+    Raises:
+        InputError: A line is wrong; the sentence names the first one.
     """
     manifest = folder / MANIFEST
     examples: list[Example] = []
@@ -55,7 +58,7 @@ def write_manifest(folder: Path, examples: Sequence[Example], images: Sequence[S
     """Write ``manifest.jsonl``.
 
     Args:
-        folder: Where to write it.
+        folder: Folder to write it to.
         examples: One for each line.
         images: Paths of the image files of each example, from ``folder``.
     """
@@ -71,7 +74,7 @@ def write_manifest(folder: Path, examples: Sequence[Example], images: Sequence[S
 
 
 def _parse_line(line: bytes) -> Example | str:
-    """The example that a line of the manifest stands for, or what is wrong with the line."""
+    """The example of a line of the manifest, or the problem with the line."""
     try:
         record = json.loads(line.decode())
     except UnicodeDecodeError:
@@ -98,7 +101,7 @@ def _parse_line(line: bytes) -> Example | str:
             if not isinstance(value, str):
                 return f"{key!r} must be a list of strings, but {key[:-1]} {number} is {kind(value)}"
     if type(panels := record.get("panels", 1)) is not int:
-        return f"'panels' must be a whole number, got {panels!r}"
+        return f"'panels' must be an integer, got {panels!r}"
     if "image" in record and "images" in record:
         return "has both 'image' and 'images'; expected one of them"
     images = [record["image"]] if "image" in record else record.get("images", [])

@@ -1,4 +1,4 @@
-"""Samplers: which pairs each step of training or unlearning reads, by seed and step alone."""
+"""Samplers: the pairs of each step of training and unlearning, a function of seed and step."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from multidelete.utils.randomness import derive, generator
 
 @dataclass(frozen=True)
 class EpochSampler:
-    """Endless passes over ``rows``, each in an order of its own; any position can be asked for at any time."""
+    """Shuffled passes over ``rows`` without end, with random access by position.
+
+    Args:
+        rows: The rows of one pass.
+        seed: Seed of the order.
+        purpose: Samplers with different purposes have different orders.
+    """
 
     rows: Rows
     seed: int
     purpose: str
 
     def take(self, start: int, count: int) -> Rows:
-        """``count`` rows from position ``start`` on."""
+        """``count`` rows from position ``start``."""
         positions = np.arange(start, start + count)
         epochs, indices = positions // len(self.rows), positions % len(self.rows)
         taken = np.empty(count, dtype=np.int64)
@@ -44,8 +50,8 @@ class TrainStream:
     """Batches of true pairs for training.
 
     Args:
-        inputs: What the model reads.
-        text_rows: The pairs to train on, one text row each.
+        inputs: Inputs of the model.
+        text_rows: Text rows of the pairs to train on.
         batch_size: Pairs in a step.
         seed: Seed of the order.
     """
@@ -56,11 +62,11 @@ class TrainStream:
     seed: int
 
     def steps(self, epochs: float) -> int:
-        """Steps in which so many passes are made."""
+        """Number of steps of this many epochs."""
         return max(1, round(epochs * len(self.text_rows) / min(self.batch_size, len(self.text_rows))))
 
     def epoch(self, step: int) -> int:
-        """Number of the pass, from 0, in which a step's batch begins."""
+        """Epoch, from 0, in which the batch of a step begins."""
         return step * min(self.batch_size, len(self.text_rows)) // len(self.text_rows)
 
     def at(self, step: int, device: torch.device) -> Batch:
@@ -72,12 +78,12 @@ class TrainStream:
 
 @dataclass(frozen=True)
 class RetainBatch(Batch):
-    """Pairs of D_r of one step, from which mismatched pairs can be drawn.
+    """Pairs of D_r of one step, with access to mismatched pairs of D_r.
 
     Args:
-        stream: What draws them.
-        step: Which step.
-        progress: Share of the steps that has been taken, from 0 to just below 1.
+        stream: Stream that samples mismatched pairs.
+        step: Number of the step.
+        progress: Fraction of the steps taken so far, in [0, 1).
     """
 
     stream: ForgetRetainStream | None = None
@@ -85,7 +91,7 @@ class RetainBatch(Batch):
     progress: float = 0.0
 
     def mismatched(self, count: int) -> Batch:
-        """``count`` pairs (I_p, T_q) of D_r with p and q from two different examples, fresh at every step."""
+        """``count`` new pairs (I_p, T_q) of D_r with p and q from two different examples."""
         assert self.stream is not None
         rows = self.stream.mismatched_rows(count, self.step, "target")
         return self.stream.inputs.batch(rows, next(iter(self.examples.values())).device)
@@ -93,15 +99,15 @@ class RetainBatch(Batch):
 
 @dataclass(frozen=True)
 class ForgetRetainStream:
-    """Batches of D_f and D_r side by side.
+    """Batches of D_f and D_r for each step.
 
     Args:
-        inputs: What the student reads.
-        forget: Text rows of the pairs of D_f.
-        retain: Text rows of the pairs of D_r, of at least two examples.
+        inputs: Inputs of the student.
+        forget: Text rows of D_f.
+        retain: Text rows of D_r, of at least two examples.
         batch_size: Pairs of D_f in a step.
-        retain_ratio: Pairs of D_r in a step, for each pair of D_f.
-        mismatched: Share of the D_r pairs that are re-paired, image and text from two different examples.
+        retain_ratio: Pairs of D_r per pair of D_f.
+        mismatched: Fraction of the D_r pairs that are mismatched: image and text of two different examples.
         seed: Seed of the order.
     """
 
@@ -115,36 +121,36 @@ class ForgetRetainStream:
 
     @property
     def forget_size(self) -> int:
-        """Pairs of D_f in a step; a small D_f is one batch."""
+        """Pairs of D_f in a step, at most all of them."""
         return min(self.batch_size, len(self.forget))
 
     @property
     def retain_size(self) -> int:
-        """Pairs of D_r in a step; the same for a small D_f, so that retention is not starved."""
+        """Pairs of D_r in a step; not reduced for a small D_f, so that enough pairs are retained."""
         return min(self.batch_size * self.retain_ratio, len(self.retain))
 
     @property
     def num_mismatched(self) -> int:
-        """How many of the pairs of D_r in a step are re-paired."""
+        """Number of mismatched pairs of D_r in a step."""
         return round(self.mismatched * self.retain_size)
 
     def steps(self, epochs: float) -> int:
-        """Steps in which so many passes over D_f are made."""
+        """Number of steps of this many passes over D_f."""
         return max(1, round(epochs * len(self.forget) / self.forget_size))
 
     def at(self, step: int, device: torch.device) -> tuple[Batch, RetainBatch]:
-        """The two batches of a step."""
+        """The batches of D_f and D_r of a step."""
         chosen = EpochSampler(self.forget, self.seed, "forget").take(step * self.forget_size, self.forget_size)
         forget = self.inputs.batch(
             self.inputs.true_pairs(chosen), device, generator(self.seed, "forget negatives", step)
         )
         num_mismatched = self.num_mismatched
         matched = self.retain_size - num_mismatched
-        kept = self.inputs.true_pairs(EpochSampler(self.retain, self.seed, "retain").take(step * matched, matched))
+        rows = self.inputs.true_pairs(EpochSampler(self.retain, self.seed, "retain").take(step * matched, matched))
         if num_mismatched:
             wrong = self.mismatched_rows(num_mismatched, step, "retain")
-            kept = {modality: np.concatenate([rows, wrong[modality]]) for modality, rows in kept.items()}
-        batch = self.inputs.batch(kept, device, generator(self.seed, "retain negatives", step))
+            rows = {modality: np.concatenate([true, wrong[modality]]) for modality, true in rows.items()}
+        batch = self.inputs.batch(rows, device, generator(self.seed, "retain negatives", step))
         return forget, RetainBatch(**vars(batch), stream=self, step=step)
 
     def mismatched_rows(self, count: int, step: int, purpose: str) -> dict[str, Rows]:

@@ -1,4 +1,4 @@
-"""The readers: each brings one layout of data into a dataset, and is called by its name."""
+"""Readers by name: each turns one layout of data into a dataset."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read(reader: str, **options: object) -> Dataset:
 
     Args:
         reader: Name of the reader.
-        options: Its options; each is checked by name and type before the reader starts. Every reader has ``without``:
+        options: Its options, checked by name and type before anything is read. Every reader has the option ``without``:
             a folder of other data, in any layout that :func:`detect` knows. Examples whose image is in its validation
             or test split are left out, so that a model can start from one dataset and be tested on the other.
     """
@@ -65,7 +65,7 @@ def read(reader: str, **options: object) -> Dataset:
 
 
 def mistakes(reader: str, options: Mapping[str, object]) -> Iterator[str]:
-    """What is wrong with the options of a reader, a sentence each; nothing is read.
+    """Problems with the options of a reader, one sentence each; no data are read.
 
     Raises:
         InputError: There is no such reader.
@@ -92,7 +92,7 @@ def mistakes(reader: str, options: Mapping[str, object]) -> Iterator[str]:
 
 
 def detect(root: str | Path) -> str:
-    """Name of the reader for the layout that a folder has.
+    """Name of the reader whose layout a folder has.
 
     Args:
         root: A folder with data.
@@ -111,12 +111,12 @@ def detect(root: str | Path) -> str:
 def _hints(function: Reader) -> dict[str, object]:
     try:
         return get_type_hints(function)
-    except NameError:  # types that another package imports for its type checker only: it checks its options itself
+    except NameError:  # another package may import types for its type checker only: its options are not checked by type
         return {}
 
 
 def _kinds(hint: object) -> tuple[type, ...]:
-    """The plain types that an annotation allows; none where it is more than plain types."""
+    """The types that an annotation allows; empty for anything but plain types and their unions."""
     kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     return kinds if all(isinstance(kind, type) for kind in kinds) else ()
 
