@@ -17,8 +17,9 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from multidelete.data.batches import ForgetRetainStream, PairInputs
+from multidelete.data.batches import PairInputs
 from multidelete.data.requests import resolve
+from multidelete.data.samplers import ForgetRetainStream
 from multidelete.data.synthetic.scenes import scenes
 from multidelete.methods import MultiDelete, Teacher
 from multidelete.models import albef

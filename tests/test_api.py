@@ -138,7 +138,7 @@ def test_seed_decides_sample_and_outcome() -> None:
         (["train-00099"], "'train-00099' is not in the training split; did you mean 'train-000"),
         (["test-00001"], "is in the test split"),
         (40, "nothing would be left to retain"),
-        (True, "is not a whole number"),
+        (True, "is not an integer"),
         (1.5, "is not between 0 and 1"),
         ("nowhere.txt", "there is no file nowhere.txt"),
     ],
@@ -173,7 +173,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[multidelete.Outc
         'precision = "fp32"\ncompare = [{name = "neggrad", epochs = 1, evaluations = 1}]\n'
         "train = {epochs = 1, batch_size = 32}\nforget = {count = 5}\n"
         'method = {name = "multidelete", scope = "fusion", min_steps = 3, epochs = 1, evaluations = 2}\n'
-        f'original = "{folder / "model"}"\ndata = {{reader = "dataset", root = "{folder / "photos"}"}}\n'
+        f'original = "{folder / "model"}"\ndata = {{reader = "manifest", root = "{folder / "photos"}"}}\n'
     )
     recipe = load(folder / "recipe.toml")
     run(recipe, folder / "run", Engine("fp32"))

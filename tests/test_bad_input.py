@@ -270,7 +270,7 @@ CASES: dict[str, Bad] = {
     "data-is-a-file": Bad(f"{BRING} --data ids.txt", ("ids.txt is a file; expected a folder",)),
     "data-foreign-folder": Bad(f"{BRING} --data model", ("model holds no data in a known layout",)),
     "data-no-manifest": Bad(
-        f"{BRING} --reader dataset", ("photos has no manifest.jsonl",), remove("photos/manifest.jsonl")
+        f"{BRING} --reader manifest", ("photos has no manifest.jsonl",), remove("photos/manifest.jsonl")
     ),
     "data-line-cut": Bad(
         BRING, ("manifest.jsonl, line 64", "was the line cut off?"), truncate("photos/manifest.jsonl", 0.998)

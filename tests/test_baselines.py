@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import tiny
-from multidelete.data.batches import ForgetRetainStream, PairInputs, RetainBatch
+from multidelete.data.batches import PairInputs
 from multidelete.data.requests import resolve
+from multidelete.data.samplers import ForgetRetainStream, RetainBatch
 from multidelete.methods import (
     NPO,
     SSD,

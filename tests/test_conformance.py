@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from multidelete.data.batches import RetainBatch
+from multidelete.data.samplers import RetainBatch
 from multidelete.methods import METHODS, FineTune, Method, NegGrad, Retrain, Teacher, Unlearned, UnlearningData
 from multidelete.models import Batch, Model
 from multidelete.testing import CHECKS, PROPERTIES, Case, CheckError, check_method, trial

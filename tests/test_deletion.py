@@ -69,7 +69,7 @@ def run_of(
         "recipe": {
             "retrain": anew is not None,
             "forget": {"ids": "ids.txt"},
-            "data": {"reader": "dataset", "root": "photos"},
+            "data": {"reader": "manifest", "root": "photos"},
         },
         "original": "brought: models/mine",
         **{f"{name}_hash": f"{number}" * 64 for number, name in enumerate(("data", "forget", "original", "model"))},

@@ -22,8 +22,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import tiny
-from multidelete.data.batches import Encodings, PairInputs, TrainStream
+from multidelete.data.batches import Encodings, PairInputs
 from multidelete.data.requests import resolve
+from multidelete.data.samplers import TrainStream
 from multidelete.methods import MultiDelete, Teacher
 from multidelete.models import Model
 from multidelete.models.base import Batch

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import tiny
-from multidelete.data.batches import PairInputs, Pixels, Rows, Texts, TrainStream
+from multidelete.data.batches import PairInputs, Pixels, Rows, Texts
 from multidelete.data.requests import Request, resolve
+from multidelete.data.samplers import TrainStream
 from multidelete.methods import ErmKtp, FineTune, Retrain, UnlearningData
 from multidelete.methods.erm_ktp import distance
 from multidelete.models import MODELS, Model

@@ -12,7 +12,8 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from multidelete.data.dataset import SPLITS, Dataset, Example
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import SPLITS, Example
 from multidelete.data.graph import Graph
 from multidelete.data.synthetic.genes import draw_relations, genes, grow
 from multidelete.utils.errors import InputError

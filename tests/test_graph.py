@@ -11,7 +11,8 @@ from sklearn.linear_model import LogisticRegression
 
 import tiny
 from multidelete.data.batches import Neighbourhoods
-from multidelete.data.dataset import Dataset, Example
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import Example
 from multidelete.data.graph import EDGES, NODES, Graph
 from multidelete.data.requests import resolve
 from multidelete.utils.errors import InputError

@@ -90,7 +90,9 @@ def test_several_split_files(root: Path) -> None:
 
 def test_named_image_folder(root: Path) -> None:
     (root / "images").rename(root / "photos")
-    looked = r"none of the 4 images \(looked in .*images, .*flickr8k-images, .*\); name their folder with images="
+    looked = (
+        r"none of the 4 images exists \(looked in .*images, .*flickr8k-images, .*\); name their folder with images="
+    )
     with pytest.raises(InputError, match=looked):
         karpathy(root)
     assert len(karpathy(root, images="photos")) == 4
@@ -205,7 +207,7 @@ def test_images_that_another_data_set_is_tested_on_are_left_out(root: Path, tmp_
     [
         ("karpathy", 3, "expects str or Path for 'without', got 3"),
         ("karpathy", "nowhere", "nowhere does not exist"),
-        ("genes", "tested", "only single images in files can be told apart"),
+        ("genes", "tested", "expected one image file per example"),
     ],
 )
 def test_wrong_without(root: Path, monkeypatch: pytest.MonkeyPatch, reader: str, without: object, message: str) -> None:

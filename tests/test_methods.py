@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import tiny
-from multidelete.data.batches import ForgetRetainStream, PairInputs, Pixels, Ragged, RetainBatch, Texts
+from multidelete.data.batches import PairInputs, Pixels, Ragged, Texts
 from multidelete.data.requests import resolve
+from multidelete.data.samplers import ForgetRetainStream, RetainBatch
 from multidelete.methods import METHODS, FineTune, Method, MultiDelete, NegGrad, Retrain, Teacher, UnlearningData
 from multidelete.methods.base import MEAN_OF, LossMethod, undecided_mixture
 from multidelete.methods.multidelete import similarities, token_drift

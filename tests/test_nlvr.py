@@ -116,7 +116,7 @@ def test_nlvr_official_layout(boxes: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"boxes": 2}, r"boxes is 3 \(each box a picture\) or 1 \(the whole image as one picture\), got 2"),
+        ({"boxes": 2}, r"boxes is 3 \(each box a picture\) or 1 \(the image as one picture\), got 2"),
         ({"arrangements": 0}, "arrangements is a number from 1 to 6, got 0"),
         ({"arrangements": 7}, "arrangements is a number from 1 to 6, got 7"),
         ({"images": "photos"}, "has no folder 'photos'; expected the folder with the images"),
@@ -255,7 +255,7 @@ def test_missing_files(photos: Path) -> None:
     with pytest.raises(InputError, match=r"has no file 'test\.json' or 'test/test\.json'$"):
         nlvr(photos)
     (photos / "train.json").write_text('{"identifier": 1}\n')
-    with pytest.raises(InputError, match=r"known layout; expected manifest\.jsonl \(reader 'dataset'\), .* or train"):
+    with pytest.raises(InputError, match=r"known layout; expected manifest\.jsonl \(reader 'manifest'\), .* or train"):
         detect(photos)
 
 

@@ -174,7 +174,7 @@ def test_unusable_line(root: Path, wrong: str, message: str) -> None:
         (row("21", "EPS8, seizures", "EPS8", "seizures", GENE=" "), "the column 'GENE' is blank"),
         (
             row("21", "EPS8, seizures", "EPS8", "seizures", GENE_END_POSITION="x"),
-            "'GENE_END_POSITION' must be a whole number, got 'x'",
+            "'GENE_END_POSITION' must be an integer, got 'x'",
         ),
         (
             row("11", "EPS8 does not cause cancer.", "EPS8", "cancer", "True"),

@@ -13,7 +13,8 @@ from scipy.stats import chi2_contingency
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from multidelete.data.dataset import SPLITS, Dataset
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import SPLITS
 from multidelete.data.synthetic.premises import (
     LABELS,
     PLACED,

@@ -77,7 +77,9 @@ def test_another_name_starts_a_table_anew(values: Any, over: Any, expected: dict
 
 def test_another_reader_starts_the_data_anew() -> None:
     values = {"data": {"reader": "scenes", "train": 50}}
-    assert merged(values, {"data": {"reader": "dataset", "root": "x"}}) == {"data": {"reader": "dataset", "root": "x"}}
+    assert merged(values, {"data": {"reader": "manifest", "root": "x"}}) == {
+        "data": {"reader": "manifest", "root": "x"}
+    }
     assert merged(values, {"data": {"train": 60}}) == {"data": {"reader": "scenes", "train": 60}}
 
 
@@ -260,7 +262,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         ({**REQUEST, "model": 5}, f"'model' needs a name, one of {', '.join(MODELS)}"),
         ({**REQUEST, "method": {"epochs": 2}}, "'method' needs a name, one of"),
         ({**REQUEST, "compare": "neggrad"}, "'compare' must be a list of tables"),
-        ({**REQUEST, "data": {"train": 5}}, "'data' needs a reader, one of dataset, karpathy, snli_ve"),
+        ({**REQUEST, "data": {"train": 5}}, "'data' needs a reader, one of manifest, karpathy, snli_ve"),
         ({**REQUEST, "data": "karpathy"}, "reader 'karpathy' needs the option 'root', which was not given"),
         ({**REQUEST, "seed": True}, "'seed' should be a valid integer, got True"),
         ({**REQUEST, "train": {"learning_rate": float("inf")}}, "'train.learning_rate' should be a finite number"),

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from multidelete.data.dataset import Dataset, Example
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import Example
 from multidelete.data.requests import resolve
 from multidelete.utils.errors import InputError
 
@@ -159,15 +160,15 @@ def test_file_that_is_none(tmp_path: Path) -> None:
         ({"count": 21}, "count = 21 is too large; the training split has 20 examples"),
         ({"count": 20}, "count = 20 takes 20 of 20 images: nothing would be left to retain"),
         ({"count": 19}, "count = 19 takes 19 of 20 images: one would be left to retain"),
-        ({"count": 2.5}, "count = 2.5 is not a whole number"),
-        ({"count": True}, "count = True is not a whole number"),
+        ({"count": 2.5}, "count = 2.5 is not an integer"),
+        ({"count": True}, "count = True is not an integer"),
         ({"fraction": 0.0}, "fraction = 0.0 is not between 0 and 1"),
         ({"fraction": 1.0}, "fraction = 1.0 is not between 0 and 1"),
         ({"fraction": float("nan")}, "fraction = nan is not between 0 and 1"),
         ({"fraction": "0.1"}, "fraction = '0.1' is not between 0 and 1"),
         ({"fraction": 0.01}, "fraction = 0.01 of 20 examples rounds to none"),
         ({"fraction": 0.99}, "fraction = 0.99 takes 20 of 20 images: nothing would be left to retain"),
-        ({"count": 3, "seed": -1}, "the seed of a deletion request is a whole number of at least 0, got -1"),
+        ({"count": 3, "seed": -1}, "the seed of a deletion request is an integer of at least 0, got -1"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, object], message: str) -> None:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 import tiny
 from multidelete.data.batches import Encodings, PairInputs
-from multidelete.data.dataset import Dataset, Example
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import Example
 from multidelete.data.requests import Request, resolve
 from multidelete.metrics.forgetting import forget_auc, true_label_loss
 from multidelete.metrics.ranking import recalls

@@ -9,7 +9,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from multidelete.data.dataset import SPLITS, Dataset
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import SPLITS
 from multidelete.data.synthetic.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing, describe, draw, paint, scenes
 from multidelete.utils.errors import InputError
 

@@ -75,7 +75,7 @@ def test_image_folder_is_found(root: Path, folder: str) -> None:
 
 def test_named_image_folder(root: Path) -> None:
     (root / "flickr30k-images").rename(root / "photos")
-    looked = r"none of the 4 images \(looked in .*flickr30k-images, .*\); name their folder with images="
+    looked = r"none of the 4 images exists \(looked in .*flickr30k-images, .*\); name their folder with images="
     with pytest.raises(InputError, match=looked):
         snli_ve(root)
     assert len(snli_ve(root, images="photos")) == 4

@@ -10,7 +10,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from multidelete.data.dataset import SPLITS, Dataset
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import SPLITS
 from multidelete.data.synthetic.scenes import COLOURS, SHAPES, Scene, Thing, paint
 from multidelete.data.synthetic.statements import ACROSS, MIX, Assertion, Told, draw_statements, statements
 from multidelete.utils.errors import InputError

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from multidelete.api import unlearn
-    from multidelete.data.dataset import Dataset, Example
+    from multidelete.data.dataset import Dataset
+    from multidelete.data.examples import Example
     from multidelete.data.graph import Graph
     from multidelete.data.readers import read
     from multidelete.data.requests import Request, resolve
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "multidelete.api": ("unlearn",),
     "multidelete.outcome": ("Outcome",),
-    "multidelete.data.dataset": ("Dataset", "Example"),
+    "multidelete.data.dataset": ("Dataset",),
+    "multidelete.data.examples": ("Example",),
     "multidelete.data.synthetic.genes": ("genes",),
     "multidelete.data.graph": ("Graph",),
     "multidelete.data.synthetic.premises": ("premises",),

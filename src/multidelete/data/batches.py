@@ -1,4 +1,4 @@
-"""Batches: a dataset as one model reads it, and the order in which training and unlearning draw from it."""
+"""The inputs of one model for a dataset, from which batches of pairs are taken by row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from multidelete.data.dataset import Dataset
 from multidelete.data.graph import FEATURES
 from multidelete.models.base import Batch, Encoding, ModalityInput, Model, Subgraphs, Tokens
-from multidelete.utils.randomness import derive, generator
 
 Rows = NDArray[np.int64]
 
@@ -27,7 +26,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images, ``(N · per_example, H, W, 3)`` uint8, usually memory-mapped."""
+    """Images, uint8 ``(N · per_example, H, W, 3)``, usually memory-mapped."""
 
     images: NDArray[np.uint8]
     per_example: int = 1
@@ -42,25 +41,25 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Ragged:
-    """Sequences of different lengths, one behind the other.
+    """Sequences of different lengths, concatenated.
 
     Args:
         flat: All sequences, ``(sum of lengths, ...)``.
-        offsets: Where each begins, ``(N + 1,)``.
+        offsets: Start of each sequence and the end of the last, ``(N + 1,)``.
     """
 
     flat: NDArray[np.generic]
     offsets: Rows
 
     def take(self, rows: Rows) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-        """Padded sequences ``(B, L, ...)`` and their mask ``(B, L)``; padding repeats a sequence's last element."""
+        """Padded sequences ``(B, L, ...)`` and their mask ``(B, L)``, padded with each sequence's last element."""
         lengths = self.offsets[rows + 1] - self.offsets[rows]
         indices = np.arange(lengths.max())
         index = self.offsets[rows, None] + np.minimum(indices, lengths[:, None] - 1)
         return self.flat[index], indices < lengths[:, None]
 
     def select(self, rows: Rows) -> Ragged:
-        """The sequences of these rows alone, in memory."""
+        """The sequences of these rows, in memory."""
         lengths = self.offsets[rows + 1] - self.offsets[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         index = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
@@ -93,12 +92,12 @@ class Texts:
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """What is visible of a graph around each example's pair of nodes.
+    """The visible part of a graph around each example's pair of nodes.
 
     Args:
         nodes: Rows of the graph's nodes.
-        features: Their features, with the same offsets.
-        edges: Pairs of places among an example's nodes.
+        features: Features of these nodes, with the same offsets.
+        edges: Pairs of indices into an example's nodes.
     """
 
     nodes: Ragged
@@ -107,17 +106,17 @@ class Neighbourhoods:
 
     @classmethod
     def of(cls, dataset: Dataset, size: int) -> Neighbourhoods:
-        """Those of every example, of at most ``size`` nodes."""
+        """The neighbourhood of every example, of at most ``size`` nodes."""
         graph = dataset.graph
         assert graph is not None
-        seen = [
+        neighbourhoods = [
             graph.neighbourhood(graph.row(example.nodes[0]), graph.row(example.nodes[1]), size)
             for example in dataset.examples
         ]
         return cls(
-            Ragged.join([each.nodes for each in seen]),
-            Ragged.join([each.features for each in seen]),
-            Ragged.join([each.edges for each in seen]),
+            Ragged.join([each.nodes for each in neighbourhoods]),
+            Ragged.join([each.features for each in neighbourhoods]),
+            Ragged.join([each.edges for each in neighbourhoods]),
         )
 
     def take(self, rows: Rows) -> Subgraphs:
@@ -139,29 +138,35 @@ class Neighbourhoods:
 
 @dataclass(frozen=True)
 class Constant:
-    """One input for every row: what a model sees of a modality that is blanked.
+    """The same input for every row, for a modality that is blanked.
 
     Args:
-        inner: Its row 0 is that input.
+        inner: Its row 0 is the input.
     """
 
     inner: Source
 
     def take(self, rows: Rows) -> ModalityInput:
-        """The same input as often as there are rows."""
+        """The input, repeated for each row."""
         return self.inner.take(np.zeros_like(rows))
 
 
 @dataclass(frozen=True)
 class Encodings:
-    """Outputs of a frozen encoder, computed once and kept, usually memory-mapped."""
+    """Precomputed outputs of a frozen encoder, usually memory-mapped.
+
+    Args:
+        tokens: Outputs for each token.
+        pooled: Pooled outputs, ``(N, D)``.
+        stage: Stage of ``Encoding`` that they are the output of.
+    """
 
     tokens: Ragged
     pooled: NDArray[np.float32]
     stage: str
 
     def select(self, rows: Rows) -> Encodings:
-        """The encodings of these rows alone, in memory."""
+        """The encodings of these rows, in memory."""
         return Encodings(self.tokens.select(rows), self.pooled[rows], self.stage)
 
     def take(self, rows: Rows) -> Encoding:
@@ -176,7 +181,7 @@ class Encodings:
 
 
 def by_length(source: object, rows: Rows) -> Rows:
-    """An order of these rows in which sequences of similar length stand together: little is padding then, ``(n,)``."""
+    """Indices that sort the rows by sequence length, so that batches need little padding, ``(n,)``."""
     ragged = getattr(source, "ids", None) or getattr(source, "tokens", None)
     if not isinstance(ragged, Ragged):
         return np.arange(len(rows))
@@ -185,15 +190,14 @@ def by_length(source: object, rows: Rows) -> Rows:
 
 @dataclass(frozen=True)
 class PairInputs:
-    """A dataset as one model reads it: images as pixels, texts as tokens, or either as encodings computed before.
+    """A dataset as inputs of one model: pixels or subgraphs, and tokens, or precomputed encodings of them.
 
-    Rows of ``text`` are rows of ``dataset.texts``; those of the examples' modality (``vision`` or ``graph``) are rows
-    of ``dataset.examples``.
+    Rows of ``text`` index ``dataset.texts``; rows of ``vision`` or ``graph`` index ``dataset.examples``.
 
     Args:
-        dataset: What is read.
+        dataset: The dataset.
         sources: Inputs of each modality.
-        blanked: The modality of which the model sees nothing, if any.
+        blanked: The modality that is blanked, if any.
     """
 
     dataset: Dataset
@@ -205,7 +209,7 @@ class PairInputs:
         """The raw inputs for this model.
 
         Raises:
-            InputError: The model does not read what the dataset holds.
+            InputError: The model cannot read this dataset.
         """
         model.config.check_dataset(dataset, model)
         texts = Texts(Ragged.of(model.tokenize(dataset.texts)), model.tokenizer.pad_token_id)
@@ -215,32 +219,32 @@ class PairInputs:
         return cls(dataset, {"vision": pixels, "text": texts})
 
     def blank(self, modality: str, model: Model) -> PairInputs:
-        """The same pairs with nothing to see in one modality: grey pictures, no words, or no surroundings."""
-        nothing: Source
+        """The same pairs with one modality blanked: grey pictures, empty texts, or nodes without neighbours."""
+        blank: Source
         if modality == "text":
-            nothing = Texts(Ragged.of(model.tokenize([""])), model.tokenizer.pad_token_id)
+            blank = Texts(Ragged.of(model.tokenize([""])), model.tokenizer.pad_token_id)
         elif modality == "vision":
             size, count = model.config.image_size, self.dataset.images_per_example
-            nothing = Pixels(np.full((count, size, size, 3), 127, dtype=np.uint8), count)
+            blank = Pixels(np.full((count, size, size, 3), 127, dtype=np.uint8), count)
         else:
             features = np.zeros((2, FEATURES), dtype=np.float32)
-            nothing = Neighbourhoods(
+            blank = Neighbourhoods(
                 Ragged.of([[-1, -1]]), Ragged.join([features]), Ragged.join([np.empty((0, 2), np.int64)])
             )
-        return replace(self, sources={**self.sources, modality: Constant(nothing)}, blanked=modality)
+        return replace(self, sources={**self.sources, modality: Constant(blank)}, blanked=modality)
 
     @property
     def modalities(self) -> tuple[str, str]:
-        """That of the examples, and ``text``."""
+        """``vision`` or ``graph``, and ``text``."""
         return self.dataset.modalities
 
     @property
     def hash(self) -> str:
-        """Hash of what is read: the same data with a modality blanked are other data."""
+        """Hash of the dataset and the blanked modality."""
         return self.dataset.hash + self.blanked
 
     def with_sources(self, sources: Mapping[str, Source]) -> PairInputs:
-        """The same dataset with some modalities read from elsewhere."""
+        """The same dataset with some sources replaced."""
         return replace(self, sources={**self.sources, **sources})
 
     def count(self, modality: str) -> int:
@@ -252,9 +256,15 @@ class PairInputs:
         return {self.modalities[0]: self.dataset.text_examples[text_rows], "text": text_rows}
 
     def batch(self, rows: Mapping[str, Rows], device: torch.device, randomness: torch.Generator | None = None) -> Batch:
-        """The pairs of these rows on a device."""
-        image_or_graph = self.modalities[0]
-        examples = {image_or_graph: rows[image_or_graph], "text": self.dataset.text_examples[rows["text"]]}
+        """A batch of pairs.
+
+        Args:
+            rows: Rows of each modality.
+            device: Device of the batch.
+            randomness: Generator that the batch carries, for negatives.
+        """
+        other = self.modalities[0]
+        examples = {other: rows[other], "text": self.dataset.text_examples[rows["text"]]}
         labels = self.dataset.labels
         return Batch(
             {modality: self.sources[modality].take(chosen).to(device) for modality, chosen in rows.items()},
@@ -263,149 +273,3 @@ class PairInputs:
             randomness,
             None if labels is None else torch.from_numpy(labels[rows["text"]]).to(device),
         )
-
-
-@dataclass(frozen=True)
-class EpochSampler:
-    """Endless passes over ``rows``, each in an order of its own; any position can be asked for at any time."""
-
-    rows: Rows
-    seed: int
-    purpose: str
-
-    def take(self, start: int, count: int) -> Rows:
-        """``count`` rows from position ``start`` on."""
-        positions = np.arange(start, start + count)
-        epochs, indices = positions // len(self.rows), positions % len(self.rows)
-        taken = np.empty(count, dtype=np.int64)
-        for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            taken[chosen] = self.rows[self._order(int(epoch))[indices[chosen]]]
-        return taken
-
-    def _order(self, epoch: int) -> Rows:
-        cache: dict[int, Rows] = self.__dict__.setdefault("_orders", {})
-        if epoch not in cache:
-            if len(cache) > 1:
-                cache.pop(min(cache))
-            cache[epoch] = np.random.default_rng(derive(self.seed, self.purpose, epoch)).permutation(len(self.rows))
-        return cache[epoch]
-
-
-@dataclass(frozen=True)
-class TrainStream:
-    """Batches of true pairs for training.
-
-    Args:
-        inputs: What the model reads.
-        text_rows: The pairs to train on, one text row each.
-        batch_size: Pairs in a step.
-        seed: Seed of the order.
-    """
-
-    inputs: PairInputs
-    text_rows: Rows
-    batch_size: int
-    seed: int
-
-    def steps(self, epochs: float) -> int:
-        """Steps in which so many passes are made."""
-        return max(1, round(epochs * len(self.text_rows) / min(self.batch_size, len(self.text_rows))))
-
-    def epoch(self, step: int) -> int:
-        """Number of the pass, from 0, in which a step's batch begins."""
-        return step * min(self.batch_size, len(self.text_rows)) // len(self.text_rows)
-
-    def at(self, step: int, device: torch.device) -> Batch:
-        """The batch of a step."""
-        size = min(self.batch_size, len(self.text_rows))
-        chosen = EpochSampler(self.text_rows, self.seed, "train").take(step * size, size)
-        return self.inputs.batch(self.inputs.true_pairs(chosen), device, generator(self.seed, "negatives", step))
-
-
-@dataclass(frozen=True)
-class RetainBatch(Batch):
-    """Pairs of D_r of one step, from which mismatched pairs can be drawn.
-
-    Args:
-        stream: What draws them.
-        step: Which step.
-        progress: Share of the steps that has been taken, from 0 to just below 1.
-    """
-
-    stream: ForgetRetainStream | None = None
-    step: int = 0
-    progress: float = 0.0
-
-    def mismatched(self, count: int) -> Batch:
-        """``count`` pairs (I_p, T_q) of D_r with p and q from two different examples, fresh at every step."""
-        assert self.stream is not None
-        rows = self.stream.mismatched_rows(count, self.step, "target")
-        return self.stream.inputs.batch(rows, next(iter(self.examples.values())).device)
-
-
-@dataclass(frozen=True)
-class ForgetRetainStream:
-    """Batches of D_f and D_r side by side.
-
-    Args:
-        inputs: What the student reads.
-        forget: Text rows of the pairs of D_f.
-        retain: Text rows of the pairs of D_r, of at least two examples.
-        batch_size: Pairs of D_f in a step.
-        retain_ratio: Pairs of D_r in a step, for each pair of D_f.
-        mismatched: Share of the D_r pairs that are re-paired, image and text from two different examples.
-        seed: Seed of the order.
-    """
-
-    inputs: PairInputs
-    forget: Rows
-    retain: Rows
-    batch_size: int
-    retain_ratio: int
-    mismatched: float
-    seed: int
-
-    @property
-    def forget_size(self) -> int:
-        """Pairs of D_f in a step; a small D_f is one batch."""
-        return min(self.batch_size, len(self.forget))
-
-    @property
-    def retain_size(self) -> int:
-        """Pairs of D_r in a step; the same for a small D_f, so that retention is not starved."""
-        return min(self.batch_size * self.retain_ratio, len(self.retain))
-
-    @property
-    def num_mismatched(self) -> int:
-        """How many of the pairs of D_r in a step are re-paired."""
-        return round(self.mismatched * self.retain_size)
-
-    def steps(self, epochs: float) -> int:
-        """Steps in which so many passes over D_f are made."""
-        return max(1, round(epochs * len(self.forget) / self.forget_size))
-
-    def at(self, step: int, device: torch.device) -> tuple[Batch, RetainBatch]:
-        """The two batches of a step."""
-        chosen = EpochSampler(self.forget, self.seed, "forget").take(step * self.forget_size, self.forget_size)
-        forget = self.inputs.batch(
-            self.inputs.true_pairs(chosen), device, generator(self.seed, "forget negatives", step)
-        )
-        num_mismatched = self.num_mismatched
-        matched = self.retain_size - num_mismatched
-        kept = self.inputs.true_pairs(EpochSampler(self.retain, self.seed, "retain").take(step * matched, matched))
-        if num_mismatched:
-            wrong = self.mismatched_rows(num_mismatched, step, "retain")
-            kept = {modality: np.concatenate([rows, wrong[modality]]) for modality, rows in kept.items()}
-        batch = self.inputs.batch(kept, device, generator(self.seed, "retain negatives", step))
-        return forget, RetainBatch(**vars(batch), stream=self, step=step)
-
-    def mismatched_rows(self, count: int, step: int, purpose: str) -> dict[str, Rows]:
-        """Rows of ``count`` pairs (I_p, T_q) of D_r whose examples differ."""
-        randomness = np.random.default_rng(derive(self.seed, "mismatched", purpose, step))
-        examples = self.inputs.dataset.text_examples
-        image = examples[randomness.choice(self.retain, count)]
-        text = randomness.choice(self.retain, count)
-        while (same := image == examples[text]).any():
-            text[same] = randomness.choice(self.retain, int(same.sum()))
-        return {self.inputs.modalities[0]: image, "text": text}

@@ -1,4 +1,4 @@
-"""The dataset: every example that a deletion can name, with its texts and its image, checked when it is read."""
+"""The dataset: examples with texts, images or a graph, and labels, checked when it is created."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from multidelete.data.examples import SPLITS, Example, example_problem, images_problem, raise_first, split_problem
 from multidelete.data.graph import NODES, Graph
 from multidelete.data.images import (
     ImageFile,
@@ -25,60 +25,22 @@ from multidelete.data.images import (
     read_image,
     squared,
 )
+from multidelete.data.manifest import MANIFEST, read_manifest, write_manifest
 from multidelete.utils.errors import InputError, did_you_mean
 from multidelete.utils.files import write_atomically
 
-SPLITS = ("train", "validation", "test")
-MANIFEST = "manifest.jsonl"
-
 Rows = NDArray[np.int64]
-
-_REQUIRED = ("id", "split", "texts")
-_OPTIONAL = ("image", "images", "labels", "nodes", "panels", "group")
-_KEYS = (*_REQUIRED, *_OPTIONAL)
-_KINDS = {str: "a string", list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """What one deletion names: an image, several images that belong together, or a pair of entities; and its texts.
-
-    Args:
-        id: Its name, unique in the dataset.
-        split: One of ``SPLITS``.
-        texts: Captions, hypotheses, statements or sentences, at least one.
-        images: Paths of the image files below the dataset's image root; empty where pixels are generated or a graph
-            takes their place.
-        labels: The label of each text; empty in retrieval.
-        nodes: Ids of the two nodes of the graph that the texts are about.
-        panels: Pictures that stand side by side in each image file; they are cut apart.
-        group: Examples with the same group are drawn together, and deleted together or not at all.
-    """
-
-    id: str
-    split: str
-    texts: tuple[str, ...]
-    images: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
-    nodes: tuple[str, ...] = ()
-    panels: int = 1
-    group: str = ""
-
-    @property
-    def pictures(self) -> int:
-        """Number of pictures in the image files."""
-        return len(self.images) * self.panels
 
 
 class Dataset:
     """Examples in a fixed order; N examples with T texts.
 
     Args:
-        name: What tables and reports call it.
-        examples: The examples; their position here is the *row* by which everything else refers to them.
+        name: Its name in tables and reports.
+        examples: The examples; the position of an example here is its *row*.
         root: Folder that the examples' image paths start from.
         pixels: The images themselves, ``(N, R, R, 3)``, or ``(N, n, R, R, 3)`` for n pictures in an example.
-        graph: What the examples' nodes are nodes of; exactly one of ``root``, ``pixels`` and ``graph`` is given.
+        graph: Graph of the examples' nodes. Exactly one of ``root``, ``pixels`` and ``graph`` is given.
 
     Attributes:
         texts: All texts in the order of the examples, ``(T,)``.
@@ -86,7 +48,7 @@ class Dataset:
         text_counts: Number of texts of each example, ``(N,)``.
         classes: Names of the labels, sorted; empty in retrieval.
         labels: Class of each text, ``(T,)``, or None in retrieval.
-        images_per_example: Pictures in an example, the same in all; 0 where a graph takes their place.
+        images_per_example: Pictures in each example; 0 with a graph.
     """
 
     name: str
@@ -150,7 +112,7 @@ class Dataset:
         self.labels = np.array([class_of[label] for label in given], dtype=np.int64) if given else None
 
     def _unlike_first(self, example: Example) -> str | None:
-        """In what an example differs from the first one although all must be alike, if in anything."""
+        """The message for an example that differs from the first one where all must agree, or None."""
         first = self.examples[0]
         if bool(example.labels) != bool(first.labels):
             one, other = ("has labels", "none") if example.labels else ("has no labels", "some")
@@ -168,7 +130,7 @@ class Dataset:
 
     @property
     def modalities(self) -> tuple[str, str]:
-        """What a pair is of: that of the example (``vision`` or ``graph``), and ``text``."""
+        """The modalities of a pair: ``vision`` or ``graph``, and ``text``."""
         return ("vision" if self.graph is None else "graph", "text")
 
     def __len__(self) -> int:
@@ -181,11 +143,11 @@ class Dataset:
     def rows(self, split: str) -> Rows:
         """Rows of the examples of a split, in dataset order, ``(n,)``."""
         if split not in SPLITS:
-            raise InputError(_split_problem(split))
+            raise InputError(split_problem(split))
         return np.flatnonzero(self._splits == split).astype(np.int64)
 
     def text_rows(self, example_rows: Rows) -> Rows:
-        """Rows of the texts that belong to these examples, example after example, in the order given."""
+        """Rows of the texts of these examples, in the order of ``example_rows``."""
         counts = self.text_counts[example_rows]
         ends = np.cumsum(counts)
         within = np.arange(counts.sum(), dtype=np.int64) - np.repeat(ends - counts, counts)
@@ -202,14 +164,14 @@ class Dataset:
     def images(self, size: int, progress: ProgressCallback | None = None) -> Pixels:
         """All images as squares, in the order of the examples, ``(N · images_per_example, size, size, 3)``.
 
-        Image files are decoded once and memory-mapped from the cache from then on.
+        Image files are decoded once; later calls memory-map the cached result.
 
         Args:
             size: Side of the square in pixels.
             progress: Called with (images done, images in all) while files are decoded.
         """
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-            raise InputError(f"the image size is a whole number of pixels, at least 1; got {size!r}")
+            raise InputError(f"the image size is an integer of at least 1 (pixels), got {size!r}")
         if self.graph is not None:
             raise InputError(f"dataset {self.name!r} has a graph and no images; a model of graph and text reads it")
         if self.pixels is not None and self.pixels.shape[2] == size:
@@ -217,7 +179,7 @@ class Dataset:
         if size not in self._images:
             if self.pixels is None:
                 panels = self.examples[0].panels
-                self._images[size] = decoded_images(self._files(), int(size), panels, progress)
+                self._images[size] = decoded_images(self._files(), self._file_digests, int(size), panels, progress)
             else:
                 flat = self.pixels.reshape(-1, *self.pixels.shape[2:])
                 self._images[size] = np.stack([squared(Image.fromarray(image), int(size)) for image in flat])
@@ -233,23 +195,27 @@ class Dataset:
             return [hashlib.sha256("\0".join(example.nodes).encode()).hexdigest() for example in self.examples]
         if self.pixels is not None:
             return [hashlib.sha256(images.tobytes()).hexdigest() for images in self.pixels]
-        digests = file_digests(self._files())
+        digests = self._file_digests
         count = len(self.examples[0].images)
         if count == 1:
             return digests
         of_example = (digests[start : start + count] for start in range(0, len(digests), count))
         return [hashlib.sha256("\0".join(each).encode()).hexdigest() for each in of_example]
 
+    @cached_property
+    def _file_digests(self) -> list[str]:
+        return file_digests(self._files())
+
     def without(self, other: Dataset) -> Dataset:
-        """This dataset without the examples whose images stand in the validation or test split of another dataset.
+        """This dataset without the examples whose image is in the validation or test split of another dataset.
 
         Args:
-            other: The dataset whose unseen images are to stay unseen here; both consist of single images in files.
+            other: The other dataset; both must have one image file per example.
         """
         if any(dataset.root is None or dataset.images_per_example != 1 for dataset in (self, other)):
             raise InputError(
-                f"only single images in files can be told apart: dataset {self.name!r} cannot leave out what is in "
-                f"{other.name!r}"
+                f"dataset {self.name!r} cannot leave out the images of {other.name!r}; expected one image file per "
+                "example in both"
             )
         digests = other.image_digests()
         unseen = {digests[row] for split in ("validation", "test") for row in other.rows(split)}
@@ -264,63 +230,41 @@ class Dataset:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over ids, splits, texts, labels and image digests in order: the same wherever the data lie."""
+        """SHA-256 over ids, splits, texts, labels and image digests, in order; independent of paths."""
         digest = hashlib.sha256()
         for example, image in zip(self.examples, self.image_digests(), strict=True):
-            facts = [example.id, example.split, example.texts, image, example.labels, example.panels]
-            digest.update(json.dumps(facts).encode() + b"\n")
+            fields = [example.id, example.split, example.texts, image, example.labels, example.panels]
+            digest.update(json.dumps(fields).encode() + b"\n")
         if self.graph is not None:
             digest.update(self.graph.hash.encode())
         return digest.hexdigest()
 
     @classmethod
     def load(cls, folder: str | Path) -> Dataset:
-        """Read ``manifest.jsonl`` and check every line of it, and that every image is there.
+        """Read a folder with ``manifest.jsonl``; every line and every image path is checked.
 
-        A line has ``id``, ``split`` and ``texts``; ``image`` (or ``images``, a list) or, where ``nodes.tsv`` and
-        ``edges.tsv`` stand beside the manifest, ``nodes``; and where texts have labels ``labels``, one for each.
+        A line has ``id``, ``split``, ``texts``, and ``image`` or ``images`` (a list). Labels are in ``labels``, one per
+        text. In a folder with ``nodes.tsv`` and ``edges.tsv`` it has ``nodes`` instead of images.
 
         Args:
-            folder: Holds the manifest; image paths in it start from here.
+            folder: Folder of the manifest; image paths start from here.
         """
         folder = Path(folder)
-        manifest = folder / MANIFEST
         if not folder.is_dir():
             what = "is a file" if folder.exists() else "does not exist"
             raise InputError(f"{folder} {what}; expected a folder with {MANIFEST} and images")
-        if not manifest.is_file():
+        if not (folder / MANIFEST).is_file():
             raise InputError(f"{folder} has no {MANIFEST}; expected that file, with one line of JSON per example")
         graph = Graph.load(folder) if (folder / NODES).is_file() else None
-        examples: list[Example] = []
-        problems: list[str] = []
-        first_lines: dict[str, int] = {}
-        content = manifest.read_bytes().removeprefix(b"\xef\xbb\xbf")
-        for number, line in enumerate(content.split(b"\n"), start=1):
-            if not line.strip():
-                continue
-            example = _parse_line(line)
-            problem = example if isinstance(example, str) else None
-            if isinstance(example, Example):
-                problem = graph.pair_problem(example.nodes) if graph else images_problem(example, folder)
-                if example.id in first_lines:
-                    problem = f"id {example.id!r} was already used in line {first_lines[example.id]}"
-                first_lines.setdefault(example.id, number)
-                examples.append(example)
-            if problem:
-                problems.append(f"{manifest}, line {number}: {problem}")
-        raise_first(problems, "lines")
-        if not examples:
-            raise InputError(f"{manifest} is empty; expected one line of JSON per example")
-        if not any(example.split == "train" for example in examples):
-            raise InputError(f"{manifest} has no line with the split 'train': nothing could be learned")
+        examples = read_manifest(folder, graph)
         if graph is not None:
             return cls(folder.resolve().name, examples, graph=graph)
         return cls(folder.resolve().name, examples, root=folder)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``manifest.jsonl`` and ``images/`` so that :meth:`load` reads them back; whole or not at all.
+        """Write ``manifest.jsonl`` and ``images/`` for :meth:`load`, atomically.
 
-        Generated pixels become PNG files, so the digests, and with them the hash, are other ones then.
+        Generated pixels are written as PNG files; the loaded dataset has another hash.
 
         Args:
             folder: Must be missing or empty.
@@ -348,27 +292,20 @@ class Dataset:
         else:
             for image, name in zip(self.pixels.reshape(-1, *self.pixels.shape[2:]), names, strict=True):
                 Image.fromarray(image).save(folder / name)
-        each = len(names) // len(self.examples)
-        with (folder / MANIFEST).open("w", encoding="utf-8", newline="\n") as lines:
-            for row, example in enumerate(self.examples):
-                own = names[row * each : (row + 1) * each]
-                record: dict[str, Any] = {"id": example.id, "split": example.split, "texts": example.texts}
-                if own:
-                    record |= {"image": own[0]} if each == 1 else {"images": own}
-                record |= {key: value for key in ("labels", "nodes", "group") if (value := getattr(example, key))}
-                if example.panels > 1:
-                    record["panels"] = example.panels
-                lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+        count = len(names) // len(self.examples)
+        write_manifest(
+            folder, self.examples, [names[row * count : (row + 1) * count] for row in range(len(self.examples))]
+        )
 
     def _names_to_write(self) -> list[str]:
-        """Names of the image files, example after example."""
+        """Names of the image files, in the order of the examples."""
         if self.graph is not None:
             return []
         if self.pixels is None:
             given = [name for example in self.examples for name in example.images]
             below = all(name.startswith("images/") for name in given)
             return [name if below else f"images/{name}" for name in given]
-        # An id may hold what a file name may not, and two ids may differ in case alone.
+        # Ids may contain characters that file names cannot, or differ in case only.
         plain = all(re.fullmatch(r"\w[\w.-]*", example.id, re.ASCII) for example in self.examples)
         plain = plain and len({example.id.lower() for example in self.examples}) == len(self.examples)
         stems = [example.id if plain else f"{row:08d}" for row, example in enumerate(self.examples)]
@@ -379,131 +316,6 @@ class Dataset:
     def _files(self) -> list[ImageFile]:
         assert self.root is not None
         return [ImageFile(example.id, self.root / name) for example in self.examples for name in example.images]
-
-
-def raise_first(problems: Sequence[str], what: str) -> None:
-    """Raise the first of these problems, if there is one, and say how many more ``what`` have one."""
-    if problems:
-        more = len(problems) - 1
-        raise InputError(problems[0] + (f" (more wrong {what}: {more:,})" if more else ""))
-
-
-def example_problem(example: Example) -> str | None:
-    """What is wrong with the id, split or texts of an example, if anything."""
-    if not example.id.strip():
-        return "'id' is empty; expected a name that is unique in the dataset"
-    if example.split not in SPLITS:
-        return _split_problem(example.split)
-    if not example.texts:
-        return f"example {example.id!r} has no texts; expected at least one"
-    for number, text in enumerate(example.texts, start=1):
-        if not text.strip():
-            return f"text {number} of example {example.id!r} is blank; expected words"
-    if example.labels and len(example.labels) != len(example.texts):
-        return (
-            f"example {example.id!r} has {len(example.texts)} texts and {len(example.labels)} labels; "
-            "expected one for each text"
-        )
-    if any(not label.strip() for label in example.labels):
-        return f"a label of example {example.id!r} is blank; expected the name of a class"
-    if example.panels < 1:
-        return f"example {example.id!r} has {example.panels} panels; expected at least 1"
-    try:
-        "".join((example.id, *example.images, *example.texts, *example.labels, *example.nodes, example.group)).encode()
-    except UnicodeEncodeError:
-        return "holds half of a surrogate pair, which is not valid Unicode; was a text cut inside a character?"
-    return None
-
-
-def path_problem(image: str) -> str | None:
-    """What is wrong with the path of an image as such, if anything: it must stay below its folder."""
-    if not image:
-        return "the image path is empty; expected the path of the image file"
-    if "\0" in image:
-        return f"image path {image!r} holds a null character, which no path can"
-    if PurePosixPath(image).is_absolute() or PureWindowsPath(image).anchor:
-        return f"image path {image!r} is absolute; expected a path below the folder of the images"
-    if ".." in PurePosixPath(image).parts or ".." in PureWindowsPath(image).parts:
-        return f"image path {image!r} leaves the folder of the images; expected a path without '..'"
-    return None
-
-
-def images_problem(example: Example, root: Path | None = None) -> str | None:
-    """What is wrong with the image files of an example, if anything; with ``root`` also whether they are there."""
-    if not example.images:
-        return path_problem("")
-    problems = (path_problem(name) if root is None else image_problem(root, name) for name in example.images)
-    return next(filter(None, problems), None)
-
-
-def image_problem(root: Path, image: str) -> str | None:
-    """What is wrong with an image of a dataset on disk before it is opened, if anything."""
-    problem = path_problem(image)
-    if problem is None and not (root / image).is_file():
-        problem = f"image {image!r} is not a file in {root}"
-    return problem
-
-
-def _split_problem(split: str) -> str:
-    hint = "; did you mean 'validation'?" if split.lower() in ("val", "dev") else did_you_mean(split, SPLITS)
-    return f"unknown split {split!r}, expected 'train', 'validation' or 'test'{hint}"
-
-
-def _parse_line(line: bytes) -> Example | str:
-    """The example that a line of the manifest stands for, or what is wrong with the line."""
-    try:
-        record = json.loads(line.decode())
-    except UnicodeDecodeError:
-        return "is not UTF-8; save the manifest as UTF-8"
-    except (ValueError, RecursionError) as error:
-        return json_problem(error)
-    if not isinstance(record, dict):
-        return f"expected a JSON object with {', '.join(_REQUIRED)}, got {kind(record)}"
-    for key in record:
-        if key not in _KEYS:
-            return f"unknown key {key!r}, expected {', '.join(_KEYS)}{did_you_mean(key, _KEYS)}"
-    for key in _REQUIRED:
-        if key not in record:
-            return f"the key {key!r} is missing, expected {', '.join(_REQUIRED)}"
-    if not {"image", "images", "nodes"} & record.keys():
-        return "the key 'image' is missing, expected it, or 'images' (several), or 'nodes' (of a graph)"
-    for key in ("id", "split", "image", "group"):
-        if not isinstance(record.get(key, ""), str):
-            return f"{key!r} must be a string, got {kind(record[key])}"
-    for key in ("texts", "images", "labels", "nodes"):
-        if not isinstance(values := record.get(key, []), list):
-            return f"{key!r} must be a list of strings, got {kind(values)}"
-        for number, value in enumerate(values, start=1):
-            if not isinstance(value, str):
-                return f"{key!r} must be a list of strings, but {key[:-1]} {number} is {kind(value)}"
-    if type(panels := record.get("panels", 1)) is not int:
-        return f"'panels' must be a whole number, got {panels!r}"
-    if "image" in record and "images" in record:
-        return "has both 'image' and 'images'; expected one of them"
-    images = [record["image"]] if "image" in record else record.get("images", [])
-    example = Example(
-        record["id"],
-        record["split"],
-        tuple(record["texts"]),
-        tuple(images),
-        tuple(record.get("labels", [])),
-        tuple(record.get("nodes", [])),
-        panels,
-        record.get("group", ""),
-    )
-    return example_problem(example) or example
-
-
-def json_problem(error: ValueError | RecursionError) -> str:
-    """What is wrong with a line that JSON could not be read from."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"is not valid JSON ({error.msg}, column {error.colno}); was the line cut off?"
-    return f"is not valid JSON ({error})"
-
-
-def kind(value: object) -> str:
-    """What a JSON value is, in words."""
-    return _KINDS.get(type(value), "a number")
 
 
 def _check_pixels(name: str, pixels: NDArray[Any], count: int) -> None:

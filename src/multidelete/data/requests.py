@@ -1,4 +1,4 @@
-"""The deletion request: which examples to forget, which to retain, checked before anything slow starts."""
+"""The deletion request: which examples to forget and which to retain."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from pathlib import Path
 
 import numpy as np
 
-from multidelete.data.dataset import Dataset, Rows, raise_first
+from multidelete.data.dataset import Dataset, Rows
+from multidelete.data.examples import raise_first
 from multidelete.utils.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """``D_f`` and ``D_r``, and the splits that judge them, as rows of examples.
+    """``D_f``, ``D_r``, and the validation and test splits, as rows of examples.
 
     Args:
-        dataset: What the request was cut from.
+        dataset: The dataset that the rows refer to.
         forget: ``D_f``, in the order of the request.
         retain: ``D_r``, the rest of the training split, in dataset order.
         validation: The validation split.
         test: The test split.
-        earlier: What requests before this one have deleted: in neither ``D_f`` nor ``D_r``.
+        earlier: Rows that previous requests deleted; in neither ``D_f`` nor ``D_r``.
     """
 
     dataset: Dataset
@@ -42,26 +43,26 @@ class Request:
         return tuple(self.dataset.examples[row].id for row in self.forget)
 
     def splits(self) -> dict[str, Rows]:
-        """The parts that are not empty, by name: forget, retain, validation, test."""
+        """Rows by name (forget, retain, validation, test), without empty ones."""
         parts = {"forget": self.forget, "retain": self.retain, "validation": self.validation, "test": self.test}
         return {name: rows for name, rows in parts.items() if len(rows)}
 
     def complement(self) -> Request:
-        """The request that forgets what this one retains, and retains what it forgets."""
+        """The request with ``forget`` and ``retain`` swapped."""
         return replace(self, forget=self.retain, retain=np.sort(self.forget))
 
     def with_earlier(self) -> Request:
-        """The request for all that is gone by now, at once: by it a model is judged, whatever went when."""
+        """This request merged with the earlier ones: all deleted examples are in ``forget``. Used for evaluation."""
         return replace(self, forget=np.concatenate([self.earlier, self.forget]), earlier=self.earlier[:0])
 
     @cached_property
     def hash(self) -> str:
-        """See :func:`hash_of_ids`; of all that is gone, whatever went when."""
+        """Hash of all deleted ids, earlier ones included; see :func:`hash_of_ids`."""
         return hash_of_ids(self.with_earlier().ids)
 
 
 def hash_of_ids(ids: Iterable[str]) -> str:
-    """SHA-256 over the sorted ids, a line each: the same for the same deletion in any order."""
+    """SHA-256 over the sorted ids, one per line; independent of their order."""
     return hashlib.sha256("".join(f"{example_id}\n" for example_id in sorted(ids)).encode()).hexdigest()
 
 
@@ -75,28 +76,30 @@ def resolve(
     part: Sequence[int] | None = None,
     earlier: Sequence[str] | str | Path | None = None,
 ) -> Request:
-    """Cut a dataset into what to forget and what to retain, by ids or by a seeded sample.
+    """Split the training examples into forget and retain sets, by ids or by a seeded sample.
 
-    Samples are nested: of one seed, the smaller sample is the beginning of the larger one. Training examples
-    with the same image file, the same pair of nodes or the same group are drawn together, so that nothing
-    forgotten stays in the retain set under another id; a sample can therefore be larger than asked for by the
-    copies of its last example.
+    With one seed, a smaller sample is a prefix of a larger one. Training examples that share an image file, a pair of
+    nodes or a group are sampled together, so that no forgotten image stays in the retain set under another id. The
+    sample can exceed the requested size by the copies of its last example.
 
     Args:
-        dataset: What to cut.
+        dataset: The dataset.
         ids: The ids to forget, or the path of a text file with one id per line (``#`` starts a comment).
-        count: How many examples of the training split to draw.
-        fraction: Which share of the training split to draw, between 0 and 1.
-        seed: Of the sample; another seed draws another set.
-        part: ``(2, 5)`` for the second of five parts of the request, in its order; the first is deleted by then.
-        earlier: Ids that were deleted before, from the model that is now to forget more.
+        count: Number of training examples to sample.
+        fraction: Fraction of the training split to sample, between 0 and 1.
+        seed: Seed of the sample.
+        part: ``(2, 5)`` for the second of five parts of the request; the first then counts as ``earlier``.
+        earlier: Ids that previous requests deleted from the model.
+
+    Raises:
+        InputError: The request is invalid, or leaves fewer than two examples to retain.
     """
     given = [name for name, value in (("ids", ids), ("count", count), ("fraction", fraction)) if value is not None]
     if len(given) != 1:
         got = " and ".join(given) or "none"
         raise InputError(f"a deletion request is given by exactly one of ids, count and fraction; got {got}")
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise InputError(f"the seed of a deletion request is a whole number of at least 0, got {seed!r}")
+        raise InputError(f"the seed of a deletion request is an integer of at least 0, got {seed!r}")
     train = dataset.rows("train")
     before = np.empty(0, dtype=np.int64)
     if earlier is not None:
@@ -116,17 +119,19 @@ def resolve(
     if part is not None:
         parts, number = _parts(dataset, forget, part), part[0] - 1
         before, forget = np.concatenate([before, *parts[:number]]), parts[number]
-    gone = np.concatenate([before, forget])
-    _check_retain(takes, gone, dataset)
-    return Request(dataset, forget, np.setdiff1d(train, gone), dataset.rows("validation"), dataset.rows("test"), before)
+    deleted = np.concatenate([before, forget])
+    _check_retain(takes, deleted, dataset)
+    return Request(
+        dataset, forget, np.setdiff1d(train, deleted), dataset.rows("validation"), dataset.rows("test"), before
+    )
 
 
 def _entries(ids: Sequence[str] | str | Path, name: str = "ids") -> tuple[str, list[tuple[str, str]]]:
-    """What messages call the list of ids, and its entries with the place of each."""
+    """Name of the list of ids for messages, and its entries as (location, id)."""
     if isinstance(ids, str | Path):
         path = Path(ids)
         lines = [(f"line {number}", line.strip()) for number, line in enumerate(_lines(path), start=1)]
-        return path.name, [(place, line) for place, line in lines if line and not line.startswith("#")]
+        return path.name, [(location, line) for location, line in lines if line and not line.startswith("#")]
     for number, entry in enumerate(ids, start=1):
         if not isinstance(entry, str):
             raise InputError(f"{name}, entry {number}: expected an id as a string, got {entry!r}")
@@ -153,17 +158,17 @@ def _named_rows(dataset: Dataset, source: str, entries: Sequence[tuple[str, str]
         raise InputError(f"{source} names no ids; expected at least one example to forget")
     known = {example.id: row for row, example in enumerate(dataset.examples)}
     trainable = [example.id for example in dataset.examples if example.split == "train"]
-    places: dict[str, str] = {}
+    locations: dict[str, str] = {}
     rows: list[int] = []
     problems: list[str] = []
-    for place, entry in entries:
+    for location, entry in entries:
         example_id = entry
-        if place.startswith("line") and entry not in known:
-            example_id = re.split(r"\s#", entry)[0].strip()  # a comment behind the id, unless the id has that '#'
-        if example_id in places:
-            problem = f"{example_id!r} was already named in {places[example_id]}"
+        if location.startswith("line") and entry not in known:
+            example_id = re.split(r"\s#", entry)[0].strip()  # a comment after the id, unless the id itself contains it
+        if example_id in locations:
+            problem = f"{example_id!r} was already named in {locations[example_id]}"
         elif example_id not in known:
-            # Looking for what was meant takes long, and only the first problem is shown in full.
+            # The search for a similar id is slow, and only the first problem is shown in full.
             hint = "" if problems else did_you_mean(example_id, trainable)
             problem = f"{example_id!r} is not in the training split{hint}"
         elif (split := dataset.examples[known[example_id]].split) != "train":
@@ -171,9 +176,9 @@ def _named_rows(dataset: Dataset, source: str, entries: Sequence[tuple[str, str]
         else:
             problem = ""
             rows.append(known[example_id])
-        places.setdefault(example_id, place)
+        locations.setdefault(example_id, location)
         if problem:
-            problems.append(f"{source}, {place}: {problem}")
+            problems.append(f"{source}, {location}: {problem}")
     raise_first(problems, "lines" if entries[0][0].startswith("line") else "entries")
     return np.array(rows, dtype=np.int64)
 
@@ -192,7 +197,7 @@ def _check_retain(takes: str, forget: Rows, dataset: Dataset) -> None:
 
 
 def _check_copies(dataset: Dataset, source: str, forget: Rows, train: Rows) -> None:
-    """An image that is forgotten under one id and retained under another would not be forgotten."""
+    """Refuse to forget an image under one id and retain it under another."""
     same = "is about the same two nodes" if dataset.graph is not None else "is the same image file"
     problems: list[str] = []
     for keys, why in ((dataset.image_digests(), same), (_groups(dataset), "belongs to the same group")):
@@ -208,12 +213,12 @@ def _check_copies(dataset: Dataset, source: str, forget: Rows, train: Rows) -> N
 
 
 def _groups(dataset: Dataset) -> list[str]:
-    """The group of each example; an example without one is alone."""
+    """The group of each example; an example without a group gets its own."""
     return [example.group or f"\0{row}" for row, example in enumerate(dataset.examples)]
 
 
 def _drawn_together(dataset: Dataset, rows: Rows) -> dict[int, list[int]]:
-    """For each of these rows those that share its image, its nodes or its group, over any number of steps."""
+    """For each row, all rows connected to it by a shared image, pair of nodes or group (union-find)."""
     parent = {row: row for row in rows.tolist()}
 
     def root(row: int) -> int:
@@ -233,10 +238,10 @@ def _drawn_together(dataset: Dataset, rows: Rows) -> dict[int, list[int]]:
 
 
 def _sample_size(count: int | None, fraction: float | None, total: int) -> tuple[str, int]:
-    """What messages call the sample, and its size."""
+    """Name of the sample for messages, and its size."""
     if count is not None:
         if isinstance(count, bool) or not isinstance(count, int | np.integer):
-            raise InputError(f"count = {count!r} is not a whole number; expected how many examples to forget")
+            raise InputError(f"count = {count!r} is not an integer; expected the number of examples to forget")
         if count < 1:
             raise InputError(f"count = {count} is too small; expected at least one example to forget")
         if count > total:
@@ -263,7 +268,7 @@ def _sample(dataset: Dataset, train: Rows, number: int, seed: int) -> Rows:
 
 
 def _parts(dataset: Dataset, forget: Rows, part: Sequence[int]) -> list[Rows]:
-    """A request in parts of about the same size, in its order; what is drawn together stays in one part."""
+    """Split a request into parts of similar size, in order; rows that are sampled together stay in one part."""
     if len(part) != 2 or not 1 <= part[0] <= part[1]:
         raise InputError(f"part = {list(part)} is not a part of a request; expected [2, 5] for the second of five")
     count = part[1]

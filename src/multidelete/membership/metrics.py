@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from multidelete.data.images import cache_dir
 from multidelete.membership.attacks import membership
 from multidelete.recipe import MembershipSettings
 from multidelete.store.models import source_hash
 from multidelete.tasks import Predictions, Task
 from multidelete.training.engine import digest
+from multidelete.utils.cache import cache_dir
 from multidelete.utils.files import write_file
 
 

@@ -17,8 +17,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
-from multidelete.data.batches import ForgetRetainStream, PairInputs, RetainBatch, Rows, by_length
+from multidelete.data.batches import PairInputs, Rows, by_length
 from multidelete.data.requests import Request
+from multidelete.data.samplers import ForgetRetainStream, RetainBatch
 from multidelete.models.base import Batch, Encoding, Model, iterate_rows
 from multidelete.tasks.base import Task
 from multidelete.training.engine import Engine, FitSettings, TrainingHistory

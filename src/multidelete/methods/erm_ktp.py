@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from multidelete.data.batches import EpochSampler, PairInputs, Rows, TrainStream
+from multidelete.data.batches import PairInputs, Rows
 from multidelete.data.requests import Request
+from multidelete.data.samplers import EpochSampler, TrainStream
 from multidelete.methods.base import Method, Scope, Unlearned, UnlearningData
 from multidelete.models.base import Encoding, Model, within
 from multidelete.models.image_text import ImageTextModel

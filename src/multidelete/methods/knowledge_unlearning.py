@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from multidelete.data.batches import RetainBatch
+from multidelete.data.samplers import RetainBatch
 from multidelete.methods.base import LossMethod, Scope, Teacher
 from multidelete.models.base import Batch, Model
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from multidelete.data.batches import ForgetRetainStream, RetainBatch
 from multidelete.data.requests import Request
+from multidelete.data.samplers import ForgetRetainStream, RetainBatch
 from multidelete.methods.base import LossMethod, Teacher
 from multidelete.models.base import Batch, Encoding, Model
 from multidelete.utils.errors import InputError

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from multidelete.data.batches import RetainBatch
+from multidelete.data.samplers import RetainBatch
 from multidelete.methods.base import LossMethod, Teacher
 from multidelete.models.base import Batch, Model
 

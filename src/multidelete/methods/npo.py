@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from multidelete.data.batches import RetainBatch
+from multidelete.data.samplers import RetainBatch
 from multidelete.methods.base import LossMethod, Teacher
 from multidelete.methods.pairs import label_log_probabilities
 from multidelete.models.base import Batch, Model

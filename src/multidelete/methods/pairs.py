@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from multidelete.data.batches import PairInputs, RetainBatch, Rows
+from multidelete.data.batches import PairInputs, Rows
+from multidelete.data.samplers import RetainBatch
 from multidelete.models.base import Batch, Encoding, ModalityInput, Model
 from multidelete.training.engine import Engine
 from multidelete.utils.randomness import derive, generator

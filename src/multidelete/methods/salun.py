@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from multidelete.data.batches import ForgetRetainStream, RetainBatch
+from multidelete.data.samplers import ForgetRetainStream, RetainBatch
 from multidelete.methods.base import LossMethod, Teacher
 from multidelete.methods.pairs import chunked_losses, random_label_losses
 from multidelete.models.base import Batch, Model

@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from multidelete.data.dataset import Dataset, Example
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import Example
 from multidelete.data.requests import Request
 from multidelete.report.deletion import DELETION_FILE
 from multidelete.runs.seal import PAGES, SUMS_FILE, WORK, write_seal

@@ -17,7 +17,6 @@ from pydantic import BaseModel, ValidationError
 
 from multidelete.data.batches import PairInputs
 from multidelete.data.dataset import Dataset
-from multidelete.data.images import cache_dir
 from multidelete.data.requests import Request
 from multidelete.methods import Method, Original, Unlearned, UnlearningData
 from multidelete.models.base import WEIGHTS_FILE, MaskConfig, Model, ModelConfig
@@ -26,6 +25,7 @@ from multidelete.store.predictions import read_predictions
 from multidelete.tasks import Predictions, Task
 from multidelete.training.engine import Engine, TrainingHistory, digest, weights_hash
 from multidelete.training.original import TrainSettings, check_mask, initial_model, train
+from multidelete.utils.cache import cache_dir
 from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_atomically, write_file
 
@@ -341,6 +341,7 @@ def code_hash() -> str:
         "utils/randomness.py",
         "models/*.py",
         "data/batches.py",
+        "data/samplers.py",
         "methods/retrain.py",
         "methods/unimodal.py",
         "data/graph.py",

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from multidelete.data.batches import Constant, Encodings, PairInputs, Ragged, Rows, Source, by_length
-from multidelete.data.images import cache_dir
 from multidelete.models.base import Encoding, Model, iterate_rows, within
+from multidelete.utils.cache import cache_dir
 from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_atomically, write_file
 from multidelete.utils.randomness import seeded

@@ -12,8 +12,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from multidelete.data.batches import PairInputs, Rows, TrainStream
+from multidelete.data.batches import PairInputs, Rows
 from multidelete.data.dataset import Dataset
+from multidelete.data.samplers import TrainStream
 from multidelete.models.base import MASK, Model, ModelConfig
 from multidelete.models.image_text import ImageTextModel
 from multidelete.training.engine import Engine, FitSettings, TrainingHistory

@@ -12,8 +12,8 @@ T = TypeVar("T")
 
 
 def with_entry_points(group: str, table: dict[str, T]) -> dict[str, T]:
-    """The table and what installed packages add to it; a name that is taken stays with the table."""
-    return {**{entry.name: entry.load() for entry in entry_points(group=group)}, **table}
+    """The table, followed by what installed packages add to it; a name in the table cannot be replaced."""
+    return table | {entry.name: entry.load() for entry in entry_points(group=group) if entry.name not in table}
 
 
 def choose(table: dict[str, T], name: str, kind: str) -> T:

@@ -1,4 +1,4 @@
-"""The readers: each brings one layout of data into a dataset, and is called by its name."""
+"""Readers by name: each turns one layout of data into a dataset."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 from types import UnionType
 from typing import get_args, get_type_hints
 
-from multidelete.data.dataset import MANIFEST, Dataset
-from multidelete.data.readers.karpathy import find_split_files, karpathy
-from multidelete.data.readers.nlvr import holds_nlvr, nlvr
-from multidelete.data.readers.nlvr2 import holds_nlvr2, nlvr2
-from multidelete.data.readers.pgr import holds_pgr, pgr
-from multidelete.data.readers.snli_ve import holds_snli_ve, snli_ve
+from multidelete.data.dataset import Dataset
+from multidelete.data.layouts import layout_of
+from multidelete.data.readers.karpathy import karpathy
+from multidelete.data.readers.manifest import manifest
+from multidelete.data.readers.nlvr import nlvr
+from multidelete.data.readers.nlvr2 import nlvr2
+from multidelete.data.readers.pgr import pgr
+from multidelete.data.readers.snli_ve import snli_ve
 from multidelete.data.synthetic.genes import genes
 from multidelete.data.synthetic.premises import premises
 from multidelete.data.synthetic.scenes import scenes
@@ -24,19 +26,10 @@ from multidelete.utils.registry import choose, with_entry_points
 Reader = Callable[..., Dataset]
 
 
-def dataset(root: str | Path) -> Dataset:
-    """The package's own layout: ``manifest.jsonl`` and the images it names.
-
-    Args:
-        root: The folder that holds both.
-    """
-    return Dataset.load(root)
-
-
 READERS: dict[str, Reader] = with_entry_points(
     "multidelete.readers",
     {
-        "dataset": dataset,
+        "manifest": manifest,
         "karpathy": karpathy,
         "snli_ve": snli_ve,
         "nlvr2": nlvr2,
@@ -51,26 +44,15 @@ READERS: dict[str, Reader] = with_entry_points(
 
 WITHOUT = "without"  # an option of every reader, see read()
 
-# By reader: what its layout is known by, in words and as a test of a folder.
-LAYOUTS: dict[str, tuple[str, Callable[[Path], bool]]] = {
-    "dataset": (MANIFEST, lambda root: (root / MANIFEST).is_file()),
-    "karpathy": ("a Karpathy split file dataset_*.json", lambda root: bool(find_split_files(root))),
-    "snli_ve": ("snli_ve_*.jsonl", holds_snli_ve),
-    "nlvr2": ('train.json with identifiers like "train-1-0-0"', holds_nlvr2),
-    "nlvr": ('train.json with identifiers like "1-0"', holds_nlvr),
-    "pgr": ("train*.tsv with nodes.tsv", holds_pgr),
-}
-
 
 def read(reader: str, **options: object) -> Dataset:
     """Read a dataset.
 
     Args:
         reader: Name of the reader.
-        options: Its options; each is checked by name and type before the reader starts. Every reader has ``without``:
-            a folder of other data (in any layout of ``LAYOUTS``) whose validation and test images must not be seen
-            here. A model that is to start with what it learns from one data set, and to be tested on the other, needs
-            it where the two share photographs.
+        options: Its options, checked by name and type before anything is read. Every reader has the option ``without``:
+            a folder of other data, in any layout that :func:`detect` knows. Examples whose image is in its validation
+            or test split are left out, so that a model can start from one dataset and be tested on the other.
     """
     for mistake in mistakes(reader, options):
         raise InputError(mistake)
@@ -83,7 +65,7 @@ def read(reader: str, **options: object) -> Dataset:
 
 
 def mistakes(reader: str, options: Mapping[str, object]) -> Iterator[str]:
-    """What is wrong with the options of a reader, a sentence each; nothing is read.
+    """Problems with the options of a reader, one sentence each; no data are read.
 
     Raises:
         InputError: There is no such reader.
@@ -110,7 +92,7 @@ def mistakes(reader: str, options: Mapping[str, object]) -> Iterator[str]:
 
 
 def detect(root: str | Path) -> str:
-    """Name of the reader for the layout that a folder has.
+    """Name of the reader whose layout a folder has.
 
     Args:
         root: A folder with data.
@@ -118,22 +100,23 @@ def detect(root: str | Path) -> str:
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root} {'is a file' if root.exists() else 'does not exist'}; expected a folder with data")
-    for reader, (_, holds) in LAYOUTS.items():
-        if holds(root):
-            return reader
-    layouts = [f"{sign} (reader {reader!r})" for reader, (sign, _) in LAYOUTS.items()]
-    raise InputError(f"{root} holds no data in a known layout; expected {', '.join(layouts[:-1])} or {layouts[-1]}")
+    layouts = {name: layout for name, reader in READERS.items() if (layout := layout_of(reader))}
+    for name, layout in layouts.items():
+        if layout.detects(root):
+            return name
+    *others, last = [f"{layout.description} (reader {name!r})" for name, layout in layouts.items()]
+    raise InputError(f"{root} holds no data in a known layout; expected {', '.join(others)} or {last}")
 
 
 def _hints(function: Reader) -> dict[str, object]:
     try:
         return get_type_hints(function)
-    except NameError:  # types that another package imports for its type checker only: it checks its options itself
+    except NameError:  # another package may import types for its type checker only: its options are not checked by type
         return {}
 
 
 def _kinds(hint: object) -> tuple[type, ...]:
-    """The plain types that an annotation allows; none where it is more than plain types."""
+    """The types that an annotation allows; empty for anything but plain types and their unions."""
     kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     return kinds if all(isinstance(kind, type) for kind in kinds) else ()
 

@@ -1,4 +1,4 @@
-"""The Karpathy split file, in which Flickr8K, Flickr30K and COCO captions are published."""
+"""The Karpathy split file, the format of the Flickr8K, Flickr30K and COCO captions."""
 
 from __future__ import annotations
 
@@ -6,30 +6,35 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from multidelete.data.dataset import (
-    Dataset,
-    Example,
-    example_problem,
-    images_problem,
-    kind,
-    path_problem,
-    raise_first,
-)
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import Example, example_problem, images_problem, kind, path_problem, raise_first
+from multidelete.data.layouts import reader
 from multidelete.utils.errors import InputError, did_you_mean
 
 _SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 
 
+def find_split_files(root: Path) -> list[Path]:
+    """The split files in a folder."""
+    return sorted(path for path in root.glob("dataset_*.json") if path.is_file())
+
+
+def holds_karpathy(root: Path) -> bool:
+    """Whether a folder has a split file."""
+    return bool(find_split_files(root))
+
+
+@reader(layout="a Karpathy split file dataset_*.json", detects=holds_karpathy)
 def karpathy(root: str | Path, file: str | None = None, images: str | None = None) -> Dataset:
     """Images with their captions from a Karpathy split file; an example's id is its file name.
 
-    The images lie in ``images/``, in ``<name>-images/`` (as Flickr30K comes) or beside the split file,
-    each below its ``filepath`` where the file gives one (as COCO does). COCO's ``restval`` is training data.
+    Images are looked for in ``images/``, ``<name>-images/`` (Flickr30K) and the folder of the split file, below the
+    entry's ``filepath`` if it has one (COCO). COCO's ``restval`` is training data.
 
     Args:
         root: Folder with the split file and the images.
-        file: The split file, below ``root``; found by itself where ``root`` has one ``dataset_*.json``.
-        images: Folder with the images, below ``root``; found by itself in the usual layouts.
+        file: The split file, below ``root``; by default the only ``dataset_*.json``.
+        images: Folder with the images, below ``root``; by default one of those above.
     """
     root = Path(root)
     path = _split_file(root, file)
@@ -62,27 +67,22 @@ def karpathy(root: str | Path, file: str | None = None, images: str | None = Non
     return Dataset(name, examples, root=folder)
 
 
-def find_split_files(root: Path) -> list[Path]:
-    """The split files in a folder."""
-    return sorted(path for path in root.glob("dataset_*.json") if path.is_file())
-
-
 def _split_file(root: Path, file: str | None) -> Path:
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise InputError(f"{root} {what}; expected a folder with a split file dataset_*.json and images")
-    result = find_split_files(root)
+    files = find_split_files(root)
     if file is not None:
         if not (root / file).is_file():
-            hint = did_you_mean(file, [path.name for path in result])
+            hint = did_you_mean(file, [path.name for path in files])
             raise InputError(f"{root} has no file {file!r}{hint}")
         return root / file
-    if not result:
+    if not files:
         raise InputError(f"{root} has no split file; expected one dataset_*.json in it")
-    if len(result) > 1:
-        names = ", ".join(path.name for path in result)
-        raise InputError(f"{root} has {len(result)} split files ({names}); name one of them with file=")
-    return result[0]
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files)
+        raise InputError(f"{root} has {len(files)} split files ({names}); name one of them with file=")
+    return files[0]
 
 
 def _entries(path: Path) -> list[object]:
@@ -103,7 +103,7 @@ def _entries(path: Path) -> list[object]:
 
 
 def _parse_entry(entry: object) -> Example | str:
-    """The example that an entry of the split file stands for, or what is wrong with the entry."""
+    """The example of an entry of the split file, or the problem with the entry."""
     if not isinstance(entry, dict):
         return f"expected an object with filename, split and sentences, got {kind(entry)}"
     for key in ("filename", "split", "sentences"):
@@ -141,4 +141,6 @@ def _image_folder(root: Path, name: str, images: str | None, examples: Sequence[
         if folder.is_dir() and any((folder / example.images[0]).is_file() for example in examples):
             return folder
     looked = ", ".join(str(folder) for folder in folders)
-    raise InputError(f"found none of the {len(examples):,} images (looked in {looked}); name their folder with images=")
+    raise InputError(
+        f"none of the {len(examples):,} images exists (looked in {looked}); name their folder with images="
+    )

@@ -1,4 +1,4 @@
-"""What the readers of line by line formats share: numbered lines, examples gathered from them, image files by name."""
+"""Helpers of readers of line-based formats: numbered lines, examples built from lines, image files by name."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from multidelete.data.dataset import Example, example_problem, json_problem, kind, path_problem, raise_first
+from multidelete.data.examples import Example, example_problem, json_problem, kind, path_problem, raise_first
 from multidelete.utils.errors import InputError, did_you_mean
 
 
 def file_in(root: Path, *names: str, hint: str = "") -> Path:
-    """The first of these files that the folder has.
+    """The first of these files that exists.
 
     Args:
         root: The folder with the data.
-        names: What the file may be called, below ``root``; the first is the official name.
-        hint: What else helps where there is none.
+        names: Possible names of the file, below ``root``; the first is the official one.
+        hint: End of the error message.
     """
     if not root.is_dir():
         raise InputError(f"{root} {'is a file' if root.exists() else 'does not exist'}; expected a folder with data")
@@ -31,7 +31,7 @@ def file_in(root: Path, *names: str, hint: str = "") -> Path:
 
 
 def numbered_lines(path: Path) -> list[tuple[str, str]]:
-    """The lines of a file that are not blank, each with where it stands ("path, line 3")."""
+    """The lines of a file that are not blank, as (location, line), with locations like "path, line 3"."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -41,7 +41,7 @@ def numbered_lines(path: Path) -> list[tuple[str, str]]:
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}, line {number}: is not UTF-8; save the file as UTF-8") from error
-    # Not splitlines(), which also cuts at characters that a sentence may hold.
+    # Not splitlines(), which also splits at characters that a sentence may contain.
     lines = [
         (f"{path}, line {number}", line.removesuffix("\r"))
         for number, line in enumerate(text.split("\n"), start=1)
@@ -53,11 +53,11 @@ def numbered_lines(path: Path) -> list[tuple[str, str]]:
 
 
 def json_lines(path: Path, keys: Mapping[str, tuple[type, ...]]) -> list[tuple[str, dict[str, Any]]]:
-    """The objects in a file of JSON lines, each with where it stands.
+    """The objects in a file of JSON lines, as (location, object).
 
     Args:
         path: The file.
-        keys: What each object must hold, and the types that the value may have.
+        keys: Required keys of each object, with the types allowed for the value.
     """
     records = []
     problems = []
@@ -72,7 +72,7 @@ def json_lines(path: Path, keys: Mapping[str, tuple[type, ...]]) -> list[tuple[s
 
 
 def _parse(line: str, keys: Mapping[str, tuple[type, ...]]) -> dict[str, Any] | str:
-    """The object that a line holds, or what is wrong with the line."""
+    """The object in a line, or the problem with the line."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -89,11 +89,11 @@ def _parse(line: str, keys: Mapping[str, tuple[type, ...]]) -> dict[str, Any] | 
 
 
 def tsv_lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str] | str]]:
-    """The rows of a table with a header, each with where it stands; in place of a row, what is wrong with it.
+    """The rows of a table with a header, as (location, row), or (location, problem) for an invalid row.
 
     Args:
-        path: The file: tab-separated, without quotes.
-        columns: What the header must name, in any order.
+        path: A tab-separated file without quotes.
+        columns: Required columns, in any order.
     """
     (where, first), *lines = numbered_lines(path)
     header = first.split("\t")
@@ -111,7 +111,7 @@ def tsv_lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[st
 
 
 def first_identifier(root: Path, names: Sequence[str]) -> str:
-    """The identifier in the first line of the first of these files that there is; empty where there is none."""
+    """The identifier in the first line of the first of these files that exists, or an empty string."""
     for name in names:
         if (root / name).is_file():
             with (root / name).open("rb") as file:
@@ -121,16 +121,16 @@ def first_identifier(root: Path, names: Sequence[str]) -> str:
 
 
 def truth(value: object) -> str | None:
-    """``"true"`` or ``"false"``, however it was written; None where it is neither."""
+    """``"true"`` or ``"false"`` for a truth value in any spelling, else None."""
     word = str(value).lower()
     return word if word in ("true", "false") else None
 
 
-class Gathered:
-    """Examples that grow line by line, and what is wrong with the lines.
+class ExampleBuilder:
+    """Builds examples line by line and collects the problems of the lines.
 
     Attributes:
-        problems: One sentence for each wrong line, in order.
+        problems: One sentence per invalid line, in order.
     """
 
     def __init__(self) -> None:
@@ -144,19 +144,19 @@ class Gathered:
         """The examples, in the order of their first lines.
 
         Raises:
-            InputError: There is a problem.
+            InputError: A line is invalid.
         """
         raise_first(self.problems, "lines")
         return tuple(self._examples.values())
 
     def is_new(self, where: str, what: str, key: str, scope: str = "") -> bool:
-        """Whether no line before this one had the same key; it is a problem where one had.
+        """Whether no earlier line has the same key; a repeated key is added to the problems.
 
         Args:
-            where: The line.
-            what: What the key is called.
-            key: What only one line may have.
-            scope: Part of the dataset within which it may not be repeated; by default all of it.
+            where: Location of the line.
+            what: Name of the key in the message.
+            key: The key, which must be unique.
+            scope: Part of the dataset in which the key must be unique; by default all of it.
         """
         full = (what, scope, key)
         if full in self._keys:
@@ -166,12 +166,12 @@ class Gathered:
         return True
 
     def add(self, where: str, example: Example, problem: str | None = None) -> None:
-        """Take in what a line says of an example: its texts join those of earlier lines.
+        """Add the example of a line; texts and labels are appended to those of earlier lines with the same id.
 
         Args:
-            where: The line.
-            example: With the texts and labels of this line alone.
-            problem: What is already known to be wrong with the line.
+            where: Location of the line.
+            example: The example with the texts and labels of this line.
+            problem: A problem with the line that the caller has detected.
         """
         problem = problem or example_problem(example)
         known = self._examples.get(example.id)
@@ -191,7 +191,7 @@ class Gathered:
 
 
 class ImageFiles:
-    """The files in a folder and the folders below it, listed once and found by their names.
+    """Index of the files in a folder and its subfolders by file name.
 
     Args:
         root: The folder.
@@ -219,22 +219,24 @@ class ImageFiles:
         return name in self._paths
 
     def path(self, name: str) -> str:
-        """Path of the image with this file name, below the folder; the name itself where :meth:`problem` has one."""
+        """Path, below the folder, of the image with this file name; the name itself if :meth:`problem` is not None."""
         return self._paths.get(name, [name])[0]
 
     def problem(self, name: str) -> str | None:
-        """What is wrong with the image of this file name, if anything."""
-        result = self._paths.get(name, [])
-        if len(result) > 1:
-            places = ", ".join(result)
-            return f"image {name!r} is in {self.root} more than once ({places}); name the right folder with images="
-        if not result:
+        """The problem with the image of this file name (missing or ambiguous), or None."""
+        paths = self._paths.get(name, [])
+        if len(paths) > 1:
+            return (
+                f"image {name!r} is in {self.root} more than once ({', '.join(paths)}); "
+                "name the right folder with images="
+            )
+        if not paths:
             return path_problem(name) or f"image {name!r} is not a file in {self.root} or the folders below it"
         return None
 
 
 def image_files(root: Path, images: str | None) -> ImageFiles:
-    """The image files of a dataset: in the folder that was named, or anywhere below its root."""
+    """The image files of a dataset, in the folder ``images`` or anywhere below ``root``."""
     if images is not None and not (root / images).is_dir():
         raise InputError(f"{root} has no folder {images!r}; expected the folder with the images")
     return ImageFiles(root / images if images is not None else root)

@@ -1,12 +1,14 @@
-"""NLVR: is a statement true of three boxes with coloured shapes (Suhr et al., 2017)."""
+"""NLVR: true or false statements about drawings of three boxes with coloured shapes (Suhr et al., 2017)."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from multidelete.data.dataset import Dataset, Example, kind
-from multidelete.data.readers.lines import Gathered, file_in, first_identifier, image_files, json_lines, truth
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import Example, kind
+from multidelete.data.layouts import reader
+from multidelete.data.readers.lines import ExampleBuilder, file_in, first_identifier, image_files, json_lines, truth
 from multidelete.utils.errors import InputError
 
 FILES = {"train": "train", "validation": "dev", "test": "test"}
@@ -16,6 +18,13 @@ IDENTIFIER = re.compile(r"\d+-\d+", re.ASCII)
 _KEYS = {"identifier": (str,), "sentence": (str,), "label": (str, bool)}
 
 
+def holds_nlvr(root: Path) -> bool:
+    """Whether the first identifier has the form of NLVR."""
+    names = [file for name in FILES.values() for file in (f"{name}.json", f"{name}/{name}.json")]
+    return IDENTIFIER.fullmatch(first_identifier(root, names)) is not None
+
+
+@reader(layout='train.json with identifiers like "1-0"', detects=holds_nlvr)
 def nlvr(root: str | Path, images: str | None = None, boxes: int = 3, arrangements: int = ARRANGEMENTS) -> Dataset:
     """NLVR: drawings of three boxes with a statement, true or false; an example is one image, as "train-2321-0-5".
 
@@ -23,12 +32,12 @@ def nlvr(root: str | Path, images: str | None = None, boxes: int = 3, arrangemen
 
     Args:
         root: Folder with ``train.json``, ``dev.json`` and ``test.json``, or ``train/train.json`` and so on.
-        images: Folder that the images lie in or below, from ``root``; by default ``root`` itself.
-        boxes: 3 cuts an image into its boxes, each a picture of its own; 1 takes it whole.
-        arrangements: How many of the six orders to read.
+        images: Folder of the images, below ``root``; by default ``root`` and its subfolders are searched.
+        boxes: 3 splits an image into its boxes, one picture each; 1 keeps it as one picture.
+        arrangements: Number of the six orders to read.
     """
     if boxes not in (1, 3):
-        raise InputError(f"boxes is 3 (each box a picture) or 1 (the whole image as one picture), got {boxes}")
+        raise InputError(f"boxes is 3 (each box a picture) or 1 (the image as one picture), got {boxes}")
     if not 1 <= arrangements <= ARRANGEMENTS:
         raise InputError(f"arrangements is a number from 1 to {ARRANGEMENTS}, got {arrangements}")
     root = Path(root)
@@ -36,7 +45,7 @@ def nlvr(root: str | Path, images: str | None = None, boxes: int = 3, arrangemen
         split: json_lines(file_in(root, f"{name}.json", f"{name}/{name}.json"), _KEYS) for split, name in FILES.items()
     }
     files = image_files(root, images)
-    gathered = Gathered()
+    builder = ExampleBuilder()
     for split, lines in records.items():
         for where, line in lines:
             identifier, label = line["identifier"], truth(line["label"])
@@ -44,16 +53,16 @@ def nlvr(root: str | Path, images: str | None = None, boxes: int = 3, arrangemen
             named = line.get("images", [f"{FILES[split]}-{identifier}-{k}.png" for k in range(ARRANGEMENTS)])
             problem = _line_problem(identifier, line["label"], named)
             if problem is not None:
-                gathered.problems.append(f"{where}: {problem}")
+                builder.problems.append(f"{where}: {problem}")
                 continue
-            if not gathered.is_new(where, "identifier", identifier, scope=split):
+            if not builder.is_new(where, "identifier", identifier, scope=split):
                 continue
             for name in named[:arrangements]:
                 stem = Path(name).stem
-                if not gathered.is_new(where, "image", stem):
+                if not builder.is_new(where, "image", stem):
                     break
                 if missing := files.problem(name):
-                    gathered.problems.append(f"{where}: {missing}")
+                    builder.problems.append(f"{where}: {missing}")
                     break
                 example = Example(
                     id=stem,
@@ -64,14 +73,8 @@ def nlvr(root: str | Path, images: str | None = None, boxes: int = 3, arrangemen
                     panels=boxes,
                     group=f"{FILES[split]}-{identifier}",
                 )
-                gathered.add(where, example)
-    return Dataset("nlvr", gathered.examples, root=files.root)
-
-
-def holds_nlvr(root: Path) -> bool:
-    """Whether a folder looks like this release."""
-    names = [file for name in FILES.values() for file in (f"{name}.json", f"{name}/{name}.json")]
-    return IDENTIFIER.fullmatch(first_identifier(root, names)) is not None
+                builder.add(where, example)
+    return Dataset("nlvr", builder.examples, root=files.root)
 
 
 def _line_problem(identifier: str, label: object, images: object) -> str | None:

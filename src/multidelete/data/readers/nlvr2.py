@@ -1,12 +1,14 @@
-"""NLVR2: is a statement true of two photographs (Suhr et al., 2019)."""
+"""NLVR2: true or false statements about two photographs (Suhr et al., 2019)."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from multidelete.data.dataset import Dataset, Example
-from multidelete.data.readers.lines import Gathered, file_in, first_identifier, image_files, json_lines, truth
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import Example
+from multidelete.data.layouts import reader
+from multidelete.data.readers.lines import ExampleBuilder, file_in, first_identifier, image_files, json_lines, truth
 
 FILES = {"train": ("train.json",), "validation": ("dev.json",), "test": ("test1.json", "test.json")}
 IDENTIFIER = re.compile(r"(\w+-\d+-\d+)-\d+", re.ASCII)
@@ -14,6 +16,12 @@ IDENTIFIER = re.compile(r"(\w+-\d+-\d+)-\d+", re.ASCII)
 _KEYS = {"identifier": (str,), "sentence": (str,), "label": (str, bool)}
 
 
+def holds_nlvr2(root: Path) -> bool:
+    """Whether the first identifier has the form of NLVR2."""
+    return IDENTIFIER.fullmatch(first_identifier(root, sum(FILES.values(), ()))) is not None
+
+
+@reader(layout='train.json with identifiers like "train-1-0-0"', detects=holds_nlvr2)
 def nlvr2(root: str | Path, images: str | None = None) -> Dataset:
     """NLVR2: pairs of photographs with statements, true or false; an example is a pair, as "dev-850-0".
 
@@ -22,20 +30,20 @@ def nlvr2(root: str | Path, images: str | None = None) -> Dataset:
 
     Args:
         root: Folder with ``train.json``, ``dev.json`` and ``test1.json`` (or ``test.json``).
-        images: Folder that the images lie in or below, from ``root``; by default ``root`` itself.
+        images: Folder of the images, below ``root``; by default ``root`` and its subfolders are searched.
     """
     root = Path(root)
     records = {split: json_lines(file_in(root, *files), _KEYS) for split, files in FILES.items()}
     files = image_files(root, images)
-    gathered = Gathered()
+    builder = ExampleBuilder()
     for split, lines in records.items():
         for where, line in lines:
             match = IDENTIFIER.fullmatch(line["identifier"])
             if match is None:
                 form = "expected split, set, pair and sentence, as in 'dev-850-0-0'"
-                gathered.problems.append(f"{where}: identifier {line['identifier']!r} is not one of NLVR2; {form}")
+                builder.problems.append(f"{where}: identifier {line['identifier']!r} is not one of NLVR2; {form}")
                 continue
-            if not gathered.is_new(where, "identifier", line["identifier"]):
+            if not builder.is_new(where, "identifier", line["identifier"]):
                 continue
             pair = match[1]
             label = truth(line["label"])
@@ -46,10 +54,5 @@ def nlvr2(root: str | Path, images: str | None = None) -> Dataset:
             if label is None:
                 problem = f"unknown label {line['label']!r}, expected 'True' or 'False'"
             paths = tuple(files.path(name) for name in names)
-            gathered.add(where, Example(pair, split, (line["sentence"],), paths, (label or "",)), problem)
-    return Dataset("nlvr2", gathered.examples, root=files.root)
-
-
-def holds_nlvr2(root: Path) -> bool:
-    """Whether a folder looks like this release."""
-    return IDENTIFIER.fullmatch(first_identifier(root, sum(FILES.values(), ()))) is not None
+            builder.add(where, Example(pair, split, (line["sentence"],), paths, (label or "",)), problem)
+    return Dataset("nlvr2", builder.examples, root=files.root)

@@ -1,4 +1,4 @@
-"""SNLI-VE: does a photograph entail a sentence, contradict it, or neither (Xie et al., 2019)."""
+"""SNLI-VE: hypotheses that a photograph entails, contradicts or neither (Xie et al., 2019)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from multidelete.data.dataset import Dataset, Example
-from multidelete.data.readers.lines import Gathered, ImageFiles, file_in, image_files, json_lines
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import Example
+from multidelete.data.layouts import reader
+from multidelete.data.readers.lines import ExampleBuilder, ImageFiles, file_in, image_files, json_lines
 from multidelete.utils.errors import InputError, did_you_mean
 
 FILES = {"train": "snli_ve_train.jsonl", "validation": "snli_ve_dev.jsonl", "test": "snli_ve_test.jsonl"}
@@ -18,6 +20,12 @@ _KEYS = {"Flickr30K_ID": (str,), "sentence2": (str,), "gold_label": (str,)}
 _FOLDERS = ("flickr30k-images", "flickr30k_images", "images", "../flickr8k/images")
 
 
+def holds_snli_ve(root: Path) -> bool:
+    """Whether a folder has a file of SNLI-VE."""
+    return any((root / file).is_file() for file in FILES.values())
+
+
+@reader(layout="snli_ve_*.jsonl", detects=holds_snli_ve)
 def snli_ve(root: str | Path, images: str | None = None) -> Dataset:
     """Visual entailment (SNLI-VE): photographs with hypotheses; an example is a photograph, its id the Flickr30K_ID.
 
@@ -25,16 +33,16 @@ def snli_ve(root: str | Path, images: str | None = None) -> Dataset:
 
     Args:
         root: Folder with ``snli_ve_train.jsonl``, ``snli_ve_dev.jsonl`` and ``snli_ve_test.jsonl``.
-        images: Folder with the images ``<Flickr30K_ID>.jpg``, from ``root``; found by itself where it is
-            ``flickr30k-images``, ``flickr30k_images``, ``images`` or ``../flickr8k/images``.
+        images: Folder with the images ``<Flickr30K_ID>.jpg``, relative to ``root``; by default the first of
+            ``flickr30k-images``, ``flickr30k_images``, ``images`` and ``../flickr8k/images`` that has any of them.
     """
     root = Path(root)
-    gathered = Gathered()
+    builder = ExampleBuilder()
     first_lines: dict[str, str] = {}
     for split, file in FILES.items():
         for where, line in json_lines(file_in(root, file), _KEYS):
-            # pairID names the line, where the file has it.
-            if "pairID" in line and not gathered.is_new(where, "pairID", str(line["pairID"])):
+            # pairID is the id of the line, if the file has it.
+            if "pairID" in line and not builder.is_new(where, "pairID", str(line["pairID"])):
                 continue
             label, photo = line["gold_label"], line["Flickr30K_ID"]
             if label == UNDECIDED:
@@ -45,20 +53,15 @@ def snli_ve(root: str | Path, images: str | None = None) -> Dataset:
                 problem = f"unknown label {label!r}, expected {', '.join(LABELS)} or {UNDECIDED!r}{hint}"
             example = Example(photo, split, (line["sentence2"],), (f"{photo}.jpg",), (label,))
             first_lines.setdefault(photo, where)
-            gathered.add(where, example, problem)
-    examples = gathered.examples
+            builder.add(where, example, problem)
+    examples = builder.examples
 
     files = _image_files(root, images, examples)
-    gathered.problems += [
+    builder.problems += [
         f"{first_lines[example.id]}: {problem}" for example in examples if (problem := files.problem(example.images[0]))
     ]
-    placed = [replace(example, images=(files.path(example.images[0]),)) for example in gathered.examples]
-    return Dataset("snli_ve", placed, root=files.root)
-
-
-def holds_snli_ve(root: Path) -> bool:
-    """Whether a folder looks like this release."""
-    return any((root / file).is_file() for file in FILES.values())
+    examples = tuple(replace(example, images=(files.path(example.images[0]),)) for example in builder.examples)
+    return Dataset("snli_ve", examples, root=files.root)
 
 
 def _image_files(root: Path, images: str | None, examples: Sequence[Example]) -> ImageFiles:
@@ -71,4 +74,6 @@ def _image_files(root: Path, images: str | None, examples: Sequence[Example]) ->
             if any(example.images[0] in files for example in examples):
                 return files
     looked = ", ".join(str(folder) for folder in folders)
-    raise InputError(f"found none of the {len(examples):,} images (looked in {looked}); name their folder with images=")
+    raise InputError(
+        f"none of the {len(examples):,} images exists (looked in {looked}); name their folder with images="
+    )

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from multidelete.data.dataset import SPLITS, Dataset, Example
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import SPLITS, Example
 from multidelete.data.graph import HIERARCHY, Graph
 from multidelete.data.synthetic.scenes import check_counts, generator, least_counts, one_of
 from multidelete.utils.errors import InputError

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from multidelete.data.dataset import Dataset, Example
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import Example
 from multidelete.data.images import Pixels
 from multidelete.data.synthetic.scenes import (
     LOOKS,

@@ -13,7 +13,8 @@ from itertools import product
 
 import numpy as np
 
-from multidelete.data.dataset import SPLITS, Dataset, Example
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import SPLITS, Example
 from multidelete.data.images import Pixels
 from multidelete.utils.errors import InputError
 

@@ -14,7 +14,8 @@ from itertools import product
 
 import numpy as np
 
-from multidelete.data.dataset import Dataset, Example
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import Example
 from multidelete.data.synthetic.scenes import (
     COLOURS,
     SHAPES,

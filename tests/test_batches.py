@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import tiny
-from multidelete.data.batches import Encodings, EpochSampler, ForgetRetainStream, PairInputs, Ragged, Texts, TrainStream
+from multidelete.data.batches import Encodings, PairInputs, Ragged, Texts
+from multidelete.data.samplers import EpochSampler, ForgetRetainStream, TrainStream
 from multidelete.models import Tokens
 
 CPU = torch.device("cpu")

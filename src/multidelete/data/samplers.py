@@ -1,0 +1,164 @@
+"""Samplers: the pairs of each step of training and unlearning, a function of seed and step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from multidelete.data.batches import PairInputs, Rows
+from multidelete.models.base import Batch
+from multidelete.utils.randomness import derive, generator
+
+
+@dataclass(frozen=True)
+class EpochSampler:
+    """Shuffled passes over ``rows`` without end, with random access by position.
+
+    Args:
+        rows: The rows of one pass.
+        seed: Seed of the order.
+        purpose: Samplers with different purposes have different orders.
+    """
+
+    rows: Rows
+    seed: int
+    purpose: str
+
+    def take(self, start: int, count: int) -> Rows:
+        """``count`` rows from position ``start``."""
+        positions = np.arange(start, start + count)
+        epochs, indices = positions // len(self.rows), positions % len(self.rows)
+        taken = np.empty(count, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            taken[chosen] = self.rows[self._order(int(epoch))[indices[chosen]]]
+        return taken
+
+    def _order(self, epoch: int) -> Rows:
+        cache: dict[int, Rows] = self.__dict__.setdefault("_orders", {})
+        if epoch not in cache:
+            if len(cache) > 1:
+                cache.pop(min(cache))
+            cache[epoch] = np.random.default_rng(derive(self.seed, self.purpose, epoch)).permutation(len(self.rows))
+        return cache[epoch]
+
+
+@dataclass(frozen=True)
+class TrainStream:
+    """Batches of true pairs for training.
+
+    Args:
+        inputs: Inputs of the model.
+        text_rows: Text rows of the pairs to train on.
+        batch_size: Pairs in a step.
+        seed: Seed of the order.
+    """
+
+    inputs: PairInputs
+    text_rows: Rows
+    batch_size: int
+    seed: int
+
+    def steps(self, epochs: float) -> int:
+        """Number of steps of this many epochs."""
+        return max(1, round(epochs * len(self.text_rows) / min(self.batch_size, len(self.text_rows))))
+
+    def epoch(self, step: int) -> int:
+        """Epoch, from 0, in which the batch of a step begins."""
+        return step * min(self.batch_size, len(self.text_rows)) // len(self.text_rows)
+
+    def at(self, step: int, device: torch.device) -> Batch:
+        """The batch of a step."""
+        size = min(self.batch_size, len(self.text_rows))
+        chosen = EpochSampler(self.text_rows, self.seed, "train").take(step * size, size)
+        return self.inputs.batch(self.inputs.true_pairs(chosen), device, generator(self.seed, "negatives", step))
+
+
+@dataclass(frozen=True)
+class RetainBatch(Batch):
+    """Pairs of D_r of one step, with access to mismatched pairs of D_r.
+
+    Args:
+        stream: Stream that samples mismatched pairs.
+        step: Number of the step.
+        progress: Fraction of the steps taken so far, in [0, 1).
+    """
+
+    stream: ForgetRetainStream | None = None
+    step: int = 0
+    progress: float = 0.0
+
+    def mismatched(self, count: int) -> Batch:
+        """``count`` new pairs (I_p, T_q) of D_r with p and q from two different examples."""
+        assert self.stream is not None
+        rows = self.stream.mismatched_rows(count, self.step, "target")
+        return self.stream.inputs.batch(rows, next(iter(self.examples.values())).device)
+
+
+@dataclass(frozen=True)
+class ForgetRetainStream:
+    """Batches of D_f and D_r for each step.
+
+    Args:
+        inputs: Inputs of the student.
+        forget: Text rows of D_f.
+        retain: Text rows of D_r, of at least two examples.
+        batch_size: Pairs of D_f in a step.
+        retain_ratio: Pairs of D_r per pair of D_f.
+        mismatched: Fraction of the D_r pairs that are mismatched: image and text of two different examples.
+        seed: Seed of the order.
+    """
+
+    inputs: PairInputs
+    forget: Rows
+    retain: Rows
+    batch_size: int
+    retain_ratio: int
+    mismatched: float
+    seed: int
+
+    @property
+    def forget_size(self) -> int:
+        """Pairs of D_f in a step, at most all of them."""
+        return min(self.batch_size, len(self.forget))
+
+    @property
+    def retain_size(self) -> int:
+        """Pairs of D_r in a step; not reduced for a small D_f, so that enough pairs are retained."""
+        return min(self.batch_size * self.retain_ratio, len(self.retain))
+
+    @property
+    def num_mismatched(self) -> int:
+        """Number of mismatched pairs of D_r in a step."""
+        return round(self.mismatched * self.retain_size)
+
+    def steps(self, epochs: float) -> int:
+        """Number of steps of this many passes over D_f."""
+        return max(1, round(epochs * len(self.forget) / self.forget_size))
+
+    def at(self, step: int, device: torch.device) -> tuple[Batch, RetainBatch]:
+        """The batches of D_f and D_r of a step."""
+        chosen = EpochSampler(self.forget, self.seed, "forget").take(step * self.forget_size, self.forget_size)
+        forget = self.inputs.batch(
+            self.inputs.true_pairs(chosen), device, generator(self.seed, "forget negatives", step)
+        )
+        num_mismatched = self.num_mismatched
+        matched = self.retain_size - num_mismatched
+        rows = self.inputs.true_pairs(EpochSampler(self.retain, self.seed, "retain").take(step * matched, matched))
+        if num_mismatched:
+            wrong = self.mismatched_rows(num_mismatched, step, "retain")
+            rows = {modality: np.concatenate([true, wrong[modality]]) for modality, true in rows.items()}
+        batch = self.inputs.batch(rows, device, generator(self.seed, "retain negatives", step))
+        return forget, RetainBatch(**vars(batch), stream=self, step=step)
+
+    def mismatched_rows(self, count: int, step: int, purpose: str) -> dict[str, Rows]:
+        """Rows of ``count`` pairs (I_p, T_q) of D_r whose examples differ."""
+        randomness = np.random.default_rng(derive(self.seed, "mismatched", purpose, step))
+        examples = self.inputs.dataset.text_examples
+        image = examples[randomness.choice(self.retain, count)]
+        text = randomness.choice(self.retain, count)
+        while (same := image == examples[text]).any():
+            text[same] = randomness.choice(self.retain, int(same.sum()))
+        return {self.inputs.modalities[0]: image, "text": text}
