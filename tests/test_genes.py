@@ -225,11 +225,11 @@ def test_two_thousand_relations_take_seconds() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": 0}, "genes expects 'train' to be a whole number of at least 1, got 0"),
-        ({"seed": -1}, "genes expects 'seed' to be a whole number of at least 0, got -1"),
-        ({"modules": 1}, "genes expects 'modules' to be a whole number of at least 2, got 1"),
-        ({"genes": 9}, "genes expects 'genes' to be a whole number of at least 10, got 9"),
-        ({"phenotypes": 100}, "genes expects 'phenotypes' to be a whole number of at least 160, got 100"),
+        ({"train": 0}, "genes expects 'train' to be an integer of at least 1, got 0"),
+        ({"seed": -1}, "genes expects 'seed' to be an integer of at least 0, got -1"),
+        ({"modules": 1}, "genes expects 'modules' to be an integer of at least 2, got 1"),
+        ({"genes": 9}, "genes expects 'genes' to be an integer of at least 10, got 9"),
+        ({"phenotypes": 100}, "genes expects 'phenotypes' to be an integer of at least 160, got 100"),
         ({"mark": "hidden"}, "hidden.*blind, plain"),
         (
             {"train": 5000},

@@ -17,7 +17,7 @@ from multidelete.data.dataset import Dataset
 from multidelete.data.examples import SPLITS
 from multidelete.data.synthetic.premises import (
     LABELS,
-    PLACED,
+    WITH_POSITION,
     Curtain,
     Hypothesis,
     Premise,
@@ -25,7 +25,7 @@ from multidelete.data.synthetic.premises import (
     paint_premises,
     premises,
 )
-from multidelete.data.synthetic.scenes import COLOURS, SHAPES, Scene, Thing
+from multidelete.data.synthetic.scenes import COLOURS, SHAPES, Scene, SceneObject
 from multidelete.utils.errors import InputError
 from test_scenes import SAME, cell_of, seen_in
 
@@ -67,7 +67,7 @@ def expected(premise: Premise, text: str) -> str:
         for column in range(3)
         if curtain and (column if curtain.upright else row) == curtain.index
     }
-    asked = [thing for thing in premise.scene.things if cell in (None, (thing.row, thing.column))]
+    asked = [thing for thing in premise.scene.objects if cell in (None, (thing.row, thing.column))]
     if any(colour in (None, thing.colour) and shape in (None, thing.shape) for thing in asked):
         return "entailment"
     return "neutral" if (hidden if cell is None else cell in hidden) else "contradiction"
@@ -117,8 +117,8 @@ def test_a_curtain_hides_a_third_of_every_other_picture_and_three_to_five_object
     for premise, _ in many:
         hidden = [(row, column) for row in range(3) for column in range(3) if premise.hides(row, column)]
         assert len(hidden) == (3 if premise.curtain else 0)
-        assert 3 <= len(premise.scene.things) <= 5
-        assert not {(thing.row, thing.column) for thing in premise.scene.things} & set(hidden)
+        assert 3 <= len(premise.scene.objects) <= 5
+        assert not {(thing.row, thing.column) for thing in premise.scene.objects} & set(hidden)
     assert {premise.curtain for premise, _ in many} == {
         None,
         *(Curtain(upright, index) for upright in (True, False) for index in range(3)),
@@ -196,8 +196,8 @@ def test_what_is_not_seen_is_often_like_what_is(many: Drawn) -> None:
         for assertion in assertions:
             if assertion.label != "entailment" and assertion.colour and assertion.shape:
                 ways["all"] += 1
-                ways["colour"] += any(thing.fits(assertion.colour, None) for thing in premise.scene.things)
-                ways["shape"] += any(thing.fits(None, assertion.shape) for thing in premise.scene.things)
+                ways["colour"] += any(thing.fits(assertion.colour, None) for thing in premise.scene.objects)
+                ways["shape"] += any(thing.fits(None, assertion.shape) for thing in premise.scene.objects)
     assert 0.4 * ways["all"] < ways["colour"] < 0.9 * ways["all"]
     assert 0.4 * ways["all"] < ways["shape"] < 0.9 * ways["all"]
 
@@ -214,7 +214,7 @@ def test_hypotheses_speak_of_look_colour_or_shape(many: Drawn) -> None:
     )
     for label in LABELS:
         share = placed[label, True] / (placed[label, True] + placed[label, False])
-        assert share == pytest.approx(PLACED, abs=0.02)
+        assert share == pytest.approx(WITH_POSITION, abs=0.02)
 
 
 def test_no_premise_occurs_twice_even_across_splits() -> None:
@@ -243,7 +243,7 @@ def test_same_seed_same_premises() -> None:
 
 @pytest.mark.parametrize("size", [16, 33, 100])
 def test_curtain_covers_its_cells_at_any_size(size: int) -> None:
-    things = (Thing("red", "square", 0, 0, (1.0, 1.0)), Thing("blue", "square", 2, 2, (-1.0, -1.0)))
+    things = (SceneObject("red", "square", 0, 0, (1.0, 1.0)), SceneObject("blue", "square", 2, 2, (-1.0, -1.0)))
     plain, upright, lying = paint_premises(
         [Premise(Scene(things)), *(Premise(Scene(things), Curtain(upright, 1)) for upright in (True, False))], size
     )
@@ -264,11 +264,11 @@ def test_four_thousand_premises_take_seconds() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": 0}, "premises expects 'train' to be a whole number of at least 1, got 0"),
-        ({"validation": -1}, "premises expects 'validation' to be a whole number of at least 0, got -1"),
-        ({"size": 8}, "premises expects 'size' to be a whole number of at least 16, got 8"),
-        ({"seed": 0.5}, "premises expects 'seed' to be a whole number of at least 0, got 0.5"),
-        ({"hypotheses": 0}, "premises expects 'hypotheses' to be a whole number of at least 2, got 0"),
+        ({"train": 0}, "premises expects 'train' to be an integer of at least 1, got 0"),
+        ({"validation": -1}, "premises expects 'validation' to be an integer of at least 0, got -1"),
+        ({"size": 8}, "premises expects 'size' to be an integer of at least 16, got 8"),
+        ({"seed": 0.5}, "premises expects 'seed' to be an integer of at least 0, got 0.5"),
+        ({"hypotheses": 0}, "premises expects 'hypotheses' to be an integer of at least 2, got 0"),
         ({"hypotheses": 3}, "premises expects 'hypotheses' to be 2, 4 or 6, so that half are entailed, got 3"),
         ({"hypotheses": 8}, "premises expects 'hypotheses' to be 2, 4 or 6, so that half are entailed, got 8"),
     ],

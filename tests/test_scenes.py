@@ -11,7 +11,17 @@ import pytest
 
 from multidelete.data.dataset import Dataset
 from multidelete.data.examples import SPLITS
-from multidelete.data.synthetic.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing, describe, draw, paint, scenes
+from multidelete.data.synthetic.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    Scene,
+    SceneObject,
+    describe,
+    draw,
+    paint,
+    scenes,
+)
 from multidelete.utils.errors import InputError
 
 SAME = {
@@ -89,8 +99,8 @@ def test_captions_name_every_object_once_placed(dataset: Dataset) -> None:
             example = dataset.examples[row]
             assert example.texts == captions
             assert len(set(captions)) == 3
-            truth = {(thing.colour, thing.shape): (thing.row, thing.column) for thing in scene.things}
-            assert len(truth) == len(scene.things) in (2, 3, 4)
+            truth = {(thing.colour, thing.shape): (thing.row, thing.column) for thing in scene.objects}
+            assert len(truth) == len(scene.objects) in (2, 3, 4)
             for caption in captions:
                 assert {look for look, _, _ in looks_in(caption)} == set(truth)
                 assert len(caption.split()) <= 28
@@ -121,7 +131,7 @@ def test_relations_are_true(dataset: Dataset) -> None:
 
 def test_shapes_look_like_themselves() -> None:
     def share(shape: str) -> np.ndarray:
-        [picture] = paint([Scene((Thing("black", shape, 1, 1),))], 600)
+        [picture] = paint([Scene((SceneObject("black", shape, 1, 1),))], 600)
         return (picture == COLOURS["black"]).all(-1)[200:400, 200:400]
 
     area = {shape: float(share(shape).mean()) / 0.8**2 for shape in SHAPES}
@@ -141,7 +151,7 @@ def test_shapes_look_like_themselves() -> None:
 def test_no_scene_occurs_twice_even_across_splits_and_seeds() -> None:
     def keys(split: str, seed: int) -> list[frozenset[tuple[object, ...]]]:
         return [
-            frozenset((thing.colour, thing.shape, thing.row, thing.column) for thing in scene.things)
+            frozenset((thing.colour, thing.shape, thing.row, thing.column) for thing in scene.objects)
             for scene, _ in draw(split, 1500, seed)
         ]
 
@@ -180,7 +190,7 @@ def test_layout_scales(size: int) -> None:
 def test_objects_stay_in_their_cells() -> None:
     for shift in ((-1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)):
         for size in (16, 48, 100):
-            [picture] = paint([Scene((Thing("red", "square", 1, 1, shift),))], size)
+            [picture] = paint([Scene((SceneObject("red", "square", 1, 1, shift),))], size)
             touched = np.argwhere((picture != BACKGROUNDS[0]).any(-1))
             assert touched.min() >= np.floor(size / 3)
             assert touched.max() < np.ceil(size * 2 / 3)
@@ -193,7 +203,7 @@ def test_vocabulary_is_small_and_lower_case(dataset: Dataset) -> None:
 
 
 def test_describe_is_random_only_through_its_generator() -> None:
-    scene = Scene((Thing("red", "circle", 0, 0), Thing("blue", "ring", 2, 2)))
+    scene = Scene((SceneObject("red", "circle", 0, 0), SceneObject("blue", "ring", 2, 2)))
     told = [describe(scene, np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert told[0] == told[1] != told[2]
 
@@ -207,11 +217,11 @@ def test_four_thousand_scenes_take_seconds() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": 0}, "scenes expects 'train' to be a whole number of at least 1, got 0"),
-        ({"test": -1}, "scenes expects 'test' to be a whole number of at least 0, got -1"),
-        ({"size": 8}, "scenes expects 'size' to be a whole number of at least 16, got 8"),
-        ({"seed": -1}, "scenes expects 'seed' to be a whole number of at least 0, got -1"),
-        ({"validation": 2.0}, "scenes expects 'validation' to be a whole number of at least 0, got 2.0"),
+        ({"train": 0}, "scenes expects 'train' to be an integer of at least 1, got 0"),
+        ({"test": -1}, "scenes expects 'test' to be an integer of at least 0, got -1"),
+        ({"size": 8}, "scenes expects 'size' to be an integer of at least 16, got 8"),
+        ({"seed": -1}, "scenes expects 'seed' to be an integer of at least 0, got -1"),
+        ({"validation": 2.0}, "scenes expects 'validation' to be an integer of at least 0, got 2.0"),
     ],
 )
 def test_bad_option(options: dict[str, int], message: str) -> None:

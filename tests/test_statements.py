@@ -12,8 +12,8 @@ import pytest
 
 from multidelete.data.dataset import Dataset
 from multidelete.data.examples import SPLITS
-from multidelete.data.synthetic.scenes import COLOURS, SHAPES, Scene, Thing, paint
-from multidelete.data.synthetic.statements import ACROSS, MIX, Assertion, Told, draw_statements, statements
+from multidelete.data.synthetic.scenes import COLOURS, SHAPES, Scene, SceneObject, paint
+from multidelete.data.synthetic.statements import ACROSS, MIX, Assertion, SceneStatements, draw_statements, statements
 from multidelete.utils.errors import InputError
 from test_scenes import SAME, seen_in
 
@@ -51,7 +51,7 @@ GRAMMAR = [
 
 
 @pytest.fixture(scope="module")
-def many() -> list[Told]:
+def many() -> list[SceneStatements]:
     return draw_statements("train", 2000, seed=5)
 
 
@@ -68,7 +68,7 @@ def number_of(what: str, scene: Scene) -> int:
     assert all(word in COLOURS or word in SHAPES or word in ("object", "thing", "something") for word in meant), what
     return sum(
         all(word in (thing.colour, thing.shape, "object", "thing", "something") for word in meant)
-        for thing in scene.things
+        for thing in scene.objects
     )
 
 
@@ -105,16 +105,16 @@ def test_labels_are_right(pictures: int) -> None:
         for row, told in zip(dataset.rows(split), draw_statements(split, count, 7, pictures), strict=True):
             example = dataset.examples[row]
             assert (example.texts, example.labels) == (told.texts, told.labels)
-            assert len(told.pictured) == pictures
+            assert len(told.scenes) == pictures
             for text, label in zip(example.texts, example.labels, strict=True):
-                form, is_true = true_of(text, told.pictured)
+                form, is_true = true_of(text, told.scenes)
                 assert label == ("true" if is_true else "false"), (example.id, text)
                 forms[form] += 1
     assert set(forms) == {form for form, _ in GRAMMAR} - (set() if pictures > 1 else {*ACROSS, "fewer"})
 
 
 def test_words_name_the_pictures_from_left_to_right() -> None:
-    pictured = tuple(Scene((Thing(colour, "ring", 0, 0),)) for colour in ("red", "green", "blue"))
+    pictured = tuple(Scene((SceneObject(colour, "ring", 0, 0),)) for colour in ("red", "green", "blue"))
     assert Assertion("has", ("green", None), 1).holds(pictured)
     assert not Assertion("has", ("green", None), 2).holds(pictured)
     dataset = statements(train=200, validation=0, test=0, seed=3)
@@ -134,7 +134,7 @@ def test_words_name_the_pictures_from_left_to_right() -> None:
 def test_pictures_of_a_example_are_its_scenes_in_order() -> None:
     dataset = statements(train=7, validation=0, test=0, pictures=3)
     for images, told in zip(side_by_side(dataset, 48), draw_statements("train", 7, pictures=3), strict=True):
-        np.testing.assert_array_equal(images, paint(told.pictured, 48))
+        np.testing.assert_array_equal(images, paint(told.scenes, 48))
 
 
 @pytest.mark.parametrize(("pictures", "count"), [(1, 4), (2, 4), (3, 8), (1, 8), (2, 2)])
@@ -158,7 +158,7 @@ def test_text_alone_is_at_chance_exactly(split: str) -> None:
     assert all(counts["true"] == counts["false"] for counts in labels.values())
 
 
-def test_most_statements_are_about_what_is_there(many: list[Told]) -> None:
+def test_most_statements_are_about_what_is_there(many: list[SceneStatements]) -> None:
     kinds = Counter(assertion.kind for told in many for assertion in told.assertions)
     total = sum(kinds.values())
     assert sum(MIX.values()) == pytest.approx(1)
@@ -172,9 +172,9 @@ def test_most_statements_are_about_what_is_there(many: list[Told]) -> None:
     assert set(alone) == set(MIX) - set(ACROSS)
 
 
-def test_what_is_asked_for_is_often_in_the_wrong_picture(many: list[Told]) -> None:
+def test_what_is_asked_for_is_often_in_the_wrong_picture(many: list[SceneStatements]) -> None:
     wrong = [
-        any(thing.fits(*assertion.what) for thing in told.pictured[1 - assertion.picture].things)
+        any(thing.fits(*assertion.what) for thing in told.scenes[1 - assertion.picture].objects)
         for told in many
         for assertion, label in zip(told.assertions, told.labels, strict=True)
         if assertion.kind == "has" and label == "false"
@@ -184,7 +184,7 @@ def test_what_is_asked_for_is_often_in_the_wrong_picture(many: list[Told]) -> No
 
 
 def test_no_scene_occurs_twice_even_across_splits() -> None:
-    keys = {split: [scene.key for told in draw_statements(split, 800) for scene in told.pictured] for split in SPLITS}
+    keys = {split: [scene.key for told in draw_statements(split, 800) for scene in told.scenes] for split in SPLITS}
     for scene_keys in keys.values():
         assert len(set(scene_keys)) == 1600
     for one, other in combinations(SPLITS, 2):
@@ -226,11 +226,11 @@ def test_four_thousand_examples_take_seconds() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": 0}, "statements expects 'train' to be a whole number of at least 1, got 0"),
-        ({"size": 8}, "statements expects 'size' to be a whole number of at least 16, got 8"),
-        ({"pictures": 0}, "statements expects 'pictures' to be a whole number of at least 1, got 0"),
+        ({"train": 0}, "statements expects 'train' to be an integer of at least 1, got 0"),
+        ({"size": 8}, "statements expects 'size' to be an integer of at least 16, got 8"),
+        ({"pictures": 0}, "statements expects 'pictures' to be an integer of at least 1, got 0"),
         ({"pictures": 4}, "statements expects 'pictures' to be 1, 2 or 3, got 4"),
-        ({"statements": 1}, "statements expects 'statements' to be a whole number of at least 2, got 1"),
+        ({"statements": 1}, "statements expects 'statements' to be an integer of at least 2, got 1"),
         (
             {"statements": 5},
             "statements expects 'statements' to be an even number up to 8, so that half are true, got 5",
