@@ -1,4 +1,4 @@
-"""Premises: hypotheses are parsed anew here and held against scene and pixels, not against the words of the code."""
+"""Premises: an independent parser of the hypotheses is compared with scenes and pixels."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def expected(premise: Premise, text: str) -> str:
         for column in range(3)
         if curtain and (column if curtain.upright else row) == curtain.index
     }
-    asked = [thing for thing in premise.scene.objects if cell in (None, (thing.row, thing.column))]
-    if any(colour in (None, thing.colour) and shape in (None, thing.shape) for thing in asked):
+    candidates = [thing for thing in premise.scene.objects if cell in (None, (thing.row, thing.column))]
+    if any(colour in (None, thing.colour) and shape in (None, thing.shape) for thing in candidates):
         return "entailment"
     return "neutral" if (hidden if cell is None else cell in hidden) else "contradiction"
 
@@ -127,7 +127,7 @@ def test_a_curtain_hides_a_third_of_every_other_picture_and_three_to_five_object
 
 
 @pytest.mark.parametrize("hypotheses", [2, 4, 6])
-def test_a_picture_alone_tells_half(hypotheses: int) -> None:
+def test_a_picture_alone_predicts_half(hypotheses: int) -> None:
     orders = set()
     for premise, assertions in draw_premises("train", 100, hypotheses=hypotheses):
         other = "neutral" if premise.curtain else "contradiction"
@@ -153,7 +153,7 @@ def turn(text: str) -> str:
 
 
 @pytest.mark.parametrize("aspect", ["cell", "colour", "shape", "turn"])
-def test_what_is_said_does_not_depend_on_the_label(many: Drawn, aspect: str) -> None:
+def test_attributes_do_not_depend_on_the_label(many: Drawn, aspect: str) -> None:
     counts: dict[str, Counter[object]] = {label: Counter() for label in LABELS}
     for _, assertions in many:
         for assertion in assertions:
@@ -171,11 +171,11 @@ def test_what_is_said_does_not_depend_on_the_label(many: Drawn, aspect: str) -> 
 def test_text_alone_is_at_chance_and_with_the_picture_is_not(many: Drawn) -> None:
     test = draw_premises("test", 400, seed=5)
 
-    def accuracy(tell: bool) -> float:
+    def accuracy(curtain_known: bool) -> float:
         def lines(drawn: Drawn) -> tuple[list[str], list[str]]:
             assertions = [(premise, assertion) for premise, all_of in drawn for assertion in all_of]
             texts = [
-                assertion.text + (" open" if premise.curtain is None else " hidden") * tell
+                assertion.text + (" open" if premise.curtain is None else " hidden") * curtain_known
                 for premise, assertion in assertions
             ]
             return texts, [assertion.label for _, assertion in assertions]
@@ -186,8 +186,8 @@ def test_text_alone_is_at_chance_and_with_the_picture_is_not(many: Drawn) -> Non
         texts, labels = lines(test)
         return float(model.score(bag.transform(texts), labels))
 
-    assert accuracy(tell=False) == pytest.approx(1 / 2, abs=0.035)  # the share of entailment
-    assert accuracy(tell=True) < 0.6
+    assert accuracy(curtain_known=False) == pytest.approx(1 / 2, abs=0.035)  # the share of entailment
+    assert accuracy(curtain_known=True) < 0.6
 
 
 def test_what_is_not_seen_is_often_like_what_is(many: Drawn) -> None:
@@ -209,11 +209,11 @@ def test_hypotheses_speak_of_look_colour_or_shape(many: Drawn) -> None:
     assert sum(kinds.values()) == 18000
     assert kinds[False, False] / 18000 == pytest.approx(0.6, abs=0.02)
     assert kinds[False, True] / 18000 == pytest.approx(0.2, abs=0.02)
-    placed = Counter(
+    with_position = Counter(
         (assertion.label, assertion.cell is not None) for _, assertions in many for assertion in assertions
     )
     for label in LABELS:
-        share = placed[label, True] / (placed[label, True] + placed[label, False])
+        share = with_position[label, True] / (with_position[label, True] + with_position[label, False])
         assert share == pytest.approx(WITH_POSITION, abs=0.02)
 
 

@@ -1,4 +1,4 @@
-"""Scenes: captions are parsed anew here and held against the pixels, not against the words of the code."""
+"""Scenes: an independent parser of the captions is compared with the pixels."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def looks_in(caption: str) -> list[tuple[Look, int, int]]:
 
 
 def cell_of(words: str) -> tuple[int, int]:
-    """The cell that words like 'at the top', 'bottom left' or 'in the centre' stand for."""
+    """The cell of a phrase like 'at the top', 'bottom left' or 'in the centre'."""
     row = [ROWS[word] for word in words.split() if word in ROWS] or [1]
     column = [COLUMNS[word] for word in words.split() if word in COLUMNS] or [1]
     assert len(row) == len(column) == 1
@@ -63,8 +63,8 @@ def cell_of(words: str) -> tuple[int, int]:
     return row[0], column[0]
 
 
-def placed(caption: str) -> dict[Look, tuple[int, int]]:
-    """Where a caption with absolute positions says that its objects lie."""
+def positions_in(caption: str) -> dict[Look, tuple[int, int]]:
+    """Cells of the objects of a caption with absolute positions."""
     clauses = re.split(r", | and ", caption)
     result = {}
     for clause in clauses:
@@ -86,13 +86,13 @@ def test_positions_are_true_of_the_pixels(dataset: Dataset) -> None:
     pictures = dataset.images(48)
     for picture, example in zip(pictures, dataset.examples, strict=True):
         for caption in example.texts[:2]:
-            told = {cell: colour for (colour, _), cell in placed(caption).items()}
+            colours = {cell: colour for (colour, _), cell in positions_in(caption).items()}
             for row in range(3):
                 for column in range(3):
-                    assert seen_in(picture, row, column) == told.get((row, column)), (example.id, caption)
+                    assert seen_in(picture, row, column) == colours.get((row, column)), (example.id, caption)
 
 
-def test_captions_name_every_object_once_placed(dataset: Dataset) -> None:
+def test_captions_name_every_object_once_with_its_position(dataset: Dataset) -> None:
     for split, count in (("train", 300), ("validation", 60), ("test", 60)):
         rows = dataset.rows(split)
         for row, (scene, captions) in zip(rows, draw(split, count, seed=7), strict=True):
@@ -104,14 +104,14 @@ def test_captions_name_every_object_once_placed(dataset: Dataset) -> None:
             for caption in captions:
                 assert {look for look, _, _ in looks_in(caption)} == set(truth)
                 assert len(caption.split()) <= 28
-            assert placed(captions[0]) == truth
-            assert placed(captions[1]) == truth
+            assert positions_in(captions[0]) == truth
+            assert positions_in(captions[1]) == truth
 
 
 def test_relations_are_true(dataset: Dataset) -> None:
     checked = 0
     for example in dataset.examples:
-        cells = placed(example.texts[0])
+        cells = positions_in(example.texts[0])
         looks = looks_in(example.texts[2])
         for (one, _, end), (other, start, _) in zip(looks[::2], looks[1::2], strict=True):
             words = example.texts[2][end:start].split()
@@ -123,7 +123,7 @@ def test_relations_are_true(dataset: Dataset) -> None:
             result = [word for word in words if word in properties]
             assert result, example.texts[2]
             assert all(properties[word] for word in result), (example.id, example.texts[2])
-            # A relation aslant tells both directions.
+            # A diagonal relation has two directions.
             assert len(result) == np.count_nonzero((down, right))
             checked += 1
     assert checked > 500
@@ -183,7 +183,7 @@ def test_layout_scales(size: int) -> None:
     dataset = scenes(train=30, validation=0, test=0, size=size)
     assert dataset.images(size).shape == (30, size, size, 3)
     for picture, example in zip(dataset.images(size), dataset.examples, strict=True):
-        for (colour, _), (row, column) in placed(example.texts[0]).items():
+        for (colour, _), (row, column) in positions_in(example.texts[0]).items():
             assert seen_in(picture, row, column) == colour
 
 
@@ -204,8 +204,8 @@ def test_vocabulary_is_small_and_lower_case(dataset: Dataset) -> None:
 
 def test_describe_is_random_only_through_its_generator() -> None:
     scene = Scene((SceneObject("red", "circle", 0, 0), SceneObject("blue", "ring", 2, 2)))
-    told = [describe(scene, np.random.default_rng(seed)) for seed in (0, 0, 1)]
-    assert told[0] == told[1] != told[2]
+    captions = [describe(scene, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    assert captions[0] == captions[1] != captions[2]
 
 
 def test_four_thousand_scenes_take_seconds() -> None:
