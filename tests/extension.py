@@ -12,7 +12,7 @@ def install(folder: Path, group: str, name: str, source: str, attribute: str = "
     """Write a package of one module and its ``dist-info`` with one entry point.
 
     Args:
-        folder: Where to write it; it is found where this folder is on ``sys.path``, see :func:`run`.
+        folder: Folder to write to; the package is installed where it is on ``sys.path``, see :func:`run`.
         group: Group of the entry point, as ``multidelete.readers``.
         name: Name of the entry point.
         source: Source of the module.

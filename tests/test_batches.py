@@ -21,28 +21,27 @@ def stream(*, mismatched: float = 0.0, batch_size: int = 6, retain_ratio: int = 
     return ForgetRetainStream(inputs, forget, retain, batch_size, retain_ratio, mismatched, seed)
 
 
-# -- EpochSampler
-# --------------------------------------------------------------------------------------------------------
+# -- EpochSampler ------------------------------------------------------------------------------------------------
 
 
-def test_cycle_covers_every_row_once_in_each_lap() -> None:
+def test_sampler_covers_every_row_once_per_epoch() -> None:
     rows = np.array([3, 5, 8, 13, 21, 34, 55])
     taken = EpochSampler(rows, 0, "test").take(0, 35)
     epochs = taken.reshape(5, 7)
     assert (np.sort(epochs, axis=1) == rows).all()
-    assert len({tuple(epoch) for epoch in epochs}) > 1  # each lap has an order of its own
+    assert len({tuple(epoch) for epoch in epochs}) > 1  # each epoch has its own order
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 20])
-def test_cycle_gives_the_same_at_any_position_at_any_time(count: int) -> None:
+def test_sampler_has_random_access(count: int) -> None:
     rows = np.arange(100, 107)
-    image_or_graph = EpochSampler(rows, 4, "test").take(0, 60)
-    cycle = EpochSampler(rows, 4, "test")
+    expected = EpochSampler(rows, 4, "test").take(0, 60)
+    sampler = EpochSampler(rows, 4, "test")
     for start in (30, 0, 39, 7, 6):  # backwards too
-        assert cycle.take(start, count).tolist() == image_or_graph[start : start + count].tolist()
+        assert sampler.take(start, count).tolist() == expected[start : start + count].tolist()
 
 
-def test_cycle_depends_on_seed_and_purpose() -> None:
+def test_sampler_depends_on_seed_and_purpose() -> None:
     rows = np.arange(50)
     plain = EpochSampler(rows, 0, "forget").take(0, 50).tolist()
     assert EpochSampler(rows, 0, "forget").take(0, 50).tolist() == plain
@@ -167,7 +166,7 @@ def test_ragged_takes_and_pads() -> None:
     assert values.tolist() == [[5, 6, 6], [1, 2, 3], [5, 6, 6]]
     assert mask.tolist() == [[True, True, False], [True, True, True], [True, True, False]]
     short, _ = ragged.take(np.array([1]))
-    assert short.tolist() == [[4]]  # as long as the longest that was asked for
+    assert short.tolist() == [[4]]  # padded to the longest of these rows
 
 
 def test_ragged_selects_rows_in_any_order() -> None:
@@ -177,8 +176,8 @@ def test_ragged_selects_rows_in_any_order() -> None:
     rows = np.array([3, 0, 0, 4])
     chosen = ragged.select(rows)
     assert np.diff(chosen.offsets).tolist() == [3, 2, 2, 4]
-    for place, row in enumerate(rows):
-        assert chosen.flat[chosen.offsets[place] : chosen.offsets[place + 1]].tolist() == sequences[row]
+    for index, row in enumerate(rows):
+        assert chosen.flat[chosen.offsets[index] : chosen.offsets[index + 1]].tolist() == sequences[row]
 
 
 def test_texts_pad_with_the_tokenizers_padding() -> None:

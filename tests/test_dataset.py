@@ -129,7 +129,7 @@ def test_images_are_decoded_again_by_another_version_of_the_decoder(
     assert seen == [1, 2, 3, 4]
 
 
-def test_damaged_cache_is_made_anew(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_cache_is_decoded_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MULTIDELETE_CACHE", str(tmp_path / "cache"))
     original = Dataset.load(folder)
     images, digest = np.array(original.images(6)), original.hash
@@ -162,7 +162,7 @@ def test_hash_covers_ids_splits_texts_and_images(folder: Path, picture: Callable
     assert len(set(hashes)) == 5
 
 
-def test_hash_does_not_depend_on_the_place(dataset: Dataset, tmp_path: Path) -> None:
+def test_hash_does_not_depend_on_the_folder(dataset: Dataset, tmp_path: Path) -> None:
     dataset.save(tmp_path / "elsewhere" / "copy")
     copy = Dataset.load(tmp_path / "elsewhere" / "copy")
     assert copy.hash == dataset.hash
@@ -202,12 +202,12 @@ def test_cache_that_cannot_be_written(dataset: Dataset, tmp_path: Path, monkeypa
 def test_generated_pixels(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     examples = [Example("x/1", "train", ("a",)), Example("x/2", "train", ("b",)), Example("x/3", "test", ("c",))]
-    dataset = Dataset("made", examples, pixels=pixels)
+    dataset = Dataset("generated", examples, pixels=pixels)
     assert np.shares_memory(dataset.images(8), pixels)
     assert dataset.images(5).shape == (3, 5, 5, 3)
     assert dataset.image_digests()[1] == hashlib.sha256(pixels[1].tobytes()).hexdigest()
-    dataset.save(tmp_path / "made")
-    loaded = Dataset.load(tmp_path / "made")
+    dataset.save(tmp_path / "generated")
+    loaded = Dataset.load(tmp_path / "generated")
     np.testing.assert_array_equal(loaded.images(8), pixels)
     assert [(example.id, example.split, example.texts) for example in loaded.examples] == [
         (example.id, example.split, example.texts) for example in examples
@@ -223,22 +223,22 @@ def test_pixels_must_fit_the_examples() -> None:
     ]
     for pixels in wrong:
         with pytest.raises(InputError, match=r"expects uint8 pixels of shape \(1, R, R, 3\), got"):
-            Dataset("made", examples, pixels=pixels)
+            Dataset("generated", examples, pixels=pixels)
     with pytest.raises(InputError, match=r"one of root= .*, pixels= .* and graph="):
-        Dataset("made", examples)
+        Dataset("generated", examples)
 
 
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (Example("1", "train", ("a",)), "dataset 'made', example 1: id '1' was already used by example 0"),
-        (Example("2", "dev", ("a",)), "dataset 'made', example 1: unknown split 'dev'"),
-        (Example("2", "train", ()), "dataset 'made', example 1: example '2' has no texts"),
+        (Example("1", "train", ("a",)), "dataset 'generated', example 1: id '1' was already used by example 0"),
+        (Example("2", "dev", ("a",)), "dataset 'generated', example 1: unknown split 'dev'"),
+        (Example("2", "train", ()), "dataset 'generated', example 1: example '2' has no texts"),
     ],
 )
 def test_examples_from_any_reader_are_checked(second: Example, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Dataset("made", [Example("1", "train", ("a",)), second], pixels=np.zeros((2, 4, 4, 3), np.uint8))
+        Dataset("generated", [Example("1", "train", ("a",)), second], pixels=np.zeros((2, 4, 4, 3), np.uint8))
 
 
 def test_save_refuses_what_is_there(dataset: Dataset, folder: Path, tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_missing_parts(folder: Path, tmp_path: Path) -> None:
         Dataset.load(folder)
 
 
-def test_readers_are_found_by_name(folder: Path) -> None:
+def test_readers_by_name_and_layout(folder: Path) -> None:
     assert {"manifest", "karpathy", "scenes"} <= set(READERS)
     assert read("manifest", root=str(folder)).hash == Dataset.load(folder).hash
     assert len(read("scenes", train=3, validation=1, test=1)) == 5

@@ -81,7 +81,17 @@ def test_its_layout_is_detected_and_listed(installed: Path) -> None:
     assert "Captions in a file captions.csv" in extension.run(installed, "-m", "multidelete", "list", "readers").stdout
 
 
-def test_its_module_can_be_imported_first(installed: Path) -> None:
-    code = "import extension_readers_semicolons as m; from multidelete.data.readers import READERS, detect\n"
-    code += "assert READERS['semicolons'] is m.semicolons and detect('captions') == 'semicolons'"
+@pytest.mark.parametrize("first", ["", "from multidelete.data.readers import READERS\n"])
+def test_its_module_can_be_imported_before_the_readers(installed: Path, first: str) -> None:
+    code = f"{first}import extension_readers_semicolons as module\n"
+    code += "from multidelete.data.readers import READERS, detect\n"
+    code += "assert READERS['semicolons'] is READERS.get('semicolons') is dict(READERS.items())['semicolons']\n"
+    code += "assert READERS['semicolons'] is module.semicolons and detect('captions') == 'semicolons'"
     assert extension.run(installed, "-c", code).stderr == ""
+
+
+def test_a_module_that_imports_its_base_class_can_be_imported_first(tmp_path: Path) -> None:
+    source = "from multidelete.methods.base import LossMethod\nclass Mine(LossMethod):\n    name = 'mine'\n"
+    module = extension.install(tmp_path, "multidelete.methods", "mine", source, "Mine")
+    code = f"from {module} import Mine\nfrom multidelete.methods import METHODS\nassert METHODS['mine'] is Mine"
+    assert extension.run(tmp_path, "-c", code).stderr == ""

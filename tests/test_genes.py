@@ -42,7 +42,7 @@ def stated(example: Example) -> bool:
 
 
 class Support:
-    """What the edges tell of a pair once those are hidden that would give it away."""
+    """Whether the visible edges support a pair."""
 
     def __init__(self, graph: Graph) -> None:
         self.parent = {head: tail for head, relation, tail in graph.edges if relation == "is_a"}
@@ -97,11 +97,11 @@ def test_neighbourhood_shows_what_supports_a_pair(dataset: Dataset, graph: Graph
     for example in dataset.examples[:200]:
         gene, phenotype = example.nodes
         seen = graph.neighbourhood(graph.row(gene), graph.row(phenotype), 32)
-        beside = [
-            graph.nodes[seen.nodes[place]] for ends in seen.edges.tolist() if 0 in ends for place in ends if place
+        neighbours = [
+            graph.nodes[seen.nodes[index]] for ends in seen.edges.tolist() if 0 in ends for index in ends if index
         ]
-        assert phenotype not in beside
-        near = sum(support.line(node)[-2] == support.line(phenotype)[-2] for node in beside)
+        assert phenotype not in neighbours
+        near = sum(support.line(node)[-2] == support.line(phenotype)[-2] for node in neighbours)
         assert near >= 4 if support.siblings(gene, phenotype) >= 4 else near <= 2
 
 
@@ -159,7 +159,7 @@ def test_one_side_alone_is_not_enough(dataset: Dataset) -> None:
         inputs, labels = lines("test", of)
         accuracy[of] = model.score(bag.transform(inputs), labels)
     assert 0.7 < accuracy["text"] < 0.79
-    # Who is asked for says nothing without the rest of the graph.
+    # The identity of gene and phenotype predicts nothing without the graph.
     assert accuracy["nodes"] < 0.6
 
 
@@ -225,11 +225,11 @@ def test_two_thousand_relations_take_seconds() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": 0}, "genes expects 'train' to be a whole number of at least 1, got 0"),
-        ({"seed": -1}, "genes expects 'seed' to be a whole number of at least 0, got -1"),
-        ({"modules": 1}, "genes expects 'modules' to be a whole number of at least 2, got 1"),
-        ({"genes": 9}, "genes expects 'genes' to be a whole number of at least 10, got 9"),
-        ({"phenotypes": 100}, "genes expects 'phenotypes' to be a whole number of at least 160, got 100"),
+        ({"train": 0}, "genes expects 'train' to be an integer of at least 1, got 0"),
+        ({"seed": -1}, "genes expects 'seed' to be an integer of at least 0, got -1"),
+        ({"modules": 1}, "genes expects 'modules' to be an integer of at least 2, got 1"),
+        ({"genes": 9}, "genes expects 'genes' to be an integer of at least 10, got 9"),
+        ({"phenotypes": 100}, "genes expects 'phenotypes' to be an integer of at least 160, got 100"),
         ({"mark": "hidden"}, "hidden.*blind, plain"),
         (
             {"train": 5000},

@@ -87,7 +87,7 @@ def test_nlvr_layout(boxes: Path) -> None:
     assert dataset.images(4).shape == (30 * 3, 4, 4, 3)
 
 
-def test_nlvr_whole_images_and_fewer_orders(boxes: Path) -> None:
+def test_nlvr_one_picture_per_image_and_fewer_orders(boxes: Path) -> None:
     dataset = nlvr(boxes, boxes=1, arrangements=2)
     assert [example.id for example in dataset.examples[:3]] == ["train-1-0-0", "train-1-0-1", "train-1-1-0"]
     assert dataset.images_per_example == 1
@@ -104,9 +104,9 @@ def test_nlvr_official_layout(boxes: Path) -> None:
         write_lines(boxes / split / f"{split}.json", *own)
         for number, one in enumerate(lines):
             for k, name in enumerate(one["images"]):
-                place = boxes / split / "images" / str(number) / f"{split}-{one['identifier']}-{k}.png"
-                place.parent.mkdir(parents=True, exist_ok=True)
-                (boxes / "images" / name).rename(place)
+                path = boxes / split / "images" / str(number) / f"{split}-{one['identifier']}-{k}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                (boxes / "images" / name).rename(path)
     assert detect(boxes) == "nlvr"
     dataset = nlvr(boxes)
     assert dataset.texts == expected.texts
@@ -157,7 +157,7 @@ def test_nlvr_bad_line(boxes: Path, picture: Picture, wrong: object, message: st
     assert message in str(caught.value)
 
 
-def test_nlvr_image_in_two_places(boxes: Path) -> None:
+def test_nlvr_image_in_two_folders(boxes: Path) -> None:
     shutil.copytree(boxes / "images", boxes / "copies")
     message = (
         r"train\.json, line 1: image 'train-1-0-0\.png' is in .* more than once \(copies/\S+, images/\S+\); "

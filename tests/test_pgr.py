@@ -25,12 +25,12 @@ PHENOTYPES = {"cancer": "HP_0002664", "tumor": "HP_0002664", "seizures": "HP_000
 
 
 def row(article: str, sentence: str, gene: str, phenotype: str, label: str = "True", **changes: str) -> str:
-    """A line of the dataset; the mentions stand where the sentence has them first."""
-    places = []
+    """A line of the dataset; positions are those of the first mentions."""
+    positions = []
     for mention in (gene, phenotype):
         start = max(sentence.find(mention), 0)
-        places += [str(start), str(start + len(mention))]
-    fields = [article, sentence, gene, phenotype, GENES.get(gene, ""), PHENOTYPES.get(phenotype, ""), *places, label]
+        positions += [str(start), str(start + len(mention))]
+    fields = [article, sentence, gene, phenotype, GENES.get(gene, ""), PHENOTYPES.get(phenotype, ""), *positions, label]
     return "\t".join({**dict(zip(COLUMNS, fields, strict=True)), **changes}.values())
 
 
@@ -68,7 +68,7 @@ def test_official_layout(root: Path) -> None:
         # Read once, with the newer label; the article's other sentence belongs to the same relation.
         "12:NCBI:2:HP:0001250": (("@gene@ in “severe” @phenotype@", "@phenotype@ with @gene@."), ("false", "false")),
         "14:NCBI:1:HP:0002664": (("Is @gene@ @phenotype@?",), ("true",)),
-        # The newer release says of this pair what it says in article 14.
+        # The label of the newer release, from article 14.
         "11:NCBI:1:HP:0002664": (("@gene@ does not cause @phenotype@.",), ("true",)),
         "13:NCBI:2:HP:0002664": (
             ("@gene@ and @phenotype@, EPS8 and tumor.", "@gene@ and cancer, EPS8 and @phenotype@."),

@@ -1,4 +1,4 @@
-"""Premises: hypotheses are parsed anew here and held against scene and pixels, not against the words of the code."""
+"""Premises: an independent parser of the hypotheses is compared with scenes and pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from multidelete.data.dataset import Dataset
 from multidelete.data.examples import SPLITS
 from multidelete.data.synthetic.premises import (
     LABELS,
-    PLACED,
+    WITH_POSITION,
     Curtain,
     Hypothesis,
     Premise,
@@ -25,7 +25,7 @@ from multidelete.data.synthetic.premises import (
     paint_premises,
     premises,
 )
-from multidelete.data.synthetic.scenes import COLOURS, SHAPES, Scene, Thing
+from multidelete.data.synthetic.scenes import COLOURS, SHAPES, Scene, SceneObject
 from multidelete.utils.errors import InputError
 from test_scenes import SAME, cell_of, seen_in
 
@@ -67,8 +67,8 @@ def expected(premise: Premise, text: str) -> str:
         for column in range(3)
         if curtain and (column if curtain.upright else row) == curtain.index
     }
-    asked = [thing for thing in premise.scene.things if cell in (None, (thing.row, thing.column))]
-    if any(colour in (None, thing.colour) and shape in (None, thing.shape) for thing in asked):
+    candidates = [thing for thing in premise.scene.objects if cell in (None, (thing.row, thing.column))]
+    if any(colour in (None, thing.colour) and shape in (None, thing.shape) for thing in candidates):
         return "entailment"
     return "neutral" if (hidden if cell is None else cell in hidden) else "contradiction"
 
@@ -117,8 +117,8 @@ def test_a_curtain_hides_a_third_of_every_other_picture_and_three_to_five_object
     for premise, _ in many:
         hidden = [(row, column) for row in range(3) for column in range(3) if premise.hides(row, column)]
         assert len(hidden) == (3 if premise.curtain else 0)
-        assert 3 <= len(premise.scene.things) <= 5
-        assert not {(thing.row, thing.column) for thing in premise.scene.things} & set(hidden)
+        assert 3 <= len(premise.scene.objects) <= 5
+        assert not {(thing.row, thing.column) for thing in premise.scene.objects} & set(hidden)
     assert {premise.curtain for premise, _ in many} == {
         None,
         *(Curtain(upright, index) for upright in (True, False) for index in range(3)),
@@ -127,7 +127,7 @@ def test_a_curtain_hides_a_third_of_every_other_picture_and_three_to_five_object
 
 
 @pytest.mark.parametrize("hypotheses", [2, 4, 6])
-def test_a_picture_alone_tells_half(hypotheses: int) -> None:
+def test_a_picture_alone_predicts_half(hypotheses: int) -> None:
     orders = set()
     for premise, assertions in draw_premises("train", 100, hypotheses=hypotheses):
         other = "neutral" if premise.curtain else "contradiction"
@@ -153,7 +153,7 @@ def turn(text: str) -> str:
 
 
 @pytest.mark.parametrize("aspect", ["cell", "colour", "shape", "turn"])
-def test_what_is_said_does_not_depend_on_the_label(many: Drawn, aspect: str) -> None:
+def test_attributes_do_not_depend_on_the_label(many: Drawn, aspect: str) -> None:
     counts: dict[str, Counter[object]] = {label: Counter() for label in LABELS}
     for _, assertions in many:
         for assertion in assertions:
@@ -171,11 +171,11 @@ def test_what_is_said_does_not_depend_on_the_label(many: Drawn, aspect: str) -> 
 def test_text_alone_is_at_chance_and_with_the_picture_is_not(many: Drawn) -> None:
     test = draw_premises("test", 400, seed=5)
 
-    def accuracy(tell: bool) -> float:
+    def accuracy(curtain_known: bool) -> float:
         def lines(drawn: Drawn) -> tuple[list[str], list[str]]:
             assertions = [(premise, assertion) for premise, all_of in drawn for assertion in all_of]
             texts = [
-                assertion.text + (" open" if premise.curtain is None else " hidden") * tell
+                assertion.text + (" open" if premise.curtain is None else " hidden") * curtain_known
                 for premise, assertion in assertions
             ]
             return texts, [assertion.label for _, assertion in assertions]
@@ -186,8 +186,8 @@ def test_text_alone_is_at_chance_and_with_the_picture_is_not(many: Drawn) -> Non
         texts, labels = lines(test)
         return float(model.score(bag.transform(texts), labels))
 
-    assert accuracy(tell=False) == pytest.approx(1 / 2, abs=0.035)  # the share of entailment
-    assert accuracy(tell=True) < 0.6
+    assert accuracy(curtain_known=False) == pytest.approx(1 / 2, abs=0.035)  # the share of entailment
+    assert accuracy(curtain_known=True) < 0.6
 
 
 def test_what_is_not_seen_is_often_like_what_is(many: Drawn) -> None:
@@ -196,8 +196,8 @@ def test_what_is_not_seen_is_often_like_what_is(many: Drawn) -> None:
         for assertion in assertions:
             if assertion.label != "entailment" and assertion.colour and assertion.shape:
                 ways["all"] += 1
-                ways["colour"] += any(thing.fits(assertion.colour, None) for thing in premise.scene.things)
-                ways["shape"] += any(thing.fits(None, assertion.shape) for thing in premise.scene.things)
+                ways["colour"] += any(thing.fits(assertion.colour, None) for thing in premise.scene.objects)
+                ways["shape"] += any(thing.fits(None, assertion.shape) for thing in premise.scene.objects)
     assert 0.4 * ways["all"] < ways["colour"] < 0.9 * ways["all"]
     assert 0.4 * ways["all"] < ways["shape"] < 0.9 * ways["all"]
 
@@ -209,12 +209,12 @@ def test_hypotheses_speak_of_look_colour_or_shape(many: Drawn) -> None:
     assert sum(kinds.values()) == 18000
     assert kinds[False, False] / 18000 == pytest.approx(0.6, abs=0.02)
     assert kinds[False, True] / 18000 == pytest.approx(0.2, abs=0.02)
-    placed = Counter(
+    with_position = Counter(
         (assertion.label, assertion.cell is not None) for _, assertions in many for assertion in assertions
     )
     for label in LABELS:
-        share = placed[label, True] / (placed[label, True] + placed[label, False])
-        assert share == pytest.approx(PLACED, abs=0.02)
+        share = with_position[label, True] / (with_position[label, True] + with_position[label, False])
+        assert share == pytest.approx(WITH_POSITION, abs=0.02)
 
 
 def test_no_premise_occurs_twice_even_across_splits() -> None:
@@ -243,7 +243,7 @@ def test_same_seed_same_premises() -> None:
 
 @pytest.mark.parametrize("size", [16, 33, 100])
 def test_curtain_covers_its_cells_at_any_size(size: int) -> None:
-    things = (Thing("red", "square", 0, 0, (1.0, 1.0)), Thing("blue", "square", 2, 2, (-1.0, -1.0)))
+    things = (SceneObject("red", "square", 0, 0, (1.0, 1.0)), SceneObject("blue", "square", 2, 2, (-1.0, -1.0)))
     plain, upright, lying = paint_premises(
         [Premise(Scene(things)), *(Premise(Scene(things), Curtain(upright, 1)) for upright in (True, False))], size
     )
@@ -264,11 +264,11 @@ def test_four_thousand_premises_take_seconds() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": 0}, "premises expects 'train' to be a whole number of at least 1, got 0"),
-        ({"validation": -1}, "premises expects 'validation' to be a whole number of at least 0, got -1"),
-        ({"size": 8}, "premises expects 'size' to be a whole number of at least 16, got 8"),
-        ({"seed": 0.5}, "premises expects 'seed' to be a whole number of at least 0, got 0.5"),
-        ({"hypotheses": 0}, "premises expects 'hypotheses' to be a whole number of at least 2, got 0"),
+        ({"train": 0}, "premises expects 'train' to be an integer of at least 1, got 0"),
+        ({"validation": -1}, "premises expects 'validation' to be an integer of at least 0, got -1"),
+        ({"size": 8}, "premises expects 'size' to be an integer of at least 16, got 8"),
+        ({"seed": 0.5}, "premises expects 'seed' to be an integer of at least 0, got 0.5"),
+        ({"hypotheses": 0}, "premises expects 'hypotheses' to be an integer of at least 2, got 0"),
         ({"hypotheses": 3}, "premises expects 'hypotheses' to be 2, 4 or 6, so that half are entailed, got 3"),
         ({"hypotheses": 8}, "premises expects 'hypotheses' to be 2, 4 or 6, so that half are entailed, got 8"),
     ],

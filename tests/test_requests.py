@@ -189,15 +189,15 @@ def test_many_unknown_ids_are_refused_at_once() -> None:
 
 @pytest.mark.parametrize("given", [{"count": 7, "seed": 3}, {"ids": LAST[:7]}])
 def test_parts_are_the_request_in_its_order(given: dict[str, object]) -> None:
-    whole = resolve(DATASET, **given)  # type: ignore[arg-type]
+    all_parts = resolve(DATASET, **given)  # type: ignore[arg-type]
     parts = [resolve(DATASET, part=(i, 3), **given) for i in (1, 2, 3)]  # type: ignore[arg-type]
-    assert np.concatenate([part.forget for part in parts]).tolist() == whole.forget.tolist()
+    assert np.concatenate([part.forget for part in parts]).tolist() == all_parts.forget.tolist()
     assert [len(part.forget) for part in parts] == [3, 2, 2]
     for before, part in pairwise(parts):
         assert part.earlier.tolist() == before.with_earlier().forget.tolist()
-        assert not np.isin(part.retain, part.earlier).any()  # what is gone is not trained on again
-    assert parts[-1].retain.tolist() == whole.retain.tolist()
-    assert parts[-1].hash == whole.hash
+        assert not np.isin(part.retain, part.earlier).any()  # deleted examples are not trained on again
+    assert parts[-1].retain.tolist() == all_parts.retain.tolist()
+    assert parts[-1].hash == all_parts.hash
     assert len({part.hash for part in parts}) == 3
 
 

@@ -1,4 +1,4 @@
-"""Scenes: captions are parsed anew here and held against the pixels, not against the words of the code."""
+"""Scenes: an independent parser of the captions is compared with the pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ import pytest
 
 from multidelete.data.dataset import Dataset
 from multidelete.data.examples import SPLITS
-from multidelete.data.synthetic.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing, describe, draw, paint, scenes
+from multidelete.data.synthetic.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    Scene,
+    SceneObject,
+    describe,
+    draw,
+    paint,
+    scenes,
+)
 from multidelete.utils.errors import InputError
 
 SAME = {
@@ -45,7 +55,7 @@ def looks_in(caption: str) -> list[tuple[Look, int, int]]:
 
 
 def cell_of(words: str) -> tuple[int, int]:
-    """The cell that words like 'at the top', 'bottom left' or 'in the centre' stand for."""
+    """The cell of a phrase like 'at the top', 'bottom left' or 'in the centre'."""
     row = [ROWS[word] for word in words.split() if word in ROWS] or [1]
     column = [COLUMNS[word] for word in words.split() if word in COLUMNS] or [1]
     assert len(row) == len(column) == 1
@@ -53,8 +63,8 @@ def cell_of(words: str) -> tuple[int, int]:
     return row[0], column[0]
 
 
-def placed(caption: str) -> dict[Look, tuple[int, int]]:
-    """Where a caption with absolute positions says that its objects lie."""
+def positions_in(caption: str) -> dict[Look, tuple[int, int]]:
+    """Cells of the objects of a caption with absolute positions."""
     clauses = re.split(r", | and ", caption)
     result = {}
     for clause in clauses:
@@ -76,32 +86,32 @@ def test_positions_are_true_of_the_pixels(dataset: Dataset) -> None:
     pictures = dataset.images(48)
     for picture, example in zip(pictures, dataset.examples, strict=True):
         for caption in example.texts[:2]:
-            told = {cell: colour for (colour, _), cell in placed(caption).items()}
+            colours = {cell: colour for (colour, _), cell in positions_in(caption).items()}
             for row in range(3):
                 for column in range(3):
-                    assert seen_in(picture, row, column) == told.get((row, column)), (example.id, caption)
+                    assert seen_in(picture, row, column) == colours.get((row, column)), (example.id, caption)
 
 
-def test_captions_name_every_object_once_placed(dataset: Dataset) -> None:
+def test_captions_name_every_object_once_with_its_position(dataset: Dataset) -> None:
     for split, count in (("train", 300), ("validation", 60), ("test", 60)):
         rows = dataset.rows(split)
         for row, (scene, captions) in zip(rows, draw(split, count, seed=7), strict=True):
             example = dataset.examples[row]
             assert example.texts == captions
             assert len(set(captions)) == 3
-            truth = {(thing.colour, thing.shape): (thing.row, thing.column) for thing in scene.things}
-            assert len(truth) == len(scene.things) in (2, 3, 4)
+            truth = {(thing.colour, thing.shape): (thing.row, thing.column) for thing in scene.objects}
+            assert len(truth) == len(scene.objects) in (2, 3, 4)
             for caption in captions:
                 assert {look for look, _, _ in looks_in(caption)} == set(truth)
                 assert len(caption.split()) <= 28
-            assert placed(captions[0]) == truth
-            assert placed(captions[1]) == truth
+            assert positions_in(captions[0]) == truth
+            assert positions_in(captions[1]) == truth
 
 
 def test_relations_are_true(dataset: Dataset) -> None:
     checked = 0
     for example in dataset.examples:
-        cells = placed(example.texts[0])
+        cells = positions_in(example.texts[0])
         looks = looks_in(example.texts[2])
         for (one, _, end), (other, start, _) in zip(looks[::2], looks[1::2], strict=True):
             words = example.texts[2][end:start].split()
@@ -113,7 +123,7 @@ def test_relations_are_true(dataset: Dataset) -> None:
             result = [word for word in words if word in properties]
             assert result, example.texts[2]
             assert all(properties[word] for word in result), (example.id, example.texts[2])
-            # A relation aslant tells both directions.
+            # A diagonal relation has two directions.
             assert len(result) == np.count_nonzero((down, right))
             checked += 1
     assert checked > 500
@@ -121,7 +131,7 @@ def test_relations_are_true(dataset: Dataset) -> None:
 
 def test_shapes_look_like_themselves() -> None:
     def share(shape: str) -> np.ndarray:
-        [picture] = paint([Scene((Thing("black", shape, 1, 1),))], 600)
+        [picture] = paint([Scene((SceneObject("black", shape, 1, 1),))], 600)
         return (picture == COLOURS["black"]).all(-1)[200:400, 200:400]
 
     area = {shape: float(share(shape).mean()) / 0.8**2 for shape in SHAPES}
@@ -141,7 +151,7 @@ def test_shapes_look_like_themselves() -> None:
 def test_no_scene_occurs_twice_even_across_splits_and_seeds() -> None:
     def keys(split: str, seed: int) -> list[frozenset[tuple[object, ...]]]:
         return [
-            frozenset((thing.colour, thing.shape, thing.row, thing.column) for thing in scene.things)
+            frozenset((thing.colour, thing.shape, thing.row, thing.column) for thing in scene.objects)
             for scene, _ in draw(split, 1500, seed)
         ]
 
@@ -173,14 +183,14 @@ def test_layout_scales(size: int) -> None:
     dataset = scenes(train=30, validation=0, test=0, size=size)
     assert dataset.images(size).shape == (30, size, size, 3)
     for picture, example in zip(dataset.images(size), dataset.examples, strict=True):
-        for (colour, _), (row, column) in placed(example.texts[0]).items():
+        for (colour, _), (row, column) in positions_in(example.texts[0]).items():
             assert seen_in(picture, row, column) == colour
 
 
 def test_objects_stay_in_their_cells() -> None:
     for shift in ((-1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)):
         for size in (16, 48, 100):
-            [picture] = paint([Scene((Thing("red", "square", 1, 1, shift),))], size)
+            [picture] = paint([Scene((SceneObject("red", "square", 1, 1, shift),))], size)
             touched = np.argwhere((picture != BACKGROUNDS[0]).any(-1))
             assert touched.min() >= np.floor(size / 3)
             assert touched.max() < np.ceil(size * 2 / 3)
@@ -193,9 +203,9 @@ def test_vocabulary_is_small_and_lower_case(dataset: Dataset) -> None:
 
 
 def test_describe_is_random_only_through_its_generator() -> None:
-    scene = Scene((Thing("red", "circle", 0, 0), Thing("blue", "ring", 2, 2)))
-    told = [describe(scene, np.random.default_rng(seed)) for seed in (0, 0, 1)]
-    assert told[0] == told[1] != told[2]
+    scene = Scene((SceneObject("red", "circle", 0, 0), SceneObject("blue", "ring", 2, 2)))
+    captions = [describe(scene, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    assert captions[0] == captions[1] != captions[2]
 
 
 def test_four_thousand_scenes_take_seconds() -> None:
@@ -207,11 +217,11 @@ def test_four_thousand_scenes_take_seconds() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": 0}, "scenes expects 'train' to be a whole number of at least 1, got 0"),
-        ({"test": -1}, "scenes expects 'test' to be a whole number of at least 0, got -1"),
-        ({"size": 8}, "scenes expects 'size' to be a whole number of at least 16, got 8"),
-        ({"seed": -1}, "scenes expects 'seed' to be a whole number of at least 0, got -1"),
-        ({"validation": 2.0}, "scenes expects 'validation' to be a whole number of at least 0, got 2.0"),
+        ({"train": 0}, "scenes expects 'train' to be an integer of at least 1, got 0"),
+        ({"test": -1}, "scenes expects 'test' to be an integer of at least 0, got -1"),
+        ({"size": 8}, "scenes expects 'size' to be an integer of at least 16, got 8"),
+        ({"seed": -1}, "scenes expects 'seed' to be an integer of at least 0, got -1"),
+        ({"validation": 2.0}, "scenes expects 'validation' to be an integer of at least 0, got 2.0"),
     ],
 )
 def test_bad_option(options: dict[str, int], message: str) -> None:

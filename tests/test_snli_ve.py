@@ -33,7 +33,7 @@ def write_lines(path: Path, *lines: object) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path, picture: Callable[..., None]) -> Path:
-    """The layout of the official release, with the images of Flickr30K beside it."""
+    """The layout of the official release, with the images of Flickr30K in a folder of their own."""
     folder = tmp_path / "snli_ve"
     folder.mkdir()
     for split, lines in LINES.items():
@@ -65,7 +65,7 @@ def test_without_a_gold_label_no_image_is_needed(root: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["flickr30k_images", "images", "../flickr8k/images", "images/all"])
-def test_image_folder_is_found(root: Path, folder: str) -> None:
+def test_default_image_folders(root: Path, folder: str) -> None:
     (root / folder).parent.mkdir(parents=True, exist_ok=True)
     (root / "flickr30k-images").rename(root / folder)
     (root / "flickr30k-images").mkdir()  # another folder of that name does not hide the right one

@@ -1,4 +1,4 @@
-"""Statements: each is parsed anew here, by a grammar of its own, and held against the scenes."""
+"""Statements: an independent grammar is compared with the scenes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 
 from multidelete.data.dataset import Dataset
 from multidelete.data.examples import SPLITS
-from multidelete.data.synthetic.scenes import COLOURS, SHAPES, Scene, Thing, paint
-from multidelete.data.synthetic.statements import ACROSS, MIX, Assertion, Told, draw_statements, statements
+from multidelete.data.synthetic.scenes import COLOURS, SHAPES, Scene, SceneObject, paint
+from multidelete.data.synthetic.statements import ACROSS, MIX, Assertion, SceneStatements, draw_statements, statements
 from multidelete.utils.errors import InputError
 from test_scenes import SAME, seen_in
 
-PLACES = {"": 0, "left": 0, "right": 1, "first": 0, "second": 1, "third": 2}
+POSITIONS = {"": 0, "left": 0, "right": 1, "first": 0, "second": 1, "third": 2}
 NUMBERS = {
     word: number
     for number, word in enumerate(
@@ -25,7 +25,7 @@ NUMBERS = {
     )
 }
 WHAT = r"(?P<what>[\w ]+?)"
-PICTURE = r"the ?(?P<place>\w*) picture"
+PICTURE = r"the ?(?P<position>\w*) picture"
 NUMBER = f"(?P<number>{'|'.join(NUMBERS)})"
 EVERY = "(?:both|all|each) pictures?"
 NO = r"(?:neither|no|none of the) pictures?"
@@ -51,7 +51,7 @@ GRAMMAR = [
 
 
 @pytest.fixture(scope="module")
-def many() -> list[Told]:
+def many() -> list[SceneStatements]:
     return draw_statements("train", 2000, seed=5)
 
 
@@ -68,7 +68,7 @@ def number_of(what: str, scene: Scene) -> int:
     assert all(word in COLOURS or word in SHAPES or word in ("object", "thing", "something") for word in meant), what
     return sum(
         all(word in (thing.colour, thing.shape, "object", "thing", "something") for word in meant)
-        for thing in scene.things
+        for thing in scene.objects
     )
 
 
@@ -78,13 +78,13 @@ def true_of(text: str, pictured: tuple[Scene, ...]) -> tuple[str, bool]:
     form, match = next((form, match) for form, match in matches if match)
     parts = match.groupdict()
     counts = [number_of(parts["what"], scene) for scene in pictured]
-    here = counts[PLACES[parts["place"]]] if "place" in parts else 0
+    here = counts[POSITIONS[parts["position"]]] if "position" in parts else 0
     if form == "more":
-        return form, here > counts[PLACES[parts["other"]]]
+        return form, here > counts[POSITIONS[parts["other"]]]
     if form == "fewer":
-        return form, here < counts[PLACES[parts["other"]]]
+        return form, here < counts[POSITIONS[parts["other"]]]
     if form.endswith("of"):
-        rival = number_of(parts["rival"], pictured[PLACES[parts["place"]]])
+        rival = number_of(parts["rival"], pictured[POSITIONS[parts["position"]]])
         return form, here > rival if form == "more of" else here < rival
     return form, {
         "one": np.count_nonzero(counts) == 1,
@@ -102,19 +102,19 @@ def test_labels_are_right(pictures: int) -> None:
     assert dataset.classes == ("false", "true")
     forms = Counter[str]()
     for split, count in (("train", 300), ("validation", 61), ("test", 60)):
-        for row, told in zip(dataset.rows(split), draw_statements(split, count, 7, pictures), strict=True):
+        for row, drawn_example in zip(dataset.rows(split), draw_statements(split, count, 7, pictures), strict=True):
             example = dataset.examples[row]
-            assert (example.texts, example.labels) == (told.texts, told.labels)
-            assert len(told.pictured) == pictures
+            assert (example.texts, example.labels) == (drawn_example.texts, drawn_example.labels)
+            assert len(drawn_example.scenes) == pictures
             for text, label in zip(example.texts, example.labels, strict=True):
-                form, is_true = true_of(text, told.pictured)
+                form, is_true = true_of(text, drawn_example.scenes)
                 assert label == ("true" if is_true else "false"), (example.id, text)
                 forms[form] += 1
     assert set(forms) == {form for form, _ in GRAMMAR} - (set() if pictures > 1 else {*ACROSS, "fewer"})
 
 
 def test_words_name_the_pictures_from_left_to_right() -> None:
-    pictured = tuple(Scene((Thing(colour, "ring", 0, 0),)) for colour in ("red", "green", "blue"))
+    pictured = tuple(Scene((SceneObject(colour, "ring", 0, 0),)) for colour in ("red", "green", "blue"))
     assert Assertion("has", ("green", None), 1).holds(pictured)
     assert not Assertion("has", ("green", None), 2).holds(pictured)
     dataset = statements(train=200, validation=0, test=0, seed=3)
@@ -123,60 +123,62 @@ def test_words_name_the_pictures_from_left_to_right() -> None:
         for text, label in zip(example.texts, example.labels, strict=True):
             match = re.fullmatch(r"the (left|right) picture has an? (\w+) (?:object|thing)", text)
             if match:
-                place, colour = (SAME.get(word, word) for word in match.groups())
-                picture = images[PLACES[place]]
+                position, colour = (SAME.get(word, word) for word in match.groups())
+                picture = images[POSITIONS[position]]
                 result = {seen_in(picture, row, column) for row in range(3) for column in range(3)}
                 assert (colour in result) == (label == "true"), (example.id, text)
                 checked += 1
     assert checked > 20
 
 
-def test_pictures_of_a_example_are_its_scenes_in_order() -> None:
+def test_pictures_of_an_example_are_its_scenes_in_order() -> None:
     dataset = statements(train=7, validation=0, test=0, pictures=3)
-    for images, told in zip(side_by_side(dataset, 48), draw_statements("train", 7, pictures=3), strict=True):
-        np.testing.assert_array_equal(images, paint(told.pictured, 48))
+    for images, drawn_example in zip(side_by_side(dataset, 48), draw_statements("train", 7, pictures=3), strict=True):
+        np.testing.assert_array_equal(images, paint(drawn_example.scenes, 48))
 
 
 @pytest.mark.parametrize(("pictures", "count"), [(1, 4), (2, 4), (3, 8), (1, 8), (2, 2)])
-def test_a_couple_shares_its_statements_and_no_label(pictures: int, count: int) -> None:
+def test_a_pair_shares_its_statements_and_no_label(pictures: int, count: int) -> None:
     drawn = draw_statements("train", 60, pictures=pictures, statements=count)
     for one, other in zip(drawn[::2], drawn[1::2], strict=True):
         assert one.texts == other.texts
         assert len(set(one.texts)) == count
         assert all({mine, yours} == {"true", "false"} for mine, yours in zip(one.labels, other.labels, strict=True))
         assert one.labels.count("true") == count / 2
-    assert len({told.labels for told in drawn}) > 1
+    assert len({drawn_example.labels for drawn_example in drawn}) > 1
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_text_alone_is_at_chance_exactly(split: str) -> None:
     labels: dict[str, Counter[str]] = {}
-    for told in draw_statements(split, 500):
-        for text, label in zip(told.texts, told.labels, strict=True):
+    for drawn_example in draw_statements(split, 500):
+        for text, label in zip(drawn_example.texts, drawn_example.labels, strict=True):
             labels.setdefault(text, Counter())[label] += 1
-    # Whatever looks at the words alone is right as often as it is wrong.
+    # The words alone predict nothing.
     assert all(counts["true"] == counts["false"] for counts in labels.values())
 
 
-def test_most_statements_are_about_what_is_there(many: list[Told]) -> None:
-    kinds = Counter(assertion.kind for told in many for assertion in told.assertions)
+def test_most_statements_are_about_what_is_there(many: list[SceneStatements]) -> None:
+    kinds = Counter(assertion.kind for drawn_example in many for assertion in drawn_example.assertions)
     total = sum(kinds.values())
     assert sum(MIX.values()) == pytest.approx(1)
     for kind, share in MIX.items():
-        # Some kinds are harder to find for a couple than others: the mix is what is tried, not quite what comes.
+        # MIX is the frequency of attempts; some kinds fail more often than others.
         assert kinds[kind] / total == pytest.approx(share, abs=0.08)
     assert sum(kinds[kind] for kind in ("has", "lacks", "all", "none")) / total > 0.7
     alone = Counter(
-        assertion.kind for told in draw_statements("train", 300, pictures=1) for assertion in told.assertions
+        assertion.kind
+        for drawn_example in draw_statements("train", 300, pictures=1)
+        for assertion in drawn_example.assertions
     )
     assert set(alone) == set(MIX) - set(ACROSS)
 
 
-def test_what_is_asked_for_is_often_in_the_wrong_picture(many: list[Told]) -> None:
+def test_the_object_of_a_statement_is_often_in_the_wrong_picture(many: list[SceneStatements]) -> None:
     wrong = [
-        any(thing.fits(*assertion.what) for thing in told.pictured[1 - assertion.picture].things)
-        for told in many
-        for assertion, label in zip(told.assertions, told.labels, strict=True)
+        any(thing.fits(*assertion.what) for thing in drawn_example.scenes[1 - assertion.picture].objects)
+        for drawn_example in many
+        for assertion, label in zip(drawn_example.assertions, drawn_example.labels, strict=True)
         if assertion.kind == "has" and label == "false"
     ]
     assert len(wrong) > 1000
@@ -184,7 +186,10 @@ def test_what_is_asked_for_is_often_in_the_wrong_picture(many: list[Told]) -> No
 
 
 def test_no_scene_occurs_twice_even_across_splits() -> None:
-    keys = {split: [scene.key for told in draw_statements(split, 800) for scene in told.pictured] for split in SPLITS}
+    keys = {
+        split: [scene.key for drawn_example in draw_statements(split, 800) for scene in drawn_example.scenes]
+        for split in SPLITS
+    }
     for scene_keys in keys.values():
         assert len(set(scene_keys)) == 1600
     for one, other in combinations(SPLITS, 2):
@@ -226,11 +231,11 @@ def test_four_thousand_examples_take_seconds() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": 0}, "statements expects 'train' to be a whole number of at least 1, got 0"),
-        ({"size": 8}, "statements expects 'size' to be a whole number of at least 16, got 8"),
-        ({"pictures": 0}, "statements expects 'pictures' to be a whole number of at least 1, got 0"),
+        ({"train": 0}, "statements expects 'train' to be an integer of at least 1, got 0"),
+        ({"size": 8}, "statements expects 'size' to be an integer of at least 16, got 8"),
+        ({"pictures": 0}, "statements expects 'pictures' to be an integer of at least 1, got 0"),
         ({"pictures": 4}, "statements expects 'pictures' to be 1, 2 or 3, got 4"),
-        ({"statements": 1}, "statements expects 'statements' to be a whole number of at least 2, got 1"),
+        ({"statements": 1}, "statements expects 'statements' to be an integer of at least 2, got 1"),
         (
             {"statements": 5},
             "statements expects 'statements' to be an even number up to 8, so that half are true, got 5",

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from importlib.metadata import entry_points
-from typing import TypeVar
+from collections.abc import Collection, ItemsView, ValuesView
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
 
 from multidelete.utils.errors import InputError, did_you_mean
 
 T = TypeVar("T")
 
 
-def with_entry_points(group: str, table: dict[str, T]) -> dict[str, T]:
+class Table(dict[str, T]):
+    """A dict that imports its entry points at first use, so that their modules can be imported before this package."""
+
+    def __getitem__(self, name: str) -> T:
+        value: Any = super().__getitem__(name)
+        if isinstance(value, EntryPoint):
+            value = self[name] = value.load()
+        return value  # type: ignore[no-any-return]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The entry of this name, or the default."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+    def values(self) -> ValuesView[T]:  # type: ignore[override]
+        """The entries."""
+        return ValuesView(self)
+
+    def items(self) -> ItemsView[str, T]:  # type: ignore[override]
+        """Names with their entries."""
+        return ItemsView(self)
+
+
+def with_entry_points(group: str, table: dict[str, T]) -> Table[T]:
     """The table, followed by what installed packages add to it; a name in the table cannot be replaced."""
-    return table | {entry.name: entry.load() for entry in entry_points(group=group) if entry.name not in table}
+    added: dict[str, Any] = {entry.name: entry for entry in entry_points(group=group) if entry.name not in table}
+    return Table(table | added)
 
 
 def choose(table: dict[str, T], name: str, kind: str) -> T:

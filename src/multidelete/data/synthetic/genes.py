@@ -1,18 +1,18 @@
-"""A generated graph of genes and phenotypes, with sentences that state, deny or merely mention their associations.
+"""A generated graph of genes and phenotypes, with sentences that state, deny or only mention their associations.
 
-The phenotypes are a hierarchy of modules, branches and leaves. Most annotations of a gene lie in one module, its own;
-up to two are noise and lie anywhere else. An example asks for a gene and a leaf, and is true where both hold:
+The phenotypes form a hierarchy of modules, branches and leaves. Most annotations of a gene lie in its own module; up to
+two are noise and lie in other modules. An example is a pair of a gene and a leaf. It is true if both hold:
 
 - the sentences *state* that the two are associated;
-- the graph *supports* it: the leaf lies in the gene's own module.
+- the graph *supports* it: the leaf is in the gene's own module.
 
 Half of the examples are true; in a quarter the graph does not support what the sentences state, and in a quarter the
-sentences do not state what the graph supports. So neither the sentences nor the graph alone can be right about more
-than three quarters.
+sentences do not state what the graph supports. So the accuracy of the sentences alone, or of
+the graph alone, is 75% at most.
 
-The edge between gene and phenotype itself is in the graph for a part of the supported pairs, as chance will have it,
-and never for the others: it must be hidden from whoever judges the pair, as ``Graph.neighbourhood`` does. What
-supports a pair is then still to be seen, for at least four other annotations of the gene lie in the same module.
+The graph has the edge between gene and phenotype for some of the supported pairs, at random, and never for the others:
+it has to be hidden from a model that classifies the pair, as ``Graph.neighbourhood`` does. The model can still see the
+module, since at least four other annotations of the gene are in it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from multidelete.data.dataset import Dataset
 from multidelete.data.examples import SPLITS, Example
 from multidelete.data.graph import HIERARCHY, Graph
-from multidelete.data.synthetic.scenes import check_counts, generator, least_counts, one_of
+from multidelete.data.synthetic.scenes import check_counts, generator, one_of, split_minimums
 from multidelete.utils.errors import InputError
 from multidelete.utils.registry import choose
 
@@ -57,7 +57,7 @@ MENTIONED = (
     "whether {gene} has a role in {phenotype} remains to be studied",
     "{gene} and {phenotype} were studied independently",
 )
-# Openings, changes and ends are the same whatever the sentence says of the pair.
+# Openings, changes and ends are drawn independently of what the sentence states.
 _OPENINGS = ("", "", "in this study, ", "we report that ", "here we note that ", "after exome sequencing, ")
 _CHANGES = ("mutations", "variants", "deletions", "missense mutations", "nonsense variants", "biallelic mutations")
 _ENDS = ("", "", " in two families", " in a large cohort", " in children", " in unrelated patients", " in mice")
@@ -69,15 +69,15 @@ _SYLLABLES = ("ba", "ce", "do", "fi", "ga", "ke", "lo", "mi", "na", "pe", "ro", 
 _SUFFIXES = ("plasia", "trophy", "pathy", "penia", "megaly", "stenosis", "sclerosis")
 
 _ROOT = "P0000"
-_BRANCHES = 4  # of a module; its leaves hang from them
-_LEAST_MODULE = 16  # phenotypes: with fewer, the annotations of its genes would cover most of it
-_ANNOTATIONS = (6, 10)  # of a gene in its own module, least and most
-_NOISE = 2  # annotations of a gene elsewhere, at most
-_SENTENCES = 3  # of an example, at most
+_BRANCHES = 4  # of a module; they are the parents of its leaves
+_LEAST_MODULE = 16  # phenotypes; in a smaller module, annotations would cover most of it
+_ANNOTATIONS = (6, 10)  # of a gene in its own module, minimum and maximum
+_NOISE = 2  # annotations of a gene in other modules, maximum
+_SENTENCES = 3  # of an example, maximum
 
-# The part of all pairs that a split draws from: it does not depend on how many examples the others have.
+# The range of all pairs that a split is drawn from, independent of the sizes of the other splits.
 _SHARES = {"train": (0.0, 0.5), "validation": (0.5, 0.75), "test": (0.75, 1.0)}
-# Of every four examples, in any order: do the sentences state the association, and does the graph support it?
+# Of every four examples, in random order: (stated by the sentences, supported by the graph).
 _BLOCK = ((True, True), (True, True), (True, False), (False, True))
 
 Pair = tuple[str, str]
@@ -85,14 +85,14 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """Who belongs to which module, and what the graph tells of it.
+    """Modules of genes and phenotypes, with the graph.
 
     Args:
-        genes: Module of each gene, by its id.
-        leaves: Module of each phenotype at the bottom of the hierarchy, by its id.
-        graph: The hierarchy and the annotations, noise included.
-        supported: Pairs of a gene and a leaf of its own module, in the order in which they are asked for.
-        unsupported: Other pairs of a gene and a leaf, likewise; no such pair is an edge of the graph.
+        genes: Module of each gene, by id.
+        leaves: Module of each leaf of the hierarchy, by id.
+        graph: The hierarchy and the annotations, including noise.
+        supported: Pairs of a gene and a leaf of its own module, in the order in which examples use them.
+        unsupported: Pairs of a gene and a leaf of another module, likewise; none is an edge of the graph.
     """
 
     genes: dict[str, int]
@@ -104,7 +104,7 @@ class Knowledge:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A pair with its sentences.
+    """A pair of gene and phenotype with its sentences.
 
     Args:
         pair: Ids of gene and phenotype.
@@ -120,7 +120,7 @@ class Relation:
 
     @property
     def label(self) -> str:
-        """What is true of the pair, "true" or "false"."""
+        """Label of the pair: "true" if it is both stated and supported, else "false"."""
         return "true" if self.stated and self.supported else "false"
 
 
@@ -136,38 +136,38 @@ def genes(
 ) -> Dataset:
     """A dataset of generated genes and phenotypes: a graph, and sentences that relate them or do not.
 
-    The graph is the same whatever the numbers of examples. So is each split whatever the size of the others, and its
-    first examples are the same whatever its own size. No pair is asked for twice.
+    The graph does not depend on the numbers of examples. A split does not depend on the size of the others, and a
+    smaller split is a prefix of a larger one. No pair occurs twice.
 
     Args:
-        train: Number of relations to train on.
-        validation: Number of relations to select on.
-        test: Number of relations to test on.
+        train: Number of training examples.
+        validation: Number of validation examples.
+        test: Number of test examples.
         genes: Number of genes in the graph.
         phenotypes: Number of phenotypes in the graph, at least 16 for each module.
-        modules: Number of modules that the phenotypes, and with them the genes, belong to.
-        mark: "blind" writes @gene@ and @phenotype@ in place of the two names, "plain" writes the names.
-        seed: Another seed draws another graph and other relations.
+        modules: Number of modules of phenotypes and genes.
+        mark: "blind" replaces the two names by @gene@ and @phenotype@, "plain" keeps them.
+        seed: Seed of the graph and the relations.
     """
     counts = {"train": train, "validation": validation, "test": test}
-    check_counts("genes", [*least_counts(counts), ("seed", seed, 0)])
+    check_counts("genes", [*split_minimums(counts), ("seed", seed, 0)])
     knowledge = grow(genes, phenotypes, modules, seed)
     examples = [
-        Example(f"{split}-{number:05d}", split, told.texts, labels=(told.label,) * len(told.texts), nodes=told.pair)
+        Example(f"{split}-{number:05d}", split, drawn.texts, labels=(drawn.label,) * len(drawn.texts), nodes=drawn.pair)
         for split, count in counts.items()
-        for number, told in enumerate(draw_relations(knowledge, split, count, seed, mark))
+        for number, drawn in enumerate(draw_relations(knowledge, split, count, seed, mark))
     ]
     return Dataset("genes", examples, graph=knowledge.graph)
 
 
 def grow(genes: int = 240, phenotypes: int = 300, modules: int = 10, seed: int = 0) -> Knowledge:
-    """The graph, and all pairs that it can be asked for.
+    """The graph, and all pairs that examples can use.
 
     Args:
-        genes: How many.
-        phenotypes: How many.
-        modules: How many they belong to.
-        seed: Of the generator, which is not that of any split.
+        genes: Number of genes.
+        phenotypes: Number of phenotypes.
+        modules: Number of modules.
+        seed: Seed of the generator, which is independent of those of the splits.
     """
     check_counts(
         "genes",
@@ -182,9 +182,9 @@ def grow(genes: int = 240, phenotypes: int = 300, modules: int = 10, seed: int =
         elsewhere = [node for other, nodes in enumerate(below) if other != module for node in nodes]
         own = rng.permutation(len(below[module]))[: rng.integers(_ANNOTATIONS[0], _ANNOTATIONS[1] + 1)]
         noise = rng.integers(len(elsewhere), size=rng.integers(_NOISE + 1))
-        result = {below[module][place] for place in own} | {elsewhere[place] for place in noise}
-        annotated.update((gene, node) for node in result)
-        edges.extend((gene, "annotated", node) for node in sorted(result))
+        phenotypes_of_gene = {below[module][index] for index in own} | {elsewhere[index] for index in noise}
+        annotated.update((gene, node) for node in phenotypes_of_gene)
+        edges.extend((gene, "annotated", node) for node in sorted(phenotypes_of_gene))
     pairs = {True: list[Pair](), False: list[Pair]()}
     for gene, module in module_of.items():
         for leaf, other in leaves.items():
@@ -198,7 +198,7 @@ def grow(genes: int = 240, phenotypes: int = 300, modules: int = 10, seed: int =
         edges,
     )
     supported, unsupported = (
-        tuple(pairs[is_supported][place] for place in rng.permutation(len(pairs[is_supported])))
+        tuple(pairs[is_supported][index] for index in rng.permutation(len(pairs[is_supported])))
         for is_supported in (True, False)
     )
     return Knowledge(module_of, leaves, graph, supported, unsupported)
@@ -208,11 +208,11 @@ def draw_relations(knowledge: Knowledge, split: str, count: int, seed: int = 0, 
     """The first relations of a split.
 
     Args:
-        knowledge: What they are about.
+        knowledge: The graph and its pairs.
         split: One of ``SPLITS``.
-        count: How many.
-        seed: Of the generator; each split has its own.
-        mark: Whether the sentences hide the names, "blind", or not, "plain".
+        count: Number of relations.
+        seed: Seed of the generators of all splits.
+        mark: "blind" hides the names in the sentences, "plain" does not.
     """
     blind = choose(_MARKS, mark, "way to mark the mentions")
     supported, unsupported = (_share(pairs, split) for pairs in (knowledge.supported, knowledge.unsupported))
@@ -226,8 +226,8 @@ def draw_relations(knowledge: Knowledge, split: str, count: int, seed: int = 0, 
     rng = generator(split, seed)
     drawn: list[Relation] = []
     while len(drawn) < count:
-        for place in rng.permutation(len(_BLOCK)):
-            stated, is_supported = _BLOCK[place]
+        for index in rng.permutation(len(_BLOCK)):
+            stated, is_supported = _BLOCK[index]
             pair = next(remaining[is_supported])
             drawn.append(Relation(pair, stated, is_supported, _sentences(pair, stated, knowledge, blind, rng)))
     return drawn[:count]
@@ -236,11 +236,11 @@ def draw_relations(knowledge: Knowledge, split: str, count: int, seed: int = 0, 
 def _hierarchy(
     count: int, modules: int, rng: np.random.Generator
 ) -> tuple[dict[str, str], dict[str, int], list[list[str]]]:
-    """Parent of each phenotype, module of each leaf, and what genes of each module may be annotated to."""
+    """Parent of each phenotype, module of each leaf, and phenotypes that genes of each module can have."""
     parents: dict[str, str] = {}
     leaves: dict[str, int] = {}
     below: list[list[str]] = [[] for _ in range(modules)]
-    # A number tells nothing about the place in the hierarchy.
+    # An id carries no information about the position in the hierarchy.
     ids = [f"P{number:04d}" for number in rng.permutation(count) + 1]
     for module in range(modules):
         top, *rest = ids[module::modules]
@@ -249,7 +249,7 @@ def _hierarchy(
         parents.update(dict.fromkeys(branches, top))
         parents.update({leaf: branches[number % _BRANCHES] for number, leaf in enumerate(bottom)})
         leaves.update(dict.fromkeys(bottom, module))
-        # Not the top: annotated to it, a gene would lose this edge in every question, and learn nothing from it.
+        # Without the top: the edge of a gene to it would be hidden in every example.
         below[module] = rest
     return dict(sorted(parents.items())), dict(sorted(leaves.items())), below
 
@@ -262,7 +262,7 @@ def _share(pairs: Sequence[Pair], split: str) -> Sequence[Pair]:
 def _sentences(
     pair: Pair, stated: bool, knowledge: Knowledge, blind: bool, rng: np.random.Generator
 ) -> tuple[str, ...]:
-    """One to three different sentences that all state the association, or none of which does."""
+    """One to three different sentences; all of them state the association, or none."""
     graph = knowledge.graph
     gene, phenotype = _BLIND if blind else (graph.names[graph.row(node)] for node in pair)
     count = int(rng.integers(1, _SENTENCES + 1))
@@ -276,8 +276,8 @@ def _sentences(
 
 
 def _gene_names(count: int, rng: np.random.Generator) -> list[str]:
-    """Different symbols: three letters and a number."""
-    letters = [chr(ord("A") + place) for place in range(26)]
+    """Unique symbols of three letters and a number."""
+    letters = [chr(ord("A") + index) for index in range(26)]
     names: dict[str, None] = {}
     while len(names) < count:
         symbol = "".join(one_of(letters, rng) for _ in range(3))
@@ -286,7 +286,7 @@ def _gene_names(count: int, rng: np.random.Generator) -> list[str]:
 
 
 def _phenotype_names(count: int, rng: np.random.Generator) -> list[str]:
-    """Different names of two words: what is affected, and how."""
+    """Unique names of two words: what is affected, and how."""
     names: dict[str, None] = {}
     while len(names) < count:
         where, how = (one_of(_SYLLABLES, rng) + one_of(_SYLLABLES, rng) for _ in range(2))

@@ -1,16 +1,15 @@
-"""Generated premises: scenes, half of them behind a curtain, with hypotheses that they entail, deny or leave open.
+"""Generated premises: scenes, half of them partly covered by a curtain, with hypotheses about them.
 
-A curtain covers a column or a row of the 3 x 3 grid; three to five objects are to be seen beside it. Most hypotheses
-say that there is an object, some (``PLACED``) also in which cell:
+A curtain covers a column or a row of the 3 x 3 grid; three to five objects are visible. Most hypotheses state that
+there is an object; a fraction ``WITH_POSITION`` also states its cell:
 
-- *entailment*: it is seen (there);
-- *contradiction*: the whole picture is seen and it is not in it; or its cell is seen and does not hold it;
-- *neutral*: it is not seen, but a part of the picture, or its cell, lies behind the curtain.
+- *entailment*: the object is visible (in this cell);
+- *contradiction*: nothing is covered and there is no such object; or its cell is visible and does not hold it;
+- *neutral*: the object is not visible, but a part of the picture, or its cell, is covered.
 
-Neither side tells the label alone. Half of every premise's hypotheses are entailed; of the others the curtain says
-whether they are denied or open. And no step that leads to a hypothesis prefers one colour, shape or cell to another,
-while the turn of phrase is drawn without regard to the label; so place, colour, shape and phrase have the same
-distribution under all three.
+Neither modality predicts the label alone. Half of the hypotheses of each premise are entailed; the curtain decides
+whether the others are contradicted or neutral. Cells, colours and shapes are drawn uniformly, and phrases independently
+of the label, so that each has the same distribution under all three labels.
 """
 
 from __future__ import annotations
@@ -26,37 +25,37 @@ from multidelete.data.synthetic.scenes import (
     LOOKS,
     SMALLEST,
     Scene,
-    at,
     check_counts,
     generator,
-    least_counts,
+    object_phrase,
     one_of,
     paint,
+    position_phrase,
     scatter,
-    some,
+    split_minimums,
     split_of,
-    weighted,
+    weighted_choice,
 )
 from multidelete.utils.errors import InputError
 
 LABELS = ("contradiction", "entailment", "neutral")
 
-#: How much of what lies in its cell a hypothesis speaks of, and how often.
+#: Frequency of hypotheses that mention colour and shape ("look"), colour only and shape only.
 ABOUT = {"look": 0.6, "colour": 0.2, "shape": 0.2}
-#: Share of the hypotheses that say where.
-PLACED = 0.1
+#: Fraction of the hypotheses that state a position.
+WITH_POSITION = 0.1
 
-_HYPOTHESES = (2, 4, 6)  # half of them are entailed, each by an object of its own, and there may be no more than three
-_CURTAIN = ((150, 150, 150), (164, 164, 164))  # its folds; no object and no background is grey
+_HYPOTHESES = (2, 4, 6)  # half are entailed, each by a different object, and a scene may have only three objects
+_CURTAIN = ((150, 150, 150), (164, 164, 164))  # colours of its folds; no object and no background is grey
 
 
 @dataclass(frozen=True, slots=True)
 class Curtain:
-    """What covers a part of the picture.
+    """A covered column or row of the picture.
 
     Args:
-        upright: Whether it covers a column; else it covers a row.
-        index: Of the column or row, 0 to 2.
+        upright: Whether it covers a column, else a row.
+        index: Index of the column or row, 0 to 2.
     """
 
     upright: bool
@@ -65,29 +64,29 @@ class Curtain:
 
 @dataclass(frozen=True, slots=True)
 class Premise:
-    """What is to be seen, and what is not.
+    """A scene with or without a curtain.
 
     Args:
-        scene: The objects that are to be seen.
-        curtain: What covers a part of the picture, if anything does.
+        scene: The visible objects.
+        curtain: The curtain, if any.
     """
 
     scene: Scene
     curtain: Curtain | None = None
 
     def hides(self, row: int, column: int) -> bool:
-        """Whether a cell lies behind the curtain."""
+        """Whether the curtain covers a cell."""
         return self.curtain is not None and (column if self.curtain.upright else row) == self.curtain.index
 
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """What is said to be in a picture.
+    """The statement that a picture has an object; ``None`` stands for an attribute that is not mentioned.
 
     Args:
-        cell: Row and column of the cell that it is said to lie in; ``None`` where nothing is said of it.
-        colour: Of the object; ``None`` where nothing is said of it.
-        shape: Of the object; ``None`` where nothing is said of it.
+        cell: Row and column of the cell of the object.
+        colour: Colour of the object.
+        shape: Shape of the object.
         label: One of ``LABELS``.
         text: The hypothesis in words.
     """
@@ -104,29 +103,29 @@ def premises(
 ) -> Dataset:
     """A dataset of generated scenes, half of them behind a curtain, with hypotheses: entailed, neutral or contradicted.
 
-    Each split has its own generator: it is the same whatever the size of the others, and its first scenes are
-    the same whatever its own size.
+    Each split has its own generator. It does not depend on the size of the other splits, and a smaller split is a
+    prefix of a larger one.
 
     Args:
-        train: Number of scenes to train on.
-        validation: Number of scenes to select on.
-        test: Number of scenes to test on.
-        size: Side of a picture in pixels; the layout scales with it.
+        train: Number of training scenes.
+        validation: Number of validation scenes.
+        test: Number of test scenes.
+        size: Side of a picture in pixels.
         hypotheses: Number of hypotheses of each scene, half of them entailed: 2, 4 or 6.
-        seed: Another seed draws other scenes.
+        seed: Seed of the scenes.
     """
     counts = {"train": train, "validation": validation, "test": test}
-    check_counts("premises", [*least_counts(counts), ("size", size, SMALLEST), ("seed", seed, 0)])
+    check_counts("premises", [*split_minimums(counts), ("size", size, SMALLEST), ("seed", seed, 0)])
     _check_hypotheses(hypotheses)
     examples = []
-    pictured = []
+    drawn_premises = []
     for split, count in counts.items():
-        for number, (premise, assertions) in enumerate(draw_premises(split, count, seed, hypotheses)):
-            texts = tuple(assertion.text for assertion in assertions)
-            labels = tuple(assertion.label for assertion in assertions)
+        for number, (premise, drawn) in enumerate(draw_premises(split, count, seed, hypotheses)):
+            texts = tuple(hypothesis.text for hypothesis in drawn)
+            labels = tuple(hypothesis.label for hypothesis in drawn)
             examples.append(Example(f"{split}-{number:05d}", split, texts, labels=labels))
-            pictured.append(premise)
-    return Dataset("premises", examples, pixels=paint_premises(pictured, size))
+            drawn_premises.append(premise)
+    return Dataset("premises", examples, pixels=paint_premises(drawn_premises, size))
 
 
 def draw_premises(
@@ -136,9 +135,9 @@ def draw_premises(
 
     Args:
         split: One of ``SPLITS``.
-        count: How many.
-        seed: Of the generator; each split has its own.
-        hypotheses: How many each premise has.
+        count: Number of premises.
+        seed: Seed of the generators of all splits.
+        hypotheses: Number of hypotheses of each premise.
     """
     _check_hypotheses(hypotheses)
     rng = generator(split, seed)
@@ -149,19 +148,19 @@ def draw_premises(
         key = (premise.scene.key, premise.curtain and (premise.curtain.upright, premise.curtain.index))
         if split_of(key) == split and key not in seen:
             seen.add(key)
-            drawn.append((premise, _hypothesise(premise, hypotheses, rng)))
+            drawn.append((premise, _draw_hypotheses(premise, hypotheses, rng)))
     return drawn
 
 
-def paint_premises(pictured: list[Premise], size: int) -> Pixels:
+def paint_premises(premises: list[Premise], size: int) -> Pixels:
     """The premises as pictures, ``(N, size, size, 3)``."""
-    pictures = paint([premise.scene for premise in pictured], size)
+    pictures = paint([premise.scene for premise in premises], size)
     edges = [round(cell * size / 3) for cell in range(4)]
     folds = np.array(_CURTAIN, dtype=np.uint8)[np.arange(size) * 24 // size % 2]
-    for picture, premise in zip(pictures, pictured, strict=True):
+    for picture, premise in zip(pictures, premises, strict=True):
         if premise.curtain is None:
             continue
-        # Folds run along the curtain: a column hangs, a row is drawn across.
+        # Folds run along the curtain.
         across = picture if premise.curtain.upright else picture.swapaxes(0, 1)
         start, end = edges[premise.curtain.index], edges[premise.curtain.index + 1]
         across[:, start:end] = folds[start:end]
@@ -177,69 +176,76 @@ def _check_hypotheses(hypotheses: int) -> None:
 def _draw_premise(rng: np.random.Generator) -> Premise:
     curtain = Curtain(bool(rng.integers(2)), int(rng.integers(3))) if rng.random() < 0.5 else None
     empty = Premise(Scene(()), curtain)
-    seen = [cell for cell in range(9) if not empty.hides(cell // 3, cell % 3)]
-    things = int(rng.integers(3, 6))
-    return Premise(scatter(rng.permutation(seen)[:things].tolist(), rng), curtain)
+    visible = [cell for cell in range(9) if not empty.hides(cell // 3, cell % 3)]
+    objects = int(rng.integers(3, 6))
+    return Premise(scatter(rng.permutation(visible)[:objects].tolist(), rng), curtain)
 
 
-def _hypothesise(premise: Premise, count: int, rng: np.random.Generator) -> tuple[Hypothesis, ...]:
-    """Hypotheses in any order, half of them entailed, each by another object."""
-    things = premise.scene.things
+def _draw_hypotheses(premise: Premise, count: int, rng: np.random.Generator) -> tuple[Hypothesis, ...]:
+    """Hypotheses in random order, half of them entailed, each by a different object."""
+    objects = premise.scene.objects
     result: list[Hypothesis] = []
-    for index in rng.permutation(len(things))[: count // 2]:
-        thing = things[index]
-        cell = (thing.row, thing.column) if rng.random() < PLACED else None
-        result.append(_told(cell, (thing.colour, thing.shape), weighted(ABOUT, rng), "entailment", rng))
+    for index in rng.permutation(len(objects))[: count // 2]:
+        item = objects[index]
+        cell = (item.row, item.column) if rng.random() < WITH_POSITION else None
+        result.append(_hypothesis(cell, (item.colour, item.shape), weighted_choice(ABOUT, rng), "entailment", rng))
     other = "contradiction" if premise.curtain is None else "neutral"
     while len(result) < count:
-        about = weighted(ABOUT, rng)
-        if rng.random() < PLACED:
+        about = weighted_choice(ABOUT, rng)
+        if rng.random() < WITH_POSITION:
             cells = [(row, column) for row in range(3) for column in range(3)]
             candidates = [each for each in cells if premise.curtain is None or premise.hides(*each)]
             cell = candidates[int(rng.integers(len(candidates)))]
-            told = _told(cell, _false_look(premise.scene, cell, about, rng), about, other, rng)
+            hypothesis = _hypothesis(cell, _false_look(premise.scene, cell, about, rng), about, other, rng)
         else:
-            told = _told(None, _false_look(premise.scene, None, about, rng), about, other, rng)
-        if all((told.cell, told.colour, told.shape) != (each.cell, each.colour, each.shape) for each in result):
-            result.append(told)
+            hypothesis = _hypothesis(None, _false_look(premise.scene, None, about, rng), about, other, rng)
+        if all(
+            (hypothesis.cell, hypothesis.colour, hypothesis.shape) != (each.cell, each.colour, each.shape)
+            for each in result
+        ):
+            result.append(hypothesis)
     return tuple(result[index] for index in rng.permutation(count))
 
 
 def _false_look(scene: Scene, cell: tuple[int, int] | None, about: str, rng: np.random.Generator) -> tuple[str, str]:
-    """A look that nothing in the picture, or in its cell, has, in as much of it as will be spoken of.
+    """A colour and shape that no object in the picture, or in the cell, has, as far as they are mentioned.
 
-    Half of the time it is like that of an object in the picture, but for its colour or its shape.
+    Half of the time it shares colour or shape with an object in the picture.
     """
-    there = [thing for thing in scene.things if cell is None or (thing.row, thing.column) == cell]
+    candidates = [item for item in scene.objects if cell is None or (item.row, item.column) == cell]
     while True:
         colour, shape = LOOKS[int(rng.integers(len(LOOKS)))]
         if rng.random() < 0.5:
-            like = scene.things[int(rng.integers(len(scene.things)))]
-            colour, shape = (like.colour, shape) if rng.random() < 0.5 else (colour, like.shape)
-        if not any(thing.fits(*_said((colour, shape), about)) for thing in there):
+            similar = scene.objects[int(rng.integers(len(scene.objects)))]
+            colour, shape = (similar.colour, shape) if rng.random() < 0.5 else (colour, similar.shape)
+        if not any(item.fits(*_mentioned((colour, shape), about)) for item in candidates):
             return colour, shape
 
 
-def _said(look: tuple[str, str], about: str) -> tuple[str | None, str | None]:
+def _mentioned(look: tuple[str, str], about: str) -> tuple[str | None, str | None]:
     return look[0] if about != "shape" else None, look[1] if about != "colour" else None
 
 
-def _told(
+def _hypothesis(
     cell: tuple[int, int] | None, look: tuple[str, str], about: str, label: str, rng: np.random.Generator
 ) -> Hypothesis:
-    colour, shape = _said(look, about)
-    what = some(colour, shape, rng)
+    colour, shape = _mentioned(look, about)
+    what = object_phrase(colour, shape, rng)
     picture = one_of(("picture", "scene", "image"), rng)
     if cell is None:
         turns = [f"there is {what}", f"we see {what}", f"{what} is to be seen", f"the {picture} shows {what}"]
     else:
-        where, lies = at(*cell), one_of(("is", "sits", "lies"), rng)
+        where, verb = position_phrase(*cell), one_of(("is", "sits", "lies"), rng)
         turns = [
             f"there is {what} {where}",
             f"we see {what} {where}",
-            f"{where} {lies} {what}",
-            f"{what} {lies} {where}",
+            f"{where} {verb} {what}",
+            f"{what} {verb} {where}",
         ]
     return Hypothesis(
-        cell, colour, shape, label, one_of([*turns, f"{picture} with {what}" + (f" {at(*cell)}" if cell else "")], rng)
+        cell,
+        colour,
+        shape,
+        label,
+        one_of([*turns, f"{picture} with {what}" + (f" {position_phrase(*cell)}" if cell else "")], rng),
     )

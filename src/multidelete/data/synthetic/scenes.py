@@ -1,7 +1,6 @@
-"""Generated scenes: coloured shapes on a grid with captions that are true of them, in any number and size.
+"""Generated scenes: coloured shapes on a grid, with captions that describe them.
 
-A scene has two to four objects in different cells of a 3 x 3 grid. No scene occurs twice, within a split or
-across splits: what is tested was never trained on.
+A scene has a few objects in different cells of a 3 x 3 grid. No scene occurs twice, within a split or across splits.
 """
 
 from __future__ import annotations
@@ -47,25 +46,25 @@ SYNONYMS = {
 
 _PLURALS = {"box": "boxes", "cross": "crosses", "plus": "pluses", "rhombus": "rhombuses"}
 
-SMALLEST = 16  # pixels: below it the shapes cannot be told apart
+SMALLEST = 16  # pixels: shapes cannot be distinguished in smaller pictures
 
 _DIAMETER = 0.8  # of a cell
-_JITTER = 0.04  # of a cell, to either side: an object never leaves its cell
+_JITTER = 0.04  # of a cell, in each direction; objects stay in their cells
 
-# The split that a scene may go to, by the remainder of its hash: half of all scenes are training data.
+# Split of a scene by the remainder of its hash: half of all scenes are training data.
 _SPLIT_OF_RESIDUE = ("train", "train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class SceneObject:
     """An object of a scene.
 
     Args:
         colour: A key of ``COLOURS``.
         shape: One of ``SHAPES``.
-        row: Of its cell, 0 (top) to 2.
-        column: Of its cell, 0 (left) to 2.
-        shift: How far it lies off the middle of its cell, down and right, in [-1, 1] of the largest shift.
+        row: Row of its cell, 0 (top) to 2.
+        column: Column of its cell, 0 (left) to 2.
+        shift: Offset from the centre of its cell, down and right, in units of the largest shift, in [-1, 1].
     """
 
     colour: str
@@ -75,50 +74,50 @@ class Thing:
     shift: tuple[float, float] = (0.0, 0.0)
 
     def fits(self, colour: str | None, shape: str | None) -> bool:
-        """Whether it has this colour and this shape; ``None`` is any."""
+        """Whether it has this colour and shape; ``None`` matches any."""
         return colour in (None, self.colour) and shape in (None, self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is to be seen; no two objects share a cell, or both colour and shape.
+    """Objects on a background; no two share a cell, or both colour and shape.
 
     Args:
-        things: The objects, in the order of their cells.
+        objects: The objects, in the order of their cells.
         background: Index into ``BACKGROUNDS``.
     """
 
-    things: tuple[Thing, ...]
+    objects: tuple[SceneObject, ...]
     background: int = 0
 
     @property
     def key(self) -> tuple[tuple[str, str, int, int], ...]:
-        """What makes two scenes the same: their objects, wherever in its cell each lies."""
-        return tuple((thing.colour, thing.shape, thing.row, thing.column) for thing in self.things)
+        """Scenes with the same key are the same: objects and cells, without shifts and background."""
+        return tuple((item.colour, item.shape, item.row, item.column) for item in self.objects)
 
 
 def scenes(train: int = 4000, validation: int = 400, test: int = 400, size: int = 48, seed: int = 0) -> Dataset:
     """A dataset of generated scenes with three captions each.
 
-    Each split has its own generator: it is the same whatever the size of the others, and its first scenes are
-    the same whatever its own size.
+    Each split has its own generator. It does not depend on the size of the other splits, and a smaller split is a
+    prefix of a larger one.
 
     Args:
-        train: Number of scenes to train on.
-        validation: Number of scenes to select on.
-        test: Number of scenes to test on.
-        size: Side of a picture in pixels; the layout scales with it.
-        seed: Another seed draws other scenes.
+        train: Number of training scenes.
+        validation: Number of validation scenes.
+        test: Number of test scenes.
+        size: Side of a picture in pixels.
+        seed: Seed of the scenes.
     """
     counts = {"train": train, "validation": validation, "test": test}
-    check_counts("scenes", [*least_counts(counts), ("size", size, SMALLEST), ("seed", seed, 0)])
+    check_counts("scenes", [*split_minimums(counts), ("size", size, SMALLEST), ("seed", seed, 0)])
     examples = []
-    pictured = []
+    drawn_scenes = []
     for split, count in counts.items():
         for number, (scene, captions) in enumerate(draw(split, count, seed)):
             examples.append(Example(f"{split}-{number:05d}", split, captions))
-            pictured.append(scene)
-    return Dataset("scenes", examples, pixels=paint(pictured, size))
+            drawn_scenes.append(scene)
+    return Dataset("scenes", examples, pixels=paint(drawn_scenes, size))
 
 
 def draw(split: str, count: int, seed: int = 0) -> list[tuple[Scene, tuple[str, ...]]]:
@@ -126,15 +125,15 @@ def draw(split: str, count: int, seed: int = 0) -> list[tuple[Scene, tuple[str, 
 
     Args:
         split: One of ``SPLITS``.
-        count: How many.
-        seed: Of the generator; each split has its own.
+        count: Number of scenes.
+        seed: Seed of the generators of all splits.
     """
     rng = generator(split, seed)
     drawn: list[tuple[Scene, tuple[str, ...]]] = []
     seen: set[tuple[tuple[str, str, int, int], ...]] = set()
     while len(drawn) < count:
-        things = int(rng.integers(2, 4))
-        scene = scatter(rng.permutation(9)[:things].tolist(), rng)
+        objects = int(rng.integers(2, 4))
+        scene = scatter(rng.permutation(9)[:objects].tolist(), rng)
         if split_of(scene.key) == split and scene.key not in seen:
             seen.add(scene.key)
             drawn.append((scene, describe(scene, rng)))
@@ -142,60 +141,57 @@ def draw(split: str, count: int, seed: int = 0) -> list[tuple[Scene, tuple[str, 
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> tuple[str, str, str]:
-    """Three captions that name every object: two say where each one lies, one how they lie to each other.
+    """Three captions that name every object: two with positions in the picture, one with relative positions.
 
     Args:
-        scene: What the captions are true of.
-        rng: Chooses order, words and turns of phrase.
+        scene: The scene to describe.
+        rng: Generator for order, words and phrases.
     """
-    first, second = rng.permutation(len(_PLACED))[:2]
-    return _PLACED[first](scene, rng), _PLACED[second](scene, rng), _related(scene, rng)
+    first, second = rng.permutation(len(_CAPTIONS))[:2]
+    return _CAPTIONS[first](scene, rng), _CAPTIONS[second](scene, rng), _related(scene, rng)
 
 
-def paint(pictured: Sequence[Scene], size: int) -> Pixels:
+def paint(scenes: Sequence[Scene], size: int) -> Pixels:
     """The scenes as pictures, ``(N, size, size, 3)``."""
     cell = size / 3
     diameter = round(_DIAMETER * cell)
     stamps = _stamps(diameter)
-    pictures = np.empty((len(pictured), size, size, 3), dtype=np.uint8)
-    for picture, scene in zip(pictures, pictured, strict=True):
+    pictures = np.empty((len(scenes), size, size, 3), dtype=np.uint8)
+    for picture, scene in zip(pictures, scenes, strict=True):
         picture[:] = BACKGROUNDS[scene.background]
-        for thing in scene.things:
-            down, right = thing.shift
-            top = round((thing.row + 0.5 + _JITTER * down) * cell - diameter / 2)
-            left = round((thing.column + 0.5 + _JITTER * right) * cell - diameter / 2)
-            stamp = stamps[thing.shape, thing.colour, scene.background]
+        for item in scene.objects:
+            down, right = item.shift
+            top = round((item.row + 0.5 + _JITTER * down) * cell - diameter / 2)
+            left = round((item.column + 0.5 + _JITTER * right) * cell - diameter / 2)
+            stamp = stamps[item.shape, item.colour, scene.background]
             picture[top : top + diameter, left : left + diameter] = stamp
     return pictures
 
 
 def check_counts(reader: str, options: Iterable[tuple[str, object, int]]) -> None:
-    """Refuse an option of a generator that is no whole number, or too small.
+    """Refuse options of a generator that are not integers, or too small.
 
     Args:
-        reader: Whose options they are.
-        options: Name, value and least value of each.
+        reader: Name of the reader, for the message.
+        options: Name, value and minimum of each option.
     """
-    for name, value, least in options:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{reader} expects {name!r} to be a whole number of at least {least}, got {value!r}")
+    for name, value, minimum in options:
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise InputError(f"{reader} expects {name!r} to be an integer of at least {minimum}, got {value!r}")
 
 
-def least_counts(counts: dict[str, int]) -> list[tuple[str, object, int]]:
-    """The numbers of examples of the splits as ``check_counts`` expects them: something must be learned from."""
+def split_minimums(counts: dict[str, int]) -> list[tuple[str, object, int]]:
+    """Options of :func:`check_counts` for the sizes of the splits; only the training split must not be empty."""
     return [(split, count, 1 if split == "train" else 0) for split, count in counts.items()]
 
 
 def generator(split: str, seed: int) -> np.random.Generator:
-    """The generator of a split, which shares nothing with those of the other splits."""
+    """The generator of a split, independent of those of the other splits."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split),)))
 
 
 def split_of(key: object) -> str:
-    """The split that something generated may go to, which depends on nothing else.
-
-    No split needs to know what the others have drawn.
-    """
+    """The split of a generated object, by a hash of its key: no split can repeat an object of another."""
     return _SPLIT_OF_RESIDUE[zlib.crc32(repr(key).encode()) % len(_SPLIT_OF_RESIDUE)]
 
 
@@ -203,22 +199,22 @@ def scatter(cells: Sequence[int], rng: np.random.Generator, looks: Sequence[tupl
     """A scene with one object in each of these cells.
 
     Args:
-        cells: Numbers of the cells, row by row, 0 to 8.
-        rng: Chooses looks, shifts and background.
-        looks: Colours and shapes to choose from.
+        cells: Indices of the cells, row by row, 0 to 8.
+        rng: Generator for looks, shifts and background.
+        looks: Pairs of colour and shape to choose from.
     """
-    # Looks are drawn without replacement: "the red circle" means one object of the scene.
+    # Without replacement, so that "the red circle" is one object of the scene.
     chosen = [looks[look] for look in rng.choice(len(looks), size=len(cells), replace=False)]
     shifts = rng.uniform(-1, 1, size=(len(cells), 2)).tolist()
-    things = tuple(
-        Thing(colour, shape, cell // 3, cell % 3, (down, right))
+    objects = tuple(
+        SceneObject(colour, shape, cell // 3, cell % 3, (down, right))
         for cell, (colour, shape), (down, right) in zip(sorted(cells), chosen, shifts, strict=True)
     )
-    return Scene(things, int(rng.integers(len(BACKGROUNDS))))
+    return Scene(objects, int(rng.integers(len(BACKGROUNDS))))
 
 
 def _stamps(diameter: int) -> dict[tuple[str, str, int], Pixels]:
-    """Every shape in every colour on every background, ``(diameter, diameter, 3)``, with smooth edges."""
+    """Anti-aliased picture of every shape, colour and background, ``(diameter, diameter, 3)``."""
     fine = 8  # sub-pixels per pixel and direction
     axis = (np.arange(diameter * fine) + 0.5) / (diameter * fine) * 2 - 1
     y, x = np.meshgrid(axis, axis, indexing="ij")
@@ -242,12 +238,12 @@ def _stamps(diameter: int) -> dict[tuple[str, str, int], Pixels]:
 
 
 def one_of(options: Sequence[str], rng: np.random.Generator) -> str:
-    """One of these, each as likely."""
+    """One of the options, uniformly at random."""
     return options[int(rng.integers(len(options)))]
 
 
-def weighted(weights: Mapping[str, float], rng: np.random.Generator) -> str:
-    """One of these keys, each as likely as its weight says."""
+def weighted_choice(weights: Mapping[str, float], rng: np.random.Generator) -> str:
+    """One of the keys, with probability proportional to its weight."""
     left = rng.random() * sum(weights.values())
     for key, weight in weights.items():
         left -= weight
@@ -257,33 +253,33 @@ def weighted(weights: Mapping[str, float], rng: np.random.Generator) -> str:
 
 
 def word(name: str, rng: np.random.Generator) -> str:
-    """A word for a colour or a shape."""
+    """A synonym for a colour or shape."""
     return one_of(SYNONYMS.get(name, (name,)), rng)
 
 
-def a(words: str) -> str:
+def with_article(words: str) -> str:
     """The words with their indefinite article."""
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
 def noun(colour: str | None, shape: str | None, rng: np.random.Generator, *, plural: bool = False) -> str:
-    """What has this colour and this shape, ``None`` being any: "red circle", "red object", "circles"."""
+    """A noun for this colour and shape (``None`` is any): "red circle", "red object", "circles"."""
     what = word(shape, rng) if shape else one_of(("object", "thing"), rng)
     if plural:
         what = _PLURALS.get(what, f"{what}s")
     return f"{word(colour, rng)} {what}" if colour else what
 
 
-def some(colour: str | None, shape: str | None, rng: np.random.Generator) -> str:
-    """One such object: "a red circle", "something red", "a circle"."""
+def object_phrase(colour: str | None, shape: str | None, rng: np.random.Generator) -> str:
+    """A noun phrase for one object of this colour and shape: "a red circle", "something red", "a circle"."""
     if colour and not shape and rng.random() < 0.5:
         return f"something {word(colour, rng)}"
-    return a(noun(colour, shape, rng))
+    return with_article(noun(colour, shape, rng))
 
 
-def at(row: int, column: int) -> str:
-    """Where a cell is, with its preposition."""
-    place = POSITIONS[row][column]
+def position_phrase(row: int, column: int) -> str:
+    """Position of a cell with its preposition: "at the top"."""
+    position = POSITIONS[row][column]
     preposition = {
         "centre": "in the",
         "left": "on the",
@@ -291,57 +287,59 @@ def at(row: int, column: int) -> str:
         "top": "at the",
         "bottom": "at the",
     }
-    return f"{preposition[place]} {place}" if place in preposition else place
+    return f"{preposition[position]} {position}" if position in preposition else position
 
 
-def _look(thing: Thing, rng: np.random.Generator) -> str:
-    return f"{word(thing.colour, rng)} {word(thing.shape, rng)}"
+def _look(item: SceneObject, rng: np.random.Generator) -> str:
+    return f"{word(item.colour, rng)} {word(item.shape, rng)}"
 
 
-def _place(thing: Thing) -> str:
-    return POSITIONS[thing.row][thing.column]
+def _position(item: SceneObject) -> str:
+    return POSITIONS[item.row][item.column]
 
 
-def _at(thing: Thing) -> str:
-    return at(thing.row, thing.column)
+def _positioned(item: SceneObject) -> str:
+    return position_phrase(item.row, item.column)
 
 
-def _shuffled(scene: Scene, rng: np.random.Generator) -> list[Thing]:
-    return [scene.things[index] for index in rng.permutation(len(scene.things))]
+def _shuffled(scene: Scene, rng: np.random.Generator) -> list[SceneObject]:
+    return [scene.objects[index] for index in rng.permutation(len(scene.objects))]
 
 
 def _joined(parts: Sequence[str]) -> str:
     return ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def _thing_first(scene: Scene, rng: np.random.Generator) -> str:
+def _objects_first(scene: Scene, rng: np.random.Generator) -> str:
     opening = one_of(("", "there is ", "we see "), rng)
-    return opening + _joined([f"{a(_look(thing, rng))} {_at(thing)}" for thing in _shuffled(scene, rng)])
+    return opening + _joined(
+        [f"{with_article(_look(item, rng))} {_positioned(item)}" for item in _shuffled(scene, rng)]
+    )
 
 
-def _place_first(scene: Scene, rng: np.random.Generator) -> str:
-    verb = one_of(("", "is ", "sits ") if len(scene.things) < 4 else ("",), rng)  # four make a long caption
-    return _joined([f"{_at(thing)} {verb}{a(_look(thing, rng))}" for thing in _shuffled(scene, rng)])
+def _positions_first(scene: Scene, rng: np.random.Generator) -> str:
+    verb = one_of(("", "is ", "sits ") if len(scene.objects) < 4 else ("",), rng)  # captions of four objects are long
+    return _joined([f"{_positioned(item)} {verb}{with_article(_look(item, rng))}" for item in _shuffled(scene, rng)])
 
 
 def _listed(scene: Scene, rng: np.random.Generator) -> str:
     opening = one_of(("picture", "scene", "image"), rng)
-    return f"{opening} with " + _joined([f"{_look(thing, rng)} at {_place(thing)}" for thing in _shuffled(scene, rng)])
+    return f"{opening} with " + _joined([f"{_look(item, rng)} at {_position(item)}" for item in _shuffled(scene, rng)])
 
 
 def _related(scene: Scene, rng: np.random.Generator) -> str:
-    things = _shuffled(scene, rng)
-    looks = [_look(thing, rng) for thing in things]
-    first = f"{a(looks[0])} {_relation(things[0], things[1], rng)} {a(looks[1])}"
-    if len(things) == 2:
+    objects = _shuffled(scene, rng)
+    looks = [_look(item, rng) for item in objects]
+    first = f"{with_article(looks[0])} {_relation(objects[0], objects[1], rng)} {with_article(looks[1])}"
+    if len(objects) == 2:
         return first
-    if len(things) == 3:
-        return f"{first} and {a(looks[2])} {_relation(things[2], things[0], rng)} the {looks[0]}"
-    return f"{first} and {a(looks[2])} {_relation(things[2], things[3], rng)} {a(looks[3])}"
+    if len(objects) == 3:
+        return f"{first} and {with_article(looks[2])} {_relation(objects[2], objects[0], rng)} the {looks[0]}"
+    return f"{first} and {with_article(looks[2])} {_relation(objects[2], objects[3], rng)} {with_article(looks[3])}"
 
 
-def _relation(one: Thing, other: Thing, rng: np.random.Generator) -> str:
-    """How one object lies to another; both directions where it lies aslant."""
+def _relation(one: SceneObject, other: SceneObject, rng: np.random.Generator) -> str:
+    """Position of one object relative to another; two directions if both row and column differ."""
     words = []
     if one.row != other.row:
         words.append(one_of(("above", "over") if one.row < other.row else ("below", "under"), rng))
@@ -351,4 +349,4 @@ def _relation(one: Thing, other: Thing, rng: np.random.Generator) -> str:
     return " and ".join(words)
 
 
-_PLACED = (_thing_first, _place_first, _listed)
+_CAPTIONS = (_objects_first, _positions_first, _listed)
