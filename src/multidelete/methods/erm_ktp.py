@@ -27,7 +27,8 @@ class ErmKtp(Method):
     .. math:: L = Dis(F'(I_r), c \odot F(I_r)) + \lambda \, Dis(\bar{F'}_y(I_r), c \odot \bar{F}_y(I_r)),
        \qquad \bar{F}_y = \text{mean of the tokens of } M_y \odot F
 
-    The original has learned a mask M beside its task (``[train.mask]``, :class:`MaskSettings`): to how much each class uses each channel of the last visual feature map F. The classes are groups of examples, the
+    The original has learned a mask M beside its task (``[train.mask]``, :class:`MaskSettings`): to how much each class
+    uses each channel of the last visual feature map F. The classes are groups of examples, the
     last of which is D_f. A channel that D_f uses more than any other class does is its own: c is 0 there and 1
     elsewhere. The student is the original with a fresh vision encoder, in which those channels are closed, in training
     and ever after; all that follows F (the paper's head) keeps the original's weights. It learns F' from the original's

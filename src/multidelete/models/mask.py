@@ -9,7 +9,8 @@ from torch import Tensor, nn
 class ChannelMask(nn.Module):
     r"""A mask :math:`M \in [0, 1]^{C \times K}` over K channels, learned with the model, and the channels left open.
 
-    The original's features are whole but in some epochs of its training, which alone moves M: what a model answers does not depend on it, so it is a buffer, and in no scope. The model that
+    The original's features are whole but in some epochs of its training, which alone moves M: what a model answers
+    does not depend on it, so it is a buffer, and in no scope. The model that
     ERM-KTP makes has channels that are closed for good.
 
     Args:
