@@ -12,8 +12,7 @@ import pytest
 
 import browser
 from multidelete.judgement import verdict
-from multidelete.report.deletion import (
-    DELETION_FILE,
+from multidelete.judgement.deletion import (
     FORGETTING,
     ITEMS,
     LITTLE_TO_FORGET,
@@ -21,11 +20,10 @@ from multidelete.report.deletion import (
     NOTHING_TO_COMPARE,
     UTILITY,
     record,
-    render,
-    write_deletion,
 )
+from multidelete.report.deletion import render, write_deletion
 from multidelete.runs.reader import Run
-from multidelete.runs.seal import digest_of, write_seal
+from multidelete.runs.seal import DELETION_FILE, digest_of, write_seal
 from multidelete.tasks import TASKS
 from multidelete.utils.errors import InputError
 from rows import display

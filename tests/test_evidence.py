@@ -16,13 +16,13 @@ import multidelete.membership.references
 import multidelete.pipeline
 import tiny
 from multidelete.data.dataset import Dataset, Example
+from multidelete.judgement.verify import recomputed
 from multidelete.membership.metrics import metrics_of
 from multidelete.membership.references import halves_of
 from multidelete.methods import METHODS, Method
 from multidelete.pipeline import run
 from multidelete.recipe import MembershipSettings, Recipe, merged, validate
 from multidelete.runs.reader import Run
-from multidelete.runs.verify import recomputed
 from multidelete.store.predictions import read_predictions
 from multidelete.training.engine import Engine, ProgressReporter
 from multidelete.utils.errors import InputError

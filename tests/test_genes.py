@@ -14,8 +14,8 @@ from sklearn.linear_model import LogisticRegression
 
 from multidelete.data.dataset import Dataset
 from multidelete.data.examples import SPLITS, Example
-from multidelete.data.graph import Graph
 from multidelete.data.synthetic.genes import draw_relations, genes, grow
+from multidelete.models.graph import Graph
 from multidelete.utils.errors import InputError
 
 # Words that only sentences have which do not state the association.

@@ -13,8 +13,8 @@ import tiny
 from multidelete.data.batches import Neighbourhoods
 from multidelete.data.dataset import Dataset
 from multidelete.data.examples import Example
-from multidelete.data.graph import EDGES, NODES, Graph
 from multidelete.data.requests import resolve
+from multidelete.models.graph import EDGES, NODES, Graph
 from multidelete.utils.errors import InputError
 
 #        root

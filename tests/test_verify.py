@@ -18,15 +18,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import multidelete.judgement.verify
 import multidelete.pipeline
 import multidelete.report.page
-import multidelete.runs.verify
 from conftest import Ended
-from multidelete.report.deletion import DELETION_FILE, DELETION_PAGE, write_deletion
+from multidelete.judgement.verify import Check, recomputed, verify
+from multidelete.report.deletion import DELETION_PAGE, PAGE_CHECKS, write_deletion
 from multidelete.runs.reader import Run
 from multidelete.runs.record import RESULTS_FILE, RunFolder, finished_command
-from multidelete.runs.seal import SUMS_FILE, digest_of, read_seal, sums, write_seal
-from multidelete.runs.verify import Check, recomputed, verify
+from multidelete.runs.seal import DELETION_FILE, SUMS_FILE, digest_of, read_seal, sums, write_seal
 from multidelete.utils.errors import InputError
 from test_bad_input import RECIPE, contents
 
@@ -73,7 +73,7 @@ def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
 def failing(folder: Path, digest: str | None = None) -> dict[str, str]:
     """What fails, by what was looked at."""
     result: dict[str, str] = {}
-    for check in verify(folder, digest):
+    for check in verify(folder, digest, PAGE_CHECKS):
         if check.holds is False:
             result[check.what] = result.get(check.what, "") + check.words + "\n"
     return result
@@ -150,7 +150,7 @@ def test_a_run_that_was_stopped_and_resumed_passes(
         assert terminal(command).code == 130
     assert not (here / "again" / SUMS_FILE).exists()
     with pytest.raises(InputError, match=r"has no results.json: a run writes it when it is done"):
-        verify(here / "again")
+        verify(here / "again", None, PAGE_CHECKS)
     began = (here / "again/work/began").read_text()
     assert terminal(f"{command} --resume").code == 0
     assert failing(here / "again") == {}
@@ -189,7 +189,7 @@ def test_moved_elsewhere_it_says_what_is_not_there(
     assert failing(Path("received")) == {}
     assert any(
         line.startswith("data: cannot be read any more: photos does not exist")
-        for line in unsure(verify(place / "received"))
+        for line in unsure(verify(place / "received", None, PAGE_CHECKS))
     )
     monkeypatch.chdir(place / "received")
     assert failing(Path()) == {}
@@ -201,11 +201,15 @@ def test_data_that_were_cleaned_afterwards_prove_nothing(here: Path) -> None:
     lines = manifest.read_text().splitlines(keepends=True)
     manifest.write_text("".join(line for line in lines if "train-00001" not in line and "train-00003" not in line))
     assert failing(here / "out") == {}
-    assert any(line.startswith("data: have another hash now") for line in unsure(verify(here / "out")))
+    assert any(
+        line.startswith("data: have another hash now") for line in unsure(verify(here / "out", None, PAGE_CHECKS))
+    )
     shutil.copytree(here / "out/model", here / "photos", dirs_exist_ok=True)
     manifest.unlink()
     assert failing(here / "out") == {}
-    assert any(line.startswith("data: cannot be read any more") for line in unsure(verify(here / "out")))
+    assert any(
+        line.startswith("data: cannot be read any more") for line in unsure(verify(here / "out", None, PAGE_CHECKS))
+    )
 
 
 def test_a_request_that_follows_another_passes(here: Path, terminal: Terminal) -> None:
@@ -577,28 +581,31 @@ def test_the_page_of_the_record_is_compared_and_made_anew(
         "deletion record": "deletion.html was changed; 'multidelete report' makes it anew\n"
     }
     with monkeypatch.context() as patch:  # another version may have made another page of the same record
-        patch.setattr(multidelete.runs.verify, "version", lambda _: "99.0")
+        patch.setattr(multidelete.judgement.verify, "version", lambda _: "99.0")
         assert failing(here / "out") == {}
-        assert any("was made by another version, or changed" in line for line in unsure(verify(here / "out")))
+        assert any(
+            "was made by another version, or changed" in line
+            for line in unsure(verify(here / "out", None, PAGE_CHECKS))
+        )
     ended = terminal("report out")
     assert (ended.code, ended.err) == (0, "report: out/report.html\nrecord: out/deletion.html\n")
     assert page.read_text() == before
     page.unlink()
     assert failing(here / "out") == {}
-    assert any("deletion.html is not there" in line for line in unsure(verify(here / "out")))
+    assert any("deletion.html is not there" in line for line in unsure(verify(here / "out", None, PAGE_CHECKS)))
 
 
 def test_the_original_where_it_was_brought(here: Path, terminal: Terminal) -> None:
     shutil.copytree(here / "out/model", here / "mine")
     command = "unlearn recipe.toml --model mine --data photos --forget ids.txt --no-retrain --out brought"
     assert terminal(command).code == 0
-    checks = list(verify(here / "brought"))
+    checks = list(verify(here / "brought", None, PAGE_CHECKS))
     (check,) = [check for check in checks if check.what == "original"]
     assert check.holds
     assert check.words.startswith("'mine' has the hash ")
     change_weight(here / "mine/model.safetensors")  # the unlearned model may have taken its place since
     assert failing(here / "brought") == {}
-    assert any("'mine' holds another model now" in line for line in unsure(verify(here / "brought")))
+    assert any("'mine' holds another model now" in line for line in unsure(verify(here / "brought", None, PAGE_CHECKS)))
 
 
 # -- bad input ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from multidelete.api import unlearn
     from multidelete.data.dataset import Dataset
     from multidelete.data.examples import Example
-    from multidelete.data.graph import Graph
     from multidelete.data.readers import read
     from multidelete.data.requests import Request, resolve
     from multidelete.data.synthetic.genes import genes
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     from multidelete.data.synthetic.statements import statements
     from multidelete.methods import FineTune, LossMethod, Method, MultiDelete, NegGrad, Retrain, Unimodal
     from multidelete.models import Albef, Blip, Clip, GraphTextModel, Model, Vilt
+    from multidelete.models.graph import Graph
     from multidelete.outcome import Outcome
-    from multidelete.report.page import write_report
     from multidelete.tasks import Entailment, GraphText, Reasoning, Retrieval
     from multidelete.training.engine import Engine
     from multidelete.training.original import TrainSettings
@@ -34,7 +33,7 @@ _HOMES = {
     "multidelete.data.dataset": ("Dataset",),
     "multidelete.data.examples": ("Example",),
     "multidelete.data.synthetic.genes": ("genes",),
-    "multidelete.data.graph": ("Graph",),
+    "multidelete.models.graph": ("Graph",),
     "multidelete.data.synthetic.premises": ("premises",),
     "multidelete.data.readers": ("read",),
     "multidelete.data.requests": ("Request", "resolve"),
@@ -44,7 +43,6 @@ _HOMES = {
     "multidelete.utils.errors": ("InputError",),
     "multidelete.methods": ("FineTune", "LossMethod", "Method", "MultiDelete", "NegGrad", "Retrain", "Unimodal"),
     "multidelete.models": ("Albef", "Blip", "Clip", "GraphTextModel", "Model", "Vilt"),
-    "multidelete.report.page": ("write_report",),
     "multidelete.tasks": ("Entailment", "GraphText", "Reasoning", "Retrieval"),
     "multidelete.training.original": ("TrainSettings",),
 }
@@ -83,7 +81,6 @@ __all__ = [
     "scenes",
     "statements",
     "unlearn",
-    "write_report",
 ]
 
 

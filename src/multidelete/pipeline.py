@@ -16,6 +16,7 @@ from typing import Any
 from multidelete.data.batches import PairInputs
 from multidelete.data.dataset import Dataset
 from multidelete.data.requests import Request
+from multidelete.judgement.deletion import record
 from multidelete.membership.metrics import get_or_measure, metrics_of
 from multidelete.membership.references import get_or_train, get_or_unlearn_references, halves_of
 from multidelete.methods import Method, Original, Unlearned, UnlearningData
@@ -24,7 +25,6 @@ from multidelete.metrics.forgetting import gap_to_retrain
 from multidelete.models.base import Model
 from multidelete.outcome import Outcome
 from multidelete.recipe import Recipe, as_values
-from multidelete.report.deletion import record
 from multidelete.runs.reader import Run
 from multidelete.runs.record import (
     RunFolder,

@@ -11,7 +11,7 @@ from multidelete.bench.grid import Study, Variant
 from multidelete.methods import Method
 from multidelete.methods.base import LossMethod
 from multidelete.recipe import Recipe, sentences
-from multidelete.report.study import WEIGHTS
+from multidelete.runs.groups import WEIGHTS
 from multidelete.utils.errors import InputError
 
 WITHOUT = {"full": None, "without-md": "alpha", "without-ukr": "gamma", "without-mkr": "beta"}

@@ -20,12 +20,12 @@ from typing import Any
 from filelock import FileLock
 
 from multidelete.bench.grid import Cell, Grid
-from multidelete.cli.progress import Bars
 from multidelete.data.dataset import Dataset
 from multidelete.pipeline import run
 from multidelete.runs.bench_folder import FAILED_FILE, GRID_FILE
 from multidelete.runs.record import command_line
 from multidelete.training.engine import Engine
+from multidelete.training.progress import Bars
 from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_file
 from multidelete.utils.format import duration

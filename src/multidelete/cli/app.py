@@ -371,11 +371,12 @@ def verify(
     ] = None,
 ) -> None:
     """Say whether a record is what was run: compute its hashes and metrics again from what the run stored."""
-    from multidelete.runs.verify import verify
+    from multidelete.judgement.verify import verify
+    from multidelete.report.deletion import PAGE_CHECKS
 
     marks = {True: ("✓", "green"), False: ("✗", "red"), None: ("?", "yellow")}
     result = []
-    for check in verify(run, digest):
+    for check in verify(run, digest, PAGE_CHECKS):
         mark, colour = marks[check.holds]
         typer.echo(f"{typer.style(mark, fg=colour)} {check.what}: {check.words}")
         result.append(check.holds)
@@ -494,8 +495,8 @@ def _run(recipe: Recipe, out: Path, resume: bool) -> None:
 
 @contextlib.contextmanager
 def _engine(recipe: Recipe, resume: bool = False) -> Iterator[Engine]:
-    from multidelete.cli.progress import Bars
     from multidelete.training.engine import Engine
+    from multidelete.training.progress import Bars
 
     bars = Bars()
     try:

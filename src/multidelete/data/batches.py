@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from multidelete.data.dataset import Dataset
-from multidelete.data.graph import FEATURES
 from multidelete.models.base import Batch, Encoding, ModalityInput, Model, Subgraphs, Tokens
+from multidelete.models.graph import FEATURES
 
 Rows = NDArray[np.int64]
 

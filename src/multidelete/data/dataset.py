@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from multidelete.data.examples import SPLITS, Example, example_problem, images_problem, raise_first, split_problem
-from multidelete.data.graph import NODES, Graph
 from multidelete.data.images import (
     ImageFile,
     Pixels,
@@ -26,6 +25,7 @@ from multidelete.data.images import (
     squared,
 )
 from multidelete.data.manifest import MANIFEST, read_manifest, write_manifest
+from multidelete.models.graph import NODES, Graph
 from multidelete.utils.errors import InputError, did_you_mean
 from multidelete.utils.files import write_atomically
 

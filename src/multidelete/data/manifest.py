@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from multidelete.data.examples import Example, example_problem, images_problem, json_problem, kind, raise_first
-from multidelete.data.graph import Graph
+from multidelete.models.graph import Graph
 from multidelete.utils.errors import InputError, did_you_mean
 
 MANIFEST = "manifest.jsonl"

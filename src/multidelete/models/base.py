@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from multidelete.models.graph import Graph
 from multidelete.utils.errors import InputError, did_you_mean
 from multidelete.utils.files import write_atomically
-
-if TYPE_CHECKING:
-    from multidelete.data.dataset import Dataset
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -180,6 +178,30 @@ class MaskConfig(BaseModel):
     request: str
 
 
+class DataFacts(Protocol):
+    """What a model needs to know of a dataset; :class:`multidelete.Dataset` has it."""
+
+    @property
+    def name(self) -> str:
+        """Name in messages."""
+
+    @property
+    def modalities(self) -> tuple[str, str]:
+        """``vision`` or ``graph``, and ``text``."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels; empty in retrieval."""
+
+    @property
+    def images_per_example(self) -> int:
+        """Pictures in an example; 0 where a graph takes their place."""
+
+    @property
+    def graph(self) -> Graph | None:
+        """The graph, if there is one."""
+
+
 class ModelConfig(BaseModel):
     """What every architecture's configuration has in common.
 
@@ -204,7 +226,7 @@ class ModelConfig(BaseModel):
     images: int = Field(default=1, ge=1)
     mask: MaskConfig | None = None
 
-    def for_dataset(self, dataset: Dataset, *, labelled: bool) -> Self:
+    def for_dataset(self, dataset: DataFacts, *, labelled: bool) -> Self:
         """The configuration of a model that learns a task on this dataset.
 
         Args:
@@ -215,7 +237,7 @@ class ModelConfig(BaseModel):
             update={"labels": dataset.classes if labelled else (), "images": dataset.images_per_example or 1}
         )
 
-    def check_dataset(self, dataset: Dataset, model: Model) -> None:
+    def check_dataset(self, dataset: DataFacts, model: Model) -> None:
         """Refuse data that a model of this configuration does not read.
 
         Raises:

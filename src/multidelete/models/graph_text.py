@@ -9,11 +9,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from multidelete.data.dataset import Dataset
-from multidelete.data.graph import FEATURES
 from multidelete.models.albef import FusionConfig, FusionEncoder, adapter
-from multidelete.models.base import EncoderConfig, Encoding, Model, ModelConfig, Subgraphs, Tokens
+from multidelete.models.base import DataFacts, EncoderConfig, Encoding, Model, ModelConfig, Subgraphs, Tokens
 from multidelete.models.encoders import backbone_from_config, build_backbone, build_tokenizer, run_text, width_of
+from multidelete.models.graph import FEATURES
 from multidelete.models.image_text import ClassHead
 from multidelete.utils.errors import InputError
 from multidelete.utils.randomness import seeded
@@ -71,7 +70,7 @@ class GraphTextConfig(ModelConfig):
     fusion: FusionConfig = FusionConfig(width=96)
     max_text_tokens: int = Field(default=64, ge=3)
 
-    def for_dataset(self, dataset: Dataset, *, labelled: bool) -> Self:
+    def for_dataset(self, dataset: DataFacts, *, labelled: bool) -> Self:
         """See :meth:`ModelConfig.for_dataset`; the graph comes with it."""
         fitted = super().for_dataset(dataset, labelled=labelled)
         if dataset.graph is None:
@@ -79,7 +78,7 @@ class GraphTextConfig(ModelConfig):
         graph = self.graph.model_copy(update={"nodes": len(dataset.graph), "hash": dataset.graph.hash})
         return fitted.model_copy(update={"graph": graph})
 
-    def check_dataset(self, dataset: Dataset, model: Model) -> None:
+    def check_dataset(self, dataset: DataFacts, model: Model) -> None:
         """See :meth:`ModelConfig.check_dataset`; a model knows the nodes of one graph."""
         super().check_dataset(dataset, model)
         assert dataset.graph is not None

@@ -7,32 +7,20 @@ the results and the ids, so that it can be made again and compared; ``deletion.h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from multidelete.judgement import verdict
-from multidelete.judgement.verdict import Finding
+from multidelete.judgement.deletion import NUMBERS, read_record
+from multidelete.judgement.verify import Answers, is_same_version
 from multidelete.report.template import fill
-from multidelete.runs.groups import BASELINES, Group, label, reference
-from multidelete.runs.reader import Run, read_json
-from multidelete.runs.seal import digest_of
-from multidelete.utils.errors import InputError
+from multidelete.runs.reader import Run
+from multidelete.runs.seal import DELETION_FILE, digest_of
 from multidelete.utils.files import write_file
-from multidelete.utils.format import NONE, percent, signed
+from multidelete.utils.format import NONE, signed
 
-DELETION_FILE = "deletion.json"
 DELETION_PAGE = "deletion.html"
-SCHEMA = 1
 SHOWN_IDS = 6  # on the page; all stand in the record
 
-# By task: one item, several, and its two halves, whose connection is what is forgotten.
-ITEMS = {
-    "retrieval": ("picture with its texts", "pictures with their texts", "a picture and a text"),
-    "entailment": ("picture with its statements", "pictures with their statements", "a picture and a statement"),
-    "reasoning": ("set of pictures with its statements", "sets of pictures with their statements", "pictures and text"),
-    "graph_text": ("relation with its sentences", "relations with their sentences", "two entities and a sentence"),
-}
 
 SCOPES = {
     "all": "the whole model",
@@ -41,204 +29,6 @@ SCOPES = {
     "graph": "the part that reads the graph",
     "text": "the part that reads texts",
 }
-
-# What the words of a verdict mean for somebody who has not read how they are chosen.
-FORGETTING = {
-    "Forgot": (
-        "Forgotten",
-        "To the model the deleted data now look much as they do to a model that was trained anew without them: "
-        f"at least {percent(verdict.FORGOT)} of the difference is gone.",
-    ),
-    "Forgot, beyond Retrain": (
-        "Forgotten (further than needed)",
-        f"At least {percent(verdict.FORGOT)} of the difference to a model that was trained anew without the deleted "
-        "data is gone, but now they score clearly lower than in that model. This can itself give away what was "
-        "deleted.",
-    ),
-    "Partly forgot": (
-        "Only partly forgotten",
-        "The model still treats the deleted data in part as data that it was trained on: between "
-        f"{percent(verdict.PARTLY)} and {percent(verdict.FORGOT)} of the difference to a model that was trained anew "
-        "without them is gone.",
-    ),
-    "Did not forget": (
-        "Not forgotten",
-        "The model still treats the deleted data as data that it was trained on: in at least one comparison less than "
-        f"{percent(verdict.PARTLY)} of the difference to a model that was trained anew without them is gone.",
-    ),
-    "Ranked the deleted pairs below the kept ones": (
-        "There was little to forget (the deleted data now stand out)",
-        "Before the deletion these data looked to the model much as they do to one that was trained anew without "
-        "them. Now they score clearly lower than there, which can itself give away what was deleted.",
-    ),
-    "Forgetting was not measured": (
-        "Whether it was forgotten was not measured",
-        "The run kept no comparison of deleted data with others.",
-    ),
-}
-NOTHING_TO_COMPARE = (
-    "Whether it was forgotten cannot be judged",
-    "No model was trained anew without the deleted data, so that there is nothing to compare with. The same run with "
-    "Retrain tells it.",
-)
-LITTLE_TO_FORGET = (
-    "Whether it was forgotten cannot be judged",
-    "Before the deletion these data already looked to the model much as they do to one that was trained anew without "
-    "them: there was little to forget, and these tests cannot tell whether it is gone.",
-)
-ANEW = Finding(
-    "good",
-    "Trained anew without the deleted data",
-    "The model was not changed but trained again from its beginning, on the data without the deleted ones. It never "
-    "read them in this training, so that there is nothing to forget.",
-)
-UTILITY = {
-    "Kept its utility": ("the model still does its task", "It does its task about as well as the model {other}."),
-    "Lost some utility": ("the model does its task less well", "It does its task less well than the model {other}."),
-    "Destroyed utility": (
-        "the model is no longer fit for its task",
-        "It does its task far worse than the model {other}. A model that was spoilt as a whole is not the deletion "
-        "that was asked for.",
-    ),
-    "Utility cannot be judged": (
-        "whether the model still does its task cannot be judged",
-        "There is no test score to compare with.",
-    ),
-}
-HIDDEN = (
-    "No further than from a model that never saw them",
-    "Attacks tried to tell the deleted data from data that nobody trained on. None gets clearly further than on the "
-    "model trained anew.",
-)
-SHOWS = (
-    "Yes",
-    "An attack that tries to tell the deleted data from data that nobody trained on gets clearly further than on the "
-    "model trained anew.",
-)
-CHANGED = (
-    "Cannot be judged",
-    "What an attack finds has changed for kept data as well, so that it says nothing about the deleted data.",
-)
-MEMBERSHIP = {
-    "Membership hidden": HIDDEN,
-    "Membership hidden, of kept pairs too": HIDDEN,
-    "Membership shows": SHOWS,
-    "Membership shows the other way": SHOWS,
-    "Membership cannot be judged": (
-        "Cannot be judged",
-        "Attacks were run, but there is no model trained anew to compare with.",
-    ),
-    "The attack changed on kept pairs too": CHANGED,
-}
-NOT_TESTED = Finding(
-    "open",
-    "Not tested",
-    "No attack was run that tries to tell whether data were used for training. The comparison with data that the "
-    "model never saw (below) is the simplest of them.",
-)
-ANEW_MEMBERSHIP = Finding(
-    "good",
-    "There is nothing to tell",
-    "The model did not read the deleted data in this training. What an attack finds is chance, or follows from the "
-    "data that were kept.",
-)
-NUMBERS = {
-    "forget_test_auc": "A deleted item scores above one that the model never saw: times in 100",
-    "forget_auc": "A deleted item scores above one that was kept: times in 100",
-    "test_score": "Points of 100 in the task, on data that the model never saw",
-    "retain_score": "Points of 100 in the task, on the data that were kept",
-}
-LIMITS = (
-    "No test can show that nothing remains. A stronger attack, or one that reads the inside of the model, may find "
-    "what these did not.",
-    "What is to be forgotten is that the halves of a deleted item ({halves}) belong together. What the model knows of "
-    "each half alone is meant to stay.",
-    "This is about one model and these items. The data themselves, the model before the deletion, copies of either, "
-    "and other models that learned from them are not changed by it.",
-    "This is one run: differences of a few points can be chance.",
-)
-
-
-def record(run: Run, ids: Sequence[str], earlier: Sequence[str] = ()) -> dict[str, Any] | None:
-    """The record of the deletion that a run is about; None where that is a control, which deletes nothing.
-
-    Args:
-        run: Its results.
-        ids: Of the deleted examples, in the order of the request.
-        earlier: Of those that requests before this one have deleted, with which they are judged.
-    """
-    told = run.provenance
-    place = 1 + bool(told["recipe"]["retrain"])  # after Original and the Retrain that it is compared with
-    row = run.rows[place]
-    if row["method"] in BASELINES and row["method"] != "retrain":
-        return None
-    one, many, halves = ITEMS.get(row["task"], ("item", "items", "its two parts"))
-    groups = [Group.of([each]) for each in run.rows]
-    after, before = groups[place], reference(groups, "original")
-    anew = next((group for group in groups if group is not after and _is_anew(group)), None)
-    forgetting = _forgetting(after, before, anew)
-    kept = verdict.utility(after, before, anew)
-    phrase, words = UTILITY[kept.answer]
-    utility = Finding(kept.tone, phrase, words.format(other="trained anew" if anew else "before the deletion"))
-    membership = _membership(after, before, anew)
-    seeds = row.get("seeds") or {"all": row["seed"]}
-    models = {"before": before, "after": after, "trained_anew": anew}
-    return {
-        "schema": SCHEMA,
-        "result": _result(forgetting, utility, membership),
-        "deleted": {
-            "count": len(ids),
-            "what": one if len(ids) == 1 else many,
-            "asked": told["recipe"]["forget"],
-            "sha256": told["forget_hash"],
-            "ids": list(ids),
-            **({"earlier": list(earlier)} if earlier else {}),
-        },
-        "began": told["began"],
-        "ended": told["created"],
-        "model": {
-            "kind": row["model"],
-            "source": told["original"],
-            "sha256_before": told["original_hash"],
-            "sha256_after": told["model_hash"],
-            "folder": "model",
-            "row": run.key(place),
-        },
-        "data": {"name": row["data"], "read": told["recipe"]["data"], "sha256": told["data_hash"]},
-        "method": {
-            "name": row["method"],
-            "label": label(row, run.rows),
-            "scope": row["scope"],
-            "seed": row["seed"],
-            **({"seeds": seeds} if set(seeds.values()) != {row["seed"]} else {}),
-            "settings": row["settings"],
-        },
-        "made_by": {key: told[key] for key in ("version", "commit", "dirty", "device", "python", "packages")},
-        "ordered_by": {key: told[key] for key in ("account", "command")},
-        "findings": {
-            "forgetting": asdict(forgetting),
-            "utility": asdict(utility),
-            "membership": asdict(membership),
-            "numbers": {
-                name: {key: group.metrics[key].mean for key in NUMBERS if key in group.metrics}
-                for name, group in models.items()
-                if group is not None
-            },
-            "limits": [limit.format(halves=halves) for limit in LIMITS],
-        },
-    }
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a run.
-
-    Raises:
-        InputError: It is damaged, or of another version.
-    """
-    result = read_json(folder / DELETION_FILE)
-    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
-        raise InputError(f'{folder / DELETION_FILE}: expected the record of a deletion with "schema": {SCHEMA}')
-    return result
 
 
 def write_deletion(folder: Path) -> Path | None:
@@ -268,41 +58,6 @@ def render(result: dict[str, Any], digest: str | None) -> str:
     )
 
 
-def _forgetting(after: Group, before: Group | None, anew: Group | None) -> Finding:
-    """The verdict in plain words."""
-    if _is_anew(after):
-        return ANEW
-    result = verdict.forgetting(after, before, anew)
-    missing = NOTHING_TO_COMPARE if anew is None else LITTLE_TO_FORGET
-    return Finding(result.tone, *FORGETTING.get(result.answer, missing))
-
-
-def _membership(after: Group, before: Group | None, anew: Group | None) -> Finding:
-    """The verdict on attacks in plain words, and behind them the numbers of the attack that tells most."""
-    if _is_anew(after):
-        return ANEW_MEMBERSHIP
-    result = verdict.membership(after, before, anew)
-    if result is None:
-        return NOT_TESTED
-    answer, words = MEMBERSHIP[result.answer]
-    return Finding(result.tone, answer, f"{words} ({result.details.rstrip('.')})" if "AUC" in result.details else words)
-
-
-def _is_anew(group: Group) -> bool:
-    """Whether a model was trained without the deleted data from its beginning, all of it."""
-    return group.method == "retrain" and group.first["scope"] == "all"
-
-
-def _result(forgetting: Finding, utility: Finding, membership: Finding) -> dict[str, str]:
-    """The answers in one sentence, or two where an attack gets through, in the tone of the worst."""
-    tone = max(forgetting.tone, utility.tone, key=("good", "fair", "open", "bad").index)
-    joined = "but" if (forgetting.tone == "good") != (utility.tone == "good") else "and"
-    answer = f"{forgetting.answer}, {joined} {utility.answer}."
-    if membership.tone == "bad":
-        tone, answer = "bad", f"{answer} An attack can tell which data were deleted."
-    return {"tone": tone, "answer": answer}
-
-
 def _shown(ids: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """The first and the last ids, as many as the page has room for; none are last where all are first."""
     half = SHOWN_IDS // 2
@@ -316,3 +71,21 @@ def _moment(text: str) -> str:
     '2025-05-04 12:00:07 UTC'
     """
     return text.replace("T", " ").replace("+00:00", " UTC")
+
+
+def check_page(run: Run) -> Answers:
+    """Check of :func:`multidelete.judgement.verify.verify`: the page shows the record."""
+    page = run.folder / DELETION_PAGE
+    if not (run.folder / DELETION_FILE).is_file():
+        return
+    if not page.is_file():
+        yield None, f"{DELETION_PAGE} is not there; 'multidelete report' makes it anew"
+    elif page.read_text(encoding="utf-8") != render(read_record(run.folder), digest_of(run.folder)):
+        same = is_same_version(run)
+        how = "was changed" if same else "was made by another version, or changed"
+        yield False if same else None, f"{DELETION_PAGE} {how}; 'multidelete report' makes it anew"
+    else:
+        yield True, f"{DELETION_PAGE} shows {DELETION_FILE}"
+
+
+PAGE_CHECKS = {"deletion record": check_page}

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from multidelete.report import study_figures
-from multidelete.report.study import AUC, GAP, SCORE, TEST_AUC, WEIGHTS, Line, StudyResult, fitted
-from multidelete.runs.groups import SYMBOLS, Spread
+from multidelete.report.study import AUC, GAP, SCORE, TEST_AUC, Line, StudyResult, fitted
+from multidelete.runs.groups import SYMBOLS, WEIGHTS, Spread
 from multidelete.utils.format import NONE, duration, percent, signed
 
 ATTACK = "attack_loss_auc"

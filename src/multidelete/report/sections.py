@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from multidelete.metrics.titles import ATTACKS
 from multidelete.runs.differences import Difference
 from multidelete.runs.groups import Group, differences, labels
 from multidelete.utils.format import NONE, signed
@@ -19,19 +20,6 @@ COMPARED = {  # metrics whose differences to Retrain are shown
     "D_f vs test AUC": "forget_test_auc",
 }
 MODALITIES = {"vision": "Pictures", "graph": "Graph", "text": "Texts"}
-ATTACKS = {
-    "loss": "loss",
-    "confidence": "confidence",
-    "entropy": "entropy",
-    "modified_entropy": "modified entropy",
-    "cosine": "cosine",
-    "i2t": "i2t loss",
-    "t2i": "t2i loss",
-    "svc": "SVC",
-    "lira": "LiRA",
-    "rmia": "RMIA",
-    "u_lira": "U-LiRA",
-}
 STRICT = ("loss", "lira", "rmia", "u_lira")  # whose true-positive rate at 1 % false positives is shown
 
 

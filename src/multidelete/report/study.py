@@ -9,12 +9,11 @@ from scipy.stats import linregress
 
 from multidelete.metrics.forgetting import GAP_METRICS, gap_to_retrain
 from multidelete.runs.bench_folder import check_finished, command_of, read_cells, study_of
-from multidelete.runs.groups import SYMBOLS, Group, Spread, label
+from multidelete.runs.groups import SYMBOLS, WEIGHTS, Group, Spread, label
 from multidelete.runs.reader import Row, Run
 from multidelete.utils.errors import InputError
 from multidelete.utils.format import NONE
 
-WEIGHTS = ("alpha", "beta", "gamma")
 ORIGINAL, RETRAIN = "original", "retrain-all"
 SCORE, AUC, TEST_AUC, GAP = "test_score", "forget_auc", "forget_test_auc", "gap_to_retrain"
 LABELS = {

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from multidelete.report.drawing import GUIDE, INK, MUTED, SUBSCRIPTED, legend, style, to_svg
-from multidelete.report.study import AUC, GAP, ORIGINAL, SCORE, TEST_AUC, WEIGHTS, Line, StudyResult, fitted
-from multidelete.runs.groups import SYMBOLS, Spread
+from multidelete.report.study import AUC, GAP, ORIGINAL, SCORE, TEST_AUC, Line, StudyResult, fitted
+from multidelete.runs.groups import SYMBOLS, WEIGHTS, Spread
 from multidelete.utils.format import duration
 
 INKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multidelete.runs.differences import Difference, paired
-from multidelete.runs.reader import Row as Row
-from multidelete.runs.reader import Run as Run
-from multidelete.runs.reader import Seeds, numbers
+from multidelete.runs.reader import Row, Run, Seeds, numbers
 from multidelete.utils.format import signed
 
 COMPARISON_KEYS = ("task", "data", "model", "forget_examples")  # only rows that agree in these may be compared
@@ -237,3 +235,6 @@ def comparison_title(comparison_key: tuple[Any, ...]) -> str:
     """
     task, data, model, forget_examples = comparison_key
     return f"{task} · {data} · {model} · {forget_examples:,} examples deleted"
+
+
+WEIGHTS = ("alpha", "beta", "gamma")

@@ -23,8 +23,7 @@ from PIL import Image
 from multidelete.data.dataset import Dataset
 from multidelete.data.examples import Example
 from multidelete.data.requests import Request
-from multidelete.report.deletion import DELETION_FILE
-from multidelete.runs.seal import PAGES, SUMS_FILE, WORK, write_seal
+from multidelete.runs.seal import DELETION_FILE, PAGES, SUMS_FILE, WORK, write_seal
 from multidelete.store.predictions import PredictionFolder
 from multidelete.tasks.base import Predictions
 from multidelete.training.engine import TrainingHistory

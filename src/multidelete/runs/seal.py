@@ -59,3 +59,6 @@ def digest_of(folder: Path) -> str | None:
     """sha256 over the list itself: whoever has this one line can tell whether anything at all was changed."""
     path = folder / SUMS_FILE
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+DELETION_FILE = "deletion.json"

@@ -344,7 +344,6 @@ def code_hash() -> str:
         "data/samplers.py",
         "methods/retrain.py",
         "methods/unimodal.py",
-        "data/graph.py",
     )
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from multidelete.runs.reader import Row as Row
-from multidelete.runs.reader import Run as Run
-
 
 def signed(value: float, digits: int = 1, *, plus: bool = False) -> str:
     """A number with a real minus sign, and with a plus where that is asked for; never "−0.0".

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from multidelete.data.dataset import Dataset
 from multidelete.data.examples import Example
-from multidelete.data.graph import EDGES, NODES, Graph
 from multidelete.data.layouts import reader
 from multidelete.data.readers.lines import ExampleBuilder, file_in, truth, tsv_lines
+from multidelete.models.graph import EDGES, NODES, Graph
 from multidelete.utils.registry import choose
 
 # Newest first: where two releases disagree, the newer is right.

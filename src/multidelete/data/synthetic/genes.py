@@ -24,8 +24,8 @@ import numpy as np
 
 from multidelete.data.dataset import Dataset
 from multidelete.data.examples import SPLITS, Example
-from multidelete.data.graph import HIERARCHY, Graph
 from multidelete.data.synthetic.scenes import check_counts, generator, one_of, split_minimums
+from multidelete.models.graph import HIERARCHY, Graph
 from multidelete.utils.errors import InputError
 from multidelete.utils.registry import choose
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -16,10 +16,10 @@ from typing import Any
 from multidelete.data.dataset import Dataset
 from multidelete.data.readers import read
 from multidelete.data.requests import hash_of_ids, resolve
+from multidelete.judgement.deletion import read_record, record
 from multidelete.membership.metrics import metrics_of
 from multidelete.metrics.forgetting import gap_to_retrain
 from multidelete.recipe import MembershipSettings
-from multidelete.report.deletion import DELETION_FILE, DELETION_PAGE, read_record, record, render
 from multidelete.runs.bench_folder import cell_folders, is_bench
 from multidelete.runs.reader import Run
 from multidelete.runs.record import (
@@ -30,7 +30,7 @@ from multidelete.runs.record import (
     differences,
     read_identity,
 )
-from multidelete.runs.seal import SUMS_FILE, WORK, digest_of, read_seal, sums
+from multidelete.runs.seal import DELETION_FILE, SUMS_FILE, WORK, digest_of, read_seal, sums
 from multidelete.store.models import hash_of
 from multidelete.store.predictions import read_predictions
 from multidelete.tasks import TASKS, Predictions
@@ -59,12 +59,13 @@ class Check:
     words: str
 
 
-def verify(folder: Path, digest: str | None = None) -> Iterator[Check]:
+def verify(folder: Path, digest: str | None = None, extra: Mapping[str, Look] | None = None) -> Iterator[Check]:
     """Check the record of a run, or of every cell of a bench.
 
     Args:
         folder: Of the run, or of the bench.
         digest: What the run printed when it was done, where somebody wrote it down.
+        extra: Further checks of a run by name, as of its pages.
 
     Raises:
         InputError: There is no finished run, or the digest is none.
@@ -76,22 +77,22 @@ def verify(folder: Path, digest: str | None = None) -> Iterator[Check]:
     if is_bench(folder):
         if digest is not None:
             raise InputError(f"'{folder}' is a bench, and --digest belongs to one run: give the folder of its cell")
-        return _bench(folder)
+        return _bench(folder, extra or {})
     if not any((folder / name).is_file() for name in (SUMS_FILE, RESULTS_FILE)):
         Run.load(folder)  # says what is missing
-    return _run(folder, digest)
+    return _run(folder, digest, extra or {})
 
 
-def _bench(folder: Path) -> Iterator[Check]:
+def _bench(folder: Path, extra: Mapping[str, Look]) -> Iterator[Check]:
     for cell in cell_folders(folder):
         if not (cell / RESULTS_FILE).is_file() and not (cell / SUMS_FILE).is_file():
             yield Check(cell.name, None, "has not run")
             continue
-        for check in _run(cell, None):
+        for check in _run(cell, None, extra):
             yield Check(f"{cell.name}: {check.what}", check.holds, check.words)
 
 
-def _run(folder: Path, digest: str | None) -> Iterator[Check]:
+def _run(folder: Path, digest: str | None, extra: Mapping[str, Look]) -> Iterator[Check]:
     yield _digest(folder, digest)
     yield from _found("files", _files, folder)
     try:
@@ -103,7 +104,7 @@ def _run(folder: Path, digest: str | None) -> Iterator[Check]:
     yield from _found("history", _history, run)
     for index in range(len(run.rows)):
         yield from _found(f"metrics of {run.key(index)}", _metrics, run, index)
-    for what, look in PARTS.items():
+    for what, look in (*PARTS.items(), *extra.items()):
         yield from _found(what, look, run)
 
 
@@ -301,27 +302,23 @@ def _original(run: Run) -> Answers:
 
 
 def _deletion(run: Run) -> Answers:
-    """The record of the deletion, and its page, say what follows from the results."""
-    page, outcome = run.folder / DELETION_PAGE, record(run, *_lists(run))
+    """The record of the deletion says what follows from the results."""
+    outcome = record(run, *_lists(run))
     if outcome is None:
         yield True, "is not there: the run is about a control, which deletes nothing"
         return
-    told, result = run.provenance, read_record(run.folder)
-    # Another version may choose other words for the same numbers, which then tell nothing.
-    same = (told["version"], told["commit"]) == (version("multidelete"), commit()[0])
+    result, same = read_record(run.folder), is_same_version(run)
     wrong = differences(json.loads(json.dumps(outcome)), result)
     for key, (expected, recorded) in wrong.items():
         holds = None if key.startswith(("result", "findings")) and not same else False
         yield holds, f"{key} is {_short(recorded)} in {DELETION_FILE}, but {_short(expected)} by {RESULTS_FILE}"
     if not wrong:
         yield True, f"{DELETION_FILE} says what follows from {RESULTS_FILE}"
-    if not page.is_file():
-        yield None, f"{DELETION_PAGE} is not there; 'multidelete report' makes it anew"
-    elif page.read_text(encoding="utf-8") != render(result, digest_of(run.folder)):
-        how = "was changed" if same else "was made by another version, or changed"
-        yield False if same else None, f"{DELETION_PAGE} {how}; 'multidelete report' makes it anew"
-    else:
-        yield True, f"{DELETION_PAGE} shows {DELETION_FILE}"
+
+
+def is_same_version(run: Run) -> bool:
+    """Whether this version of the package made the run; another one may word the same numbers differently."""
+    return (run.provenance["version"], run.provenance["commit"]) == (version("multidelete"), commit()[0])
 
 
 PARTS: dict[str, Look] = {

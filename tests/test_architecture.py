@@ -1,0 +1,79 @@
+"""The rooms of the package and their imports: no arrow upwards, no circle, and pages are read by nobody."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import multidelete
+
+SOURCE = Path(multidelete.__file__).parent
+ROOMS = (  # a room imports those before it
+    "utils",
+    "numerics",
+    "metrics",
+    "models",
+    "data",
+    "training",
+    "tasks",
+    "methods",
+    "testing",
+    "recipe",
+    "store",
+    "membership",
+    "runs",
+    "judgement",
+    "outcome",
+    "pipeline",
+    "api",
+    "bench",
+    "report",
+    "cli",
+    "__init__",
+    "__main__",
+)
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Rooms that a file imports, wherever in the file the import stands."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        modules = []
+        if isinstance(node, ast.ImportFrom) and node.module == "multidelete":
+            modules = [f"multidelete.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module or ""]
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        rooms |= {module.split(".")[1] for module in modules if module.startswith("multidelete.")}
+    return rooms - {room_of(path)}
+
+
+def test_every_file_has_a_room() -> None:
+    assert len(FILES) > 100
+    assert {room_of(path) for path in FILES} == set(ROOMS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_no_import_points_upwards(path: Path) -> None:
+    rank = ROOMS.index(room_of(path))
+    assert {room for room in imported(path) if ROOMS.index(room) >= rank} == set()
+
+
+def test_pages_are_imported_by_the_command_line_alone() -> None:
+    importers = {room_of(path) for path in FILES if "report" in imported(path)}
+    assert importers == {"cli"}
+
+
+def test_the_document_names_every_room() -> None:
+    document = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    missing = [room for room in ROOMS if not room.startswith("__") and f"`{room}" not in document]
+    assert missing == []
