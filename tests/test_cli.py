@@ -188,7 +188,7 @@ def test_results_have_the_keys_of_the_design(finished: Path) -> None:
     assert [row["method"] for row in results["rows"]] == ["original", "retrain", "multidelete"]
     for row in results["rows"]:
         assert set(row) == {
-            *("task", "data", "model", "method", "scope", "forget_examples", "seed", "seeds"),
+            *("task", "data", "model", "method", "scope", "title", "color", "forget_examples", "seed", "seeds"),
             *("settings", "metrics", "cost"),
         }
         assert {
