@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multidelete.judgement.deletion import NUMBERS, read_record
-from multidelete.judgement.verify import Answers, is_same_version
 from multidelete.report.template import fill
 from multidelete.runs.reader import Run
 from multidelete.runs.seal import DELETION_FILE, digest_of
 from multidelete.utils.files import write_file
 from multidelete.utils.format import NONE, signed
+
+if TYPE_CHECKING:
+    from multidelete.judgement.verify import Answers
 
 DELETION_PAGE = "deletion.html"
 SHOWN_IDS = 6  # on the page; all stand in the record
@@ -75,6 +77,8 @@ def _moment(text: str) -> str:
 
 def check_page(run: Run) -> Answers:
     """Check of :func:`multidelete.judgement.verify.verify`: the page shows the record."""
+    from multidelete.judgement.verify import is_same_version  # imports torch, which no page needs
+
     page = run.folder / DELETION_PAGE
     if not (run.folder / DELETION_FILE).is_file():
         return
