@@ -231,7 +231,7 @@ class ModelConfig(BaseModel):
 
         Args:
             dataset: The data.
-            labelled: Whether the task is to tell the dataset' labels.
+            labelled: Whether the task is to tell the dataset's labels.
         """
         return self.model_copy(
             update={"labels": dataset.classes if labelled else (), "images": dataset.images_per_example or 1}
@@ -488,7 +488,7 @@ class Model(nn.Module, ABC):
 
         Args:
             config: A configuration of this architecture.
-            texts: The dataset' texts, from which a tokenizer is made where the text encoder brings none.
+            texts: The dataset's texts, from which a tokenizer is made where the text encoder brings none.
             seed: Seed of the random weights.
             tokenizer: One to use instead.
         """

@@ -205,7 +205,7 @@ def _pool(states: Tensor, mask: Tensor, pooling: str | None, output: Any) -> Ten
 
 
 def build_tokenizer(encoder: EncoderConfig, texts: Sequence[str], where: str) -> Any:
-    """The tokenizer that a pretrained text encoder brings, or a word-level one made from the dataset' texts."""
+    """The tokenizer that a pretrained text encoder brings, or a word-level one made from the dataset's texts."""
     from transformers import AutoTokenizer
 
     if encoder.pretrained is None:

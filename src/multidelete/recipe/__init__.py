@@ -127,7 +127,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: AnyTask
-    data: Annotated[dict[str, Any], BeforeValidator(_known_data)] = {"reader": "scenes"}  # noqa: RUF012: pydantic copies it
+    data: Annotated[dict[str, Any], BeforeValidator(_known_data)] = {"reader": "scenes"}
     model: AnyModel | None = None
     original: str | None = None
     start: str | None = None

@@ -106,7 +106,7 @@ def initial_model(
     Args:
         architecture: Its class.
         config: Its configuration.
-        texts: The dataset' texts, see :meth:`Model.build`.
+        texts: The dataset's texts, see :meth:`Model.build`.
         seed: Seed of the random weights.
         start: Folder of the model to start from.
         tokenizer: One to use instead of making one from the texts.
