@@ -23,9 +23,11 @@ from multidelete.data.samplers import ForgetRetainStream
 from multidelete.data.synthetic.scenes import scenes
 from multidelete.methods import MultiDelete, Teacher
 from multidelete.models import albef
-from multidelete.models.base import Encoding, Model
+from multidelete.models.base import Model
+from multidelete.models.inputs import Encoding
 from multidelete.recipe import load
 from multidelete.training.engine import Engine
+from multidelete.training.features import frozen_inputs
 
 REPEATS = 7
 
@@ -47,7 +49,7 @@ def step_on_encodings() -> tuple[float, float]:
     engine = Engine(precision="fp32")
     model = albef.Albef.build(albef.AlbefConfig(), dataset.texts, 0)
     raw = PairInputs.of(dataset, model)
-    frozen = engine.frozen_inputs(model, raw, "fusion")
+    frozen = frozen_inputs(engine, model, raw, "fusion")
     teacher = Teacher(model, frozen, engine)
     request = resolve(dataset, count=100)
     pairs = dataset.text_rows(request.forget), dataset.text_rows(request.retain)

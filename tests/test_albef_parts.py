@@ -13,8 +13,9 @@ import tiny
 from multidelete.data.batches import PairInputs
 from multidelete.models import MODELS, Albef, Model
 from multidelete.models.albef import FusionConfig, FusionEncoder
-from multidelete.models.base import EncoderConfig, Encoding, Tokens
+from multidelete.models.config import EncoderConfig
 from multidelete.models.encoders import run_text
+from multidelete.models.inputs import Encoding, Tokens
 from multidelete.utils.errors import InputError
 
 DATASET = tiny.dataset_for("entailment")

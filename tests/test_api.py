@@ -18,7 +18,8 @@ from multidelete import FineTune, InputError, Model, MultiDelete, Retrieval
 from multidelete.data.dataset import Dataset
 from multidelete.pipeline import run
 from multidelete.recipe import MembershipSettings, load
-from multidelete.training.engine import Engine, weights_hash
+from multidelete.training.engine import Engine
+from multidelete.utils.keys import weights_hash
 
 IDS = ["train-00017", "train-00003"]
 

@@ -43,7 +43,7 @@ from multidelete.methods.salun import salient
 from multidelete.models import Batch, Model
 from multidelete.recipe import validate
 from multidelete.tasks import TASKS, Retrieval
-from multidelete.training import engine as engine_module
+from multidelete.training import checkpoint
 from multidelete.training.engine import Engine
 from multidelete.utils.errors import InputError
 
@@ -258,7 +258,7 @@ def test_ul_stops_where_deleted_pairs_look_unseen(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_has_stopped_stays_stopped_when_it_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(engine_module, "CHECKPOINT_SECONDS", -1.0)  # a checkpoint after every step
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_SECONDS", -1.0)  # a checkpoint after every step
     monkeypatch.setattr(Scripted, "script", iter([100, 90, 40, 100]))
     original = tiny.original("albef")
     data = tiny.data_for(original, task=Scripted(), folder=tmp_path)

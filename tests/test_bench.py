@@ -24,6 +24,7 @@ import pytest
 
 import tiny
 from conftest import Ended
+from messages import logged
 from multidelete.bench.grid import Grid, grid
 from multidelete.bench.work import _Worker
 from multidelete.methods import METHODS, Method, NegGrad
@@ -32,7 +33,8 @@ from multidelete.recipe import as_values, load
 from multidelete.report.bench import Bench, headings, latex, lines, to_latex, to_text, write_bench
 from multidelete.runs.record import RESULTS_FILE
 from multidelete.store.models import stored
-from multidelete.training.engine import Engine, ProgressReporter, TrainingHistory
+from multidelete.training.engine import Engine
+from multidelete.training.loop import TrainingHistory
 from multidelete.utils.errors import InputError
 from rows import display
 from test_bad_input import RECIPE, contents
@@ -397,29 +399,25 @@ def test_a_defect_of_one_method_is_a_failed_cell(
 
 
 def test_two_at_once_train_a_model_once(cache: Path) -> None:
-    said, outcome = [], []
-
-    class Heard(ProgressReporter):
-        def say(self, sentence: str) -> None:
-            said.append(sentence)
-
-    engine = Engine(precision="fp32", progress=Heard())
+    outcome = []
+    engine = Engine(precision="fp32")
 
     def make() -> tuple[Model, TrainingHistory]:
-        wait_for(lambda: any("another process trains it, waiting" in sentence for sentence in said), 20)
+        wait_for(lambda: any("another process trains it, waiting" in each for each in messages), 20)
         outcome.append(1)
         return tiny.build(tiny.albef()), TrainingHistory(update_seconds=3.0)
 
     result: list[TrainingHistory] = []
     key = f"test-{time.time_ns()}"
     ask = [threading.Thread(target=lambda: result.append(stored(key, "it", make, engine)[1])) for _ in range(2)]
-    for each in ask:
-        each.start()
-    for each in ask:
-        each.join(60)
+    with logged() as messages:
+        for each in ask:
+            each.start()
+        for each in ask:
+            each.join(60)
     assert outcome == [1]
     assert result == [TrainingHistory(update_seconds=3.0)] * 2
-    assert any("found as trained before" in sentence for sentence in said)
+    assert any("found as trained before" in each for each in messages)
 
 
 def test_a_worker_that_is_killed_has_failed_its_cell(here: Path) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from multidelete.models import Batch, Model, Tokens
-from multidelete.models.base import EncoderConfig
 from multidelete.models.blip import ENCODE_TOKEN, Blip, BlipConfig
+from multidelete.models.config import EncoderConfig
 from multidelete.models.encoders import word_tokenizer
 from multidelete.models.image_text import normalise
 from multidelete.utils.errors import InputError

@@ -188,7 +188,7 @@ class ClaimsTheImpossible(Broken):
 
 
 def unlearned(model: Model, data: UnlearningData) -> Unlearned:
-    from multidelete.training.engine import TrainingHistory
+    from multidelete.training.loop import TrainingHistory
 
     return Unlearned(model.eval(), TrainingHistory(), 0.0, data.inputs)
 

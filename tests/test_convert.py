@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from multidelete.models.albef import Albef, AlbefConfig, FusionConfig
-from multidelete.models.base import EncoderConfig, Tokens
+from multidelete.models.config import EncoderConfig
 from multidelete.models.convert import albef_base, from_lavis, load_lavis, resized_positions
 from multidelete.models.encoders import word_tokenizer
+from multidelete.models.inputs import Tokens
 from multidelete.utils.errors import InputError
 
 TEXTS = ("a red circle", "a small blue square left of a large green star")

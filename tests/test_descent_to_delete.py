@@ -13,9 +13,9 @@ from pydantic import ValidationError
 import tiny
 from multidelete.data.batches import PairInputs
 from multidelete.methods import DescentToDelete
-from multidelete.methods import steps as steps_module
 from multidelete.models import Model
 from multidelete.numerics.noise import descent_sigma
+from multidelete.training import checkpoint
 from multidelete.training.engine import Engine
 from multidelete.utils.errors import InputError
 
@@ -111,24 +111,15 @@ def test_it_never_reads_the_forget_set() -> None:
 def test_killed_and_resumed_is_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.build(tiny.albef())
     whole = run(model)
-    monkeypatch.setattr(steps_module, "CHECKPOINT_SECONDS", -1.0)
-    finished = steps_module.Steps.finished
-
-    def killed(self: steps_module.Steps) -> None:
-        finished(self)
-        if self.done == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(steps_module.Steps, "finished", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(model, folder=tmp_path)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_SECONDS", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, Engine(precision="fp32", callbacks=[tiny.KillAfter(2)]), tmp_path)
     resumed = run(model, Engine(precision="fp32", resume=True), tmp_path)
     assert tiny.changed(tiny.weights(whole.model), tiny.weights(resumed.model)) == set()
     assert resumed.history.lines == whole.history.lines
     with pytest.raises(InputError, match="other settings"):
         run(model, Engine(precision="fp32", resume=True), tmp_path, steps=4)
-    (tmp_path / steps_module.CHECKPOINT_FILE).write_bytes(b"nothing of use")
+    (tmp_path / checkpoint.CHECKPOINT_FILE).write_bytes(b"nothing of use")
     with pytest.raises(InputError, match="is damaged"):
         run(model, Engine(precision="fp32", resume=True), tmp_path)
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,17 @@ from multidelete.data.requests import resolve
 from multidelete.data.samplers import TrainStream
 from multidelete.methods import MultiDelete, Teacher
 from multidelete.models import Model
-from multidelete.models.base import Batch
-from multidelete.training.engine import CHECKPOINT_FILE, Engine, FitSettings, TrainingHistory, _FitState, weights_hash
+from multidelete.models.inputs import Batch
+from multidelete.training import loop
+from multidelete.training.callbacks import Callback
+from multidelete.training.checkpoint import CHECKPOINT_FILE, Checkpoint
+from multidelete.training.engine import Engine
+from multidelete.training.features import encode_once, encoded_inputs, frozen_inputs, fused_once
+from multidelete.training.inference import embeddings, encode_all, pair_logits
+from multidelete.training.loop import FitSettings, TrainingHistory, _FitState
 from multidelete.training.original import TrainSettings, train
 from multidelete.utils.errors import InputError
+from multidelete.utils.keys import weights_hash
 from multidelete.utils.randomness import generator, seeded
 
 CPU = torch.device("cpu")
@@ -62,7 +70,7 @@ def task_loss(model: Model, batch_size: int = 24) -> Callable[[int], dict[str, t
 def fit(model: Model, fit_settings: FitSettings, scope: str = "all", **options: Any) -> TrainingHistory:
     losses = options.pop("losses", None) or task_loss(model)
     options = {"what": "test", "training": False, **options}
-    return tiny.engine().fit(model, model.parameters_of(scope), losses, fit_settings, **options)
+    return loop.fit(tiny.engine(), model, model.parameters_of(scope), losses, fit_settings, **options)
 
 
 # -- plan ---------------------------------------------------------------------------------------------------------
@@ -152,7 +160,7 @@ def test_gradient_is_clipped(albef: Model) -> None:
             norms.extend([torch.stack(gradients).norm().item()] if gradients else [])
 
     watching = Watching(precision="fp32")
-    watching.fit(albef, albef.parameters_of("all"), task_loss(albef), fit_settings, what="test", training=False)
+    loop.fit(watching, albef, albef.parameters_of("all"), task_loss(albef), fit_settings, what="test", training=False)
     assert norms == pytest.approx([0.01], rel=1e-3)
 
 
@@ -262,26 +270,23 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, {tests!r})
-import multidelete.training.engine
+import multidelete.training.checkpoint
 import tiny
 from test_engine import run_to_be_killed
 
-multidelete.training.engine.CHECKPOINT_SECONDS = 0.0
+multidelete.training.checkpoint.CHECKPOINT_SECONDS = 0.0
 run_to_be_killed({kind!r}, Path({folder!r}), Path({result!r}), slow=True)
 """
 
 
+class Slow(Callback):
+    def on_step(self, what: str, line: Any) -> None:
+        time.sleep(0.03)
+
+
 def run_to_be_killed(kind: str, folder: Path | None, result: Path, *, slow: bool = False) -> None:
     """Train or unlearn, continuing from what is in the folder, and leave the weights; slow enough to be killed."""
-    engine = Engine(precision="fp32", resume=True)
-    if slow:
-        step = engine._step
-
-        def slowly(*given: Any) -> None:
-            step(*given)
-            time.sleep(0.03)
-
-        engine._step = slowly  # type: ignore[method-assign]
+    engine = Engine(precision="fp32", resume=True, callbacks=[Slow()] if slow else ())
     if kind == "train":
         model = tiny.build(tiny.albef(dropout=0.1))
         dataset = tiny.dataset()
@@ -333,13 +338,14 @@ def step_of(checkpoint: Path) -> int:
 
 def test_checkpoint_holds_everything_a_step_depends_on(albef: Model, tmp_path: Path) -> None:
     fit_settings = FitSettings(steps=6, learning_rate=1e-3)
-    state = _FitState.fresh(albef.requires_grad_(True), albef.parameters_of("all"), fit_settings)
-    tiny.engine()._step(albef, task_loss(albef), fit_settings, state, "test")
+    checkpoint = Checkpoint(tmp_path, {}, resume=True)
+    state = _FitState(albef.requires_grad_(True), albef.parameters_of("all"), fit_settings, checkpoint)
+    loop._step(tiny.engine(), albef, task_loss(albef), fit_settings, state, "test")
     state.keep_best(0.5)
-    state.save(tmp_path / "checkpoint")
+    state.save()
     other = copy.deepcopy(tiny.original("albef"))
-    restored = _FitState.fresh(other, other.parameters_of("all"), fit_settings)
-    restored.restore(tmp_path / "checkpoint", CPU)
+    restored = _FitState(other, other.parameters_of("all"), fit_settings, checkpoint)
+    assert restored.restore(CPU)
     assert restored.step == 1
     assert (restored.best_step, restored.best_criterion) == (1, 0.5)
     assert restored.history == state.history
@@ -354,14 +360,16 @@ def test_checkpoint_holds_everything_a_step_depends_on(albef: Model, tmp_path: P
 @pytest.mark.parametrize("other", [{"steps": 7}, {"learning_rate": 2e-3}, {"seed": 1}, {"scope": "fusion"}])
 def test_checkpoint_of_another_plan_is_refused(other: dict[str, Any], albef: Model, tmp_path: Path) -> None:
     fit_settings = {"steps": 6, "learning_rate": 1e-3, "seed": 0}
-    state = _FitState.fresh(albef, albef.parameters_of("vision"), FitSettings(**fit_settings))  # type: ignore[arg-type]
-    state.save(tmp_path / CHECKPOINT_FILE)
+    settings = FitSettings(**fit_settings)  # type: ignore[arg-type]
+    checkpoint = Checkpoint(tmp_path, asdict(settings), resume=True)
+    _FitState(albef, albef.parameters_of("vision"), settings, checkpoint).save()
     other = dict(other)
     parameters = albef.parameters_of(other.pop("scope", "vision"))
     before = tiny.weights(albef)
     resuming = Engine(precision="fp32", resume=True)
     with pytest.raises(InputError, match="is the checkpoint of a run with other settings"):
-        resuming.fit(
+        loop.fit(
+            resuming,
             albef,
             parameters,
             task_loss(albef),
@@ -389,7 +397,7 @@ def same(one: Encodings, two: Encodings) -> None:
 def test_encodings_are_those_of_the_model(model: Model, modality: str, embedded: bool) -> None:
     inputs = PairInputs.of(tiny.dataset(), model)
     rows = np.array([9, 2, 30, 2, 17])
-    done = tiny.engine().encode_all(model, inputs, modality, rows, embedded=embedded, batch_size=2)
+    done = encode_all(tiny.engine(), model, inputs, modality, rows, embedded=embedded, batch_size=2)
     assert done.stage == ("embedded" if embedded else "encoded")
     for place, row in enumerate(rows):
         given: Any = inputs.sources[modality].take(np.array([row]))
@@ -412,9 +420,9 @@ def test_encodings_are_computed_once(model: Model, modality: str, monkeypatch: p
 
     monkeypatch.setattr(Engine, "encode_all", counted)
     engine, inputs = tiny.engine(), PairInputs.of(tiny.dataset(), model)
-    first = engine.encode_once(model, inputs, modality)
+    first = encode_once(engine, model, inputs, modality)
     result = len(calls)
-    again = Engine(precision="fp32").encode_once(copy.deepcopy(model), inputs, modality)
+    again = encode_once(Engine(precision="fp32"), copy.deepcopy(model), inputs, modality)
     assert first is not None
     assert again is not None
     assert len(calls) == result > 0
@@ -424,7 +432,7 @@ def test_encodings_are_computed_once(model: Model, modality: str, monkeypatch: p
 
     with torch.no_grad():
         next(iter(model.parameters_of(modality).values())).add_(0.5)
-    other = engine.encode_once(model, inputs, modality)
+    other = encode_once(engine, model, inputs, modality)
     assert len(calls) > result  # other weights, another entry
     assert other is not None
     assert not np.allclose(other.tokens.flat, first.tokens.flat)
@@ -442,9 +450,9 @@ def test_encodings_that_are_too_large_are_not_kept(albef: Model) -> None:
 @pytest.mark.usefixtures("cache_of_its_own")
 def test_another_limit_of_text_is_another_entry(albef: Model) -> None:
     inputs = PairInputs.of(tiny.dataset(), albef)
-    whole = tiny.engine().encode_once(albef, inputs, "text")
+    whole = encode_once(tiny.engine(), albef, inputs, "text")
     albef.config = albef.config.model_copy(update={"max_text_tokens": 5})
-    cut = tiny.engine().encode_once(albef, PairInputs.of(tiny.dataset(), albef), "text")
+    cut = encode_once(tiny.engine(), albef, PairInputs.of(tiny.dataset(), albef), "text")
     assert whole is not None
     assert cut is not None
     assert np.diff(cut.tokens.offsets).max() == 5 < np.diff(whole.tokens.offsets).max()
@@ -456,7 +464,7 @@ def test_fused_representations_are_computed_once(model: Model, monkeypatch: pyte
     dataset, engine = tiny.dataset(), tiny.engine()
     inputs = PairInputs.of(dataset, model)
     rows = dataset.text_rows(dataset.rows("train"))
-    known = engine.fused_once(model, inputs, rows, batch_size=32)
+    known = fused_once(engine, model, inputs, rows, batch_size=32)
     assert isinstance(known.values, np.memmap)
     assert known.has.sum() == len(rows)
     assert known.has[rows].all()
@@ -464,7 +472,7 @@ def test_fused_representations_are_computed_once(model: Model, monkeypatch: pyte
         plain = model.fused(inputs.batch(inputs.true_pairs(np.array([row])), CPU))
         np.testing.assert_allclose(known.values[row], plain[0].numpy(), atol=1e-5, rtol=1e-5)
     monkeypatch.setattr(type(model), "fuse", lambda *_: pytest.fail("computed a second time"))
-    again = engine.fused_once(copy.deepcopy(model), inputs, rows)
+    again = fused_once(engine, copy.deepcopy(model), inputs, rows)
     np.testing.assert_array_equal(again.values, known.values)
 
 
@@ -472,7 +480,7 @@ def test_fused_representations_are_computed_once(model: Model, monkeypatch: pyte
 def test_teacher_gives_true_and_mismatched_pairs_in_their_places(model: Model) -> None:
     dataset, engine = tiny.dataset(), tiny.engine()
     inputs = PairInputs.of(dataset, model)
-    teacher = Teacher(model, engine.encoded_inputs(model, inputs), engine)
+    teacher = Teacher(model, encoded_inputs(engine, model, inputs), engine)
     example = dataset.text_examples
     validation = int(dataset.text_rows(dataset.rows("validation"))[0])  # a true pair, but not of the training split
     text = np.array([0, 9, 4, 30, validation])
@@ -493,7 +501,7 @@ def test_training_on_what_was_computed_beforehand_is_training_on_the_inputs(mode
     dataset, twin = tiny.dataset(), copy.deepcopy(model)
     inputs = PairInputs.of(dataset, model)
     rows = dataset.text_rows(dataset.rows("train"))
-    frozen = tiny.engine().frozen_inputs(model, inputs, scope)
+    frozen = frozen_inputs(tiny.engine(), model, inputs, scope)
     for modality in ("vision", "text"):
         assert isinstance(frozen.sources[modality], Encodings) == (modality != scope)
     for each, given in ((model, frozen), (twin, inputs)):
@@ -521,7 +529,7 @@ def test_frozen_backbone_is_computed_beforehand_and_what_follows_is_trained() ->
     engines = Engine(precision="fp32", cache_gigabytes=0), tiny.engine()
     for each, engine, stage in zip(result, engines, (None, "embedded"), strict=True):
         inputs = PairInputs.of(dataset, each)
-        assert getattr(engine.frozen_inputs(each, inputs, "all").sources["vision"], "stage", None) == stage
+        assert getattr(frozen_inputs(engine, each, inputs, "all").sources["vision"], "stage", None) == stage
         train(each, inputs, rows, settings, engine, seed=0, what="test")
     moved = tiny.changed(before, tiny.weights(result[0]))
     assert not any(name.startswith("vision.") for name in moved)
@@ -539,8 +547,8 @@ def test_pair_logits_are_those_of_the_model_in_the_order_asked_for(model: Model)
     dataset, engine = tiny.dataset(), tiny.engine()
     inputs = PairInputs.of(dataset, model)
     images, texts = np.array([5, 0, 7, 5]), np.array([3, 40, 11, 16])
-    vision, text = (engine.encode_all(model, inputs, modality) for modality in ("vision", "text"))
-    result = engine.pair_logits(model, vision, text, (images, texts), batch_size=3)
+    vision, text = (encode_all(engine, model, inputs, modality) for modality in ("vision", "text"))
+    result = pair_logits(engine, model, vision, text, (images, texts), batch_size=3)
     expected = [
         model.head(model.fused(inputs.batch({"vision": images[[i]], "text": texts[[i]]}, CPU)))[0].tolist()
         for i in range(4)
@@ -553,9 +561,9 @@ def test_embeddings_are_those_of_the_model(model: Model) -> None:
     inputs = PairInputs.of(tiny.dataset(), model)
     batch = tiny.first_pairs(model, 6)
     for modality, rows in batch.rows.items():
-        encodings = tiny.engine().encode_all(model, inputs, modality, rows.numpy())
+        encodings = encode_all(tiny.engine(), model, inputs, modality, rows.numpy())
         expected = model.embedding(modality, model.encode(batch)[modality])
-        result = tiny.engine().embeddings(model, modality, encodings)
+        result = embeddings(tiny.engine(), model, modality, encodings)
         np.testing.assert_allclose(result, expected.numpy(), atol=1e-5)
 
 

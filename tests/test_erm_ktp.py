@@ -15,21 +15,26 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import tiny
+from messages import logged
 from multidelete.data.batches import PairInputs, Pixels, Rows, Texts
 from multidelete.data.requests import Request, resolve
 from multidelete.data.samplers import TrainStream
 from multidelete.methods import ErmKtp, FineTune, Retrain, UnlearningData
 from multidelete.methods.erm_ktp import distance
 from multidelete.models import MODELS, Model
-from multidelete.models.base import Batch, Encoding
 from multidelete.models.image_text import ImageTextModel
+from multidelete.models.inputs import Batch, Encoding
 from multidelete.models.mask import ChannelMask
 from multidelete.pipeline import run
 from multidelete.recipe import load, validate
 from multidelete.store.models import get_or_train_original
 from multidelete.tasks import TASKS
-from multidelete.training.engine import Engine, FitSettings, ProgressReporter
+from multidelete.training import loop
+from multidelete.training.engine import Engine
+from multidelete.training.features import encoded_inputs
+from multidelete.training.loop import FitSettings
 from multidelete.training.original import MaskSettings, TrainSettings, check_mask, groups_of, train
+from multidelete.training.progress import ProgressReporter
 from multidelete.utils.errors import InputError
 
 CPU = torch.device("cpu")
@@ -181,7 +186,7 @@ def test_features_are_whole_at_inference(name: str) -> None:
     with torch.no_grad():
         assert torch.equal(plain.fused(batch_of(plain)), model.fused(batch_of(model)))
         assert torch.equal(plain.losses(batch_of(plain)), model.losses(batch_of(model)))
-    inputs = tiny.engine().encoded_inputs(model, PairInputs.of(tiny.dataset(), model))
+    inputs = encoded_inputs(tiny.engine(), model, PairInputs.of(tiny.dataset(), model))
     with torch.no_grad():
         cached = model.fused(inputs.batch(inputs.true_pairs(np.arange(12)), CPU))
         torch.testing.assert_close(cached, plain.fused(batch_of(plain)), atol=1e-5, rtol=1e-4)
@@ -460,9 +465,9 @@ def test_killed_and_resumed_is_bit_equal_to_uninterrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_cache: Callable[[], None]
 ) -> None:
     """Both halves: the training with a mask, whose steps end in the next, and the student's."""
-    monkeypatch.setattr("multidelete.training.engine.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("multidelete.training.checkpoint.CHECKPOINT_SECONDS", -1.0)
     model = with_closed("albef")
-    tiny.engine().encoded_inputs(model, tiny.data_for(model).inputs)
+    encoded_inputs(tiny.engine(), model, tiny.data_for(model).inputs)
 
     def masked(engine: Engine, folder: Path | None) -> Model:
         settings = tiny.MASKED.model_copy(update={"mask": MaskSettings(classes=3, every=1, learning_rate=0.1)})
@@ -477,26 +482,17 @@ def test_killed_and_resumed_is_bit_equal_to_uninterrupted(
         with pytest.raises(KilledError):
             make(Engine("fp32", KillsAt(9)), folder)
         assert (folder / "checkpoint.safetensors").is_file()
-        told = Told()
-        resumed = make(Engine("fp32", told, resume=True), folder)
-        assert any("continues at step 8" in sentence for sentence in told.sentences)
+        with logged() as messages:
+            resumed = make(Engine("fp32", resume=True), folder)
+        assert any("continues at step 8" in sentence for sentence in messages)
         assert not tiny.changed(tiny.weights(whole), tiny.weights(resumed))
 
 
-class Told(ProgressReporter):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.sentences: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        self.sentences.append(sentence)
-
-
 def test_it_says_how_many_channels_are_closed() -> None:
-    told, model = Told(), with_closed("albef", 5)
-    ErmKtp()(model, tiny.data_for(model), Engine("fp32", told))
-    assert "ERM-KTP: 5 of 16 visual channels belong to D_f" in told.sentences
+    model = with_closed("albef", 5)
+    with logged() as messages:
+        ErmKtp()(model, tiny.data_for(model), Engine("fp32"))
+    assert "ERM-KTP: 5 of 16 visual channels belong to D_f" in messages
 
 
 def test_rates_of_their_own() -> None:
@@ -505,7 +501,9 @@ def test_rates_of_their_own() -> None:
     batch = tiny.first_pairs(model, 8)
     plan = FitSettings(steps=1, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, lr_multipliers={"log_scale": 50.0})
     moving = model.parameters_of("fusion")
-    tiny.engine().fit(model, moving, lambda _: {"task": model.losses(batch).mean()}, plan, what="test", training=False)
+    loop.fit(
+        tiny.engine(), model, moving, lambda _: {"task": model.losses(batch).mean()}, plan, what="test", training=False
+    )
     after = tiny.weights(model)
     assert float((after["log_scale"] - before["log_scale"]).abs()) == pytest.approx(50e-3, rel=0.05)
     assert float((after["text_projection.weight"] - before["text_projection.weight"]).abs().max()) < 1.1e-3

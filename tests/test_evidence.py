@@ -15,6 +15,7 @@ import pytest
 import multidelete.membership.references
 import multidelete.pipeline
 import tiny
+from messages import logged
 from multidelete.data.dataset import Dataset, Example
 from multidelete.judgement.verify import recomputed
 from multidelete.membership.metrics import metrics_of
@@ -24,7 +25,7 @@ from multidelete.pipeline import run
 from multidelete.recipe import MembershipSettings, Recipe, merged, validate
 from multidelete.runs.reader import Run
 from multidelete.store.predictions import read_predictions
-from multidelete.training.engine import Engine, ProgressReporter
+from multidelete.training.engine import Engine
 from multidelete.utils.errors import InputError
 from test_bad_input import RECIPE
 from test_requests import make
@@ -38,18 +39,6 @@ def recipe(**changes: Any) -> Recipe:
     values = merged(tomllib.loads(RECIPE), {"retrain": True, "membership": EVIDENCE})
     values = {key: value for key, value in merged(values, changes).items() if value is not None}
     return validate(values, "here")
-
-
-class Told(ProgressReporter):
-    def __init__(self) -> None:
-        self.sentences: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        self.sentences.append(sentence)
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.sentences)
 
 
 # -- halves -------------------------------------------------------------------------------------------------------
@@ -125,20 +114,21 @@ def test_examples_that_cannot_be_halved_are_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Told]]:
-    """A finished run with a shadow model and two reference models, in a store of its own, and what it told."""
-    folder, told = tmp_path_factory.mktemp("membership"), Told()
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
+    """A finished run with a shadow model and two reference models, in a store of its own, and the messages."""
+    folder = tmp_path_factory.mktemp("membership")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MULTIDELETE_CACHE", str(folder / "cache"))
-        run(recipe(), folder / "run", Engine("fp32", told))
-        yield folder / "run", told
+        with logged() as messages:
+            run(recipe(), folder / "run", Engine("fp32"))
+        yield folder / "run", messages
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     return list(json.loads((folder / "results.json").read_text())["rows"])
 
 
-def test_a_run_writes_every_metric(finished: tuple[Path, Told]) -> None:
+def test_a_run_writes_every_metric(finished: tuple[Path, list[str]]) -> None:
     rows = rows_of(finished[0])
     assert [row["method"] for row in rows] == ["original", "retrain", "multidelete"]
     ends = ("", "_low", "_high")
@@ -155,14 +145,14 @@ def test_a_run_writes_every_metric(finished: tuple[Path, Told]) -> None:
     assert rows[0]["metrics"]["mi_ratio"] == rows[0]["metrics"]["mi_ratio_retain"] == 1
 
 
-def test_the_cost_is_told_before_it_arises(finished: tuple[Path, Told]) -> None:
+def test_the_cost_is_told_before_it_arises(finished: tuple[Path, list[str]]) -> None:
     sentences = finished[1].sentences
     cost = next(each for each in sentences if each.startswith("membership attacks need 3 models"))
     assert "trained on half of the data, about as long as 1.5 trainings of the original: " in cost
     assert not any("found as trained before" in each for each in sentences[: sentences.index(cost)])
 
 
-def test_metrics_can_be_computed_again_from_the_run_alone(finished: tuple[Path, Told]) -> None:
+def test_metrics_can_be_computed_again_from_the_run_alone(finished: tuple[Path, list[str]]) -> None:
     folder = finished[0]
     stored = {path.name: read_predictions(path) for path in (folder / "predictions").iterdir()}
     assert set(stored) == {*KEYS, "shadow", "reference-000", "reference-001"}
@@ -176,18 +166,19 @@ def test_metrics_can_be_computed_again_from_the_run_alone(finished: tuple[Path, 
         assert again == {name: value for name, value in row["metrics"].items() if name != "gap_to_retrain"}
 
 
-def test_another_deletion_finds_the_models_of_the_first(finished: tuple[Path, Told], tmp_path: Path) -> None:
-    told = Told()
+def test_another_deletion_finds_the_models_of_the_first(finished: tuple[Path, list[str]], tmp_path: Path) -> None:
     asked = {"references": 4, "u_lira": ["multidelete"]}
-    run(recipe(forget={"count": 5}, retrain=False, membership=asked), tmp_path / "run", Engine("fp32", told))
-    assert "; for U-LiRA multidelete will then run on each reference model" in told.text
-    assert "membership attacks need 2 models" in told.text
-    assert "about as long as 1 training of the original: " in told.text
-    assert told.text.count("Model on half of the data (all): found as trained before") == 3 + 4  # and for U-LiRA
+    with logged() as messages:
+        run(recipe(forget={"count": 5}, retrain=False, membership=asked), tmp_path / "run", Engine("fp32"))
+    text = "\n".join(messages)
+    assert "; for U-LiRA multidelete will then run on each reference model" in text
+    assert "membership attacks need 2 models" in text
+    assert "about as long as 1 training of the original: " in text
+    assert text.count("Model on half of the data (all): found as trained before") == 3 + 4  # and for U-LiRA
 
 
 def test_killed_and_resumed_gives_the_same_numbers(
-    finished: tuple[Path, Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     get_or_unlearn = multidelete.pipeline.get_or_unlearn
 
@@ -211,12 +202,14 @@ def test_killed_and_resumed_gives_the_same_numbers(
 
 
 @pytest.fixture(scope="module")
-def attacked(finished: tuple[Path, Told], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def attacked(finished: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run in which one of two methods is attacked by U-LiRA too."""
-    folder, told = tmp_path_factory.mktemp("u-lira") / "run", Told()
+    folder = tmp_path_factory.mktemp("u-lira") / "run"
     asked = {"shadow": False, "references": 4, "u_lira": ["multidelete"]}
-    run(recipe(membership=asked, forget={"count": 6}, compare=[{"name": "neggrad"}]), folder, Engine("fp32", told))
-    assert re.search(r"U-LiRA: MultiDelete \(\w+\) runs on 4 reference models, about [\d.]+ (s|min)", told.text)
+    with logged() as messages:
+        run(recipe(membership=asked, forget={"count": 6}, compare=[{"name": "neggrad"}]), folder, Engine("fp32"))
+    text = "\n".join(messages)
+    assert re.search(r"U-LiRA: MultiDelete \(\w+\) runs on 4 reference models, about [\d.]+ (s|min)", text)
     return folder
 
 
@@ -237,7 +230,7 @@ def test_u_lira_runs_the_method_on_every_reference_model(attacked: Path) -> None
 
 
 def test_each_reference_model_forgets_what_it_knew_and_keeps_the_rest(
-    finished: tuple[Path, Told], attacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, list[str]], attacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given, get_or_unlearn = [], multidelete.membership.references.get_or_unlearn
 
@@ -267,10 +260,10 @@ def test_each_reference_model_forgets_what_it_knew_and_keeps_the_rest(
 
 
 def test_no_shadow_where_nobody_knows_how_the_original_was_trained(tiny_model: Path, tmp_path: Path) -> None:
-    told = Told()
     brought = recipe(original=str(tiny_model), model=None, train=None, retrain=False)
-    run(brought, tmp_path / "run", Engine("fp32", told), dataset=tiny.dataset())
-    assert sum("how the original was trained is not known" in each for each in told.sentences) == 1
+    with logged() as messages:
+        run(brought, tmp_path / "run", Engine("fp32"), dataset=tiny.dataset())
+    assert sum("how the original was trained is not known" in each for each in messages) == 1
     assert sorted(path.name for path in (tmp_path / "run/predictions").iterdir()) == [KEYS[0], "01-multidelete-fusion"]
     for row in rows_of(tmp_path / "run"):
         result = {name for name in row["metrics"] if name.startswith(("attack", "mi_")) and name.endswith("_auc")}

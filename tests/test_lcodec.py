@@ -16,11 +16,11 @@ import tiny
 from multidelete.data.batches import PairInputs
 from multidelete.data.requests import resolve
 from multidelete.methods import Lcodec, lcodec
-from multidelete.methods import steps as steps_module
-from multidelete.methods.lcodec import NeuronWeights, Watch, perturb, perturbed
+from multidelete.methods.neurons import NeuronWeights, Watch, perturb, perturbed
 from multidelete.models import MODELS, Model, Tokens
-from multidelete.models.base import Subgraphs
+from multidelete.models.inputs import Subgraphs
 from multidelete.tasks import TASKS
+from multidelete.training import checkpoint
 from multidelete.training.engine import Engine
 from multidelete.utils.errors import InputError
 
@@ -112,18 +112,9 @@ def test_when_all_is_reverted_nothing_has_moved() -> None:
 def test_killed_and_resumed_is_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.build(tiny.albef())
     whole = run(model, batch_size=8)
-    monkeypatch.setattr(steps_module, "CHECKPOINT_SECONDS", -1.0)
-    finished = steps_module.Steps.finished
-
-    def killed(self: steps_module.Steps) -> None:
-        finished(self)
-        if self.done == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(steps_module.Steps, "finished", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(model, folder=tmp_path, batch_size=8)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_SECONDS", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, Engine(precision="fp32", callbacks=[tiny.KillAfter(2)]), tmp_path, batch_size=8)
     resumed = run(model, Engine(precision="fp32", resume=True), tmp_path, batch_size=8)
     assert tiny.changed(tiny.weights(model), tiny.weights(whole.model))
     assert tiny.changed(tiny.weights(whole.model), tiny.weights(resumed.model)) == set()

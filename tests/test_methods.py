@@ -20,12 +20,16 @@ from multidelete.data.batches import PairInputs, Pixels, Ragged, Texts
 from multidelete.data.requests import resolve
 from multidelete.data.samplers import ForgetRetainStream, RetainBatch
 from multidelete.methods import METHODS, FineTune, Method, MultiDelete, NegGrad, Retrain, Teacher, UnlearningData
-from multidelete.methods.base import MEAN_OF, LossMethod, undecided_mixture
+from multidelete.methods.base import LossMethod
 from multidelete.methods.multidelete import similarities, token_drift
+from multidelete.methods.teacher import MEAN_OF, undecided_mixture
 from multidelete.models import Batch, Encoding, Model
 from multidelete.tasks import Retrieval
 from multidelete.tasks.entailment import Entailment
-from multidelete.training.engine import Engine, TrainingHistory
+from multidelete.training import loop
+from multidelete.training.engine import Engine
+from multidelete.training.features import encoded_inputs
+from multidelete.training.loop import TrainingHistory
 from multidelete.training.original import TrainSettings, train
 from multidelete.utils.errors import InputError
 
@@ -164,7 +168,7 @@ def test_optimiser_holds_only_the_students_parameters_in_scope(name: str, monkey
 def test_unlearning_runs_in_eval_mode(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     original = tiny.build(tiny.albef(dropout=0.5))
     training = []
-    fit = Engine.fit
+    fit = loop.fit
 
     def watching(
         self: Engine, model: Model, parameters: Any, losses: Any, plan: Any, **options: Any
@@ -175,7 +179,7 @@ def test_unlearning_runs_in_eval_mode(name: str, monkeypatch: pytest.MonkeyPatch
 
         return fit(self, model, parameters, watched, plan, **options)
 
-    monkeypatch.setattr(Engine, "fit", watching)
+    monkeypatch.setattr("multidelete.methods.base.fit", watching)
     quick(name, widest(name))(original, data_for(original), tiny.engine())
     assert training
     assert not any(training)
@@ -213,7 +217,7 @@ def terms_at_start(
     """The loss terms of the first step, and the batches that they are of."""
     engine, data = tiny.engine(), data_for(model)
     method = MultiDelete(scope=scope, **settings)  # type: ignore[arg-type]
-    teacher = Teacher(model, engine.encoded_inputs(model, data.inputs), engine)
+    teacher = Teacher(model, encoded_inputs(engine, model, data.inputs), engine)
     stream = ForgetRetainStream(
         data.inputs, data.forget_pairs, data.retain_pairs, 8, 3, method.mismatched_share(), data.seed
     )
@@ -430,7 +434,7 @@ def test_finetune_lowers_the_loss_on_the_retain_set() -> None:
 def started_from(method: Retrain, original: Model, monkeypatch: pytest.MonkeyPatch, **data: Any) -> dict[str, Tensor]:
     """The weights with which retraining begins."""
     begun: list[dict[str, Tensor]] = []
-    fit = Engine.fit
+    fit = loop.fit
 
     def watching(self: Engine, model: Model, *given: Any, **options: Any) -> TrainingHistory:
         begun.append(tiny.weights(model))
@@ -438,7 +442,7 @@ def started_from(method: Retrain, original: Model, monkeypatch: pytest.MonkeyPat
         return fit(self, model, *given, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "fit", watching)
+        patch.setattr("multidelete.training.original.fit", watching)
         method(original, data_for(original, **data), tiny.engine())
     (only,) = begun
     return only

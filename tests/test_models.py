@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import tiny
 from multidelete.data.batches import PairInputs, Texts
 from multidelete.models import MODELS, Albef, Batch, Clip, Encoding, Model, Tokens
-from multidelete.models.base import EncoderConfig
+from multidelete.models.config import EncoderConfig
 from multidelete.models.image_text import contrastive_losses, hard_negatives, normalise
 from multidelete.tasks.retrieval import match_log_odds
 from multidelete.utils.errors import InputError

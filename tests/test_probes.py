@@ -23,6 +23,7 @@ from multidelete.report.page import write_report
 from multidelete.runs.reader import Run
 from multidelete.tasks import TASKS, Predictions, Retrieval
 from multidelete.tasks.features import ASKED, LEAST, balanced, mean_tokens, shown, unimodal, words
+from multidelete.training.features import encoded_inputs
 from test_report import ROWS, make_run
 
 TASK = Retrieval(rerank=4, sample=10)
@@ -261,7 +262,7 @@ def test_every_task_is_probed(task: str) -> None:
 
 
 def predicted(model: Model, data: UnlearningData, result: Unlearned | None = None) -> Predictions:
-    inputs = result.inputs if result else tiny.engine().encoded_inputs(model, data.inputs)
+    inputs = result.inputs if result else encoded_inputs(tiny.engine(), model, data.inputs)
     return TASK.predict(result.model if result else model, inputs, data.request, tiny.engine())
 
 

@@ -11,7 +11,7 @@ import torch
 
 import tiny
 from multidelete.data.batches import PairInputs
-from multidelete.models.base import EncoderConfig
+from multidelete.models.config import EncoderConfig
 from multidelete.recipe import load
 from multidelete.training.original import TrainSettings, train
 

@@ -21,6 +21,7 @@ from multidelete.tasks import TASKS, Retrieval
 from multidelete.tasks.base import SCORE_KEYS
 from multidelete.tasks.retrieval import match_log_odds
 from multidelete.training.engine import Engine
+from multidelete.training.features import encoded_inputs
 
 CPU = torch.device("cpu")
 Scores = NDArray[np.float64]
@@ -272,7 +273,7 @@ def test_judge_reads_nothing_of_test(model: Model, uneven: Dataset) -> None:
 
 def test_predictions_from_kept_encodings_are_the_same(model: Model, uneven: Dataset) -> None:
     request, plain = request_of(uneven), PairInputs.of(uneven, model)
-    kept = tiny.engine().encoded_inputs(model, plain)
+    kept = encoded_inputs(tiny.engine(), model, plain)
     assert all(isinstance(source, Encodings) for source in kept.sources.values())
     one, two = (Retrieval().predict(model, inputs, request, tiny.engine()) for inputs in (plain, kept))
     for split, arrays in one.items():

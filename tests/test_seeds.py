@@ -26,8 +26,8 @@ from multidelete.runs.differences import Difference, paired
 from multidelete.runs.groups import summary
 from multidelete.runs.reader import Run, Seeds
 from multidelete.store.models import get_or_train_original
-from multidelete.training.engine import weights_hash
 from multidelete.utils.errors import InputError
+from multidelete.utils.keys import weights_hash
 from rows import display
 from test_bad_input import RECIPE
 from test_report import ROWS, make_run, words_of

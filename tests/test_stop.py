@@ -11,13 +11,13 @@ import pytest
 from pydantic import ValidationError
 from scipy.stats import entropy
 
-import multidelete.training.engine as engine_module
 import tiny
 from multidelete.methods import MultiDelete, UnlearningData
 from multidelete.metrics.classification import certainty
 from multidelete.models import Model
 from multidelete.tasks import TASKS, Retrieval
 from multidelete.testing import CHECKS, Case, trial
+from multidelete.training import checkpoint
 from multidelete.training.engine import Engine
 from test_methods import learned
 
@@ -87,7 +87,7 @@ def test_it_does_not_end_before_utility_has_come_back() -> None:
 
 
 def test_what_has_stopped_stays_stopped_when_it_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(engine_module, "CHECKPOINT_SECONDS", -1.0)  # a checkpoint after every step
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_SECONDS", -1.0)  # a checkpoint after every step
     monkeypatch.setattr(Scripted, "script", iter([BEFORE, signals(90), signals(52), BEFORE, signals(10)]))
     original = tiny.original("albef")
     data = tiny.data_for(original, task=Scripted(), folder=tmp_path)

@@ -15,6 +15,7 @@ from multidelete.metrics.classification import accuracy, f1, true_label_log_odds
 from multidelete.metrics.forgetting import forget_auc
 from multidelete.models import MODELS, Model
 from multidelete.tasks import TASKS, Task
+from multidelete.training.features import encoded_inputs
 from multidelete.utils.errors import InputError
 
 CPU = torch.device("cpu")
@@ -162,7 +163,7 @@ def test_a_blanked_modality_says_nothing(task: str, model: str) -> None:
         swapped = {**pairs, other: pairs[other][::-1].copy()}
         torch.testing.assert_close(original.fused(inputs.batch(swapped, CPU)), alone)
         # What was computed once is the same as what is computed each time.
-        encoded = tiny.engine().encoded_inputs(original, inputs)
+        encoded = encoded_inputs(tiny.engine(), original, inputs)
         torch.testing.assert_close(original.fused(encoded.batch(pairs, CPU)), alone, atol=1e-5, rtol=1e-4)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from multidelete.models import Batch, Model, Tokens
-from multidelete.models.base import EncoderConfig
+from multidelete.models.config import EncoderConfig
 from multidelete.models.encoders import word_tokenizer
 from multidelete.models.image_text import normalise
 from multidelete.models.vilt import Vilt, ViltConfig

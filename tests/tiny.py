@@ -19,18 +19,31 @@ from multidelete.data.synthetic.statements import statements
 from multidelete.methods import UnlearningData
 from multidelete.models import MODELS, Model, ModelConfig
 from multidelete.models.albef import AlbefConfig, FusionConfig
-from multidelete.models.base import EncoderConfig, MaskConfig
 from multidelete.models.blip import BlipConfig
 from multidelete.models.clip import ClipConfig
+from multidelete.models.config import EncoderConfig, MaskConfig
 from multidelete.models.graph_text import GraphConfig, GraphTextConfig
 from multidelete.models.vilt import ViltConfig
 from multidelete.tasks import TASKS, Retrieval
+from multidelete.training.callbacks import Callback
 from multidelete.training.engine import Engine
 from multidelete.training.original import MaskSettings, TrainSettings, train
 
 PIXELS = 24
 TRAINING = TrainSettings(epochs=4, batch_size=32, learning_rate=2e-3)
 MASKED = TRAINING.model_copy(update={"mask": MaskSettings(classes=3, every=2)})
+
+
+class KillAfter(Callback):
+    """Ctrl-C after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step(self, what: str, line: Mapping[str, Any]) -> None:
+        self.steps -= 1
+        if self.steps == 0:
+            raise KeyboardInterrupt
 
 
 def albef(*, width: int = 16, dropout: float = 0.0, **changes: Any) -> AlbefConfig:

@@ -12,7 +12,7 @@ from multidelete.data.requests import Request
 from multidelete.models.base import Model
 from multidelete.runs.groups import label
 from multidelete.tasks import Predictions
-from multidelete.training.engine import TrainingHistory
+from multidelete.training.loop import TrainingHistory
 from multidelete.utils.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ The command line, ``bench``, ``study`` and :func:`multidelete.unlearn` all call 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -48,6 +49,8 @@ from multidelete.store.models import (
 from multidelete.tasks import Predictions
 from multidelete.training.engine import Engine
 from multidelete.utils.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 ORIGINAL_KEY = row_key(0, Original.name, "all")  # Original is the first row of every run
 
@@ -110,7 +113,7 @@ def run(
         key = row_key(index, method.name, method.scope)
         row = prepared.folder.finished(key)
         if row is not None:
-            engine.progress.say(f"{method.name} ({method.scope}): finished before, not run again")
+            logger.info("%s (%s): finished before, not run again", method.name, method.scope)
         else:
             result, row = run_method(prepared, key, method)
             if method is recipe.method:

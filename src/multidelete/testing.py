@@ -36,10 +36,13 @@ from multidelete.data.synthetic.scenes import scenes
 from multidelete.data.synthetic.statements import statements
 from multidelete.methods.base import LossMethod, Method, Unlearned, UnlearningData
 from multidelete.models import MODELS, Model
-from multidelete.models.base import MASK, EncoderConfig, MaskConfig, ModalityInput, within
+from multidelete.models.base import MASK
+from multidelete.models.config import EncoderConfig, MaskConfig
+from multidelete.models.inputs import ModalityInput, within
 from multidelete.tasks import TASKS, Task
-from multidelete.training.engine import Engine, ProgressReporter
+from multidelete.training.engine import Engine
 from multidelete.training.original import MaskSettings, TrainSettings, train
+from multidelete.training.progress import ProgressReporter
 from multidelete.utils.errors import InputError
 
 PIXELS = 24

@@ -13,7 +13,7 @@ from multidelete.bench.commands import command_of
 from multidelete.data.dataset import Dataset
 from multidelete.data.requests import Request
 from multidelete.methods import METHODS, Method, Retrain
-from multidelete.models.base import read_config
+from multidelete.models.folder import read_config
 from multidelete.pipeline import check_splits, identity
 from multidelete.recipe import Recipe, overridden, read_values, sentences, validate
 from multidelete.runs.bench_folder import CELLS, GRID_FILE, study_of

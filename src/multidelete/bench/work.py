@@ -25,7 +25,7 @@ from multidelete.pipeline import run
 from multidelete.runs.bench_folder import FAILED_FILE, GRID_FILE
 from multidelete.runs.record import command_line
 from multidelete.training.engine import Engine
-from multidelete.training.progress import Bars
+from multidelete.training.progress import LOGGER, Bars
 from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_file
 from multidelete.utils.format import duration
@@ -35,9 +35,14 @@ Runner = Callable[[Cell], str | None]  # runs a cell; the sentence is why it fai
 _datasets: dict[str, Dataset] = {}  # the last one, which the next cell of this process most likely needs too
 
 
-def run_cell(cell: Cell, progress: Bars | None = None) -> str | None:
-    """Run one cell, or find it finished; where it fails, the sentence says why."""
-    bars = progress or Bars()
+def run_alone(cell: Cell) -> str | None:
+    """:func:`run_cell` in a process of its own, whose log is standard error."""
+    with Bars() as bars:
+        return run_cell(cell, bars)
+
+
+def run_cell(cell: Cell, bars: Bars) -> str | None:
+    """Run one cell unless it is finished; where it fails, the result is the reason."""
     try:
         recipe = cell.recipe
         data = json.dumps(recipe.data, sort_keys=True, default=str)
@@ -87,7 +92,7 @@ def _serve() -> None:
     try:
         while True:
             news.acquire()
-            answers.write(json.dumps(run_cell(_unpacked(asked.pop(0)))) + "\n")
+            answers.write(json.dumps(run_alone(_unpacked(asked.pop(0)))) + "\n")
             answers.flush()
     except KeyboardInterrupt:
         sys.exit(130)
@@ -161,7 +166,7 @@ class _Cluster:
 
     def __call__(self, cell: Cell) -> str | None:
         with self.alone:
-            job = self.executor.submit(run_cell, cell)
+            job = self.executor.submit(run_alone, cell)
             self.jobs.append(job)
         try:
             reason: str | None = job.result()
@@ -190,7 +195,7 @@ class _Schedule:
         self.open = {cell.name for cell in self.waiting}
         self.total, self.began = len(self.open), time.monotonic()
         self.failed: dict[str, str] = {}
-        self.out, self.bars = out, bars
+        self.out = out
         self.news = threading.Condition()
         self.stopped = False
         self.advance = bars.start(f"cells of {out}", self.total)
@@ -224,7 +229,7 @@ class _Schedule:
             left = (time.monotonic() - self.began) / done * len(self.open)
             ended = "done" if reason is None else f"failed: {reason}"
             rest = f", about {duration(left)} left" if self.open else ""
-            self.bars.say(f"{cell.name}: {ended} ({done} of {self.total}{rest})")
+            LOGGER.info("%s: %s (%d of %d%s)", cell.name, ended, done, self.total, rest)
             self.news.notify_all()
 
     def stop(self) -> None:
@@ -265,15 +270,12 @@ def run_grid(result: Grid, out: Path, *, workers: int | None = None, launcher: s
     for folder in result.stale:
         shutil.rmtree(folder)
     write_file(out / GRID_FILE, json.dumps(content, indent=2) + "\n")
-    bars = Bars()
-    try:
+    with Bars() as bars:
         schedule = _Schedule(result.cells, out, bars)
         if runners:
             _side_by_side(schedule, runners)
         else:
             _one_after_another(schedule, lambda cell: run_cell(cell, bars))
-    finally:
-        bars.close()
     return schedule.failed
 
 

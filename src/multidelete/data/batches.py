@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from multidelete.data.dataset import Dataset
-from multidelete.models.base import Batch, Encoding, ModalityInput, Model, Subgraphs, Tokens
+from multidelete.models.base import Model
 from multidelete.models.graph import FEATURES
+from multidelete.models.inputs import Batch, Encoding, ModalityInput, Subgraphs, Tokens
 
 Rows = NDArray[np.int64]
 
@@ -211,7 +212,7 @@ class PairInputs:
         Raises:
             InputError: The model cannot read this dataset.
         """
-        model.config.check_dataset(dataset, model)
+        model.check_dataset(dataset)
         texts = Texts(Ragged.of(model.tokenize(dataset.texts)), model.tokenizer.pad_token_id)
         if dataset.graph is not None:
             return cls(dataset, {"graph": Neighbourhoods.of(dataset, model.neighbourhood), "text": texts})

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from multidelete.data.batches import PairInputs, Rows
-from multidelete.models.base import Batch
+from multidelete.models.inputs import Batch
 from multidelete.utils.randomness import derive, generator
 
 

@@ -10,9 +10,9 @@ from multidelete.membership.attacks import membership
 from multidelete.recipe import MembershipSettings
 from multidelete.store.models import source_hash
 from multidelete.tasks import Predictions, Task
-from multidelete.training.engine import digest
 from multidelete.utils.cache import cache_dir
 from multidelete.utils.files import write_file
+from multidelete.utils.keys import digest
 
 
 def metrics_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -20,6 +21,8 @@ from multidelete.training.engine import Engine
 from multidelete.utils.errors import InputError
 from multidelete.utils.format import duration
 from multidelete.utils.randomness import derive
+
+logger = logging.getLogger(__name__)
 
 
 class HalfRetrain(Retrain):
@@ -78,7 +81,7 @@ def get_or_train(
         ``shadow``, ``reference-000`` ...; nothing where it is not known how the original was trained.
     """
     if halves and original.training is None:
-        engine.progress.say(
+        logger.info(
             "how the original was trained is not known: no shadow or reference model can be trained, and membership "
             "attacks that need one are left out (a table [train] would tell)"
         )
@@ -122,7 +125,7 @@ def get_or_unlearn_references(
     missing = sum(not each for each in results.values())
     if missing:
         what = f"U-LiRA: {method.title} ({method.scope}) runs on {missing} reference model{'s' * (missing > 1)}"
-        engine.progress.say(f"{what}, about {duration(missing * seconds)}")
+        logger.info("%s, about %s", what, duration(missing * seconds))
     for number, (name, half) in enumerate(halves.items()):
         if name == SHADOW or results[name]:
             continue
@@ -149,7 +152,7 @@ def _report_cost(
     if not new:
         return
     seconds = original.history.update_seconds * new / 2
-    engine.progress.say(
+    logger.info(
         f"membership attacks need {new} model{'s' * (new > 1)} trained on half of the data, about as long as "
         f"{new / 2:g} training{'s' * (new != 2)} of the original"
         + (f": {duration(seconds)}" if seconds else "")

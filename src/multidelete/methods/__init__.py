@@ -1,7 +1,7 @@
 """Methods: the table is the registry, and packages add to it by the entry point ``multidelete.methods``."""
 
 from multidelete.methods.bad_teacher import BadTeacher
-from multidelete.methods.base import LossMethod, Method, Teacher, Unlearned, UnlearningData
+from multidelete.methods.base import LossMethod, Method, Unlearned, UnlearningData
 from multidelete.methods.descent_to_delete import DescentToDelete
 from multidelete.methods.erm_ktp import ErmKtp
 from multidelete.methods.finetune import FineTune
@@ -18,6 +18,7 @@ from multidelete.methods.retrain import Retrain
 from multidelete.methods.salun import SalUn
 from multidelete.methods.scrub import Scrub
 from multidelete.methods.ssd import SSD
+from multidelete.methods.teacher import Teacher
 from multidelete.methods.unimodal import Unimodal
 from multidelete.utils.registry import with_entry_points
 

@@ -16,6 +16,7 @@ from multidelete.models.base import Model
 from multidelete.numerics.gradients import mean_gradient
 from multidelete.numerics.noise import descent_sigma
 from multidelete.training.engine import Engine
+from multidelete.training.features import frozen_inputs
 from multidelete.utils.errors import InputError
 from multidelete.utils.randomness import derive, generator
 
@@ -84,7 +85,7 @@ class DescentToDelete(Method):
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
         """See :meth:`Method.unlearn`."""
         began = time.perf_counter()
-        inputs = engine.frozen_inputs(original, data.inputs, self.scope)
+        inputs = frozen_inputs(engine, original, data.inputs, self.scope)
         student.eval().requires_grad_(False)
         parameters = student.parameters_of(self.scope)
         order = np.random.default_rng(derive(data.seed, "descent")).permutation(data.retain_pairs)
@@ -92,7 +93,7 @@ class DescentToDelete(Method):
         chunks = np.array_split(order, -(-len(order) // self.batch_size))
         what = f"{self.title} ({self.scope})"
         settings = f"{self!r} seed {data.seed} forget {data.request.hash}"
-        state = Steps(parameters, settings, data.folder, engine)
+        state = Steps(what, parameters, settings, data.folder, engine)
         prepared = time.perf_counter() - began
 
         advance = engine.progress.start(what, self.steps * len(chunks))
@@ -125,10 +126,7 @@ class DescentToDelete(Method):
                     f"{what}: the loss became {mean} at step {state.done + 1}, or the weights did after it; "
                     "a smaller learning rate or fewer steps usually helps"
                 )
-            state.history.lines.append(
-                {"step": state.done + 1, "losses": {"retain": mean}, "learning_rate": self.learning_rate}
-            )
-            state.finished()
+            state.finished({"step": state.done + 1, "losses": {"retain": mean}, "learning_rate": self.learning_rate})
         engine.progress.finish()
 
         sigma = self.sigma(len(order))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import ClassVar
 
@@ -14,11 +15,16 @@ from multidelete.data.batches import PairInputs, Rows
 from multidelete.data.requests import Request
 from multidelete.data.samplers import EpochSampler, TrainStream
 from multidelete.methods.base import Method, Scope, Unlearned, UnlearningData
-from multidelete.models.base import Encoding, Model, within
+from multidelete.models.base import Model
 from multidelete.models.image_text import ImageTextModel
-from multidelete.training.engine import Engine, FitSettings
+from multidelete.models.inputs import Encoding, within
+from multidelete.training.engine import Engine
+from multidelete.training.features import encode_once, frozen_inputs
+from multidelete.training.loop import FitSettings, fit
 from multidelete.training.original import groups_of
 from multidelete.utils.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 class ErmKtp(Method):
@@ -91,10 +97,10 @@ class ErmKtp(Method):
         began = time.perf_counter()
         classes: int = original.config.mask.classes
         kept = (~original.channel_mask.owned(classes - 1)).float()  # c, (K,)
-        engine.progress.say(f"{self.title}: {int((1 - kept).sum())} of {len(kept)} visual channels belong to D_f")
+        logger.info("%s: %d of %d visual channels belong to D_f", self.title, int((1 - kept).sum()), len(kept))
         self._renew(student, data.initial_model(original).to(engine.device), kept)
-        inputs = engine.frozen_inputs(student, data.inputs, self.scope)
-        told = engine.encode_once(original, data.inputs, "vision", what="encoding vision once")
+        inputs = frozen_inputs(engine, student, data.inputs, self.scope)
+        told = encode_once(engine, original, data.inputs, "vision", what="encoding vision once")
         lessons = data.inputs if told is None else data.inputs.with_sources({"vision": told})
         pictures = EpochSampler(data.request.retain, data.seed, "retain")
         size = min(data.training.batch_size, len(data.request.retain))
@@ -124,7 +130,8 @@ class ErmKtp(Method):
             **data.training.model_dump(include={"learning_rate", "weight_decay", "warmup", "clip"}),
         )
         prepared = time.perf_counter() - began
-        history = engine.fit(
+        history = fit(
+            engine,
             student,
             parameters,
             losses,

@@ -9,8 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from multidelete.data.samplers import RetainBatch
-from multidelete.methods.base import LossMethod, Teacher, UnlearningData
-from multidelete.models.base import Batch, Model
+from multidelete.methods.base import LossMethod, UnlearningData
+from multidelete.methods.teacher import Teacher
+from multidelete.models.base import Model
+from multidelete.models.inputs import Batch
 
 
 class L1Sparse(LossMethod):

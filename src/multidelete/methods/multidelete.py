@@ -12,8 +12,10 @@ from torch import Tensor
 
 from multidelete.data.requests import Request
 from multidelete.data.samplers import ForgetRetainStream, RetainBatch
-from multidelete.methods.base import LossMethod, Teacher
-from multidelete.models.base import Batch, Encoding, Model
+from multidelete.methods.base import LossMethod
+from multidelete.methods.teacher import Teacher
+from multidelete.models.base import Model
+from multidelete.models.inputs import Batch, Encoding
 from multidelete.utils.errors import InputError
 
 

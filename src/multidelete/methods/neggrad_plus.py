@@ -8,8 +8,10 @@ from pydantic import Field
 from torch import Tensor
 
 from multidelete.data.samplers import RetainBatch
-from multidelete.methods.base import LossMethod, Teacher
-from multidelete.models.base import Batch, Model
+from multidelete.methods.base import LossMethod
+from multidelete.methods.teacher import Teacher
+from multidelete.models.base import Model
+from multidelete.models.inputs import Batch
 
 
 class NegGradPlus(LossMethod):

@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 
 from multidelete.methods.base import Method, Unlearned, UnlearningData
 from multidelete.models.base import Model
-from multidelete.training.engine import Engine, TrainingHistory
+from multidelete.training.engine import Engine
+from multidelete.training.features import encoded_inputs
+from multidelete.training.loop import TrainingHistory
 
 
 class Original(Method):
@@ -19,7 +21,7 @@ class Original(Method):
 
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
         """See :meth:`Method.unlearn`; returns the copy of the original as it is."""
-        return Unlearned(student, TrainingHistory(), 0.0, engine.encoded_inputs(student, data.inputs))
+        return Unlearned(student, TrainingHistory(), 0.0, encoded_inputs(engine, student, data.inputs))
 
     def settings(self, data: UnlearningData) -> dict[str, Any]:
         """See :meth:`Method.settings`; those of its training."""

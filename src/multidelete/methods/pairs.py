@@ -12,7 +12,8 @@ from torch import Tensor
 
 from multidelete.data.batches import PairInputs, Rows
 from multidelete.data.samplers import RetainBatch
-from multidelete.models.base import Batch, Encoding, ModalityInput, Model
+from multidelete.models.base import Model
+from multidelete.models.inputs import Batch, Encoding, ModalityInput
 from multidelete.training.engine import Engine
 from multidelete.utils.randomness import derive, generator
 

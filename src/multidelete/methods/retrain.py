@@ -10,6 +10,7 @@ import torch
 from multidelete.methods.base import Method, Unlearned, UnlearningData
 from multidelete.models.base import Model
 from multidelete.training.engine import Engine
+from multidelete.training.features import frozen_inputs
 from multidelete.training.original import train
 
 
@@ -41,7 +42,7 @@ class Retrain(Method):
                 begun = dict(fresh.named_parameters())
                 for name, parameter in student.parameters_of(self.scope).items():
                     parameter.copy_(begun[name])
-        inputs = engine.frozen_inputs(student, data.inputs, self.scope)
+        inputs = frozen_inputs(engine, student, data.inputs, self.scope)
         prepared = time.perf_counter() - began
         history = train(
             student,

@@ -16,7 +16,9 @@ from multidelete.methods.base import Method, Unlearned, UnlearningData
 from multidelete.methods.pairs import chunked_losses
 from multidelete.models.base import Model
 from multidelete.numerics.gradients import mean_squared_gradient
-from multidelete.training.engine import Engine, TrainingHistory
+from multidelete.training.engine import Engine
+from multidelete.training.features import frozen_inputs
+from multidelete.training.loop import TrainingHistory
 from multidelete.utils.errors import InputError
 from multidelete.utils.randomness import derive
 
@@ -59,7 +61,7 @@ class SSD(Method):
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
         """See :meth:`Method.unlearn`."""
         began = time.perf_counter()
-        inputs = engine.frozen_inputs(student, data.inputs, self.scope)
+        inputs = frozen_inputs(engine, student, data.inputs, self.scope)
         share = len(data.forget_pairs) / (len(data.forget_pairs) + len(data.retain_pairs))
         nothing = InputError(
             f"ssd: no weight in scope '{self.scope}' is more than alpha = {self.alpha:g} times as important to D_f "

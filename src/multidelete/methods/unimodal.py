@@ -11,6 +11,7 @@ from multidelete.data.batches import PairInputs
 from multidelete.methods.base import Method, Unlearned, UnlearningData
 from multidelete.models.base import Model
 from multidelete.training.engine import Engine
+from multidelete.training.features import frozen_inputs
 from multidelete.training.original import train
 from multidelete.utils.errors import InputError
 
@@ -69,4 +70,4 @@ class Unimodal(Method):
             forget=data.request.forget,
             folder=data.folder,
         )
-        return Unlearned(fresh, history, prepared, engine.frozen_inputs(fresh, inputs, "all"))
+        return Unlearned(fresh, history, prepared, frozen_inputs(engine, fresh, inputs, "all"))

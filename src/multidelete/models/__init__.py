@@ -1,10 +1,12 @@
 """Architectures: the table is the registry, and packages add to it by the entry point ``multidelete.models``."""
 
 from multidelete.models.albef import Albef
-from multidelete.models.base import Batch, Encoding, Model, ModelConfig, Tokens
+from multidelete.models.base import Model
 from multidelete.models.blip import Blip
 from multidelete.models.clip import Clip
+from multidelete.models.config import ModelConfig
 from multidelete.models.graph_text import GraphTextModel
+from multidelete.models.inputs import Batch, Encoding, Tokens
 from multidelete.models.vilt import Vilt
 from multidelete.utils.registry import with_entry_points
 

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from multidelete.models.base import MASK, EncoderConfig, Encoding, ModelConfig, small_encoder
+from multidelete.models.base import MASK
+from multidelete.models.config import EncoderConfig, ModelConfig, small_encoder
 from multidelete.models.encoders import load_pretrained
 from multidelete.models.image_text import ImageTextModel
+from multidelete.models.inputs import Encoding
 from multidelete.utils.errors import InputError
 
 CHUNK = 64  # pairs that are fused together on a CPU

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from multidelete.models.base import MASK, EncoderConfig, Encoding, ModelConfig, Subgraphs, Tokens, small_encoder, within
+from multidelete.models.base import MASK
+from multidelete.models.config import EncoderConfig, ModelConfig, small_encoder
 from multidelete.models.encoders import additive, build_backbone, build_tokenizer, describe, drawn_by_width, loading
 from multidelete.models.image_text import ImageTextModel
+from multidelete.models.inputs import Encoding, Subgraphs, Tokens, within
 from multidelete.utils.errors import InputError
 from multidelete.utils.randomness import seeded
 

@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from multidelete.models.base import MASK, Batch, EncoderConfig, Encoding, ModelConfig, Subgraphs, Tokens, small_encoder
+from multidelete.models.base import MASK
+from multidelete.models.config import EncoderConfig, ModelConfig, small_encoder
 from multidelete.models.encoders import load_pretrained
 from multidelete.models.image_text import ImageTextModel, contrastive_logits, contrastive_losses
+from multidelete.models.inputs import Batch, Encoding, Subgraphs, Tokens
 
 
 class ClipConfig(ModelConfig):

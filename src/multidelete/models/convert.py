@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from multidelete.models.albef import Albef, AlbefConfig, FusionConfig
-from multidelete.models.base import EncoderConfig, within
+from multidelete.models.config import EncoderConfig
 from multidelete.models.encoders import reason
+from multidelete.models.inputs import within
 from multidelete.utils.errors import InputError
 
 # Official name -> ours. The ViT is timm's, with one matrix for query, key and value; the BERT is transformers'.

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multidelete.models.base import EncoderConfig, Encoding, Tokens
+from multidelete.models.config import EncoderConfig
+from multidelete.models.inputs import Encoding, Tokens
 from multidelete.utils.errors import InputError, did_you_mean
 
 UNMAPPED = {  # towers by model_type that AutoModel does not know

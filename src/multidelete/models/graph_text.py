@@ -10,10 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from multidelete.models.albef import FusionConfig, FusionEncoder, adapter
-from multidelete.models.base import DataFacts, EncoderConfig, Encoding, Model, ModelConfig, Subgraphs, Tokens
+from multidelete.models.base import Model
+from multidelete.models.config import DataFacts, EncoderConfig, ModelConfig
 from multidelete.models.encoders import backbone_from_config, build_backbone, build_tokenizer, run_text, width_of
 from multidelete.models.graph import FEATURES
 from multidelete.models.image_text import ClassHead
+from multidelete.models.inputs import Encoding, Subgraphs, Tokens
 from multidelete.utils.errors import InputError
 from multidelete.utils.randomness import seeded
 
@@ -78,15 +80,6 @@ class GraphTextConfig(ModelConfig):
         graph = self.graph.model_copy(update={"nodes": len(dataset.graph), "hash": dataset.graph.hash})
         return fitted.model_copy(update={"graph": graph})
 
-    def check_dataset(self, dataset: DataFacts, model: Model) -> None:
-        """See :meth:`ModelConfig.check_dataset`; a model knows the nodes of one graph."""
-        super().check_dataset(dataset, model)
-        assert dataset.graph is not None
-        if dataset.graph.hash != self.graph.hash:
-            raise InputError(
-                f"dataset '{dataset.name}' has another graph than the one that this {model.name} model was trained on"
-            )
-
 
 class GraphTextModel(Model):
     """Does a sentence state that two nodes are related? GCN [1]_ and sentence encoder, joined by cross-attention.
@@ -125,6 +118,15 @@ class GraphTextModel(Model):
         self.text_adapter = adapter(width_of(self.text, "model.text"), config.fusion.width)
         self.fusion = FusionEncoder(config.fusion)
         self.class_head = ClassHead(config.fusion.width, len(config.labels))
+
+    def check_dataset(self, dataset: DataFacts) -> None:
+        """See :meth:`Model.check_dataset`; a model has embeddings for the nodes of one graph."""
+        super().check_dataset(dataset)
+        assert dataset.graph is not None
+        if dataset.graph.hash != self.config.graph.hash:
+            raise InputError(
+                f"dataset '{dataset.name}' has another graph than the one that this {self.name} model was trained on"
+            )
 
     @classmethod
     def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> GraphTextModel:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from multidelete.models.base import Batch, Encoding, ModalityInput, Model, ModelConfig, Subgraphs, Tokens
+from multidelete.models.base import Model
+from multidelete.models.config import ModelConfig
 from multidelete.models.encoders import (
     backbone_from_config,
     build_backbone,
@@ -20,6 +21,7 @@ from multidelete.models.encoders import (
     run_vision,
     width_of,
 )
+from multidelete.models.inputs import Batch, Encoding, ModalityInput, Subgraphs, Tokens
 from multidelete.models.mask import ChannelMask
 from multidelete.utils.errors import InputError
 from multidelete.utils.randomness import seeded

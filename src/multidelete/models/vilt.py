@@ -11,18 +11,8 @@ import torch.nn.functional as F
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from multidelete.models.base import (
-    MASK,
-    Batch,
-    EncoderConfig,
-    Encoding,
-    Model,
-    ModelConfig,
-    Subgraphs,
-    Tokens,
-    small_encoder,
-    within,
-)
+from multidelete.models.base import MASK, Model
+from multidelete.models.config import EncoderConfig, ModelConfig, small_encoder
 from multidelete.models.encoders import (
     additive,
     backbone_from_config,
@@ -32,6 +22,7 @@ from multidelete.models.encoders import (
     loading,
 )
 from multidelete.models.image_text import ImageTextModel, normalise
+from multidelete.models.inputs import Batch, Encoding, Subgraphs, Tokens, within
 from multidelete.utils.errors import InputError
 from multidelete.utils.randomness import seeded
 

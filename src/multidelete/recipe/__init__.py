@@ -22,7 +22,9 @@ from multidelete.data.readers import READERS, mistakes, read
 from multidelete.data.requests import Request, resolve
 from multidelete.methods import METHODS, Method, Retrain
 from multidelete.models import MODELS
-from multidelete.models.base import Model, ModelConfig, read_config
+from multidelete.models.base import Model
+from multidelete.models.config import ModelConfig
+from multidelete.models.folder import read_config
 from multidelete.recipe.errors import MistakesError, sentences, sentences_of
 from multidelete.recipe.settings import BenchSettings, ForgetSettings, MembershipSettings
 from multidelete.recipe.values import merged, overridden, read_values

@@ -26,7 +26,7 @@ from multidelete.data.requests import Request
 from multidelete.runs.seal import DELETION_FILE, PAGES, SUMS_FILE, WORK, write_seal
 from multidelete.store.predictions import PredictionFolder
 from multidelete.tasks.base import Predictions
-from multidelete.training.engine import TrainingHistory
+from multidelete.training.loop import TrainingHistory
 from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_atomically, write_file
 

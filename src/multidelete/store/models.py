@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,15 +20,22 @@ from multidelete.data.batches import PairInputs
 from multidelete.data.dataset import Dataset
 from multidelete.data.requests import Request
 from multidelete.methods import Method, Original, Unlearned, UnlearningData
-from multidelete.models.base import WEIGHTS_FILE, MaskConfig, Model, ModelConfig
+from multidelete.models.base import Model
+from multidelete.models.config import MaskConfig, ModelConfig
+from multidelete.models.folder import WEIGHTS_FILE
 from multidelete.recipe import Recipe, load
 from multidelete.store.predictions import read_predictions
 from multidelete.tasks import Predictions, Task
-from multidelete.training.engine import Engine, TrainingHistory, digest, weights_hash
+from multidelete.training.engine import Engine
+from multidelete.training.features import encoded_inputs, frozen_inputs
+from multidelete.training.loop import TrainingHistory
 from multidelete.training.original import TrainSettings, check_mask, initial_model, train
 from multidelete.utils.cache import cache_dir
 from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_atomically, write_file
+from multidelete.utils.keys import digest, weights_hash
+
+logger = logging.getLogger(__name__)
 
 TRAINING_FILE = "training.json"
 HISTORY_FILE = "history.json"
@@ -208,7 +216,7 @@ def get_or_unlearn(method: Method, original: Trained, data: UnlearningData, engi
     if not method.stored:
         return method(original.model, data, engine)
     if isinstance(method, Original):
-        return Unlearned(original.model, original.history, 0.0, engine.encoded_inputs(original.model, data.inputs))
+        return Unlearned(original.model, original.history, 0.0, encoded_inputs(engine, original.model, data.inputs))
     key = outcome_key(method, original, data, engine)
     prepared = 0.0
 
@@ -219,7 +227,7 @@ def get_or_unlearn(method: Method, original: Trained, data: UnlearningData, engi
         return result.model, result.history
 
     model, history = stored(key, f"{method.title} ({method.scope})", make, engine)
-    inputs = engine.frozen_inputs(model, method.reads(data.inputs, model), method.scope)
+    inputs = frozen_inputs(engine, model, method.reads(data.inputs, model), method.scope)
     return Unlearned(model, history, prepared, inputs)
 
 
@@ -253,7 +261,7 @@ def stored(
     folder = cache_dir() / "models" / key
     with _alone(key, what, engine):
         if is_stored(key):
-            engine.progress.say(f"{what}: found as trained before, not trained again ({folder})")
+            logger.info("%s: found as trained before, not trained again (%s)", what, folder)
             history = TrainingHistory(**json.loads((folder / HISTORY_FILE).read_text()))
         else:
             model, history = make()
@@ -273,7 +281,7 @@ def _alone(key: str, what: str, engine: Engine) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        engine.progress.say(f"{what}: another process trains it, waiting")
+        logger.info("%s: another process trains it, waiting", what)
         lock.acquire()
     try:
         yield

@@ -11,6 +11,7 @@ from pydantic import Field
 from multidelete.metrics.classification import accuracy, true_label_log_odds
 from multidelete.metrics.forgetting import forgetting
 from multidelete.tasks.base import SCORE_KEYS, Predictions, Task, true_pairs
+from multidelete.training.inference import encode_all, pair_logits
 
 if TYPE_CHECKING:
     from multidelete.data.batches import PairInputs, Rows
@@ -64,10 +65,10 @@ class Classification(Task):
         dataset = inputs.dataset
         texts, own, named = true_pairs(dataset, examples)
         whole, text = (
-            engine.encode_all(model, inputs, modality, rows)
+            encode_all(engine, model, inputs, modality, rows)
             for modality, rows in zip(inputs.modalities, (examples, texts), strict=True)
         )
-        logits = engine.pair_logits(model, whole, text, (own, np.arange(len(texts))), what=what)
+        logits = pair_logits(engine, model, whole, text, (own, np.arange(len(texts))), what=what)
         assert dataset.labels is not None
         label = dataset.labels[texts]
         return {

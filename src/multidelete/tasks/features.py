@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from multidelete.training.inference import encode_all
 from multidelete.utils.randomness import derive
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def unimodal(
                 asked[modality] = balanced(shows)
             if asked[modality] and len(chosen):
                 result[split] |= {
-                    f"{modality}_features": mean_tokens(engine.encode_all(model, inputs, modality, chosen)),
+                    f"{modality}_features": mean_tokens(encode_all(engine, model, inputs, modality, chosen)),
                     f"{modality}_shows": np.array([[thing in each for thing in asked[modality]] for each in shows]),
                     f"{modality}_asked": np.array(asked[modality]),
                 }

@@ -14,8 +14,9 @@ from multidelete.data.batches import Encodings, Rows
 from multidelete.metrics.classification import true_label_log_odds
 from multidelete.metrics.forgetting import forget_auc, forgetting
 from multidelete.metrics.ranking import first_true_ranks, recalls
-from multidelete.models.base import iterate_rows
+from multidelete.models.inputs import iterate_rows
 from multidelete.tasks.base import SCORE_KEYS, Predictions, Task, true_pairs
+from multidelete.training.inference import embeddings, encode_all, pair_logits
 from multidelete.utils.randomness import derive
 
 if TYPE_CHECKING:
@@ -120,17 +121,17 @@ class Retrieval(Task):
     ) -> dict[str, NDArray[Any]]:
         dataset = inputs.dataset
         texts, own, named = true_pairs(dataset, examples)
-        vision = engine.encode_all(model, inputs, "vision", examples)
-        text = engine.encode_all(model, inputs, "text", texts)
-        matched = engine.pair_logits(model, vision, text, (own, np.arange(len(texts))))
+        vision = encode_all(engine, model, inputs, "vision", examples)
+        text = encode_all(engine, model, inputs, "text", texts)
+        matched = pair_logits(engine, model, vision, text, (own, np.arange(len(texts))))
         result = {**named, "score": match_log_odds(matched)}
         cosines = None
         if model.contrastive:
-            embeddings = [engine.embeddings(model, m, e) for m, e in (("vision", vision), ("text", text))]
-            result["cosine"] = np.einsum("pd,pd->p", embeddings[0][own], embeddings[1]).astype(np.float32)
+            unit = [embeddings(engine, model, m, e) for m, e in (("vision", vision), ("text", text))]
+            result["cosine"] = np.einsum("pd,pd->p", unit[0][own], unit[1]).astype(np.float32)
             if candidates is not None:
                 result["i2t_loss"], result["t2i_loss"] = rank_losses(
-                    embeddings[0], embeddings[1], own, examples, candidates
+                    unit[0], unit[1], own, examples, candidates
                 )
         if not sample:
             return result
@@ -139,7 +140,7 @@ class Retrieval(Task):
         kept = np.flatnonzero(np.isin(own, ranked))
         true = own[kept][None, :] == ranked[:, None]  # (I, T)
         if model.contrastive:
-            cosines = embeddings[0][ranked] @ embeddings[1][kept].T
+            cosines = unit[0][ranked] @ unit[1][kept].T
         scores = self._scores(model, vision, text, (ranked, kept), cosines, engine, what)
         result["ranked_example"] = np.array([dataset.examples[examples[row]].id for row in ranked])
         result["i2t_rank"] = first_true_ranks(scores[0], true)
@@ -152,7 +153,7 @@ class Retrieval(Task):
             return None
         texts = inputs.dataset.text_rows(examples)
         vision, text = (
-            engine.embeddings(model, modality, engine.encode_all(model, inputs, modality, rows))
+            embeddings(engine, model, modality, encode_all(engine, model, inputs, modality, rows))
             for modality, rows in (("vision", examples), ("text", texts))
         )
         return Candidates(examples, vision, text, inputs.dataset.text_examples[texts], model.contrastive_scale())
@@ -170,7 +171,7 @@ class Retrieval(Task):
         """Scores of every image with every text, ``(I, T)`` for each direction: candidates stand above the rest."""
         if cosine is None:  # a model without contrastive embeddings sees every pair
             images, texts = (each.ravel() for each in np.indices((len(rows[0]), len(rows[1]))))
-            logits = engine.pair_logits(model, vision, text, (rows[0][images], rows[1][texts]), what=what)
+            logits = pair_logits(engine, model, vision, text, (rows[0][images], rows[1][texts]), what=what)
             every = match_log_odds(logits).reshape(len(rows[0]), len(rows[1]))
             return every, every
         if not model.matching:
@@ -178,7 +179,7 @@ class Retrieval(Task):
         by_image = _top(cosine, self.rerank)
         by_text = _top(cosine.T, self.rerank).T
         images, texts = np.nonzero(by_image | by_text)  # a pair that is a candidate in both directions is fused once
-        logits = engine.pair_logits(model, vision, text, (rows[0][images], rows[1][texts]), what=what)
+        logits = pair_logits(engine, model, vision, text, (rows[0][images], rows[1][texts]), what=what)
         scale = model.contrastive_scale()
         table = np.full(cosine.shape, -np.inf)
         table[images, texts] = match_log_odds(logits) + self.similarity_weight * scale * cosine[images, texts]

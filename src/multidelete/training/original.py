@@ -15,9 +15,12 @@ from torch import Tensor
 from multidelete.data.batches import PairInputs, Rows
 from multidelete.data.dataset import Dataset
 from multidelete.data.samplers import TrainStream
-from multidelete.models.base import MASK, Model, ModelConfig
+from multidelete.models.base import MASK, Model
+from multidelete.models.config import ModelConfig
 from multidelete.models.image_text import ImageTextModel
-from multidelete.training.engine import Engine, FitSettings, TrainingHistory
+from multidelete.training.engine import Engine
+from multidelete.training.features import frozen_inputs
+from multidelete.training.loop import FitSettings, TrainingHistory, fit
 from multidelete.utils.errors import InputError
 from multidelete.utils.randomness import derive
 
@@ -152,7 +155,7 @@ def train(
     mask = settings.mask if scope in ("all", "vision") else None
     check_mask(model, mask)
     model.to(engine.device)
-    inputs = engine.frozen_inputs(model, inputs, scope)
+    inputs = frozen_inputs(engine, model, inputs, scope)
     stream = TrainStream(inputs, text_rows, settings.batch_size, seed)
     moving: dict[str, Tensor] = {**model.parameters_of(scope)}
     lr_multipliers: dict[str, float] = {}
@@ -184,7 +187,8 @@ def train(
         lr_multipliers=lr_multipliers,
         **settings.model_dump(include={"learning_rate", "weight_decay", "warmup", "clip"}),
     )
-    history = engine.fit(
+    history = fit(
+        engine,
         model,
         moving,
         losses if mask is None else masked_losses,

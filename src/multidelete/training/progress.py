@@ -1,10 +1,12 @@
-"""Progress on a terminal: a bar with the time left for long work, plain lines where there is no terminal."""
+"""Progress bars with the time left, and log messages above them."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Callable, Iterator
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -17,20 +19,50 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
-from multidelete.training.engine import ProgressReporter
+LOGGER = logging.getLogger("multidelete")
+
+
+class ProgressReporter:
+    """Progress of long work; this class shows nothing."""
+
+    def start(self, what: str, total: int) -> Callable[[int], None]:
+        """Begin work of ``total`` steps; the returned function advances it."""
+        return lambda done: None
+
+    def finish(self) -> None:
+        """End the work that was started last."""
 
 
 class Bars(ProgressReporter):
-    """One bar at a time, on standard error."""
+    """Bars on standard error or in a notebook; as a context also the log messages of this package, above the bars.
+
+    Without a terminal the name of each piece of work is one line.
+    """
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
+        self.shown = self.console.is_jupyter or sys.stderr.isatty()
         self._open: list[tuple[RichProgress, TaskID]] = []
+        self._handler = _ConsoleHandler(self.console)
+
+    def __enter__(self) -> Self:
+        """Show log messages of this package."""
+        self._level = LOGGER.level
+        LOGGER.addHandler(self._handler)
+        LOGGER.setLevel(logging.INFO)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close all bars and show no more messages."""
+        while self._open:
+            self._open.pop()[0].stop()
+        LOGGER.removeHandler(self._handler)
+        LOGGER.setLevel(self._level)
 
     def start(self, what: str, total: int) -> Callable[[int], None]:
-        """See :meth:`ProgressReporter.start`; inside another piece of work the bar stands below it."""
-        if not sys.stderr.isatty():
-            self.say(what)
+        """See :meth:`ProgressReporter.start`; work inside other work has its bar below."""
+        if not self.shown:
+            LOGGER.info("%s", what)
         if self._open:
             bars = self._open[-1][0]
         else:
@@ -41,17 +73,12 @@ class Bars(ProgressReporter):
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 console=self.console,
-                disable=not sys.stderr.isatty(),
+                disable=not self.shown,
             )
             bars.start()
         task = bars.add_task(what, total=total)
         self._open.append((bars, task))
         return lambda done: bars.advance(task, done)
-
-    def say(self, sentence: str) -> None:
-        """See :meth:`ProgressReporter.say`."""
-        # A path may hold brackets, and a line that is copied must not be broken.
-        self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def finish(self) -> None:
         """See :meth:`ProgressReporter.finish`."""
@@ -63,7 +90,7 @@ class Bars(ProgressReporter):
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
-        """Work that may break off: what it leaves open is closed, what was open before stays."""
+        """Context that closes the bars which are left open inside it."""
         depth = len(self._open)
         try:
             yield
@@ -71,7 +98,17 @@ class Bars(ProgressReporter):
             while len(self._open) > depth:
                 self.finish()
 
-    def close(self) -> None:
-        """Leave the terminal as it was, whatever was still open."""
-        while self._open:
-            self._open.pop()[0].stop()
+
+class _ConsoleHandler(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # A path may hold brackets, and a line that is copied must not be broken.
+        self.console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+def default_progress() -> ProgressReporter:
+    """Bars in a notebook; elsewhere a library stays silent."""
+    return Bars() if Console().is_jupyter else ProgressReporter()

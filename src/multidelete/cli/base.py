@@ -1,0 +1,123 @@
+"""Options and values that commands share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from multidelete.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from multidelete.recipe import Recipe
+    from multidelete.training.engine import Engine
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Settings over the recipe's, as `method.scope=all`."),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for results, predictions, model and report.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped, where it stopped.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of weights, training, deletion set, unlearning.")]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder with the data: a dataset (manifest.jsonl) or a Karpathy split file."),
+]
+Seeds = Annotated[str | None, typer.Option(help="As `0,1,2`, the default.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Cells at a time; one a core by default.")]
+Launcher = Annotated[str, typer.Option(help="processes, or submitit for a cluster.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the command of each cell, run nothing.")]
+Precision = Annotated[
+    str | None,
+    typer.Option("--precision", help="auto, fp32 or bf16 (auto: bf16 where the device is fast at it)."),
+]
+
+
+Tracker = Annotated[
+    str | None,
+    typer.Option("--tracker", help="Log losses and validation to tensorboard, wandb, mlflow, trackio, ..."),
+]
+
+
+@contextlib.contextmanager
+def open_engine(
+    recipe: Recipe, resume: bool = False, tracker: str | None = None, out: Path | None = None
+) -> Iterator[Engine]:
+    """An engine with progress bars, log messages on standard error, and an experiment tracker.
+
+    Args:
+        recipe: Precision, and the settings that the tracker records.
+        resume: Continue from existing checkpoints.
+        tracker: Name of the tracker; none by default.
+        out: Folder of the run; trackers that write files use a folder next to it.
+    """
+    from multidelete.recipe import as_values
+    from multidelete.training.callbacks import Tracker
+    from multidelete.training.engine import Engine
+    from multidelete.training.progress import Bars
+
+    with contextlib.ExitStack() as stack:
+        bars = stack.enter_context(Bars())
+        callbacks = []
+        if tracker is not None:
+            assert out is not None
+            callbacks.append(Tracker(tracker, out.with_name(f"{out.name}-{tracker}"), as_values(recipe)))
+            stack.callback(callbacks[0].close)
+        yield Engine(recipe.precision, bars, resume, callbacks=callbacks)
+
+
+def demo_names() -> list[str]:
+    """Tasks of the demo, retrieval first, because others start from its model."""
+    from importlib.resources import files
+
+    names = (entry.name for entry in (files("multidelete") / "demos").iterdir())
+    result = (name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+    return sorted(result, key=lambda name: (name != "retrieval", name))
+
+
+def demo_recipe(task: str) -> Path:
+    """Path of a demo recipe.
+
+    Raises:
+        InputError: There is no demo of this task.
+    """
+    from importlib.resources import files
+
+    names = demo_names()
+    if task not in names:
+        from multidelete.utils.registry import unknown
+
+        raise InputError(unknown(task, names, "task of the demo"))
+    return Path(str(files("multidelete") / "demos" / f"{task}.toml"))
+
+
+def data_values(data: Path | None, reader: str | None) -> dict[str, Any]:
+    """The recipe table ``data`` for ``--data`` and ``--reader``."""
+    from multidelete.data.readers import detect
+
+    if data is None:
+        return {"reader": reader}
+    return {"reader": reader or detect(data), "root": str(data)}
+
+
+def forget_values(text: str) -> dict[str, Any]:
+    """The recipe table ``forget`` for ``ids.txt``, ``300`` or ``0.05``."""
+    if Path(text).exists():
+        return {"ids": text}
+    try:
+        return {"count": int(text)}
+    except ValueError:
+        pass
+    try:
+        return {"fraction": float(text)}
+    except ValueError:
+        return {"ids": text}
+
+
+def set_values(**values: Any) -> list[str]:
+    """Recipe overrides ``key=value`` for the options that are set."""
+    return [f"{key}={value}" for key, value in values.items() if value is not None]

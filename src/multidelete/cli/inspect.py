@@ -1,0 +1,165 @@
+"""Commands that only read: evaluate, verify, list, check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from multidelete.cli.base import Data, Overrides, Precision, Seed, data_values, forget_values, open_engine
+from multidelete.utils.errors import InputError
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Examples:\n\n`multidelete evaluate models/mine --data photos`\n\n"
+    "`multidelete evaluate runs/unlearn/model --data photos --forget ids.txt`"
+)
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Folder of a model.")],
+    data: Data = None,
+    reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; found by itself.")] = None,
+    forget: Annotated[str | None, typer.Option("--forget", help="Ids file, number or share: adds D_f metrics.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Task settings, as rerank=32.")] = None,
+    precision: Precision = None,
+    seed: Seed = None,
+) -> None:
+    """Print the metrics of one model; its folder is only read."""
+    from multidelete.data.batches import PairInputs
+    from multidelete.data.readers import read
+    from multidelete.data.requests import resolve
+    from multidelete.models.base import Model
+    from multidelete.pipeline import check_splits
+    from multidelete.recipe import load
+
+    if data is None and reader is None:
+        raise InputError("evaluate needs --data (a folder) or --reader scenes")
+    settings: dict[str, Any] = {
+        "data": data_values(data, reader),
+        "forget": forget_values(forget or "1"),
+        "original": str(model),
+    }
+    settings |= {k: v for k, v in (("seed", seed), ("precision", precision)) if v is not None}
+    settings["task"] = {"name": load(None, options=settings).task.name}
+    recipe = load(None, [f"task.{each}" for each in overrides or []], settings)
+    loaded = Model.from_pretrained(model)
+    dataset = read(**settings["data"])
+    recipe.task.check(dataset, type(loaded))
+    request = resolve(dataset, **recipe.forget.model_dump(exclude={"seed"}), seed=recipe.seed)
+    check_splits(request)
+    with open_engine(recipe) as engine:
+        loaded.to(engine.device)
+        task = recipe.task.model_copy(update={"probed": 0})  # probes need an original to be held against
+        metrics = task.metrics(task.predict(loaded, PairInputs.of(dataset, loaded), request, engine))
+    _print_metrics(metrics, with_forget=forget is not None)
+
+
+@app.command(
+    epilog="Examples:\n\n`multidelete verify runs/request`\n\n"
+    "`multidelete verify runs/request --digest 5d41402abc4b2a76b9719d911017c592e1b2c3d4f5a697887766554433221100`\n\n"
+    "`multidelete verify runs/bench-flickr8k`"
+)
+def verify(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or of a bench: each of its cells.")],
+    digest: Annotated[
+        str | None, typer.Option(help="The line that the run printed: tells a record that was made anew as a whole.")
+    ] = None,
+) -> None:
+    """Say whether a record is what was run: compute its hashes and metrics again from what the run stored."""
+    from multidelete.judgement.verify import verify
+    from multidelete.report.deletion import PAGE_CHECKS
+
+    marks = {True: ("✓", "green"), False: ("✗", "red"), None: ("?", "yellow")}
+    result = []
+    for check in verify(run, digest, PAGE_CHECKS):
+        mark, colour = marks[check.holds]
+        typer.echo(f"{typer.style(mark, fg=colour)} {check.what}: {check.words}")
+        result.append(check.holds)
+    failed, open_ = result.count(False), result.count(None)
+    typer.echo(f"{result.count(True)} hold, {failed} fail, {open_} could not be checked")
+    if failed:
+        typer.secho("this is not the record of what was run", fg="red")
+        raise typer.Exit(1)
+
+
+@app.command(name="list", epilog="Examples:\n\n`multidelete list`\n\n`multidelete list methods`")
+def list_(
+    what: Annotated[str | None, typer.Argument(help="methods, models, tasks or readers; all by default.")] = None,
+) -> None:
+    """Say what there is: methods, models, tasks, readers, each with its settings."""
+    import inspect
+
+    from multidelete.data.readers import READERS
+    from multidelete.methods import METHODS
+    from multidelete.models import MODELS
+    from multidelete.tasks import TASKS
+    from multidelete.utils.registry import choose
+
+    tables: dict[str, dict[str, Any]] = {
+        "methods": METHODS,
+        "models": MODELS,
+        "tasks": TASKS,
+        "readers": READERS,
+    }
+    chosen = tables if what is None else {what: choose(tables, what, "list")}
+    for title, table in chosen.items():
+        typer.secho(title, bold=True)
+        width = max(12, *map(len, table)) + 2
+        for name, entry in table.items():
+            fields = getattr(getattr(entry, "config_class", entry), "model_fields", None)
+            settings = list(fields) if fields is not None else list(inspect.signature(entry).parameters)
+            summary = (inspect.getdoc(entry) or "").splitlines()[0].split(" [1]_")[0].rstrip(".")
+            typer.echo(f"  {name:<{width}}{summary}")
+            typer.secho(f"  {'':<{width}}{', '.join(settings)}", dim=True)
+
+
+@app.command(
+    epilog="Examples:\n\n`multidelete check recipes/flickr8k-albef-multidelete.toml`\n\n"
+    "`multidelete check --data photos --forget ids.txt`"
+)
+def check(
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A recipe (TOML).")] = None,
+    overrides: Overrides = None,
+    data: Data = None,
+    reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; found by itself.")] = None,
+    forget: Annotated[str | None, typer.Option("--forget", help="Ids file, number or share.")] = None,
+) -> None:
+    """Check a recipe, its data and its deletion request without running anything."""
+    from multidelete.data.readers import read
+    from multidelete.data.requests import Request, resolve
+    from multidelete.pipeline import check_splits
+    from multidelete.recipe import load
+
+    request: Request | None
+    if recipe is not None:
+        given: dict[str, Any] = {}
+        if data is not None or reader is not None:
+            given["data"] = data_values(data, reader)
+        if forget is not None:
+            given["forget"] = forget_values(forget)
+        loaded = load(Path(recipe), overrides or [], options=given)
+        dataset = loaded.dataset()
+        request = loaded.request(dataset)
+        check_splits(request, loaded.methods())
+        typer.echo(f"{recipe}: {loaded.task.name}, {', '.join(m.name for m in loaded.methods())}")
+    elif data is not None or reader is not None:
+        dataset = read(**data_values(data, reader))
+        request = resolve(dataset, **forget_values(forget)) if forget is not None else None
+    else:
+        raise InputError("check needs a recipe, or --data")
+    typer.echo(repr(dataset))
+    if request is not None:
+        typer.echo(f"forget {len(request.forget):,} examples, retain {len(request.retain):,}")
+
+
+def _print_metrics(metrics: dict[str, float], *, with_forget: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("metric", "value")
+    for name, value in metrics.items():
+        if with_forget or not name.startswith(("forget", "retain")):
+            table.add_row(name, f"{value:.2f}")
+    Console().print(table)

@@ -1,0 +1,188 @@
+"""Commands that train and unlearn: demo, train, unlearn."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from multidelete.cli.base import (
+    Data,
+    Out,
+    Overrides,
+    Precision,
+    Resume,
+    Seed,
+    Tracker,
+    data_values,
+    demo_names,
+    demo_recipe,
+    forget_values,
+    open_engine,
+    set_values,
+)
+from multidelete.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from multidelete.recipe import Recipe
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Examples:\n\n`multidelete demo`\n\n`multidelete demo --seed 1 --out runs/demo-1`\n\n"
+    "`multidelete demo --task entailment method.alpha=0.5`\n\n`multidelete demo --all-tasks --out runs/tasks`"
+)
+def demo(
+    overrides: Overrides = None,
+    task: Annotated[str, typer.Option(help="retrieval, entailment, reasoning or graph_text.")] = "retrieval",
+    all_tasks: Annotated[
+        bool, typer.Option("--all-tasks", help="Every task, one after the other, each in its folder below --out.")
+    ] = False,
+    seed: Seed = None,
+    out: Out = Path("runs/demo"),
+    resume: Resume = False,
+    precision: Precision = None,
+    tracker: Tracker = None,
+) -> None:
+    """Train a small model on generated data, delete a part of it, and write a report: the idea at work in minutes."""
+    from multidelete.recipe import load
+
+    given = {key: value for key, value in (("seed", seed), ("precision", precision)) if value is not None}
+    places = {name: out / name for name in demo_names()} if all_tasks else {task: out}
+    recipes = {name: load(demo_recipe(name), overrides or [], given) for name in places}
+    for name, place in places.items():
+        if not resume:
+            _make_room(recipes[name], place)
+        _run(recipes[name], place, resume, tracker)
+
+
+@app.command(
+    epilog="Examples:\n\n`multidelete train recipes/flickr8k-albef-multidelete.toml --out models/flickr8k`\n\n"
+    "`multidelete train recipes/flickr8k-albef-multidelete.toml train.epochs=2 --out models/quick`"
+)
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (TOML).")],
+    overrides: Overrides = None,
+    out: Out = Path("runs/original"),
+    seed: Seed = None,
+    precision: Precision = None,
+    tracker: Tracker = None,
+) -> None:
+    """Train the original model of a recipe and write it to a folder."""
+    from multidelete.recipe import load
+    from multidelete.runs.record import check_writable
+    from multidelete.store.models import get_or_train_original, save_model
+
+    loaded = load(recipe, [*(overrides or []), *set_values(seed=seed, precision=precision)])
+    if loaded.original is not None:
+        raise InputError(f"{recipe} brings a trained model ('original'); there is nothing to train")
+    check_writable(out)
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"--out '{out}' is not empty; choose a new folder for the model")
+    with open_engine(loaded, True, tracker, out) as engine:
+        trained = get_or_train_original(loaded, loaded.dataset(), engine)
+    save_model(trained.model, out, trained.training)
+    typer.echo(f"model written to {out}")
+
+
+@app.command(
+    epilog="Examples:\n\n`multidelete unlearn recipes/flickr8k-albef-multidelete.toml --out runs/flickr8k`\n\n"
+    "`multidelete unlearn --model models/mine --data photos --forget ids.txt --method multidelete --scope fusion`\n\n"
+    "`multidelete unlearn recipes/flickr8k-albef-multidelete.toml forget.fraction=0.05 method.scope=all`"
+)
+def unlearn(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="RECIPE", help="A recipe (TOML); or give --model, --data, --forget."),
+    ] = None,
+    overrides: Overrides = None,
+    model: Annotated[Path | None, typer.Option("--model", help="Folder of the trained model.")] = None,
+    data: Data = None,
+    reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; found by itself.")] = None,
+    forget: Annotated[
+        str | None,
+        typer.Option("--forget", help="Text file with one id in a line; or a number of examples; or a share."),
+    ] = None,
+    method: Annotated[str | None, typer.Option("--method", help="See `multidelete list methods`.")] = None,
+    scope: Annotated[str | None, typer.Option("--scope", help="all, fusion, vision or text.")] = None,
+    retrain: Annotated[
+        bool | None,
+        typer.Option("--retrain/--no-retrain", help="Make Retrain, the reference of every comparison (slow)."),
+    ] = None,
+    seed: Seed = None,
+    precision: Precision = None,
+    tracker: Tracker = None,
+    out: Out = Path("runs/unlearn"),
+    resume: Resume = False,
+) -> None:
+    """Make a model forget examples of its training data, and measure what was forgotten and kept."""
+    from multidelete.recipe import load, merged
+
+    words = list(overrides or [])
+    path = None
+    if recipe is not None and "=" in recipe and not Path(recipe).exists():
+        words.insert(0, recipe)
+    elif recipe is not None:
+        path = Path(recipe)
+    given: dict[str, Any] = {}
+    if path is None:
+        missing = [
+            name for name, value in (("--model", model), ("--data", data), ("--forget", forget)) if value is None
+        ]
+        if missing and not (reader and missing == ["--data"]):
+            raise InputError(f"without a recipe, {', '.join(missing)} must be given (see 'multidelete unlearn --help')")
+    if model is not None:
+        given["original"] = str(model)
+    if data is not None or reader is not None:
+        given["data"] = data_values(data, reader)
+    if forget is not None:
+        given["forget"] = forget_values(forget)
+    if method is not None:
+        given["method"] = {"name": method}
+    if scope is not None:
+        given = merged(given, {"method": {"scope": scope}})
+    given |= {k: v for k, v in (("seed", seed), ("retrain", retrain), ("precision", precision)) if v is not None}
+    if path is None:
+        given = merged({"method": {"name": "multidelete"}}, given)
+    loaded = load(path, words, options=given)
+    _run(loaded, out, resume, tracker)
+
+
+def _run(recipe: Recipe, out: Path, resume: bool, tracker: str | None) -> None:
+    from rich.console import Console
+
+    from multidelete.pipeline import run
+    from multidelete.report.deletion import DELETION_PAGE, write_deletion
+    from multidelete.report.page import write_report
+    from multidelete.report.tables import Run, rows_table
+    from multidelete.runs.record import check_out
+    from multidelete.runs.seal import digest_of
+
+    check_out(out, resume=resume)  # before torch, models and data are waited for
+    with open_engine(recipe, resume, tracker, out) as engine:
+        run(recipe, out, engine, resume=resume)
+    write_report([Run.load(out)], out)
+    write_deletion(out)
+    Console().print(rows_table(Run.load(out)))
+    typer.echo(f"results: {out / 'results.json'}\nreport:  {out / 'report.html'}")
+    if (out / DELETION_PAGE).is_file():
+        typer.echo(f"record:  {out / DELETION_PAGE}")
+    typer.echo(f"digest:  {digest_of(out)}  (write it down: multidelete verify {shlex.quote(str(out))} --digest ...)")
+
+
+def _make_room(recipe: Recipe, out: Path) -> None:
+    """Remove the finished demo in ``out``, which is asked for again and again; any other folder is left alone."""
+    import shutil
+
+    from multidelete.pipeline import check_splits
+    from multidelete.runs.record import finished_command
+
+    if (finished_command(out) or "").split()[1:2] != ["demo"]:
+        return
+    # A demo that cannot run must not cost the last one.
+    check_splits(recipe.request(recipe.dataset()), recipe.methods())
+    typer.echo(f"replacing the finished demo in {out}")
+    shutil.rmtree(out)

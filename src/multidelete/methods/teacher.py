@@ -1,0 +1,145 @@
+"""The original model as a frozen teacher that computes nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from multidelete.data.batches import PairInputs, Rows, by_length
+from multidelete.data.samplers import ForgetRetainStream
+from multidelete.models.base import Model
+from multidelete.models.inputs import Batch, Encoding, iterate_rows
+from multidelete.training.engine import Engine
+from multidelete.training.features import fused_once
+
+MEAN_OF = 2048  # mismatched pairs whose mean is taken for that of all
+
+
+class Teacher:
+    """The original model: frozen, in eval mode, and never asked twice for the same thing.
+
+    Its encodings of the dataset and its fused representation of every true training pair are computed once, kept on
+    disk and looked up. Mismatched pairs are drawn afresh at every step, but the draws are known beforehand
+    (:meth:`remember`); one that was not announced costs a pass of the fusion module.
+
+    Args:
+        model: The original.
+        inputs: The dataset as it reads it, encoded where that fits on disk.
+        engine: Device and precision.
+        pairs: Text rows of the true pairs that it will be asked for; all of the training split by default.
+        initial: The original as it was before its training, where the method asks for it.
+        validation_metrics: Its validation metrics, where the method asks for them.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        inputs: PairInputs,
+        engine: Engine,
+        pairs: Rows | None = None,
+        initial: Teacher | None = None,
+        validation_metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        self.model, self.inputs, self._engine, self.initial = model, inputs, engine, initial
+        self.validation_metrics = validation_metrics or {}
+        if pairs is None:
+            pairs = inputs.dataset.text_rows(inputs.dataset.rows("train"))
+        self._true = fused_once(engine, model, inputs, pairs)
+        self._keys = np.empty(0, dtype=np.int64)
+        self._fused = torch.empty(0, self._true.values.shape[1])
+        self._means: dict[bool, Tensor] = {}
+
+    def remember(self, rows: Sequence[Mapping[str, Rows]]) -> None:
+        """Compute these pairs now, in large batches, to look them up later."""
+        examples, texts = (np.concatenate([each[modality] for each in rows]) for modality in self.inputs.modalities)
+        self._keys, first = np.unique(self._key(examples, texts), return_index=True)
+        self._fused = self._compute_all(examples[first], texts[first])
+
+    def mismatched_mean(self, stream: ForgetRetainStream, *, by_class: bool = False) -> Tensor:
+        """Mean of ``f(I_p, T_q)`` over many mismatched pairs of D_r, ``(D,)``; the draws are those of the first call.
+
+        Args:
+            stream: What draws the pairs.
+            by_class: Whether the mean is taken over each class that the original decides for, and these are mixed so
+                that the original's head cannot decide between them, see :func:`undecided_mixture`.
+        """
+        if by_class not in self._means:
+            rows = stream.mismatched_rows(MEAN_OF, 0, "mean")
+            examples, texts = (rows[modality] for modality in self.inputs.modalities)
+            fused = self._compute_all(examples, texts).to(self._engine.device)
+            if by_class:
+                with torch.no_grad():
+                    decided = self.model.head(fused).argmax(-1)
+                means = torch.stack([fused[decided == each].mean(0) for each in decided.unique()])
+                self._means[by_class] = undecided_mixture(means, self.model.head)
+            else:
+                self._means[by_class] = fused.mean(0)
+        return self._means[by_class]
+
+    def encode(self, batch: Batch) -> dict[str, Encoding]:
+        """Encodings of the batch's rows."""
+        rows = {modality: chosen.numpy() for modality, chosen in batch.rows.items()}
+        with torch.no_grad():
+            return self.model.encode(self.inputs.batch(rows, self._engine.device))
+
+    def fused(self, batch: Batch) -> Tensor:
+        """``f(I, T)`` of the batch's pairs, ``(B, D)``, true pairs of the training split and mismatched ones."""
+        examples, texts = (batch.rows[modality].numpy() for modality in self.inputs.modalities)
+        fused = torch.empty(len(texts), self._fused.shape[1])
+        true = (self.inputs.dataset.text_examples[texts] == examples) & self._true.has[texts]
+        fused[true] = torch.from_numpy(self._true.values[texts[true]])
+        keys = self._key(examples, texts)
+        place = np.searchsorted(self._keys, keys)
+        remembered = ~true & (np.append(self._keys, -1)[place] == keys)
+        fused[remembered] = self._fused[place[remembered]]
+        unknown = ~true & ~remembered
+        if unknown.any():
+            fused[unknown] = self._compute(examples[unknown], texts[unknown])
+        return fused.to(self._engine.device)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """The head's logits of the batch's pairs, ``(B, C)``, without a gradient."""
+        with torch.no_grad():
+            return self.model.head(self.fused(batch)).float()
+
+    def _key(self, examples: Rows, texts: Rows) -> Rows:
+        return examples * len(self.inputs.dataset.texts) + texts
+
+    def _compute_all(self, examples: Rows, texts: Rows) -> Tensor:
+        """:meth:`_compute` in large batches of texts of about the same length."""
+        order = by_length(self.inputs.sources["text"], texts)
+        fused = torch.empty(len(order), self._true.values.shape[1])
+        for part in iterate_rows(len(order), 512):
+            fused[order[part]] = self._compute(examples[order[part]], texts[order[part]])
+        return fused
+
+    @torch.no_grad()
+    def _compute(self, examples: Rows, texts: Rows) -> Tensor:
+        rows = dict(zip(self.inputs.modalities, (examples, texts), strict=True))
+        with self._engine.autocast():
+            return self.model.fused(self.inputs.batch(rows, self._engine.device)).float().cpu()
+
+
+def undecided_mixture(means: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+    """The mixture of class means about which the head is least decided, ``(D,)``.
+
+    Halfway between two classes a head of several layers may well be sure of one of them.
+
+    Args:
+        means: One for each class, ``(K, D)``.
+        head: Logits of representations, ``(..., C)``.
+    """
+    leaning = torch.zeros(len(means), device=means.device, requires_grad=True)
+    optimiser = torch.optim.LBFGS([leaning], max_iter=200, line_search_fn="strong_wolfe")
+
+    def certainty() -> Tensor:
+        with torch.enable_grad():
+            value = -head(leaning.softmax(0) @ means).float().log_softmax(-1).mean()
+        (leaning.grad,) = torch.autograd.grad(value, [leaning])
+        return value
+
+    optimiser.step(certainty)
+    return leaning.detach().softmax(0) @ means

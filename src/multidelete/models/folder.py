@@ -1,0 +1,84 @@
+"""Configuration, tokenizer and weights in a model's folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from multidelete.utils.errors import InputError
+
+CONFIG_FILE = "config.json"
+
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+FORMAT = 1
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What stands in the configuration file of a model's folder.
+
+    Raises:
+        InputError: The folder or the file is missing, or the file is damaged.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no model folder '{folder}'")
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise InputError(f"'{folder}' is not a model folder: it has no {CONFIG_FILE}")
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"{path} is damaged: expected an object")
+    return fields
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model's folder.
+
+    Raises:
+        InputError: It is missing or damaged.
+    """
+    from transformers import AutoTokenizer
+
+    # A folder without tokenizer.json would send AutoTokenizer off to look for a vocabulary elsewhere.
+    if not (folder / "tokenizer.json").is_file():
+        raise InputError(f"'{folder}' has no tokenizer.json: the model folder is incomplete")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # tokenizers raises bare Exception for a damaged file
+        raise InputError(f"the tokenizer in '{folder}' is damaged: {error}") from error
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load weights into a model.
+
+    Raises:
+        InputError: The file is missing or damaged, does not fit the model, or holds values that are not finite.
+    """
+    if not path.is_file():
+        raise InputError(f"'{path.parent}' has no {path.name}: the model folder is incomplete")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    missing = sorted(wanted.keys() - weights.keys())
+    extra = sorted(weights.keys() - wanted.keys())
+    wrong = sorted(name for name in wanted.keys() & weights.keys() if wanted[name] != weights[name].shape)
+    for names, what in ((missing, "lacks"), (extra, "has unknown"), (wrong, "has another shape of")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise InputError(f"{path} does not fit its {CONFIG_FILE}: it {what} weight '{names[0]}'{more}")
+    broken = next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None)
+    if broken is not None:
+        raise InputError(f"{path} is of no use: weight '{broken}' holds values that are not finite")
+    model.load_state_dict(weights)

@@ -1,0 +1,80 @@
+"""Checkpoints from which a killed run continues."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from multidelete.utils.errors import InputError
+from multidelete.utils.files import write_file
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+CHECKPOINT_SECONDS = 20.0
+
+
+class Checkpoint:
+    """One file with tensors and facts of a run in progress.
+
+    Args:
+        folder: Where the file is kept; without a folder nothing is written and a killed run starts again.
+        settings: JSON values on which the steps depend; a checkpoint of other settings is refused.
+        resume: Whether an existing file is read.
+    """
+
+    def __init__(self, folder: Path | None, settings: Any, *, resume: bool) -> None:
+        self.path = folder / CHECKPOINT_FILE if folder else None
+        self.settings = json.loads(json.dumps(settings))
+        self.resume = resume
+        self._saved = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether the last write is more than ``CHECKPOINT_SECONDS`` ago."""
+        return self.path is not None and time.monotonic() - self._saved > CHECKPOINT_SECONDS
+
+    def write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Write tensors and JSON facts atomically; without a folder this does nothing."""
+        if self.path is None:
+            return
+        copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        write_file(self.path, save(copies, {"facts": json.dumps({"settings": self.settings, **facts})}))
+        self._saved = time.monotonic()
+
+    @torch.no_grad()
+    def read(self, current: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Copy the stored tensors into those of the same name.
+
+        Args:
+            current: Tensors to fill; each must be in the file with the same shape.
+
+        Returns:
+            The remaining tensors and the facts, or None where there is nothing to continue from.
+
+        Raises:
+            InputError: The file is damaged, or belongs to a run with other settings.
+        """
+        if self.path is None or not self.resume or not self.path.exists():
+            return None
+        content = self.path.read_bytes()
+        try:
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            facts = json.loads(header["__metadata__"]["facts"])
+            tensors = load(content)
+        except (ValueError, KeyError, SafetensorError) as error:
+            raise InputError(f"{self.path} is damaged ({error}); remove it to start this part again") from error
+        fits = all(name in tensors and tensors[name].shape == tensor.shape for name, tensor in current.items())
+        if facts.get("settings") != self.settings or not fits:
+            raise InputError(
+                f"{self.path} is the checkpoint of a run with other settings; remove it or start elsewhere"
+            )
+        for name, tensor in current.items():
+            tensor.copy_(tensors.pop(name))
+        return tensors, facts

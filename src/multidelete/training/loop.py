@@ -1,0 +1,291 @@
+"""The training loop: ``fit`` takes optimiser steps on named losses."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from multidelete.models.base import Model
+from multidelete.models.inputs import within
+from multidelete.training.checkpoint import Checkpoint
+from multidelete.training.engine import Engine
+from multidelete.utils.errors import InputError
+from multidelete.utils.randomness import seeded
+
+logger = logging.getLogger(__name__)
+
+Losses = Callable[[int], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Settings of ``fit``.
+
+    Args:
+        steps: Optimiser steps.
+        learning_rate: Peak of the schedule: linear warm-up, then cosine to zero, or constant.
+        weight_decay: AdamW's, on matrices only, never on norms and biases.
+        warmup: Share of the steps.
+        schedule: What follows the warm-up.
+        clip: Largest norm of the gradient.
+        evaluations: Evenly spaced checkpoints that are validated; the best is kept. 0 keeps the last step.
+        stop_at: Training ends early at a checkpoint whose criterion reaches this.
+        seed: Seed of dropout.
+        lr_multipliers: Parameters whose learning rate is multiplied by this; they have no weight decay.
+    """
+
+    steps: int
+    learning_rate: float
+    weight_decay: float = 0.02
+    warmup: float = 0.1
+    schedule: Literal["cosine", "constant"] = "cosine"
+    clip: float = 1.0
+    evaluations: int = 0
+    stop_at: float = math.inf
+    seed: int = 0
+    lr_multipliers: dict[str, float] = field(default_factory=dict)
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of a step."""
+        rising = max(1, round(self.warmup * self.steps))
+        if step < rising:
+            return self.learning_rate * (step + 1) / rising
+        if self.schedule == "constant":
+            return self.learning_rate
+        done = (step - rising) / max(1, self.steps - rising)
+        return self.learning_rate * 0.5 * (1 + float(np.cos(np.pi * done)))
+
+    def validation_steps(self) -> set[int]:
+        """Steps after which a checkpoint is validated."""
+        return {round((i + 1) * self.steps / self.evaluations) for i in range(self.evaluations)} - {0}
+
+
+@dataclass
+class TrainingHistory:
+    """Log of one ``fit``: a line for each step and one for each validated checkpoint."""
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    update_seconds: float = 0.0
+    selection_seconds: float = 0.0
+
+
+def fit(
+    engine: Engine,
+    model: Model,
+    parameters: Mapping[str, Tensor],
+    losses: Losses,
+    fit_settings: FitSettings,
+    *,
+    what: str,
+    training: bool,
+    validate: Callable[[], dict[str, float]] | None = None,
+    folder: Path | None = None,
+) -> TrainingHistory:
+    """Take optimiser steps on the sum of the named losses, until ``fit_settings.steps`` or ``stop_at``.
+
+    Args:
+        engine: Device, precision, progress, callbacks, and whether to continue from a checkpoint.
+        model: Changed in place; it must be on the engine's device.
+        parameters: What the optimiser updates; everything else is constant.
+        losses: Named loss terms of a step, scalars, summed.
+        fit_settings: Steps, learning rates, selection.
+        what: Name for progress, callbacks and messages.
+        training: Training mode (dropout, running statistics); unlearning runs in eval mode.
+        validate: Validation metrics of the current model, with the key ``criterion``, higher is better.
+        folder: Where checkpoints are kept during training; without a folder a killed run starts again.
+
+    Returns:
+        The history; ``model`` holds the weights of the last step, or of the selected checkpoint.
+
+    Raises:
+        InputError: The loss is not finite, or a checkpoint belongs to another run.
+    """
+    _set_mode(model, parameters, training)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in parameters)
+    checkpoint = Checkpoint(folder, asdict(fit_settings), resume=engine.resume)
+    state = _FitState(model, parameters, fit_settings, checkpoint)
+    if state.restore(engine.device):
+        logger.info("%s: continues at step %d of %d", what, state.step, fit_settings.steps)
+    validation_steps = fit_settings.validation_steps() if validate else set()
+    advance = engine.progress.start(what, fit_settings.steps)
+    advance(state.step)
+    with _deferred_interrupt() as interrupted:
+        while state.step < fit_settings.steps and state.best_criterion < fit_settings.stop_at:
+            _step(engine, model, losses, fit_settings, state, what)
+            advance(1)
+            for callback in engine.callbacks:
+                callback.on_step(what, state.history.lines[-1])
+            if validate and state.step in validation_steps:
+                _validate(validate, state)
+                for callback in engine.callbacks:
+                    callback.on_validation(what, state.history.lines[-1])
+                _set_mode(model, parameters, training)
+            if checkpoint.due or interrupted():
+                state.save()
+            if interrupted():
+                raise KeyboardInterrupt
+    engine.progress.finish()
+    state.take_best()
+    for callback in engine.callbacks:
+        callback.on_end(what, state.history)
+    if not all(bool(tensor.isfinite().all()) for tensor in parameters.values()):
+        raise InputError(
+            f"{what}: the weights are not finite after step {state.step}; "
+            "a smaller learning rate or fewer epochs usually helps"
+        )
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    return state.history
+
+
+def _step(engine: Engine, model: Model, losses: Losses, fit_settings: FitSettings, state: _FitState, what: str) -> None:
+    engine.synchronise()
+    began = time.perf_counter()
+    rate = fit_settings.lr_at(state.step)
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate * group["lr_multiplier"]
+    with seeded(fit_settings.seed, "step", state.step), engine.autocast():
+        terms = losses(state.step)
+    total = torch.stack([term.float() for term in terms.values()]).sum()
+    values = {name: float(term.detach()) for name, term in terms.items()}
+    if not torch.isfinite(total):
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+        raise InputError(
+            f"{what}: the loss became {float(total.detach())} at step {state.step + 1} ({shown}); "
+            "a smaller learning rate or fewer epochs usually helps"
+        )
+    state.optimiser.zero_grad(set_to_none=True)
+    total.backward()
+    nn.utils.clip_grad_norm_(list(state.parameters.values()), fit_settings.clip)
+    state.optimiser.step()
+    engine.synchronise()
+    state.step += 1
+    state.history.update_seconds += time.perf_counter() - began
+    values["total"] = float(total.detach())
+    state.history.lines.append({"step": state.step, "losses": values, "learning_rate": rate})
+
+
+def _validate(validate: Callable[[], dict[str, float]], state: _FitState) -> None:
+    began = time.perf_counter()
+    state.model.eval()
+    scores = validate()
+    if scores["criterion"] > state.best_criterion:
+        state.keep_best(scores["criterion"])
+    state.history.lines.append({"step": state.step, "validation": scores})
+    state.history.selection_seconds += time.perf_counter() - began
+
+
+def _set_mode(model: Model, parameters: Mapping[str, Tensor], training: bool) -> None:
+    """Training mode for the parts that change; the others keep dropout and running statistics off."""
+    model.train(training)
+    for parts in model.parts.values():
+        if not any(within(name, parts) for name in parameters):
+            for part in parts:
+                if isinstance(module := getattr(model, part, None), nn.Module):
+                    module.eval()
+
+
+@contextlib.contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Delay Ctrl-C to the end of the current step, so that a checkpoint can be written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    seen = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: seen.set())
+    try:
+        yield seen.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _optimiser(parameters: Mapping[str, Tensor], fit_settings: FitSettings) -> torch.optim.AdamW:
+    plain = [p for name, p in parameters.items() if name not in fit_settings.lr_multipliers]
+    matrices, others = [p for p in plain if p.dim() > 1], [p for p in plain if p.dim() <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": fit_settings.weight_decay, "lr_multiplier": 1.0},
+        {"params": others, "weight_decay": 0.0, "lr_multiplier": 1.0},
+    ]
+    for name, lr_multiplier in fit_settings.lr_multipliers.items():
+        groups.append({"params": [parameters[name]], "weight_decay": 0.0, "lr_multiplier": lr_multiplier})
+    # With many small weights the Python loop over them costs more than the updates.
+    fused = all(parameter.device.type == "cpu" for parameter in parameters.values())
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=fit_settings.learning_rate, betas=(0.9, 0.999), fused=fused or None
+    )
+
+
+class _FitState:
+    """Everything that a step depends on, so that a resumed run equals an uninterrupted one."""
+
+    def __init__(
+        self, model: Model, parameters: Mapping[str, Tensor], fit_settings: FitSettings, checkpoint: Checkpoint
+    ) -> None:
+        self.model, self.parameters, self.checkpoint = model, dict(parameters), checkpoint
+        self.optimiser = _optimiser(parameters, fit_settings)
+        self.step = 0
+        self.history = TrainingHistory()
+        self.best: dict[str, Tensor] = {}
+        self.best_criterion = float("-inf")
+        self.best_step = 0
+
+    def moving(self) -> dict[str, Tensor]:
+        """Trained parameters and buffers (running statistics)."""
+        return {**{n: p.detach() for n, p in self.parameters.items()}, **dict(self.model.named_buffers())}
+
+    def keep_best(self, criterion: float) -> None:
+        self.best_criterion, self.best_step = criterion, self.step
+        self.best = {name: tensor.clone() for name, tensor in self.moving().items()}
+
+    @torch.no_grad()
+    def take_best(self) -> None:
+        if not self.best:
+            return
+        for name, tensor in self.moving().items():
+            tensor.copy_(self.best[name])
+        for line in self.history.lines:
+            if "validation" in line and line["step"] == self.best_step:
+                line["selected"] = True
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        tensors = {f"model.{n}": t for n, t in self.moving().items()}
+        tensors |= {f"best.{n}": t for n, t in self.best.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimiser.state[parameter].items():
+                tensors[f"optimiser.{key}.{name}"] = value
+        facts = {"step": self.step, "best_criterion": self.best_criterion, "best_step": self.best_step}
+        self.checkpoint.write(tensors, {**facts, "history": asdict(self.history)})
+
+    def restore(self, device: torch.device) -> bool:
+        """Continue from the checkpoint, if there is one. See :meth:`Checkpoint.read` for errors."""
+        stored = self.checkpoint.read({f"model.{n}": t for n, t in self.moving().items()})
+        if stored is None:
+            return False
+        tensors, facts = stored
+        self.best = {n.removeprefix("best."): t.to(device) for n, t in tensors.items() if n.startswith("best.")}
+        for name, parameter in self.parameters.items():
+            keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"optimiser.{k}.{name}" in tensors]
+            if keys:
+                self.optimiser.state[parameter] = {
+                    k: tensors[f"optimiser.{k}.{name}"].to("cpu" if k == "step" else device) for k in keys
+                }
+        self.step, self.best_step = facts["step"], facts["best_step"]
+        self.best_criterion = facts["best_criterion"]
+        self.history = TrainingHistory(**facts["history"])
+        return True
