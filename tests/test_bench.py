@@ -143,7 +143,7 @@ def test_every_command_is_the_cell_it_says(here: Path) -> None:
 
 def test_the_default_is_every_method_that_unlearns_and_does_the_task(here: Path) -> None:
     result = cells_of(seeds=[0])
-    doing = {name for name, kind in METHODS.items() if "retrieval" in kind.tasks and name != "unimodal"}
+    doing = {name for name, kind in METHODS.items() if "labels" not in kind.requires and name != "unimodal"}
     left_out = {note.split(",")[0] for note in result.notes}  # for what they need of the original
     assert {cell.row["method"] for cell in result.cells} == doing - left_out
     assert {"retrain", "multidelete", "finetune", "neggrad"} <= doing - left_out
@@ -172,7 +172,7 @@ def test_what_cannot_be_is_left_out_and_said_once(here: Path, monkeypatch: pytes
     result = cells_of(methods=["unimodal", "only_vision", "neggrad"], scopes=["fusion", "graph"], seeds=[0, 1])
     assert names(result)[2:] == ["neggrad-fusion-3-seed0", "neggrad-fusion-3-seed1"]
     assert result.notes == (
-        "unimodal: left out, it does not do the task 'retrieval', only entailment, reasoning, graph_text",
+        "unimodal: left out, it needs labels, which 'retrieval' does not provide",
         "only_vision, scope 'fusion': left out, its scopes here are vision",
         "only_vision, scope 'graph': left out, its scopes here are vision",
         "neggrad, scope 'graph': left out, its scopes here are all and fusion and vision and text",
@@ -184,18 +184,27 @@ def test_what_cannot_be_is_left_out_and_said_once(here: Path, monkeypatch: pytes
 def test_a_mask_of_the_bench_is_for_those_that_need_one(here: Path) -> None:
     result = cells_of(methods=["erm_ktp", "neggrad"], scopes=["vision"], seeds=[0])
     assert names(result)[1:] == ["neggrad-vision-3-seed0"]
-    assert any(note.startswith("erm_ktp, scope 'vision': left out") and "[train.mask]" in note for note in result.notes)
-    result = cells_of(methods=["erm_ktp", "neggrad"], scopes=["vision"], seeds=[0], mask={"classes": 3, "every": 1})
+    assert any(
+        note.startswith("erm_ktp, scope 'vision': left out") and "[train.extra]" in note for note in result.notes
+    )
+    result = cells_of(
+        methods=["erm_ktp", "neggrad"],
+        scopes=["vision"],
+        seeds=[0],
+        extra={"name": "channel_mask", "classes": 3, "every": 1},
+    )
     assert result.notes == ()
     masked = {}
     for cell in result.cells:
         recipe = cell.recipe
         assert recipe.train is not None
-        masked[cell.row["method"]] = recipe.train.mask and recipe.train.mask.classes, recipe.retrain
+        masked[cell.row["method"]] = recipe.train.extra and recipe.train.extra.classes, recipe.retrain
     assert masked == {"retrain": (None, False), "neggrad": (None, True), "erm_ktp": (3, False)}
-    own = "train.mask={classes = 5, every = 1}"
-    result = cells_of("recipe.toml", own, methods=["erm_ktp"], seeds=[0], mask={"classes": 3, "every": 1})
-    assert [cell.recipe.train.mask.classes for cell in result.cells] == [5, 5]  # type: ignore[union-attr]
+    own = 'train.extra={name = "channel_mask", classes = 5, every = 1}'
+    result = cells_of(
+        "recipe.toml", own, methods=["erm_ktp"], seeds=[0], extra={"name": "channel_mask", "classes": 3, "every": 1}
+    )
+    assert [cell.recipe.train.extra.classes for cell in result.cells] == [5, 5]  # type: ignore[union-attr]
 
 
 def test_the_demo_can_be_benched_by_its_task(here: Path, terminal: Terminal) -> None:

@@ -13,13 +13,13 @@ from torch import Tensor
 from multidelete.data.samplers import RetainBatch
 from multidelete.methods import METHODS, FineTune, Method, NegGrad, Retrain, Teacher, Unlearned, UnlearningData
 from multidelete.models import Batch, Model
-from multidelete.testing import CHECKS, PROPERTIES, Case, CheckError, check_method, trial
+from multidelete.testing import CHECKS, PROPERTIES, Case, CheckError, check_method, trial_for
 from multidelete.utils.errors import InputError
 
 
 @cache
 def case_of(method: type[Method]) -> Case:
-    return Case(method, trial(method.tasks[0], method.needs_mask))
+    return Case(method, trial_for(method))
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -20,26 +20,27 @@ from multidelete.data.batches import PairInputs, Pixels, Rows, Texts
 from multidelete.data.requests import Request, resolve
 from multidelete.data.samplers import TrainStream
 from multidelete.methods import ErmKtp, FineTune, Retrain, UnlearningData
+from multidelete.methods.channel_mask import ChannelMask, ChannelMaskSettings, groups_of, mask_of
 from multidelete.methods.erm_ktp import distance
 from multidelete.models import MODELS, Model
 from multidelete.models.image_text import ImageTextModel
 from multidelete.models.inputs import Batch, Encoding
-from multidelete.models.mask import ChannelMask
 from multidelete.pipeline import run
 from multidelete.recipe import load, validate
 from multidelete.store.models import get_or_train_original
 from multidelete.tasks import TASKS
 from multidelete.training import loop
 from multidelete.training.engine import Engine
+from multidelete.training.extras import check_extra
 from multidelete.training.features import encoded_inputs
 from multidelete.training.loop import FitSettings
-from multidelete.training.original import MaskSettings, TrainSettings, check_mask, groups_of, train
+from multidelete.training.original import TrainSettings, train
 from multidelete.training.progress import ProgressReporter
 from multidelete.utils.errors import InputError
 
 CPU = torch.device("cpu")
 IMAGE_TEXT = [name for name in tiny.CONFIGS if "vision" in MODELS[name].modalities]
-STATE = {"channel_mask.open", "channel_mask.weight"}
+STATE = {"extra.open", "extra.weight"}
 
 
 def original(name: str = "albef") -> ImageTextModel:
@@ -67,18 +68,18 @@ def batch_of(model: Model, count: int = 12) -> Batch:
 # -- the mask -----------------------------------------------------------------------------------------------------
 
 
-def mask_of(*rows: list[float]) -> ChannelMask:
+def mask_with(*rows: list[float]) -> ChannelMask:
     mask = ChannelMask(len(rows), len(rows[0]))
     mask.weight.copy_(torch.tensor(rows))
     return mask
 
 
 def test_penalty_by_hand() -> None:
-    mask = mask_of([1.0, 0.5, 0.0, 0.2], [0.0, 1.0, 0.4, 0.0], [0.3, 0.0, 1.0, 0.0])
+    mask = mask_with([1.0, 0.5, 0.0, 0.2], [0.0, 1.0, 0.4, 0.0], [0.3, 0.0, 1.0, 0.0])
     # |M| = 1.7 + 1.4 + 1.3; 0.1 of 12 entries cost nothing; the products are 0.5, 0.3 and 0.4.
     assert float(mask.penalty(share=0.1, overlap=0.1)) == pytest.approx(4.4 - 1.2 + 0.1 * 1.2)
     assert float(mask.penalty(share=0.5, overlap=0.0)) == 0
-    assert float(mask_of([1.0, 0.0], [0.0, 1.0]).penalty(share=0.5, overlap=7.0)) == 0
+    assert float(mask_with([1.0, 0.0], [0.0, 1.0]).penalty(share=0.5, overlap=7.0)) == 0
     assert ChannelMask(10, 16).weight.unique().tolist() == [0.5]
 
 
@@ -92,13 +93,13 @@ def test_penalty_against_its_formula_written_out() -> None:
 
 
 def test_normalisation_by_hand() -> None:
-    mask = mask_of([0.5, 0.25, -0.1], [2.0, 1.0, 0.0])
+    mask = mask_with([0.5, 0.25, -0.1], [2.0, 1.0, 0.0])
     mask.normalise_()
     torch.testing.assert_close(mask.weight, torch.tensor([[1.0, 0.5, 0.0], [1.0, 0.5, 0.0]]))
 
 
 def test_a_channel_belongs_to_who_uses_it_most() -> None:
-    mask = mask_of([1.0, 0.9, 0.2, 0.0], [0.1, 1.0, 0.2, 0.0], [0.4, 0.3, 1.0, 0.0])
+    mask = mask_with([1.0, 0.9, 0.2, 0.0], [0.1, 1.0, 0.2, 0.0], [0.4, 0.3, 1.0, 0.0])
     owned = [mask.owned(row).tolist() for row in range(3)]
     assert owned == [[True, False, False, False], [False, True, False, False], [False, False, True, False]]
 
@@ -118,20 +119,20 @@ def test_groups_are_the_request_and_a_hash_of_ids() -> None:
 
 def test_training_with_a_mask_separates_the_classes() -> None:
     settings = tiny.TRAINING.model_copy(
-        update={"epochs": 8.0, "mask": MaskSettings(classes=3, every=1, learning_rate=0.3)}
+        update={"epochs": 8.0, "extra": ChannelMaskSettings(classes=3, every=1, learning_rate=0.3)}
     )
     model = trained(settings)
-    mask = model.channel_mask.weight
+    mask = mask_of(model).weight
     assert not mask.requires_grad
     assert mask.grad is None
     assert float(mask.min()) >= 0
     assert mask.amax(1).tolist() == [1, 1, 1]
     unlike = [(mask[2] - mask[row]).abs().mean() for row in (0, 1)]
     assert min(unlike) > 0.02
-    assert model.channel_mask.owned(2).any()
-    assert not model.channel_mask.owned(2).all()
+    assert mask_of(model).owned(2).any()
+    assert not mask_of(model).owned(2).all()
     assert float(mask.mean()) < 0.95
-    assert bool((model.channel_mask.open == 1).all())
+    assert bool((mask_of(model).open == 1).all())
 
 
 def test_pictures_are_seen_through_the_mask_in_every_nth_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,15 +146,16 @@ def test_pictures_are_seen_through_the_mask_in_every_nth_epoch(monkeypatch: pyte
         return at(self, step, device)
 
     def watching(self: ImageTextModel, batch: Batch) -> Tensor:
-        seen[-1] = (seen[-1][0], batch.groups is not None)
-        if batch.groups is not None:
-            assert torch.equal(batch.groups, groups[batch.examples["vision"]])
+        rows = mask_of(self)._rows
+        seen[-1] = (seen[-1][0], rows is not None)
+        if rows is not None:
+            assert torch.equal(rows, groups[batch.examples["vision"]])
         return losses(self, batch)
 
     monkeypatch.setattr(TrainStream, "at", numbered)
     monkeypatch.setattr(ImageTextModel, "losses", watching)
     settings = tiny.TRAINING.model_copy(
-        update={"epochs": 6.0, "batch_size": 40, "mask": MaskSettings(classes=3, every=3)}
+        update={"epochs": 6.0, "batch_size": 40, "extra": ChannelMaskSettings(classes=3, every=3)}
     )
     trained(settings, request)
     assert [epoch for epoch, _ in seen] == [epoch for epoch in range(6) for _ in range(3)]
@@ -165,14 +167,16 @@ def test_pictures_are_seen_through_the_mask_in_every_nth_epoch(monkeypatch: pyte
 def test_what_the_mask_does_to_features(name: str) -> None:
     """Each picture's map times its own row; what is fused is made of that; the whole features are untouched."""
     model = copy.deepcopy(original(name))
-    model.channel_mask.weight.copy_(torch.rand(model.channel_mask.weight.shape))
+    mask_of(model).weight.copy_(torch.rand(mask_of(model).weight.shape))
     batch = batch_of(model)
     groups = torch.arange(len(batch)) % 3
     with torch.no_grad():
-        whole, masked = model.encode(batch), model.encode(replace(batch, groups=groups))
+        mask, whole = mask_of(model), model.encode(batch)
+        with mask.seen_through(groups):
+            masked = model.encode(batch)
         for row, group in enumerate(groups):
-            expected = model.feature_map(whole["vision"])[row] * model.channel_mask.weight[group]
-            torch.testing.assert_close(model.feature_map(masked["vision"])[row], expected)
+            expected = mask.feature_map(whole["vision"])[row] * mask.weight[group]
+            torch.testing.assert_close(mask.feature_map(masked["vision"])[row], expected)
         torch.testing.assert_close(masked["text"].tokens, whole["text"].tokens)
         assert not torch.allclose(model.fuse(masked), model.fuse(whole))
 
@@ -195,7 +199,7 @@ def test_features_are_whole_at_inference(name: str) -> None:
 def test_a_mask_that_is_never_looked_through_changes_nothing_else() -> None:
     """With weight 0 in an epoch without it, the model is bit for bit the one that is trained without a mask."""
     settings = tiny.TRAINING.model_copy(update={"epochs": 1.0})
-    free = settings.model_copy(update={"mask": MaskSettings(classes=3, every=3, weight=0.0)})
+    free = settings.model_copy(update={"extra": ChannelMaskSettings(classes=3, every=3, weight=0.0)})
     masked = tiny.weights(trained(free))
     plain = tiny.build(tiny.CONFIGS["albef"])
     rows = tiny.dataset().text_rows(tiny.dataset().rows("train"))
@@ -209,11 +213,11 @@ def test_the_mask_lies_behind_a_frozen_backbone() -> None:
     model = tiny.build(tiny.masked(config, tiny.request_of()))
     assert isinstance(model, ImageTextModel)
     before, dataset = tiny.weights(model), tiny.dataset()
-    assert model.channel_mask.weight.shape == (3, 24)
+    assert mask_of(model).weight.shape == (3, 24)
     rows = dataset.text_rows(dataset.rows("train"))
     train(model, PairInputs.of(dataset, model), rows, tiny.MASKED, tiny.engine(), seed=0, what="test")
     moved = tiny.changed(before, tiny.weights(model))
-    assert "channel_mask.weight" in moved
+    assert "extra.weight" in moved
     assert not any(name.startswith("vision.") for name in moved)
     result = ErmKtp()(model, tiny.data_for(model), tiny.engine())
     moved = tiny.changed(tiny.weights(model), tiny.weights(result.model))
@@ -224,7 +228,7 @@ def test_only_where_vision_is_trained_the_mask_is() -> None:
     model = original()
     for scope, moves in (("fusion", False), ("text", False), ("vision", True)):
         result = Retrain(scope=scope)(model, tiny.data_for(model, training=tiny.MASKED), tiny.engine())  # type: ignore[arg-type]
-        assert ("channel_mask.weight" in tiny.changed(tiny.weights(model), tiny.weights(result.model))) is moves
+        assert ("extra.weight" in tiny.changed(tiny.weights(model), tiny.weights(result.model))) is moves
     tuned = FineTune(min_steps=3, evaluations=0)(model, tiny.data_for(model), tiny.engine()).model
     assert not STATE & tiny.changed(tiny.weights(model), tiny.weights(tuned))
 
@@ -232,10 +236,10 @@ def test_only_where_vision_is_trained_the_mask_is() -> None:
 @pytest.mark.parametrize("name", IMAGE_TEXT)
 def test_a_masked_model_round_trips(name: str, tmp_path: Path) -> None:
     model = copy.deepcopy(original(name))
-    model.channel_mask.open[:3] = 0
+    mask_of(model).open[:3] = 0
     model.save_pretrained(tmp_path / "model")
     read = Model.from_pretrained(tmp_path / "model")
-    assert read.config.mask == model.config.mask
+    assert read.config.extra == model.config.extra
     assert tiny.changed(tiny.weights(model), tiny.weights(read)) == set()
     with torch.no_grad():
         assert torch.equal(read.fused(batch_of(read)), model.fused(batch_of(model)))
@@ -245,7 +249,7 @@ def test_a_masked_model_round_trips(name: str, tmp_path: Path) -> None:
 def test_a_mask_is_not_taken_from_the_model_that_training_starts_from() -> None:
     model = tiny.build(tiny.masked(tiny.CONFIGS["albef"], tiny.request_of(4)), seed=3)
     model.take_weights(original())
-    assert model.get_buffer("channel_mask.weight").unique().tolist() == [0.5]
+    assert model.get_buffer("extra.weight").unique().tolist() == [0.5]
 
 
 # -- what a recipe says of it -------------------------------------------------------------------------------------
@@ -256,9 +260,9 @@ SETTINGS: dict[str, Any] = {
     "data": {"reader": "scenes", "train": 40, "validation": 12, "test": 12, "size": 24},
     "forget": {"count": 3},
     "train": {"epochs": 2, "batch_size": 32},
-    "model": {"name": "albef", **tiny.albef().model_dump(mode="json", exclude={"mask", "labels", "images"})},
+    "model": {"name": "albef", **tiny.albef().model_dump(mode="json", exclude={"extra", "labels", "images"})},
 }
-MASK = {"mask": {"classes": 3, "every": 2}}
+MASK = {"extra": {"name": "channel_mask", "classes": 3, "every": 2}}
 
 
 def settings_of(**changes: Any) -> dict[str, Any]:
@@ -273,7 +277,7 @@ def test_key_of_an_original_depends_on_the_request_only_with_a_mask() -> None:
     def key(values: dict[str, Any]) -> str:
         recipe = validate(values, "here")
         result = get_or_train_original(recipe, recipe.dataset(), tiny.engine())
-        assert (result.model.config.mask is None) is (recipe.train is None or recipe.train.mask is None)
+        assert (result.model.config.extra is None) is (recipe.train is None or recipe.train.extra is None)
         return result.key
 
     plain, masked = key(settings_of()), key(masked_settings())
@@ -285,7 +289,7 @@ def test_key_of_an_original_depends_on_the_request_only_with_a_mask() -> None:
 
 
 def test_without_the_table_there_is_no_mask() -> None:
-    assert TrainSettings().mask is None
+    assert TrainSettings().extra is None
     assert validate({"forget": {"count": 3}}, "here").train == TrainSettings()
     assert set(tiny.weights(tiny.original("albef"))) == set(tiny.weights(original())) - STATE
 
@@ -296,7 +300,7 @@ def test_a_recipe_with_a_mask_runs(tmp_path: Path) -> None:
     assert [row["method"] for row in rows] == ["original", "retrain", "erm_ktp"]
     assert rows[2]["scope"] == "vision"
     read = Model.from_pretrained(tmp_path / "run" / "model")
-    assert read.get_buffer("channel_mask.weight").unique().tolist() == [0.5]
+    assert read.get_buffer("extra.weight").unique().tolist() == [0.5]
     # What is left behind is an original with a mask no more: its channels are closed.
     brought = settings_of(original=str(tmp_path / "run" / "model"), method="erm_ktp", forget={"count": 4})
     del brought["model"], brought["train"]
@@ -310,9 +314,9 @@ def test_a_recipe_with_a_mask_runs(tmp_path: Path) -> None:
 def with_closed(name: str, count: int = 3) -> ImageTextModel:
     """The original with a mask in which the first channels are D_f's."""
     model = copy.deepcopy(original(name))
-    model.channel_mask.weight.fill_(0.5)
-    model.channel_mask.weight[:, -1] = 1.0
-    model.channel_mask.weight[-1, :count] = 1.0
+    mask_of(model).weight.fill_(0.5)
+    mask_of(model).weight[:, -1] = 1.0
+    mask_of(model).weight[-1, :count] = 1.0
     return model
 
 
@@ -323,22 +327,22 @@ def test_closed_channels_stay_closed_and_only_vision_moves(name: str) -> None:
     result = ErmKtp()(model, data, tiny.engine())
     student = result.model
     assert isinstance(student, ImageTextModel)
-    assert student.channel_mask.open.tolist() == [0.0] * 3 + [1.0] * (len(student.channel_mask.open) - 3)
+    assert mask_of(student).open.tolist() == [0.0] * 3 + [1.0] * (len(mask_of(student).open) - 3)
     for encodings in (
         student.encode(batch_of(student)),
         result.inputs.batch(data.inputs.true_pairs(np.arange(6)), CPU),
     ):
         if isinstance(encodings, Batch):
             encodings = student.encode(encodings)
-        seen = student.feature_map(encodings["vision"])
+        seen = mask_of(student).feature_map(encodings["vision"])
         assert not seen[..., :3].any()
         assert seen[..., 3:].any(dim=(0, 1)).all()
     moved = tiny.changed(tiny.weights(model), tiny.weights(student)) - STATE
     assert moved
     assert moved <= set(model.parameters_of("vision"))
-    assert student.channel_mask.weight.unique().tolist() == [0.5]
+    assert mask_of(student).weight.unique().tolist() == [0.5]
     tuned = FineTune(min_steps=3, evaluations=0)(student, data, tiny.engine()).model  # not even later on
-    assert not model.feature_map(tuned.encode(batch_of(tuned))["vision"])[..., :3].any()
+    assert not mask_of(model).feature_map(tuned.encode(batch_of(tuned))["vision"])[..., :3].any()
 
 
 def test_the_student_begins_anew_and_ends_near_the_original() -> None:
@@ -366,7 +370,7 @@ def test_loss_terms_by_hand() -> None:
         own, aim = (each.encode_one("vision", images) for each in (fresh, model))
     kept = torch.ones(16)
     kept[:3] = 0
-    mask = model.channel_mask.weight[torch.from_numpy(groups_of(tiny.dataset(), 3)[rows])]
+    mask = mask_of(model).weight[torch.from_numpy(groups_of(tiny.dataset(), 3)[rows])]
 
     def share(one: Tensor, other: Tensor) -> float:
         return float((one - other).square().sum() / other.square().sum())
@@ -470,7 +474,7 @@ def test_killed_and_resumed_is_bit_equal_to_uninterrupted(
     encoded_inputs(tiny.engine(), model, tiny.data_for(model).inputs)
 
     def masked(engine: Engine, folder: Path | None) -> Model:
-        settings = tiny.MASKED.model_copy(update={"mask": MaskSettings(classes=3, every=1, learning_rate=0.1)})
+        settings = tiny.MASKED.model_copy(update={"extra": ChannelMaskSettings(classes=3, every=1, learning_rate=0.1)})
         return trained(settings, engine=engine, folder=folder)
 
     def taught(engine: Engine, folder: Path | None) -> Model:
@@ -523,7 +527,7 @@ def test_other_scopes_are_refused(scope: str) -> None:
 
 def frozen(name: str) -> dict[str, Any]:
     field = "encoder" if name == "vilt" else "vision"
-    values = tiny.CONFIGS[name].model_dump(mode="json", exclude={"mask", "labels", "images"})
+    values = tiny.CONFIGS[name].model_dump(mode="json", exclude={"extra", "labels", "images"})
     return {"name": name, **values, field: {**values[field], "freeze": True}}
 
 
@@ -532,28 +536,28 @@ def frozen(name: str) -> dict[str, Any]:
     [
         (
             settings_of(method="erm_ktp"),
-            r"method 'erm_ktp' needs an original that was trained with a mask; add a table \[train.mask\]",
+            r"method 'erm_ktp' needs an original that was trained with 'channel_mask'; add a table \[train.extra\]",
         ),
         (
             settings_of(compare=["erm_ktp"]),
-            r"method 'erm_ktp' needs an original that was trained with a mask; add a table \[train.mask\]",
+            r"method 'erm_ktp' needs an original that was trained with 'channel_mask'; add a table \[train.extra\]",
         ),
-        (masked_settings(method="erm_ktp", model=frozen("clip")), "that of this clip model is frozen; set freeze"),
-        (masked_settings(method="erm_ktp", model=frozen("blip")), "that of this blip model is frozen; set freeze"),
-        (masked_settings(method="erm_ktp", model=frozen("vilt")), "that of this vilt model is frozen; set freeze"),
         (
             settings_of(method="erm_ktp", task="graph_text", data="genes", model="graph_text"),
-            "method 'erm_ktp' does not apply to the task 'graph_text', only to retrieval, entailment, reasoning",
+            "method 'erm_ktp' does not apply to the task 'graph_text': it needs vision",
         ),
         (
             masked_settings(task="graph_text", data="genes", model="graph_text"),
-            "'train.mask' is about pictures, which a graph_text model does not see; leave it out",
+            "'train.extra': channel_mask needs vision, which a graph_text model lacks; leave it out",
         ),
         (
-            settings_of(train={"epochs": 2, "mask": {}}),
-            "'train': the mask is applied in one epoch of 3, but there are 2; set mask.every to fewer",
+            settings_of(train={"epochs": 2, "extra": "channel_mask"}),
+            "'train': the mask is applied in one epoch of 3, but there are 2; set extra.every to fewer",
         ),
-        (settings_of(train={"mask": {"class": 3}}), "'train.mask' has no setting 'class'; did you mean 'classes'"),
+        (
+            settings_of(train={"extra": {"name": "channel_mask", "class": 3}}),
+            "extra module 'channel_mask' has no setting 'class'; did you mean 'classes'",
+        ),
     ],
 )
 def test_a_recipe_is_refused(values: dict[str, Any], sentence: str) -> None:
@@ -566,16 +570,17 @@ def test_a_brought_original_without_a_mask_is_refused(tmp_path: Path) -> None:
     tiny.original("albef").save_pretrained(tmp_path / "plain")
     original().save_pretrained(tmp_path / "masked")
     values = {"forget": {"count": 3}, "method": "erm_ktp", "original": str(tmp_path / "plain")}
-    with pytest.raises(InputError, match=r"train one by a recipe with \[train.mask\]"):
+    with pytest.raises(InputError, match=r"train one by a recipe: add a table \[train.extra\]"):
         validate(values, "here")
-    with pytest.raises(InputError, match=r"'original' was trained without a mask; leave out 'train.mask'"):
+    with pytest.raises(InputError, match=r"'original' was trained without 'channel_mask'; leave out 'train.extra'"):
         validate({**values, "method": "neggrad", "train": MASK}, "here")
     validate({**values, "original": str(tmp_path / "masked")}, "here")
     validate({**values, "original": str(tmp_path / "nowhere")}, "here")  # is refused when it is to be read
-    recipe = validate({**values, "original": str(tmp_path / "masked"), "train": {"mask": {"classes": 5}}}, "here")
-    with pytest.raises(
-        InputError, match=r"train.mask.classes = 5, but the mask of this albef model has 3; set it to 3"
-    ):
+    recipe = validate(
+        {**values, "original": str(tmp_path / "masked"), "train": {"extra": {"name": "channel_mask", "classes": 5}}},
+        "here",
+    )
+    with pytest.raises(InputError, match=r"train.extra.classes = 5, but this albef model has 3; set it to 3"):
         get_or_train_original(recipe, tiny.dataset(), tiny.engine())
 
 
@@ -586,16 +591,18 @@ def test_check_on_the_command_line(terminal: Callable[[str], Any], tmp_path: Pat
     )
     ended = terminal(f"check {path}")
     assert ended.code != 0
-    assert "needs an original that was trained with a mask; add a table [train.mask]" in ended.err
-    assert terminal(f"check {path} train.mask.classes=4").code == 0
-    assert load(path, ["train.mask.classes=4"]).train == TrainSettings(mask=MaskSettings(classes=4))
+    assert "needs an original that was trained with 'channel_mask'; add a table [train.extra]" in ended.err
+    assert terminal(f"check {path} train.extra.name=channel_mask train.extra.classes=4").code == 0
+    assert load(path, ["train.extra.name=channel_mask", "train.extra.classes=4"]).train == TrainSettings(
+        extra=ChannelMaskSettings(classes=4)
+    )
 
 
 def test_a_model_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, masked = tiny.original("albef"), original()
-    monkeypatch.setattr(Engine, "fit", lambda *_, **__: pytest.fail("something slow started"))
-    monkeypatch.setattr(Engine, "encode_all", lambda *_, **__: pytest.fail("something slow started"))
-    with pytest.raises(InputError, match=r"this albef model was not; train it with a table \[train.mask\]"):
+    for slow in ("methods.erm_ktp.fit", "methods.erm_ktp.encode_once", "training.original.fit"):
+        monkeypatch.setattr(f"multidelete.{slow}", lambda *_, **__: pytest.fail("something slow started"))
+    with pytest.raises(InputError, match=r"this albef model was not; train it with a table \[train.extra\]"):
         ErmKtp()(plain, tiny.data_for(plain), tiny.engine())
     with pytest.raises(InputError, match="another deletion than these 4 examples"):
         ErmKtp()(masked, tiny.data_for(masked, tiny.request_of(4)), tiny.engine())
@@ -606,9 +613,9 @@ def test_a_model_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPat
     )
     with pytest.raises(InputError, match="'vision' is not a scope of a model of kind 'graph_text'"):
         ErmKtp().check(graph)
-    with pytest.raises(InputError, match="this albef model was made without a mask; leave the table out"):
-        check_mask(plain, MaskSettings())
-    with pytest.raises(InputError, match=r"train.mask: this albef model was made without a mask"):
+    with pytest.raises(InputError, match="this albef model was made without 'channel_mask'; leave the table out"):
+        check_extra(plain, ChannelMaskSettings())
+    with pytest.raises(InputError, match=r"train.extra: this albef model was made without 'channel_mask'"):
         train(plain, tiny.data_for(plain).inputs, np.arange(3), tiny.MASKED, tiny.engine(), seed=0, what="test")
 
 
@@ -625,6 +632,6 @@ def test_a_frozen_feature_map_is_refused(name: str, sentence: str) -> None:
 def test_an_encoding_is_what_the_mask_lies_on() -> None:
     model = original("clip")
     vision = Encoding(torch.ones(2, 3, 16), torch.ones(2, 3), torch.ones(2, 16))
-    gated = model.gated(vision, torch.arange(16.0))
+    gated = mask_of(model).gated(vision, torch.arange(16.0))
     assert torch.equal(gated.pooled[1], torch.arange(16.0))
-    assert model.feature_map(gated).shape == (2, 1, 16)
+    assert mask_of(model).feature_map(gated).shape == (2, 1, 16)

@@ -146,7 +146,7 @@ def test_a_run_writes_every_metric(finished: tuple[Path, list[str]]) -> None:
 
 
 def test_the_cost_is_told_before_it_arises(finished: tuple[Path, list[str]]) -> None:
-    sentences = finished[1].sentences
+    sentences = finished[1]
     cost = next(each for each in sentences if each.startswith("membership attacks need 3 models"))
     assert "trained on half of the data, about as long as 1.5 trainings of the original: " in cost
     assert not any("found as trained before" in each for each in sentences[: sentences.index(cost)])
@@ -335,8 +335,8 @@ def test_what_is_learned_by_heart_is_found_out_and_retrain_is_not(tmp_path: Path
         ),
         (
             {"u_lira": ["erm_ktp"], "references": 4},
-            "'membership.u_lira': erm_ktp cannot run on reference models, for it needs a mask that was trained for the "
-            "very pairs that it deletes; leave it out",
+            "'membership.u_lira': erm_ktp cannot run on reference models, because it needs a model that was trained "
+            "for the very pairs that it deletes; leave it out",
         ),
         ({"shadows": 1}, "'membership' has no setting 'shadows'; did you mean 'shadow'?"),
         ("shadow", "'membership' must be a table, not 'shadow'"),

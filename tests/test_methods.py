@@ -35,7 +35,7 @@ from multidelete.utils.errors import InputError
 
 CPU = torch.device("cpu")
 SCOPES = ("all", "fusion", "vision", "text")
-UNLEARNING = [name for name in METHODS if "retrieval" in METHODS[name].tasks]  # on the models and data of this page
+UNLEARNING = [name for name in METHODS if "labels" not in METHODS[name].requires]  # on the models and data of this page
 EVERY = [
     pytest.param(method, model, scope, id=f"{method}-{model}-{scope}")
     for method in UNLEARNING
@@ -64,7 +64,7 @@ def quick(name: str, scope: str, **settings: Any) -> Method:
 
 def original_of(name: str, model: str) -> Model:
     """What this method is run on."""
-    return tiny.masked_for("retrieval", model, 8) if METHODS[name].needs_mask else tiny.original(model)
+    return tiny.masked_for("retrieval", model, 8) if "channel_mask" in METHODS[name].requires else tiny.original(model)
 
 
 def data_for(model: Model, **changes: Any) -> UnlearningData:
@@ -124,7 +124,7 @@ def test_contract(name: str, model: str, scope: str) -> None:
     assert all(weight.isfinite().all() for weight in after.values())
     moved = tiny.changed(before, after)
     assert moved
-    closed = {"channel_mask.open", "channel_mask.weight"} if METHODS[name].needs_mask else set()
+    closed = {"extra.open", "extra.weight"} if "channel_mask" in METHODS[name].requires else set()
     assert moved <= set(original.parameters_of(scope)) | closed
     assert result.history.lines
     assert all(np.isfinite(value) for line in result.history.lines for value in line.get("losses", {}).values())

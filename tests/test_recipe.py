@@ -200,11 +200,12 @@ def test_as_values_round_trips_for_every_entry() -> None:
     assert MODELS
     for method in METHODS:
         for model in MODELS:
-            task, masked = METHODS[method].tasks[0], METHODS[method].needs_mask
+            masked = "channel_mask" in METHODS[method].requires
+            task = "entailment" if "labels" in METHODS[method].requires else "retrieval"
             if masked and "vision" not in MODELS[model].modalities:
                 continue
             values = {**REQUEST, "task": task, "method": method, "compare": [method], "model": model}
-            values |= {"train": {"mask": {}}} if masked else {}
+            values |= {"train": {"extra": "channel_mask"}} if masked else {}
             loaded = validate(values, "here")
             assert equal(validate(as_values(loaded), "again"), loaded)
 

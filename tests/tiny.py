@@ -17,21 +17,22 @@ from multidelete.data.synthetic.premises import premises
 from multidelete.data.synthetic.scenes import scenes
 from multidelete.data.synthetic.statements import statements
 from multidelete.methods import UnlearningData
+from multidelete.methods.channel_mask import ChannelMaskSettings
 from multidelete.models import MODELS, Model, ModelConfig
 from multidelete.models.albef import AlbefConfig, FusionConfig
 from multidelete.models.blip import BlipConfig
 from multidelete.models.clip import ClipConfig
-from multidelete.models.config import EncoderConfig, MaskConfig
+from multidelete.models.config import EncoderConfig
 from multidelete.models.graph_text import GraphConfig, GraphTextConfig
 from multidelete.models.vilt import ViltConfig
 from multidelete.tasks import TASKS, Retrieval
 from multidelete.training.callbacks import Callback
 from multidelete.training.engine import Engine
-from multidelete.training.original import MaskSettings, TrainSettings, train
+from multidelete.training.original import TrainSettings, initial_model, train
 
 PIXELS = 24
 TRAINING = TrainSettings(epochs=4, batch_size=32, learning_rate=2e-3)
-MASKED = TRAINING.model_copy(update={"mask": MaskSettings(classes=3, every=2)})
+MASKED = TRAINING.model_copy(update={"extra": ChannelMaskSettings(classes=3, every=2)})
 
 
 class KillAfter(Callback):
@@ -116,8 +117,10 @@ CONFIGS: dict[str, ModelConfig] = {
     "graph_text": graph_text(),
 }
 IN_DEPTH = ("albef", "clip")  # on which loops and methods are tested from every side; the rest follows in test_tasks.py
-RETRIEVAL = tuple(name for name in CONFIGS if "retrieval" in MODELS[name].tasks)
-EACH = [(task, name) for task in TASKS for name in CONFIGS if task in MODELS[name].tasks]  # every task of every model
+RETRIEVAL = tuple(name for name in CONFIGS if TASKS["retrieval"].provides() <= MODELS[name].provides)
+EACH = [
+    (task, name) for task in TASKS for name in CONFIGS if TASKS[task].provides() <= MODELS[name].provides
+]  # every task of every model
 
 
 @cache
@@ -152,9 +155,8 @@ def masked_for(task: str, name: str, count: int) -> Model:
     """A model that was trained with a mask for the deletion of so many examples; to be left as it is."""
     data = dataset_for(task)
     request = resolve(data, count=count)
-    model = MODELS[name].build(
-        masked(CONFIGS[name].for_dataset(data, labelled=TASKS[task].labelled), request), data.texts, 0
-    )
+    config = masked(CONFIGS[name].for_dataset(data, labelled=TASKS[task].labelled), request)
+    model = initial_model(MODELS[name], config, data.texts, 0)
     rows = data.text_rows(data.rows("train"))
     inputs = PairInputs.of(data, model)
     train(model, inputs, rows, MASKED, engine(), seed=0, what="original", forget=request.forget)
@@ -163,8 +165,9 @@ def masked_for(task: str, name: str, count: int) -> Model:
 
 def masked(config: ModelConfig, request: Request) -> Any:
     """The configuration with the mask of ``MASKED`` for this request."""
-    assert MASKED.mask is not None
-    return config.model_copy(update={"mask": MaskConfig(classes=MASKED.mask.classes, request=request.hash)})
+    assert MASKED.extra is not None
+    facts = {"name": "channel_mask", **MASKED.extra.facts(), "request": request.hash}
+    return config.model_copy(update={"extra": facts})
 
 
 @cache
@@ -184,7 +187,7 @@ def engine() -> Engine:
 
 def build(config: ModelConfig, seed: int = 0) -> Model:
     name = next(name for name, model in MODELS.items() if model.config_class is type(config))
-    return MODELS[name].build(config, dataset().texts, seed)
+    return initial_model(MODELS[name], config, dataset().texts, seed)
 
 
 @cache

@@ -36,12 +36,12 @@ from multidelete.data.synthetic.scenes import scenes
 from multidelete.data.synthetic.statements import statements
 from multidelete.methods.base import LossMethod, Method, Unlearned, UnlearningData
 from multidelete.models import MODELS, Model
-from multidelete.models.base import MASK
-from multidelete.models.config import EncoderConfig, MaskConfig
+from multidelete.models.config import EncoderConfig
+from multidelete.models.extras import EXTRA, EXTRAS
 from multidelete.models.inputs import ModalityInput, within
 from multidelete.tasks import TASKS, Task
 from multidelete.training.engine import Engine
-from multidelete.training.original import MaskSettings, TrainSettings, train
+from multidelete.training.original import TrainSettings, initial_model, train
 from multidelete.training.progress import ProgressReporter
 from multidelete.utils.errors import InputError
 
@@ -73,12 +73,12 @@ class Trial:
 
 
 @cache
-def trial(task: str = "retrieval", masked: bool = False) -> Trial:
+def trial(task: str = "retrieval", extra: str | None = None) -> Trial:
     """The trial of a task: an ALBEF, or for graphs a GCN with a sentence encoder, of one layer and width 16.
 
     Args:
         task: Its name.
-        masked: Whether the original is trained with a mask, for methods that need one.
+        extra: An extra module that the original is trained with, for methods that require one.
 
     Raises:
         InputError: There is no such task.
@@ -92,14 +92,23 @@ def trial(task: str = "retrieval", masked: bool = False) -> Trial:
     request = resolve(dataset, count=8)
     config = _small(name).for_dataset(dataset, labelled=TASKS[task].labelled)
     training = TrainSettings(epochs=1, batch_size=24, learning_rate=2e-3)
-    if masked:
-        config = config.model_copy(update={"mask": MaskConfig(classes=3, request=request.hash)})
-        training = training.model_copy(update={"mask": MaskSettings(classes=3, every=1)})
-    original = MODELS[name].build(config, dataset.texts, 0)
+    if extra is not None:
+        training = TrainSettings(epochs=3, batch_size=24, learning_rate=2e-3, extra=extra)
+        assert training.extra is not None
+        facts = {"name": extra, **training.extra.facts(), "request": request.hash}
+        config = config.model_copy(update={"extra": facts})
+    original = initial_model(MODELS[name], config, dataset.texts, 0)
     inputs = PairInputs.of(dataset, original)
     rows, engine = dataset.text_rows(dataset.rows("train")), Engine("fp32")
     train(original, inputs, rows, training, engine, seed=0, what="original", forget=request.forget)
     return Trial(TASKS[task](), original, request, inputs, training)
+
+
+def trial_for(method: type[Method], task: str | None = None) -> Trial:
+    """A trial that provides what a method requires, on this task or the first possible one."""
+    extras = method.requires & EXTRAS.keys()
+    task = task or next(name for name, kind in TASKS.items() if method.requires - extras <= kind.provides())
+    return trial(task, next(iter(extras), None))
 
 
 def _small(name: str) -> Any:
@@ -176,7 +185,7 @@ def check_method(method: type[Method], *, task: str | None = None, **settings: A
 
     Args:
         method: Its class.
-        task: On which task; by default the first one that the method declares.
+        task: On which task; by default the first one that provides what the method requires.
         settings: Its settings.
 
     Raises:
@@ -186,7 +195,7 @@ def check_method(method: type[Method], *, task: str | None = None, **settings: A
     >>> from multidelete.methods import NegGrad
     >>> check_method(NegGrad, scope="fusion")
     """
-    case = Case(method, trial(task or method.tasks[0], method.needs_mask), settings)
+    case = Case(method, trial_for(method, task), settings)
     for check in CHECKS:
         check(case)
     for property_name in method.properties:
@@ -247,8 +256,8 @@ def check_scope(case: Case) -> None:
     original, result = case.trial.original, case.plain
     moved = _changed(_weights(original), _weights(result))
     allowed = set(original.parameters_of(case.make().scope))
-    if case.method.needs_mask:  # which channels are closed, and what the mask was, are no parameters
-        allowed |= {name for name, _ in original.named_buffers() if within(name, (MASK,))}
+    if case.method.requires & EXTRAS.keys():  # an extra module holds buffers, which are in no scope
+        allowed |= {name for name, _ in original.named_buffers() if within(name, (EXTRA,))}
     case.expect(bool(moved), "it changed nothing")
     outside = sorted(moved - allowed)
     case.expect(not outside, f"it changed '{outside[0] if outside else ''}', which is not in its scope")

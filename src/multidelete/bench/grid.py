@@ -13,6 +13,7 @@ from multidelete.bench.commands import command_of
 from multidelete.data.dataset import Dataset
 from multidelete.data.requests import Request
 from multidelete.methods import METHODS, Method, Retrain
+from multidelete.models.extras import EXTRAS
 from multidelete.models.folder import read_config
 from multidelete.pipeline import check_splits, identity
 from multidelete.recipe import Recipe, overridden, read_values, sentences, validate
@@ -299,9 +300,9 @@ def _methods(recipe: Recipe) -> tuple[list[Method], list[str]]:
         kind = METHODS[name]
         if name == Retrain.name:
             continue  # stands in every table
-        if task.name not in kind.tasks:
+        if missing := kind.requires - EXTRAS.keys() - task.provides():
             if bench.methods:
-                notes.append(f"{name}: left out, it does not do the task '{task.name}', only {', '.join(kind.tasks)}")
+                notes.append(f"{name}: left out, it needs {', '.join(missing)}, which '{task.name}' does not provide")
             continue
         own = [scope for scope in there if scope in kind.scopes]
         # The plain row and the "-F" row; a method of one encoder has its encoder in the plain one.
@@ -339,8 +340,8 @@ def method_changes(method: Method, recipe: Recipe) -> dict[str, Any]:
     changes: dict[str, Any] = {"compare": []}
     if method != recipe.method:
         changes["method"] = method
-    mask = recipe.bench.mask
-    if method.needs_mask and mask is not None and recipe.train is not None and recipe.train.mask is None:
+    extra, train = recipe.bench.extra, recipe.train
+    if extra is not None and extra.name in method.requires and train is not None and train.extra is None:
         # The reference is that of the original of all other methods.
-        changes |= {"train": {"mask": mask.model_dump(mode="json")}, "retrain": False}
+        changes |= {"train": {"extra": recipe.bench.model_dump(mode="json")["extra"]}, "retrain": False}
     return changes

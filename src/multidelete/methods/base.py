@@ -20,6 +20,7 @@ from multidelete.data.requests import Request
 from multidelete.data.samplers import ForgetRetainStream, RetainBatch
 from multidelete.methods.teacher import Teacher
 from multidelete.models.base import Model
+from multidelete.models.extras import EXTRAS
 from multidelete.models.inputs import Batch
 from multidelete.tasks.base import Task
 from multidelete.training.engine import Engine
@@ -104,11 +105,10 @@ class Method(BaseModel, ABC):
     title: ClassVar[str]  # what tables and figures call it
     color: ClassVar[str] = ""  # in figures; by default one that follows from the name
     needs_training: ClassVar[bool] = False  # whether it must be known how the original was trained
-    needs_mask: ClassVar[bool] = False  # whether the original must have been trained with ``[train.mask]``
     stored: ClassVar[bool] = False  # whether its outcome is kept beside the originals, to be found again
     seeded: ClassVar[bool] = True  # whether it draws anything, so that another seed gives other weights
     properties: ClassVar[tuple[str, ...]] = ()  # what it says of itself, out of PROPERTIES in ``multidelete.testing``
-    tasks: ClassVar[tuple[str, ...]] = ("retrieval", "entailment", "reasoning", "graph_text")
+    requires: ClassVar[frozenset[str]] = frozenset()  # of the task ("labels", "vision") or original (an extra module)
     scopes: ClassVar[tuple[str, ...]] = get_args(Scope)
 
     scope: Scope = "all"
@@ -157,6 +157,12 @@ class Method(BaseModel, ABC):
             InputError: The scope is unknown to it, or everything in it is frozen.
         """
         model.parameters_of(self.scope)
+        extra = model.config.extra["name"] if model.config.extra else None
+        for name in self.requires & EXTRAS.keys() - {extra}:
+            raise InputError(
+                f"{self.name} needs an original that was trained with '{name}', and this {model.name} model was not; "
+                "train it with a table [train.extra] in the recipe"
+            )
 
     def reads(self, inputs: PairInputs, model: Model) -> PairInputs:
         """What the method's model reads of the dataset: all of it, but for methods that blank a part."""

@@ -15,13 +15,13 @@ from multidelete.data.batches import PairInputs, Rows
 from multidelete.data.requests import Request
 from multidelete.data.samplers import EpochSampler, TrainStream
 from multidelete.methods.base import Method, Scope, Unlearned, UnlearningData
+from multidelete.methods.channel_mask import ChannelMaskSettings, groups_of, mask_of
 from multidelete.models.base import Model
-from multidelete.models.image_text import ImageTextModel
+from multidelete.models.extras import EXTRA
 from multidelete.models.inputs import Encoding, within
 from multidelete.training.engine import Engine
 from multidelete.training.features import encode_once, frozen_inputs
 from multidelete.training.loop import FitSettings, fit
-from multidelete.training.original import groups_of
 from multidelete.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -33,13 +33,12 @@ class ErmKtp(Method):
     .. math:: L = Dis(F'(I_r), c \odot F(I_r)) + \lambda \, Dis(\bar{F'}_y(I_r), c \odot \bar{F}_y(I_r)),
        \qquad \bar{F}_y = \text{mean of the tokens of } M_y \odot F
 
-    The original has learned a mask M beside its task (``[train.mask]``, :class:`MaskSettings`): to how much each class
-    uses each channel of the last visual feature map F. The classes are groups of examples, the
-    last of which is D_f. A channel that D_f uses more than any other class does is its own: c is 0 there and 1
-    elsewhere. The student is the original with a fresh vision encoder, in which those channels are closed, in training
-    and ever after; all that follows F (the paper's head) keeps the original's weights. It learns F' from the original's
-    maps of pictures of D_r, without texts and without labels, y being the group of the picture's example. D_f is never
-    read.
+    The original learned a mask M beside its task (:class:`ChannelMaskSettings`, ``[train.extra]`` in a recipe), which
+    says how much each class uses each channel of the last visual feature map F. Classes are groups of examples; the
+    last one is D_f. c is 0 for the channels that D_f uses more than any other class, and 1 elsewhere. The student is
+    the original with a new vision encoder in which those channels stay closed, in training and afterwards; everything
+    after F (the paper's head) keeps the original's weights. It learns F' from the original's feature maps of pictures
+    of D_r, without texts and labels; y is the group of the picture's example. D_f is never read.
 
     F is what the fusion reads of a picture: the token states behind the adapter (albef), of the vision tower (blip) or
     of the patch embeddings (vilt), or the tower's pooled vector (clip). Only ``vision`` can be its scope.
@@ -60,10 +59,9 @@ class ErmKtp(Method):
     name: ClassVar[str] = "erm_ktp"
     title: ClassVar[str] = "ERM-KTP"
     color: ClassVar[str] = "#56B4E9"
-    tasks: ClassVar[tuple[str, ...]] = ("retrieval", "entailment", "reasoning")
+    requires: ClassVar[frozenset[str]] = frozenset({"vision", ChannelMaskSettings.name})
     scopes: ClassVar[tuple[str, ...]] = ("vision",)
     needs_training: ClassVar[bool] = True
-    needs_mask: ClassVar[bool] = True
     properties: ClassVar[tuple[str, ...]] = ("never_reads_forget",)
 
     scope: Scope = "vision"
@@ -73,15 +71,10 @@ class ErmKtp(Method):
     def check(self, model: Model, request: Request | None = None) -> None:
         """See :meth:`Method.check`; there must be a mask for this request, and a feature map that can change."""
         super().check(model, request)
-        if model.config.mask is None:
-            raise InputError(
-                f"erm_ktp needs an original that was trained with a mask, and this {model.name} model was not; "
-                "train it with a table [train.mask] in the recipe"
-            )
-        if request is not None and model.config.mask.request != request.hash:
+        if request is not None and (model.config.extra or {}).get("request") != request.hash:
             raise InputError(
                 f"the mask of this {model.name} model was learned for another deletion than these "
-                f"{len(request.forget):,} examples; train an original with [train.mask] for this one"
+                f"{len(request.forget):,} examples; train an original with [train.extra] for this one"
             )
         if not any(within(name, ("vision", "vision_adapter")) for name in model.parameters_of(self.scope)):
             raise InputError(
@@ -91,12 +84,10 @@ class ErmKtp(Method):
 
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
         """See :meth:`Method.unlearn`."""
-        assert isinstance(student, ImageTextModel)
-        assert isinstance(original, ImageTextModel)
-        assert original.config.mask is not None
         began = time.perf_counter()
-        classes: int = original.config.mask.classes
-        kept = (~original.channel_mask.owned(classes - 1)).float()  # c, (K,)
+        mask = mask_of(original)
+        classes = len(mask.weight)
+        kept = (~mask.owned(classes - 1)).float()  # c, (K,)
         logger.info("%s: %d of %d visual channels belong to D_f", self.title, int((1 - kept).sum()), len(kept))
         self._renew(student, data.initial_model(original).to(engine.device), kept)
         inputs = frozen_inputs(engine, student, data.inputs, self.scope)
@@ -115,9 +106,9 @@ class ErmKtp(Method):
             rows = pictures.take(step * size, size)
             own = pictures_of(inputs, student, rows)
             with torch.no_grad():
-                aim = original.gated(pictures_of(lessons, original, rows), kept)
-            seen = original.channel_mask.weight[groups[rows]][:, None]  # (B, 1, K)
-            mine, theirs = student.feature_map(own), student.feature_map(aim)  # (B, L, K)
+                aim = mask.gated(pictures_of(lessons, original, rows), kept)
+            seen = mask.weight[groups[rows]][:, None]  # (B, 1, K)
+            mine, theirs = mask.feature_map(own), mask.feature_map(aim)  # (B, L, K)
             pooled = distance((mine * seen).mean(1), (theirs * seen).mean(1))
             terms = {"map": distance(mine, theirs), "pooled": self.pooled_weight * pooled}
             return {**terms, "embedding": distance(own.pooled, aim.pooled)} if embeds else terms
@@ -143,13 +134,13 @@ class ErmKtp(Method):
         return Unlearned(student, history, prepared, inputs)
 
     @torch.no_grad()
-    def _renew(self, student: ImageTextModel, fresh: Model, kept: Tensor) -> None:
+    def _renew(self, student: Model, fresh: Model, kept: Tensor) -> None:
         """Begin anew with everything in scope, running statistics and mask included, and close D_f's channels."""
         begun = fresh.state_dict()
         for name, tensor in student.state_dict().items():
-            if within(name, student.parts[self.scope]):
+            if within(name, (*student.parts[self.scope], EXTRA)):
                 tensor.copy_(begun[name])
-        student.channel_mask.open.copy_(kept)
+        mask_of(student).open.copy_(kept)
 
 
 def distance(own: Tensor, aim: Tensor) -> Tensor:

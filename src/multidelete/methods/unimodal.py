@@ -27,7 +27,7 @@ class Unimodal(Method):
 
     References:
         .. [1] Goyal et al., "Making the V in VQA Matter: Elevating the Role of Image Understanding in Visual
-           ComparisonKey Answering", CVPR 2017
+           Question Answering", CVPR 2017
     """
 
     name: ClassVar[str] = "unimodal"
@@ -35,7 +35,7 @@ class Unimodal(Method):
     color: ClassVar[str] = "#a3a9b1"
     needs_training: ClassVar[bool] = True
     stored: ClassVar[bool] = True
-    tasks: ClassVar[tuple[str, ...]] = ("entailment", "reasoning", "graph_text")
+    requires: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     modality: Literal["text", "vision", "graph"] = "text"
 

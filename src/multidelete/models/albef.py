@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from multidelete.models.base import MASK
 from multidelete.models.config import EncoderConfig, ModelConfig, small_encoder
 from multidelete.models.encoders import load_pretrained
 from multidelete.models.image_text import ImageTextModel
@@ -90,11 +89,10 @@ class Albef(ImageTextModel):
     """
 
     name = "albef"
-    tasks = ("retrieval", "entailment", "reasoning")
     shares_sides = True
     config_class = AlbefConfig
     parts: ClassVar[dict[str, tuple[str, ...]]] = {
-        "vision": ("vision", "vision_adapter", "vision_projection", MASK),
+        "vision": ("vision", "vision_adapter", "vision_projection"),
         "text": ("text", "text_adapter", "text_projection"),
         "fusion": ("fusion", "matching_head", "class_head", "log_scale"),
     }
@@ -111,7 +109,6 @@ class Albef(ImageTextModel):
         self.add_head(config.fusion.width, beside=int(config.similarity))
         if self.embeds:
             self.log_scale = nn.Parameter(torch.tensor(1 / config.temperature).log())
-        self.add_mask(config.fusion.width)
 
     @classmethod
     def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> Albef:
@@ -121,6 +118,10 @@ class Albef(ImageTextModel):
         if config.fusion.pretrained is not None:
             model.fusion.begin_as(load_pretrained(config.fusion.pretrained, "model.fusion"))
         return model
+
+    def encoding_width(self, modality: str) -> int:
+        """See :meth:`Model.encoding_width`; adapters bring both modalities to the width of the fusion."""
+        return self.config.fusion.width
 
     @property
     def embeds(self) -> bool:

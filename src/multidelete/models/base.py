@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from multidelete.models.config import DataFacts, ModelConfig
+from multidelete.models.extras import EXTRA, add_extra
 from multidelete.models.folder import CONFIG_FILE, FORMAT, WEIGHTS_FILE, load_weights, read_config, read_tokenizer
 from multidelete.models.inputs import Batch, Encoding, ModalityInput, Subgraphs, Tokens, within
 from multidelete.utils.errors import InputError, did_you_mean
 from multidelete.utils.files import write_atomically
-
-MASK = "channel_mask"  # the submodule of a model that is trained with a mask
 
 
 class Model(nn.Module, ABC):
@@ -34,7 +33,8 @@ class Model(nn.Module, ABC):
     config_class: ClassVar[type[ModelConfig]]
     parts: ClassVar[dict[str, tuple[str, ...]]]
     modalities: ClassVar[tuple[str, ...]] = ("vision", "text")
-    tasks: ClassVar[tuple[str, ...]]
+    provides: ClassVar[frozenset[str]]  # its modalities, "ranking", "labels", "several_images": see :class:`Task`
+    fusion_reads: ClassVar[Literal["tokens", "pooled"]] = "tokens"  # which part of an encoding
     contrastive: ClassVar[bool] = True  # it has embeddings by whose similarity retrieval picks candidates
     shares_sides: ClassVar[bool] = False  # pairs that have a side in common are fused faster together
     matching: ClassVar[bool] = True  # the head sees more than the contrastive similarity does: re-ranking helps
@@ -86,7 +86,11 @@ class Model(nn.Module, ABC):
         """Encodings of one modality from whatever stage the input is at."""
         if not isinstance(inputs, Encoding):
             inputs = self.embed(modality, inputs)
-        return inputs if inputs.stage == "encoded" else self.project(modality, inputs)
+        encoding = inputs if inputs.stage == "encoded" else self.project(modality, inputs)
+        if self.config.extra is None:
+            return encoding
+        changed: Encoding = self.get_submodule(EXTRA)(modality, encoding)
+        return changed
 
     def encode(self, batch: Batch) -> dict[str, Encoding]:
         """Encodings of every modality of a batch."""
@@ -103,6 +107,10 @@ class Model(nn.Module, ABC):
     def contrastive_scale(self) -> float:
         """One over the temperature of the contrastive loss."""
         return 1.0
+
+    def encoding_width(self, modality: str) -> int:
+        """Width of what the fusion reads of a modality, for extra modules."""
+        raise NotImplementedError(f"a {self.name} model takes no extra module")
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, cut at ``max_text_tokens``."""
@@ -225,6 +233,7 @@ class Model(nn.Module, ABC):
         tokenizer = read_tokenizer(folder)
         try:
             model = architecture(config, tokenizer)
+            add_extra(model, config.extra)
         except InputError as error:
             raise InputError(f"{folder / CONFIG_FILE} is damaged: {error}") from error
         load_weights(model, folder / WEIGHTS_FILE)
@@ -246,7 +255,7 @@ class Model(nn.Module, ABC):
         words, known = self.tokenizer.get_vocab(), source.tokenizer.get_vocab()
         taken = 0
         for name, tensor in self.state_dict().items():
-            if within(name, (MASK,)):  # made for another deletion
+            if within(name, (EXTRA,)):  # learned together with the other model, perhaps for another deletion
                 continue
             weight = name.removesuffix("bias") + "weight"
             if name.endswith(".bias") and name not in theirs and weight in theirs:

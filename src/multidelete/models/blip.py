@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from multidelete.models.base import MASK
 from multidelete.models.config import EncoderConfig, ModelConfig, small_encoder
 from multidelete.models.encoders import additive, build_backbone, build_tokenizer, describe, drawn_by_width, loading
 from multidelete.models.image_text import ImageTextModel
@@ -74,10 +73,9 @@ class Blip(ImageTextModel):
     """
 
     name = "blip"
-    tasks = ("retrieval", "entailment", "reasoning")
     config_class = BlipConfig
     parts: ClassVar[dict[str, tuple[str, ...]]] = {
-        "vision": ("vision", "vision_projection", MASK),
+        "vision": ("vision", "vision_projection"),
         "text": ("text", "text_projection"),
         "fusion": ("fusion", "matching_head", "class_head", "log_scale"),
     }
@@ -91,7 +89,6 @@ class Blip(ImageTextModel):
                 self.add_module(f"{modality}_projection", nn.Linear(self.width(modality), config.embedding_width))
             self.log_scale = nn.Parameter(torch.tensor(1 / config.temperature).log())
         self.add_head(self.width("text"))
-        self.add_mask(self.width("vision"))
         self.encode_token: int | None = tokenizer.get_vocab().get(ENCODE_TOKEN)
 
     @classmethod

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from multidelete.models.base import MASK
 from multidelete.models.config import EncoderConfig, ModelConfig, small_encoder
 from multidelete.models.encoders import load_pretrained
 from multidelete.models.image_text import ImageTextModel, contrastive_logits, contrastive_losses
@@ -51,11 +50,12 @@ class Clip(ImageTextModel):
     """
 
     name = "clip"
-    tasks = ("retrieval",)
+    provides = frozenset({"vision", "text", "ranking"})
+    fusion_reads = "pooled"
     config_class = ClipConfig
     matching = False
     parts: ClassVar[dict[str, tuple[str, ...]]] = {
-        "vision": ("vision", MASK),
+        "vision": ("vision",),
         "text": ("text",),
         "fusion": ("vision_projection", "text_projection", "log_scale", "bias"),
     }
@@ -68,7 +68,6 @@ class Clip(ImageTextModel):
             self.add_module(f"{modality}_projection", projection)
         self.log_scale = nn.Parameter(torch.tensor(1 / config.temperature).log())
         self.bias = nn.Parameter(torch.zeros(()))
-        self.add_mask(self.width("vision"))
 
     @classmethod
     def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> Clip:
@@ -113,14 +112,6 @@ class Clip(ImageTextModel):
     def project(self, modality: str, embedded: Encoding) -> Encoding:
         """See :meth:`Model.project`: a tower's output is its encoding; the projections belong to the fusion."""
         return replace(embedded, stage="encoded")
-
-    def feature_map(self, vision: Encoding) -> Tensor:
-        """See :meth:`ImageTextModel.feature_map`: the pooled vector, for no token is read, ``(B, 1, K)``."""
-        return vision.pooled[:, None]
-
-    def gated(self, vision: Encoding, gates: Tensor) -> Encoding:
-        """See :meth:`ImageTextModel.gated`."""
-        return replace(super().gated(vision, gates), pooled=vision.pooled * gates)
 
     def embedding(self, modality: str, encoding: Encoding) -> Tensor:
         """See :meth:`Model.embedding`."""

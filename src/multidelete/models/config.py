@@ -53,20 +53,6 @@ def small_encoder(
     return EncoderConfig(pooling=pooling, config={"model_type": model_type, **size, **fields})
 
 
-class MaskConfig(BaseModel):
-    """The mask that an original is trained with for ERM-KTP.
-
-    Args:
-        classes: Its rows; the last one is D_f's.
-        request: Hash of the deletion request that it is made for.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    classes: int = Field(ge=2)
-    request: str
-
-
 class DataFacts(Protocol):
     """What a model needs to know of a dataset; :class:`multidelete.Dataset` has it."""
 
@@ -102,7 +88,7 @@ class ModelConfig(BaseModel):
         labels: Names of the classes that the head tells apart; none: it tells matching pairs from others. Taken from
             the data when a model is trained.
         images: Pictures in an example; taken from the data as well.
-        mask: A mask over the channels of the visual feature map; taken from how the model is trained.
+        extra: Name and facts of an extra module that the model was trained with, see :class:`Extra`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -113,7 +99,7 @@ class ModelConfig(BaseModel):
     max_text_tokens: int = Field(default=40, ge=3)
     labels: tuple[str, ...] = ()
     images: int = Field(default=1, ge=1)
-    mask: MaskConfig | None = None
+    extra: dict[str, Any] | None = None
 
     def for_dataset(self, dataset: DataFacts, *, labelled: bool) -> Self:
         """The configuration of a model that learns a task on this dataset.

@@ -95,7 +95,7 @@ class GraphTextModel(Model):
     name = "graph_text"
     config_class = GraphTextConfig
     modalities: ClassVar[tuple[str, ...]] = ("graph", "text")
-    tasks = ("graph_text",)
+    provides = frozenset({"graph", "text", "labels"})
     contrastive = False
     parts: ClassVar[dict[str, tuple[str, ...]]] = {
         "graph": ("graph", "graph_adapter"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,7 @@ from multidelete.models.encoders import (
     run_vision,
     width_of,
 )
-from multidelete.models.inputs import Batch, Encoding, ModalityInput, Subgraphs, Tokens
-from multidelete.models.mask import ChannelMask
+from multidelete.models.inputs import Batch, Encoding, Subgraphs, Tokens
 from multidelete.utils.errors import InputError
 from multidelete.utils.randomness import seeded
 
@@ -37,7 +36,7 @@ class ImageTextModel(Model):
     vision: nn.Module
     text: nn.Module
     log_scale: nn.Parameter
-    channel_mask: ChannelMask  # where the configuration has one
+    provides: ClassVar[frozenset[str]] = frozenset({"vision", "text", "ranking", "labels", "several_images"})
 
     def __init__(self, config: ModelConfig, tokenizer: Any, backbones: Mapping[str, nn.Module] | None = None) -> None:
         super().__init__()
@@ -90,6 +89,10 @@ class ImageTextModel(Model):
         """Width of a backbone's token states."""
         return width_of(getattr(self, modality), f"model.{modality}")
 
+    def encoding_width(self, modality: str) -> int:
+        """See :meth:`Model.encoding_width`."""
+        return self.width(modality)
+
     def contrastive_scale(self) -> float:
         """See :meth:`Model.contrastive_scale`; the learned temperature, capped as in the loss."""
         return float(self.log_scale.detach().exp().clamp(max=100))
@@ -110,33 +113,6 @@ class ImageTextModel(Model):
             mask=each.mask.unflatten(0, (-1, count)).flatten(1, 2),
             pooled=each.pooled.unflatten(0, (-1, count)).mean(1),
         )
-
-    def add_mask(self, width: int) -> None:
-        """Make the mask of a configuration that has one, for a visual feature map of this many channels."""
-        if self.config.mask is not None:
-            self.channel_mask = ChannelMask(self.config.mask.classes, width)
-
-    def feature_map(self, vision: Encoding) -> Tensor:
-        """The last visual feature map, which a mask lies on: the token states that the fusion reads, ``(B, L, K)``."""
-        return vision.tokens
-
-    def gated(self, vision: Encoding, gates: Tensor) -> Encoding:
-        """The encoding of pictures with the channels of the feature map multiplied by gates, ``(K,)`` or ``(B, K)``."""
-        return replace(vision, tokens=vision.tokens * gates[..., None, :])
-
-    def encode_one(self, modality: str, inputs: ModalityInput) -> Encoding:
-        """See :meth:`Model.encode_one`; channels of the visual feature map that were closed are 0."""
-        encoding = super().encode_one(modality, inputs)
-        if modality == "vision" and self.config.mask is not None:
-            encoding = self.gated(encoding, self.channel_mask.open)
-        return encoding
-
-    def encode(self, batch: Batch) -> dict[str, Encoding]:
-        """See :meth:`Model.encode`; pictures are seen through the mask where the batch says through which row."""
-        encodings = super().encode(batch)
-        if batch.groups is not None:
-            encodings["vision"] = self.gated(encodings["vision"], self.channel_mask.weight[batch.groups])
-        return encodings
 
     def fuse(self, encodings: Mapping[str, Encoding]) -> Tensor:
         """See :meth:`Model.fuse`; the text is fused with each of n pictures, and the results stand side by side.

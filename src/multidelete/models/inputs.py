@@ -91,7 +91,6 @@ class Batch:
         examples: Example of each modality's row, ``(B,)``; a pair is a true pair where they are the same.
         generator: Randomness of this step (hard negatives); without one the choice is deterministic.
         labels: Class of each text, ``(B,)``; None in retrieval. Of a mismatched pair it says nothing.
-        groups: Row of the mask that each example is seen through, ``(B,)``; None: whole, as ever but in training.
     """
 
     inputs: dict[str, ModalityInput]
@@ -99,7 +98,6 @@ class Batch:
     examples: dict[str, Tensor]
     generator: torch.Generator | None = None
     labels: Tensor | None = None
-    groups: Tensor | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.rows.values())))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from multidelete.models.base import MASK, Model
+from multidelete.models.base import Model
 from multidelete.models.config import EncoderConfig, ModelConfig, small_encoder
 from multidelete.models.encoders import (
     additive,
@@ -69,11 +69,10 @@ class Vilt(ImageTextModel):
     """
 
     name = "vilt"
-    tasks = ("retrieval", "entailment", "reasoning")
     config_class = ViltConfig
     contrastive = False
     parts: ClassVar[dict[str, tuple[str, ...]]] = {
-        "vision": ("vision", MASK),
+        "vision": ("vision",),
         "text": ("text",),
         "fusion": ("fusion", "matching_head", "class_head"),
     }
@@ -90,7 +89,6 @@ class Vilt(ImageTextModel):
         self.fusion = SingleStream(backbone, config.images)
         self.requires_grad_(not config.encoder.freeze)
         self.add_head(backbone.config.hidden_size)
-        self.add_mask(backbone.config.hidden_size)
 
     @classmethod
     def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> Vilt:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
     ValidationError,
     model_validator,
 )
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from multidelete.data.dataset import Dataset
 from multidelete.data.readers import READERS, mistakes, read
@@ -24,12 +22,14 @@ from multidelete.methods import METHODS, Method, Retrain
 from multidelete.models import MODELS
 from multidelete.models.base import Model
 from multidelete.models.config import ModelConfig
+from multidelete.models.extras import EXTRAS
 from multidelete.models.folder import read_config
-from multidelete.recipe.errors import MistakesError, sentences, sentences_of
+from multidelete.recipe.errors import entry_sentences, sentences, sentences_of
 from multidelete.recipe.settings import BenchSettings, ForgetSettings, MembershipSettings
 from multidelete.recipe.values import merged, overridden, read_values
 from multidelete.tasks import TASKS, Task, task_for
 from multidelete.training.original import TrainSettings
+from multidelete.utils.entries import Entry, MistakesError
 from multidelete.utils.errors import InputError, did_you_mean
 from multidelete.utils.registry import unknown
 
@@ -50,38 +50,6 @@ __all__ = [
 IN_MEMORY = "in memory"  # reader of a dataset, and original of a recipe, that were given as objects in Python
 
 
-class _Entry:
-    """A table of a recipe whose ``name`` says which entry of a registry its settings are of.
-
-    The registry is read when a recipe is validated, so that an entry can be added at any time.
-    """
-
-    def __init__(self, table: Mapping[str, Any], kind: str, settings: Callable[[Any], type[BaseModel]]) -> None:
-        self.table, self.kind, self.settings = table, kind, settings
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self.validate)
-
-    def validate(self, value: Any) -> Any:
-        """An entry with its settings, from a bare name, a table with a name, or the object itself."""
-        if isinstance(value, Task | Method | tuple):
-            return value
-        fields = {"name": value} if isinstance(value, str) else value
-        name = fields.get("name") if isinstance(fields, dict) else None
-        if not isinstance(name, str):
-            raise PydanticCustomError("unlocated", "needs a name, one of {names}", {"names": ", ".join(self.table)})
-        if name not in self.table:
-            raise MistakesError(unknown(name, self.table, self.kind))
-        kind = self.settings(self.table[name])
-        try:
-            settings = kind.model_validate({key: each for key, each in fields.items() if key != "name"})
-        except ValidationError as error:
-            raise PydanticCustomError(
-                "settings", "wrong settings", {"error": error, "kind": kind, "name": name}
-            ) from error
-        return (name, settings) if self.kind == "model" else settings
-
-
 def _known_data(value: Any) -> Any:
     """The reader and its options; a bare name is a reader."""
     value = {"reader": value} if isinstance(value, str) else value
@@ -97,9 +65,11 @@ def _known_data(value: Any) -> Any:
     return value
 
 
-AnyTask = Annotated[Task, _Entry(TASKS, "task", lambda task: task)]
-AnyMethod = Annotated[Method, _Entry(METHODS, "method", lambda method: method)]
-AnyModel = Annotated[tuple[str, ModelConfig], _Entry(MODELS, "model", lambda model: model.config_class)]
+AnyTask = Annotated[Task, Entry(TASKS, "task")]
+AnyMethod = Annotated[Method, Entry(METHODS, "method")]
+AnyModel = Annotated[
+    tuple[str, ModelConfig], Entry(MODELS, "model", lambda model: cast(type[Model], model).config_class, named=True)
+]
 Seed = Annotated[int, Field(ge=0, strict=True)]
 
 
@@ -233,13 +203,8 @@ def _sentences(error: ValidationError) -> Iterator[str]:
         key, *path = map(str, mistake["loc"])
         if mistake["type"] == "extra_forbidden" and not path:
             yield f"there is no setting '{key}'{did_you_mean(key, Recipe.model_fields)}"
-        elif mistake["type"] == "settings":
-            context = mistake["ctx"]
-            owner = None if key == "model" else f"{'task' if key == 'task' else 'method'} '{context['name']}'"
-            location = f"{key}[{path[0]}]" if path else key
-            yield from sentences(context["error"], context["kind"], location, owner)
-        elif mistake["type"] == "unlocated":
-            yield f"'{key}[{path[0]}]' {mistake['msg']}" if path else f"'{key}' {mistake['msg']}"
+        elif mistake["type"] in ("settings", "unlocated") and key not in tables:
+            yield from entry_sentences(mistake, f"{key}[{path[0]}]" if path else key)
         elif key == "compare" and mistake["type"] != "mistakes":
             yield "'compare' must be a list of tables ([[compare]])"
         else:
@@ -257,36 +222,34 @@ def _conflicts(recipe: Recipe, values: Mapping[str, Any]) -> Iterator[str]:
     start = recipe.start
     if start is not None and not Path(start).is_dir() and not (start.endswith(".toml") and Path(start).is_file()):
         yield f"'start' is the folder of a model or a recipe (TOML); there is no '{start}'"
-    for method in (recipe.method, *recipe.compare):
-        if recipe.task.name not in method.tasks:
-            yield (
-                f"method '{method.name}' does not apply to the task '{recipe.task.name}', "
-                f"only to {', '.join(method.tasks)}"
-            )
-    yield from _mask_conflicts(recipe)
+    yield from _missing_capabilities(recipe)
 
 
-def _mask_conflicts(recipe: Recipe) -> Iterator[str]:
-    """A mask over visual channels needs such channels, and a method that needs it an original that has it."""
+def _missing_capabilities(recipe: Recipe) -> Iterator[str]:
+    """What methods require and neither the task nor the original provides."""
     train, model, original = recipe.train, recipe.model, recipe.original
-    asked = train is not None and train.mask is not None
-    if asked and model is not None and "vision" not in MODELS[model[0]].modalities:
-        yield f"'train.mask' is about pictures, which a {model[0]} model does not see; leave it out"
-    brought = _brought(original)
-    masked = asked if original is None else not brought or brought.get("mask") is not None
-    if original is not None and asked and not masked:
-        yield "'original' was trained without a mask; leave out 'train.mask'"
-    for method in (each for each in (recipe.method, *recipe.compare) if each.needs_mask):
-        if recipe.task.name not in method.tasks:
-            continue  # refused already
-        if not masked:
-            how = "add a table [train.mask]" if original is None else "train one by a recipe with [train.mask]"
-            yield f"method '{method.name}' needs an original that was trained with a mask; {how}"
-        if model is not None and fixed_map(*model):
+    asked = train.extra if train is not None else None
+    missing = asked.requires - MODELS[model[0]].provides if asked is not None and model is not None else ()
+    if asked is not None and missing:
+        yield f"'train.extra': {asked.name} needs {', '.join(missing)}, which a {model[0]} model lacks; leave it out"  # type: ignore[index]
+    given = _brought(original)
+    has = {asked.name} if asked is not None else set()
+    if original is not None and given:
+        has = {given["extra"]["name"]} if given.get("extra") else set()
+        if asked is not None and asked.name not in has:
+            yield f"'original' was trained without '{asked.name}'; leave out 'train.extra'"
+    for method in (recipe.method, *recipe.compare):
+        missing = method.requires - EXTRAS.keys() - recipe.task.provides()
+        if missing:
             yield (
-                f"method '{method.name}' teaches a vision encoder anew, but that of this "
-                f"{model[0]} model is frozen; set freeze = false"
+                f"method '{method.name}' does not apply to the task '{recipe.task.name}': "
+                f"it needs {', '.join(sorted(missing))}"
             )
+        elif (original is None or given) and (lacking := method.requires & EXTRAS.keys() - has):
+            (name,) = lacking
+            how = f"add a table [train.extra] with name = '{name}'"
+            how = how if original is None else f"train one by a recipe: {how}"
+            yield f"method '{method.name}' needs an original that was trained with '{name}'; {how}"
 
 
 def _brought(original: str | None) -> dict[str, Any]:
@@ -304,12 +267,6 @@ def _task_of(original: str | None) -> str:
         return task_for(MODELS[fields["model"]], fields.get("labels", ())) if fields else "retrieval"
     except (InputError, KeyError):
         return "retrieval"
-
-
-def fixed_map(name: str, config: ModelConfig) -> bool:
-    """Whether what a model sees of a picture cannot change: its vision backbone is frozen, and no adapter follows."""
-    backbone = getattr(config, "vision", getattr(config, "encoder", None))
-    return bool(backbone and backbone.freeze) and "vision_adapter" not in MODELS[name].parts["vision"]
 
 
 def as_values(recipe: Recipe) -> dict[str, Any]:

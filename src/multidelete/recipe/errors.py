@@ -8,17 +8,8 @@ from types import UnionType
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticCustomError
 
 from multidelete.utils.errors import did_you_mean
-
-
-class MistakesError(PydanticCustomError):
-    """Complete sentences that a validator raises; they are shown as they are, a line each."""
-
-    def __new__(cls, *texts: str) -> MistakesError:
-        """An error of these sentences."""
-        return super().__new__(cls, "mistakes", "{text}", {"text": "\n".join(texts)})
 
 
 def sentences(error: ValidationError, kind: type[BaseModel], location: str, owner: str | None = None) -> Iterator[str]:
@@ -45,6 +36,9 @@ def sentences_of(
     for path, mistake in mistakes:
         if mistake["type"] == "mistakes":
             yield from mistake["ctx"]["text"].splitlines()
+            continue
+        if mistake["type"] in ("settings", "unlocated"):
+            yield from entry_sentences(mistake, ".".join([location, *path]))
             continue
         if mistake["type"] == "extra_forbidden":
             options = _fields_at(kind, path[:-1])
@@ -78,6 +72,15 @@ def sentences_of(
         first, *others = dict.fromkeys(texts)
         expected = " or".join([first, *(other.removeprefix(" should be") for other in others)])
         yield f"'{where}'{expected}{received[where]}"
+
+
+def entry_sentences(mistake: Mapping[str, Any], location: str) -> Iterator[str]:
+    """Sentences for what :class:`Entry` found wrong."""
+    if mistake["type"] == "unlocated":
+        yield f"'{location}' {mistake['msg']}"
+    else:
+        context = mistake["ctx"]
+        yield from sentences(context["error"], context["kind"], location, context["owner"])
 
 
 def _fields_at(kind: type[BaseModel], path: Sequence[str]) -> list[str]:

@@ -8,8 +8,10 @@ from typing import Annotated, Any, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from multidelete.methods import METHODS, Method
-from multidelete.recipe.errors import MistakesError, sentences
-from multidelete.training.original import MaskSettings
+from multidelete.models.extras import EXTRAS
+from multidelete.recipe.errors import sentences
+from multidelete.training.extras import Extra
+from multidelete.utils.entries import Entry, MistakesError
 from multidelete.utils.registry import unknown
 
 MIN_REFERENCES = 4  # for U-LiRA: each reference model is compared with the others
@@ -59,8 +61,8 @@ class BenchSettings(BaseModel):
         counts: Sizes of D_f; by default the recipe's request.
         fractions: Sizes of D_f as shares, instead of counts.
         settings: Settings of a method, by its name, over those of the recipe's tables of this name and scope.
-        mask: What the originals of methods that need a mask are trained with, where the recipe's is trained without
-            one: another original, which has a row of its own.
+        extra: The extra module of an original for methods that require it, where the recipe's original has none:
+            another original, with its own row.
         cluster: What submitit is asked for (``timeout_min``, ``slurm_partition``, ...); ``cluster`` chooses where.
     """
 
@@ -72,7 +74,7 @@ class BenchSettings(BaseModel):
     counts: tuple[Annotated[int, Field(ge=1, strict=True)], ...] | None = None
     fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None
     settings: dict[str, dict[str, Any]] = {}
-    mask: MaskSettings | None = None
+    extra: Annotated[Extra, Entry(EXTRAS, "extra module")] | None = None
     cluster: dict[str, Any] = {}
 
     @field_validator("methods", "scopes", "seeds", "counts", "fractions")
@@ -144,9 +146,9 @@ class MembershipSettings(BaseModel):
         for name in names:
             if name not in METHODS:
                 raise MistakesError(f"'membership.u_lira': {unknown(name, METHODS, 'method')}")
-            if METHODS[name].needs_mask:
+            if any(EXTRAS[extra].uses_request for extra in METHODS[name].requires & EXTRAS.keys()):
                 raise MistakesError(
-                    f"'membership.u_lira': {name} cannot run on reference models, for it needs a mask "
+                    f"'membership.u_lira': {name} cannot run on reference models, because it needs a model "
                     "that was trained for the very pairs that it deletes; leave it out"
                 )
         return names

@@ -21,15 +21,16 @@ from multidelete.data.dataset import Dataset
 from multidelete.data.requests import Request
 from multidelete.methods import Method, Original, Unlearned, UnlearningData
 from multidelete.models.base import Model
-from multidelete.models.config import MaskConfig, ModelConfig
+from multidelete.models.config import ModelConfig
 from multidelete.models.folder import WEIGHTS_FILE
 from multidelete.recipe import Recipe, load
 from multidelete.store.predictions import read_predictions
 from multidelete.tasks import Predictions, Task
 from multidelete.training.engine import Engine
+from multidelete.training.extras import check_extra
 from multidelete.training.features import encoded_inputs, frozen_inputs
 from multidelete.training.loop import TrainingHistory
-from multidelete.training.original import TrainSettings, check_mask, initial_model, train
+from multidelete.training.original import TrainSettings, initial_model, train
 from multidelete.utils.cache import cache_dir
 from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_atomically, write_file
@@ -147,7 +148,7 @@ def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine, mode
                 update={"settings": recipe.train}
             )
         if training is not None:
-            check_mask(model, training.settings.mask)
+            check_extra(model, training.settings.extra)
         return Trained(model, TrainingHistory(), hashed, f"brought: {recipe.original}", hashed, training)
     assert recipe.model is not None
     assert recipe.train is not None
@@ -155,11 +156,14 @@ def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine, mode
     name, config = recipe.model
     architecture = recipe.architecture()
     recipe.task.check(dataset, architecture)
-    mask, request = training.settings.mask, None
-    config = config.for_dataset(dataset, labelled=recipe.task.labelled).model_copy(update={"mask": None})
-    if mask is not None:  # the one kind of original that depends on what is to be deleted
-        request = recipe.request(dataset)
-        config = config.model_copy(update={"mask": MaskConfig(classes=mask.classes, request=request.hash)})
+    extra, request = training.settings.extra, None
+    config = config.for_dataset(dataset, labelled=recipe.task.labelled).model_copy(update={"extra": None})
+    if extra is not None:
+        facts = {"name": extra.name, **extra.facts()}
+        if extra.uses_request:  # the one kind of original that depends on what is to be deleted
+            request = recipe.request(dataset)
+            facts["request"] = request.hash
+        config = config.model_copy(update={"extra": facts})
     key = digest(
         "original",
         dataset.hash,

@@ -28,7 +28,7 @@ def task_for(model: type[Model], labels: Collection[str]) -> str:
         InputError: No task has these classes.
     """
     for name, task in TASKS.items():
-        if name in model.tasks and task.labelled == bool(labels) and task.classes == frozenset(labels):
+        if task.provides() <= model.provides and task.labelled == bool(labels) and task.classes == frozenset(labels):
             return name
     raise InputError(f"no task of {model.name} tells {', '.join(labels)} apart; there are {', '.join(TASKS)}")
 

@@ -46,9 +46,15 @@ class Task(BaseModel, ABC):
     modalities: ClassVar[tuple[str, str]] = ("vision", "text")
     labelled: ClassVar[bool] = False  # whether it tells labels of the data
     classes: ClassVar[frozenset[str]] = frozenset()  # which labels the data must have
+    needs: ClassVar[frozenset[str]] = frozenset()  # what else a model must provide: "ranking", "several_images"
     affirms: ClassVar[str] = ""  # the label of a text that is true of its example; "" where all are
 
     probed: int = Field(default=500, ge=0)
+
+    @classmethod
+    def provides(cls) -> frozenset[str]:
+        """What models of this task must provide, and methods may therefore require."""
+        return cls.needs | {*cls.modalities, *(["labels"] if cls.labelled else [])}
 
     def check(self, dataset: Dataset, model: type[Model] | None = None) -> None:
         """Refuse data or a model that this task is not about, before anything slow starts.
@@ -56,9 +62,11 @@ class Task(BaseModel, ABC):
         Raises:
             InputError: The dataset holds other modalities or labels, or the model cannot do the task.
         """
-        if model is not None and self.name not in model.tasks:
+        missing = self.provides() - model.provides if model is not None else ()
+        if missing:
             raise InputError(
-                f"a model of kind '{model.name}' does not do the task '{self.name}'; it does {', '.join(model.tasks)}"
+                f"a model of kind '{model.name}' does not do the task '{self.name}', "  # type: ignore[union-attr]
+                f"which needs {', '.join(sorted(missing))}"
             )
         if dataset.modalities != self.modalities:
             raise InputError(

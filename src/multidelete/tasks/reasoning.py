@@ -19,5 +19,6 @@ class Reasoning(Classification):
     """
 
     name: ClassVar[str] = "reasoning"
+    needs: ClassVar[frozenset[str]] = frozenset({"several_images"})
     classes: ClassVar[frozenset[str]] = frozenset({"false", "true"})
     affirms: ClassVar[str] = "true"

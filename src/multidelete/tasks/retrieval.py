@@ -63,6 +63,7 @@ class Retrieval(Task):
     """
 
     name: ClassVar[str] = "retrieval"
+    needs: ClassVar[frozenset[str]] = frozenset({"ranking"})
 
     rerank: int = Field(default=128, ge=1)
     similarity_weight: float = Field(default=0.0, ge=0)
@@ -130,9 +131,7 @@ class Retrieval(Task):
             unit = [embeddings(engine, model, m, e) for m, e in (("vision", vision), ("text", text))]
             result["cosine"] = np.einsum("pd,pd->p", unit[0][own], unit[1]).astype(np.float32)
             if candidates is not None:
-                result["i2t_loss"], result["t2i_loss"] = rank_losses(
-                    unit[0], unit[1], own, examples, candidates
-                )
+                result["i2t_loss"], result["t2i_loss"] = rank_losses(unit[0], unit[1], own, examples, candidates)
         if not sample:
             return result
         order = np.random.default_rng(derive(len(examples), "ranked sample")).permutation(len(examples))

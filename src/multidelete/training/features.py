@@ -11,6 +11,7 @@ import torch
 
 from multidelete.data.batches import Constant, Encodings, PairInputs, Ragged, Rows, Source, by_length
 from multidelete.models.base import Model
+from multidelete.models.extras import EXTRA
 from multidelete.models.inputs import iterate_rows, within
 from multidelete.training.engine import Engine
 from multidelete.training.inference import encode_all
@@ -115,7 +116,7 @@ def fused_once(engine: Engine, model: Model, inputs: PairInputs, text_rows: Rows
 
 
 def _encoding_key(engine: Engine, model: Model, inputs: PairInputs, modality: str, embedded: bool) -> str:
-    parts = (modality,) if embedded else model.parts[modality]
+    parts = (modality,) if embedded else (*model.parts[modality], EXTRA)
     weights = {name: tensor for name, tensor in model.state_dict().items() if within(name, parts)}
     # Whatever the encoders read; what only the fusion has need not be the same.
     read = {"image_size", "image_mean", "image_std", "max_text_tokens", "neighbourhood", modality}

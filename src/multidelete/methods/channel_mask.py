@@ -1,0 +1,203 @@
+"""The mask over visual channels that ERM-KTP needs, learned by the original beside its task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from multidelete.data.batches import Rows
+from multidelete.data.dataset import Dataset
+from multidelete.models.base import Model
+from multidelete.models.extras import EXTRA
+from multidelete.models.inputs import Batch, Encoding
+from multidelete.training.extras import Extra, ExtraTraining
+from multidelete.utils.randomness import derive
+
+
+class ChannelMask(nn.Module):
+    r"""A mask :math:`M \in [0, 1]^{C \times K}` over the K channels of the last visual feature map.
+
+    The feature map is what the fusion reads of a picture: token states, or the pooled vector where no token is read.
+    It is multiplied with rows of M only inside :meth:`seen_through`, and always with ``open``, which is 0 for the
+    channels that ERM-KTP has removed.
+
+    Args:
+        classes: Rows C.
+        width: Channels K.
+        pooled: Whether the feature map is the pooled vector.
+    """
+
+    weight: Tensor
+    open: Tensor
+
+    def __init__(self, classes: int, width: int, *, pooled: bool = False) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.full((classes, width), 0.5))
+        self.register_buffer("open", torch.ones(width))
+        self.pooled = pooled
+        self._rows: Tensor | None = None
+
+    def forward(self, modality: str, encoding: Encoding) -> Encoding:
+        """The encoding with its feature map multiplied by the mask; other modalities unchanged."""
+        if modality != "vision":
+            return encoding
+        encoding = self.gated(encoding, self.open)
+        return encoding if self._rows is None else self.gated(encoding, self.weight[self._rows])
+
+    def feature_map(self, vision: Encoding) -> Tensor:
+        """The feature map of pictures, ``(B, L, K)``."""
+        return vision.pooled[:, None] if self.pooled else vision.tokens
+
+    def gated(self, vision: Encoding, gates: Tensor) -> Encoding:
+        """The encoding with its channels multiplied by gates, ``(K,)`` or ``(B, K)``."""
+        tokens = vision.tokens * gates[..., None, :]
+        return replace(vision, tokens=tokens, pooled=vision.pooled * gates if self.pooled else vision.pooled)
+
+    @contextmanager
+    def seen_through(self, rows: Tensor) -> Iterator[None]:
+        """Context in which the next batch of pictures is seen through these rows of the mask, ``(B,)``."""
+        self._rows = rows
+        try:
+            yield
+        finally:
+            self._rows = None
+
+    def penalty(self, share: float, overlap: float) -> Tensor:
+        """Penalty on a mask that is not sparse, and on rows that have channels in common.
+
+        Args:
+            share: Mask density allowed before the penalty applies.
+            overlap: Weight of the inner products of rows.
+        """
+        # The products of all pairs of rows, each pair once.
+        pairs = (self.weight.sum(0).square().sum() - self.weight.square().sum()) / 2
+        return (self.weight.abs().sum() - share * self.weight.numel()).relu() + overlap * pairs
+
+    @torch.no_grad()
+    def normalise_(self) -> None:
+        """Bring the largest entry of each row to 1, and all into [0, 1]."""
+        largest = self.weight.amax(1, keepdim=True).clamp_min(1e-6)
+        self.weight.copy_((self.weight / largest).clamp(0, 1))
+
+    def owned(self, row: int) -> Tensor:
+        """Channels that this class uses more than any other class does, ``(K,)``."""
+        others = torch.cat([self.weight[:row], self.weight[row + 1 :]])
+        return self.weight[row] > others.amax(0)
+
+
+class ChannelMaskSettings(Extra):
+    r"""A mask over visual channels that the original learns beside its task, the first half of ERM-KTP [1]_.
+
+    In every third epoch each picture's last visual feature map is multiplied with its class' row of M; at all steps
+
+    .. math:: 10^{-3} \left( \max(0, \lVert M \rVert_1 - 0.1 \, C K) + 0.1 \sum_{i<j} \langle M_i, M_j \rangle \right)
+
+    is added to the loss, and after each the largest entry of each row of M is brought to 1. So each class comes to use
+    channels of its own, and the class that is to go can be removed later.
+
+    The paper deletes classes of images; here pairs are deleted. Their classes are groups: D_f is the last, and the
+    other examples are assigned to the rest by a hash of their ids (:func:`groups_of`). In tasks with labels too: labels
+    belong to texts, and pictures seen through a mask by label would reveal the answer. So the mask, and the original
+    that is trained with it, depend on what is to be deleted.
+
+    Args:
+        classes: Rows C, D_f's included.
+        every: The mask is applied in each epoch whose number (from 1) is a multiple of this.
+        weight: Weight of the whole term.
+        share: Mask density allowed before the penalty applies.
+        overlap: Weight of the inner products of rows.
+        learning_rate: Peak for M itself. Its largest entries are brought back to 1 after every step, so that only
+            differences between entries last: at the learning rate of the weights M would stay full. (The paper uses
+            SGD with 0.1 for everything.) M needs about 500 steps to become as sparse as ``share`` asks for.
+
+    References:
+        .. [1] Lin et al., "ERM-KTP: Knowledge-Level Machine Unlearning via Knowledge Transfer", CVPR 2023
+    """
+
+    name: ClassVar[str] = "channel_mask"
+    requires: ClassVar[frozenset[str]] = frozenset({"vision"})
+    scopes: ClassVar[tuple[str, ...]] = ("all", "vision")
+    uses_request: ClassVar[bool] = True
+
+    classes: int = Field(default=10, ge=2)
+    every: int = Field(default=3, ge=1)
+    weight: float = Field(default=1e-3, ge=0)
+    share: float = Field(default=0.1, ge=0, le=1)
+    overlap: float = Field(default=0.1, ge=0)
+    learning_rate: float = Field(default=0.1, gt=0)
+
+    def check(self, epochs: float) -> None:
+        """See :meth:`Extra.check`; the mask must be applied at least once."""
+        if epochs < self.every:
+            raise ValueError(
+                f"the mask is applied in one epoch of {self.every}, but there are {epochs:g}; "
+                "set extra.every to fewer, or epochs to more"
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """See :meth:`Extra.facts`."""
+        return {"classes": self.classes}
+
+    @classmethod
+    def build(cls, model: Model, facts: Mapping[str, Any]) -> ChannelMask:
+        """See :meth:`Extra.build`."""
+        pooled = model.fusion_reads == "pooled"
+        return ChannelMask(facts["classes"], model.encoding_width("vision"), pooled=pooled)
+
+    def training(self, model: Model, dataset: Dataset, forget: Rows | None) -> ExtraTraining:
+        """See :meth:`Extra.training`."""
+        return _MaskTraining(self, model, dataset, forget)
+
+
+class _MaskTraining(ExtraTraining):
+    def __init__(self, settings: ChannelMaskSettings, model: Model, dataset: Dataset, forget: Rows | None) -> None:
+        self.settings, self.mask = settings, mask_of(model)
+        groups = groups_of(dataset, settings.classes, forget)
+        self.groups = torch.from_numpy(groups).to(self.mask.weight.device)
+        self.parameters = {f"{EXTRA}.weight": self.mask.weight.requires_grad_(True)}
+        self.learning_rate = settings.learning_rate
+
+    def losses(self, model: Model, batch: Batch, step: int, epoch: int) -> dict[str, Tensor]:
+        """See :meth:`ExtraTraining.losses`."""
+        if step:
+            self.mask.normalise_()  # the paper normalises after a step; here it is done before the next
+        if (epoch + 1) % self.settings.every == 0:
+            with self.mask.seen_through(self.groups[batch.examples["vision"]]):
+                task = model.losses(batch).mean()
+        else:
+            task = model.losses(batch).mean()
+        penalty = self.mask.penalty(self.settings.share, self.settings.overlap)
+        return {"task": task, "mask": self.settings.weight * penalty}
+
+    def finish(self) -> None:
+        """See :meth:`ExtraTraining.finish`."""
+        self.mask.weight.requires_grad_(False).grad = None
+        self.mask.normalise_()
+
+
+def mask_of(model: Model) -> ChannelMask:
+    """The mask of a model that was made with one."""
+    mask = model.get_submodule(EXTRA)
+    assert isinstance(mask, ChannelMask)
+    return mask
+
+
+def groups_of(dataset: Dataset, classes: int, forget: Rows | None = None) -> Rows:
+    """Mask class of each example: D_f is the last class, the others are assigned by a hash of their ids.
+
+    Args:
+        dataset: The examples.
+        classes: Number of classes, D_f's included.
+        forget: Rows of the examples of D_f.
+    """
+    groups = np.array([derive("mask", example.id) % (classes - 1) for example in dataset.examples], dtype=np.int64)
+    if forget is not None:
+        groups[forget] = classes - 1
+    return groups
