@@ -112,7 +112,7 @@ def made_record(ids: tuple[str, ...] = IDS, **changes: Any) -> dict[str, Any]:
             {"after": (71.3, 8.0, 20.0)},
             "good",
             "Forgotten (further than needed), and the model still does its task.",
-            "This can itself give away what was deleted",
+            "This can itself reveal what was deleted",
         ),
         (
             {"after": (71.3, 33.0, 62.0)},
@@ -148,13 +148,13 @@ def made_record(ids: tuple[str, ...] = IDS, **changes: Any) -> dict[str, Any]:
             {"anew": None},
             "open",
             "Whether it was forgotten cannot be judged, but the model still does its task.",
-            "No model was trained anew without the deleted data",
+            "No model was retrained without the deleted data",
         ),
         (
             {"anew": None, "after": (31.2, 20.0, 50.0)},
             "bad",
             "Whether it was forgotten cannot be judged, and the model is no longer fit for its task.",
-            "No model was trained anew without the deleted data",
+            "No model was retrained without the deleted data",
         ),
         (
             {"before": (72.4, 23.0, 51.0)},
@@ -166,12 +166,12 @@ def made_record(ids: tuple[str, ...] = IDS, **changes: Any) -> dict[str, Any]:
             {"before": (72.4, 23.0, 51.0), "after": (71.3, 9.0, 30.0)},
             "fair",
             "There was little to forget (the deleted data now stand out), but the model still does its task.",
-            "can itself give away what was deleted",
+            "can itself reveal what was deleted",
         ),
         (
             {"method": ("retrain", "all"), "after": RETRAIN, "anew": None},
             "good",
-            "Trained anew without the deleted data, and the model still does its task.",
+            "Retrained without the deleted data, and the model still does its task.",
             "It never read them in this training",
         ),
         (  # a part of it has seen D_f: it is judged as any other
@@ -193,13 +193,11 @@ def test_the_words_for_every_verdict(changes: dict[str, Any], tone: str, result:
 
 
 def test_utility_is_compared_with_what_there_is() -> None:
-    assert (
-        made_record()["findings"]["utility"]["details"] == "It does its task about as well as the model trained anew."
-    )
+    assert made_record()["findings"]["utility"]["details"] == "It does its task about as well as the retrained model."
     alone = made_record(anew=None)["findings"]["utility"]["details"]
-    assert alone == "It does its task about as well as the model before the deletion."
+    assert alone == "It does its task about as well as the original model."
     destroyed = made_record(after=(31.2, 20.0, 50.0))["findings"]["utility"]["details"]
-    assert "is not the deletion that was asked for" in destroyed
+    assert "is not the deletion that was requested" in destroyed
 
 
 def test_no_answer_of_the_verdict_is_without_plain_words() -> None:
@@ -282,7 +280,7 @@ def test_membership_is_not_claimed_where_it_was_not_tested() -> None:
     assert alone is not None
     assert alone["findings"]["membership"]["answer"] == "Cannot be judged"
     anew = made_record(method=("retrain", "all"), after=RETRAIN, anew=None)
-    assert anew["findings"]["membership"]["answer"] == "There is nothing to tell"
+    assert anew["findings"]["membership"]["answer"] == "There is nothing to detect"
 
 
 @pytest.mark.parametrize("task", TASKS)

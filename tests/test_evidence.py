@@ -263,7 +263,7 @@ def test_no_shadow_where_nobody_knows_how_the_original_was_trained(tiny_model: P
     brought = recipe(original=str(tiny_model), model=None, train=None, retrain=False)
     with logged() as messages:
         run(brought, tmp_path / "run", Engine("fp32"), dataset=tiny.dataset())
-    assert sum("how the original was trained is not known" in each for each in messages) == 1
+    assert sum("the original's training recipe is not known" in each for each in messages) == 1
     assert sorted(path.name for path in (tmp_path / "run/predictions").iterdir()) == [KEYS[0], "01-multidelete-fusion"]
     for row in rows_of(tmp_path / "run"):
         result = {name for name in row["metrics"] if name.startswith(("attack", "mi_")) and name.endswith("_auc")}

@@ -539,7 +539,7 @@ def test_similarity_where_there_is_none_or_it_does_not_move() -> None:
     ).history.lines
     assert {"md_similarity", "mkr_similarity"} <= lines[0]["losses"].keys()
     request = replace(tiny.request_of(), validation=tiny.request_of().validation[:0])
-    with pytest.raises(InputError, match=r"no validation split, from which method\.similarity takes"):
+    with pytest.raises(InputError, match=r"no validation split, which method\.similarity needs"):
         MultiDelete(similarity=1, evaluations=0)(model, tiny.data_for(model, request), tiny.engine())
 
 

@@ -475,7 +475,7 @@ def test_the_words_for_utility(score: float, answer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "answer"), [(24.0, "Cheap"), (300.0, "Not much cheaper"), (500.0, "Dearer than retraining")]
+    ("seconds", "answer"), [(24.0, "Cheap"), (300.0, "Not much cheaper"), (500.0, "More expensive than retraining")]
 )
 def test_the_words_for_cost(seconds: float, answer: str) -> None:
     assert verdict_on(seconds=seconds).cost.answer == answer

@@ -200,7 +200,7 @@ def test_unimodal_refuses_what_is_not_there() -> None:
         ("graph_text", "reasoning", None, "is about graph and text, but dataset 'statements' holds vision and text"),
         ("retrieval", "graph_text", None, "is about vision and text, but dataset 'genes' holds graph and text"),
         ("retrieval", "reasoning", None, "is about single images; dataset 'statements' has 2 in an example"),
-        ("entailment", "entailment", "clip", "a model of kind 'clip' does not do the task 'entailment'"),
+        ("entailment", "entailment", "clip", "a model of kind 'clip' does not support the task 'entailment'"),
     ],
 )
 def test_tasks_refuse_other_data_and_models(task: str, dataset: str, model: str | None, message: str) -> None:

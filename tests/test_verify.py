@@ -261,7 +261,7 @@ def test_a_control_has_no_record_and_passes(here: Path, terminal: Terminal) -> N
     assert not (here / "control" / DELETION_FILE).exists()
     ended = terminal("verify control")
     assert ended.code == 0, ended.out
-    assert "✓ deletion record: is not there: the run is about a control, which deletes nothing" in ended.out
+    assert "✓ deletion record: does not exist: the method of the run is a control, which deletes nothing" in ended.out
     assert "✓ request: 3 ids" in ended.out
 
 
@@ -419,9 +419,7 @@ TAMPERINGS = {
         lambda out: (out / RESULTS_FILE).write_text((out / RESULTS_FILE).read_text()[:900]),
         {**RESULTS, "results": "is not JSON"},
     ),
-    "results without provenance": Tampering(
-        results("provenance", to=[]), {**RESULTS, "results": "cannot be read as it was written"}
-    ),
+    "results without provenance": Tampering(results("provenance", to=[]), {**RESULTS, "results": "cannot be read: "}),
     "run.json": Tampering(
         change_json("run.json", "data_hash"), {"files": "run.json was changed", "results": "data_hash is "}
     ),
@@ -462,13 +460,13 @@ TAMPERINGS = {
             and None
         ),
         {
-            "request": f"predictions of {MAIN_ROW} are of another D_f: 1 not there, as 'train-00002' and 1 more",
-            "data": "names others now: 1 not there, as 'train-00002' and 1 more, as 'train-00003'",
+            "request": f"predictions of {MAIN_ROW} are of another D_f: 1 missing, e.g. 'train-00002' and 1 added",
+            "data": "names other ids now: 1 missing, e.g. 'train-00002' and 1 added, e.g. 'train-00003'",
         },
     ),
     "the file with the ids": Tampering(
         lambda out: (out / "../ids.txt").write_text("train-00001\n") and None,
-        {"data": """what was asked for ({"ids": "ids.txt"}) names others now: 1 not there, as 'train-00003'"""},
+        {"data": """the request ({"ids": "ids.txt"}) names other ids now: 1 missing, e.g. 'train-00003'"""},
     ),
     "a prediction": Tampering(
         change_prediction, {"files": f"{FORGET} was changed", f"metrics of {MAIN_ROW}": "forget_auc recorded "}

@@ -1,1 +1,1 @@
-"""The grid methods × scopes × sizes × seeds on one task, run side by side and shown in one table."""
+"""Benchmarks: the grid methods × scopes × sizes × seeds on one task, and studies; cells run in parallel."""

@@ -1,4 +1,4 @@
-"""Commands that run one cell of a bench by itself, as a person would type them."""
+"""Command lines that run single cells of a bench."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from multidelete.runs.record import differences
 
 
 def command_of(recipe: Recipe, base: Recipe, path: Path, overrides: Sequence[str], out: Path) -> str:
-    """The ``multidelete unlearn`` command that runs this recipe.
+    """``multidelete unlearn`` command for a recipe.
 
     Args:
-        recipe: What the command runs.
-        base: The recipe that ``path`` and ``overrides`` give.
-        path: The recipe file.
-        overrides: ``key=value`` words that come before those that ``recipe`` needs.
+        recipe: Recipe that the command runs.
+        base: Recipe loaded from ``path`` with ``overrides``.
+        path: Recipe file.
+        overrides: ``key=value`` words that precede those of ``recipe``.
         out: Folder of the run.
     """
     words = [*overrides, *overrides_of(recipe, base)]
@@ -29,14 +29,14 @@ def command_of(recipe: Recipe, base: Recipe, path: Path, overrides: Sequence[str
 
 
 def overrides_of(recipe: Recipe, base: Recipe) -> Iterator[str]:
-    """``key=value`` words that turn one recipe into another, the seed always: ``load(path, words)`` gives it."""
+    """``key=value`` words that turn ``base`` into ``recipe``; the seed is always included."""
     yield f"seed={recipe.seed}"
     if recipe.method != base.method:
         yield from _method_overrides(recipe.method, base.method)
     wanted, given = as_values(recipe), as_values(base)
     for key in sorted(wanted.keys() - {"method", "compare", "seed"}):
         for name, (_, value) in sorted(differences(given.get(key), wanted[key], key).items()):
-            if value is not None:  # TOML has no word for nothing: a request that is left out is replaced by another
+            if value is not None:  # TOML has no null; an omitted kind of request is replaced by another one
                 yield f"{name}={_word(value)}"
     if recipe.compare != base.compare:
         tables = [{"name": each.name, **_explicit(each)} for each in recipe.compare]
@@ -45,25 +45,25 @@ def overrides_of(recipe: Recipe, base: Recipe) -> Iterator[str]:
 
 def _method_overrides(method: Method, base: Method) -> Iterator[str]:
     if method.name == base.name:
-        yield "method.name=retrain"  # another name starts the table anew, so that no setting of the base stays
+        yield "method.name=retrain"  # another name resets the table, so that no setting of the base remains
     yield f"method.name={method.name}"
     for key, value in _explicit(method).items():
         yield f"method.{key}={_word(value)}"
 
 
 def _explicit(method: Method) -> dict[str, Any]:
-    """Scope, and the settings that are not at their defaults."""
+    """Scope and settings that differ from their defaults."""
     return {"scope": method.scope, **method.model_dump(mode="json", exclude_defaults=True)}
 
 
 def _word(value: Any) -> str:
-    """A value as a person would type it: TOML, or a bare word for a plain string."""
+    """Value in TOML, or a bare word for a simple string."""
     plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w./-]*", value) and value not in ("true", "false")
     return str(value) if plain and value not in ("inf", "nan") else toml(value)
 
 
 def toml(value: Any) -> str:
-    """A plain value in TOML, on one line.
+    """Value in TOML, on one line.
 
     >>> toml({"rate": 0.5, "names": ["a", True]})
     '{rate = 0.5, names = ["a", true]}'

@@ -1,4 +1,4 @@
-"""The cells of a bench: methods × scopes × sizes × seeds on one task, each a run that can be started by itself."""
+"""Cells of a bench: methods × scopes × sizes × seeds on one task; each cell is a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from multidelete.runs.groups import BASELINES
 from multidelete.runs.record import RESULTS_FILE, check_same, check_writable
 from multidelete.utils.errors import InputError
 
-RETRAIN = "retrain-all"  # the variant that stands in every grid
+RETRAIN = "retrain-all"  # variant of every grid
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Cell:
     """One run of the grid.
 
     Args:
-        name: Name of its folder.
-        recipe: What it runs.
-        command: The command that runs this cell alone, for display.
-        out: Its folder.
-        after: The cell that trains an original or a Retrain that this one needs too.
-        row: What is known of its row in ``results.json`` before it has run.
-        variant: The variant that it is one size and one seed of.
+        name: Name of the folder.
+        recipe: Recipe of the run.
+        command: Command that runs this cell alone, for display.
+        out: Folder of the run.
+        after: Name of a cell that must run first, since it trains a shared original or Retrain.
+        row: Entries of the row in ``results.json`` that are known before the run.
+        variant: Name of the variant.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Cell:
 
     @property
     def finished(self) -> bool:
-        """Whether it has run."""
+        """Whether the run has finished."""
         return (self.out / RESULTS_FILE).is_file()
 
     def facts(self) -> dict[str, Any]:
-        """The cell as it is listed in the folder of a bench."""
+        """Entry of the cell in ``bench.json``."""
         return {
             "name": self.name,
             "command": self.command,
@@ -66,12 +66,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Variant:
-    """A method with its settings, of which the grid has a cell for each size and seed.
+    """Method and its settings; the grid has one cell for each variant, size and seed.
 
     Args:
         method: The method.
-        changes: Other values that its cells set in the recipe.
-        follows: The variant whose unlearned model it starts from, instead of the original.
+        changes: Other values to set in the recipe.
+        follows: Variant whose unlearned model is the start, instead of the original.
     """
 
     method: Method
@@ -81,13 +81,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Study:
-    """A bench of variants of one method.
+    """Bench of variants of one method.
 
     Args:
-        name: Its name.
-        variants: What a recipe makes of it, by name.
-        method: The method that it is about; the recipe's, whatever it is, where none is named.
-        fractions: Sizes of D_f as shares; by default the recipe's request.
+        name: Name of the study.
+        variants: Function that returns the variants of a recipe, by name.
+        method: Required method; by default any method of the recipe.
+        fractions: Sizes of D_f as fractions; by default the recipe's request.
     """
 
     name: str
@@ -98,14 +98,14 @@ class Study:
 
 @dataclass(frozen=True)
 class Grid:
-    """All cells, those first that others wait for.
+    """All cells of a bench.
 
     Args:
-        recipe: What they are cells of.
-        cells: In the order in which they are best run.
+        recipe: Recipe of the bench.
+        cells: Cells; those that others depend on come first.
         notes: What was left out and why.
-        stale: Folders of cells that failed, or were broken off, with other settings than they have now.
-        study: Name of the study that it is.
+        stale: Folders of unfinished cells with other settings.
+        study: Name of the study, if any.
     """
 
     recipe: Recipe
@@ -118,17 +118,17 @@ class Grid:
 def grid(
     path: Path, overrides: Sequence[str], options: Mapping[str, Any], out: Path, study: Study | None = None
 ) -> Grid:
-    """The cells of a recipe, checked against its data and against what ``out`` holds.
+    """Build the grid of a recipe, checked against the data and the contents of ``out``.
 
     Args:
-        path: The recipe.
-        overrides: Settings over the recipe's, as ``key=value``.
-        options: Values under the overrides.
+        path: Recipe file.
+        overrides: ``key=value`` words that override the recipe.
+        options: Values with lower precedence than the overrides.
         out: Folder of the bench.
-        study: What to vary, instead of methods and scopes.
+        study: Study, whose variants replace methods and scopes.
 
     Raises:
-        InputError: The recipe is wrong, a deletion is impossible, or ``out`` holds cells of another recipe.
+        InputError: The recipe is invalid, a deletion is impossible, or ``out`` contains cells of another recipe.
     """
     _check_out(out, study)
     values = read_values(path, overrides, options)
@@ -151,7 +151,7 @@ def grid(
 
 
 class _Builder:
-    """Collects the cells of a grid, and knows which of them trains an original or a Retrain first."""
+    """Builds the cells of a grid and the dependencies through shared originals and Retrains."""
 
     def __init__(
         self,
@@ -175,18 +175,18 @@ class _Builder:
         self._sizes: dict[tuple[str, str], int] = {}
 
     def add(self, variant_name: str, variant: Variant, size: str, request: Mapping[str, Any], seed: int) -> None:
-        """Add the cell of a variant at one size and one seed, where the grid does not have it already."""
+        """Add the cell of a variant, size and seed, unless it is a Retrain that the grid already has."""
         name, method = f"{variant_name}-{size}-seed{seed}", variant.method
         previous = f"{variant.follows}-{size}-seed{seed}" if variant.follows else None
         changes = [{"seed": seed}, request, method_changes(method, self.recipe), variant.changes]
         if previous:
-            # A recipe without a task takes it from the model that is brought, which is not there yet.
+            # A recipe without a task takes it from the original, which does not exist yet here.
             brought = {"original": str(self.out / CELLS / previous / "model"), "task": {"name": self.recipe.task.name}}
             changes.append(brought)
         recipe = validate(overridden(self.values, *filter(None, changes)), str(self.path))
         assert recipe.method == method, (recipe.method, method)
         seeds = recipe.seeds()
-        shared = (seeds["train"], seeds["forget"], size)  # what an original and its Retrain depend on
+        shared = (seeds["train"], seeds["forget"], size)  # determine an original and its Retrain
         if variant_name == RETRAIN and shared in self.leaders:
             return
         resolved = self._request(recipe, size, seed)
@@ -197,7 +197,7 @@ class _Builder:
             if (folder / RESULTS_FILE).is_file():
                 raise
             self.stale.append(folder)
-        # The first cell of a size makes its Retrain, and the first of a seed also its original.
+        # The first cell of a size trains its Retrain, and the first of a seed also its original.
         trained = (cell for (train, *_), cell in self.leaders.items() if train == seeds["train"])
         original = None if self.recipe.original else next(trained, None)
         row = {
@@ -218,20 +218,20 @@ class _Builder:
         self.leaders.setdefault(shared, name)
 
     def _request(self, recipe: Recipe, size: str, seed: int) -> Request:
-        """The deletion request of a cell, resolved once for all variants and checked."""
+        """Deletion request of a cell, resolved once for all variants and checked."""
         part = str(recipe.forget.part)
         key = (size, part, seed)
         if key not in self._requests:
             self._requests[key] = recipe.request(self.dataset)
         request = self._requests[key]
-        # Copies that are drawn together can make D_f of one seed larger than another's: the first size counts for all.
+        # Copies are deleted together and can make D_f larger for some seeds; all seeds get the first size.
         self._sizes.setdefault((size, part), len(request.with_earlier().forget))
         check_splits(request, recipe.methods())
         return request
 
 
 def _check_seeds(recipe: Recipe) -> None:
-    """Refuse several seeds where nothing depends on them."""
+    """Check that something depends on the seeds if there are several."""
     sized = bool(recipe.bench.counts or recipe.bench.fractions)
     drawn = [recipe.train_seed, recipe.method_seed, *([recipe.forget.seed] if sized or not recipe.forget.ids else [])]
     if len(recipe.bench.seeds) > 1 and None not in drawn:
@@ -244,7 +244,7 @@ def _check_seeds(recipe: Recipe) -> None:
 def _variants(
     recipe: Recipe, values: Mapping[str, Any], source: str, study: Study | None
 ) -> tuple[dict[str, Variant], list[str]]:
-    """The variants of a grid by name, Retrain first, and notes on what was left out."""
+    """Variants of a grid by name, Retrain first, and notes on what was left out."""
     variants = {RETRAIN: Variant(Retrain(), {"retrain": False})} if recipe.retrain else {}
     if study is not None:
         return {**variants, **study.variants(recipe)}, []
@@ -252,7 +252,7 @@ def _variants(
     for method in list(methods):
         try:
             validate(overridden(values, method_changes(method, recipe)), source)
-        except InputError as error:  # a method may need what this recipe's original does not have
+        except InputError as error:  # a method may need properties that the original does not have
             methods.remove(method)
             why = "; ".join(str(error).replace(f"{source}: ", "").splitlines())
             notes.append(f"{method.name}, scope '{method.scope}': left out, {why}")
@@ -262,7 +262,7 @@ def _variants(
 
 
 def _check_out(out: Path, study: Study | None) -> None:
-    """Refuse a folder that holds something else, or another study."""
+    """Check that the folder is empty or contains this bench or study."""
     check_writable(out)
     if not out.is_dir() or not any(out.iterdir()):
         return
@@ -275,7 +275,7 @@ def _check_out(out: Path, study: Study | None) -> None:
 
 
 def _studied(recipe: Recipe, study: Study) -> Recipe:
-    """The recipe with the sizes of a study, if it is about the method of this study."""
+    """Recipe with the sizes of a study; raises an error if it has another method than the study."""
     if study.method not in (None, recipe.method.name):
         raise InputError(
             f"the study '{study.name}' is about {study.method}, but the recipe's method is {recipe.method.name}; "
@@ -283,14 +283,14 @@ def _studied(recipe: Recipe, study: Study) -> Recipe:
         )
     sizes = {"counts": recipe.bench.counts, "fractions": recipe.bench.fractions}
     if study.fractions is None:
-        sizes = {"counts": None, "fractions": None}  # what varies is something else
+        sizes = {"counts": None, "fractions": None}  # the study does not vary the size
     elif not any(sizes.values()):
         sizes["fractions"] = study.fractions
     return recipe.model_copy(update={"bench": recipe.bench.model_copy(update=sizes)})
 
 
 def _methods(recipe: Recipe) -> tuple[list[Method], list[str]]:
-    """The methods with their settings, by scope, and what was left out."""
+    """Methods with their settings, one for each scope, and notes on what was left out."""
     bench, task = recipe.bench, recipe.task
     notes: list[str] = []
     chosen: list[Method] = []
@@ -299,13 +299,13 @@ def _methods(recipe: Recipe) -> tuple[list[Method], list[str]]:
     for name in named:
         kind = METHODS[name]
         if name == Retrain.name:
-            continue  # stands in every table
+            continue  # part of every grid
         if missing := kind.requires - EXTRAS.keys() - task.provides():
             if bench.methods:
                 notes.append(f"{name}: left out, it needs {', '.join(missing)}, which '{task.name}' does not provide")
             continue
         own = [scope for scope in there if scope in kind.scopes]
-        # The plain row and the "-F" row; a method of one encoder has its encoder in the plain one.
+        # The plain row and the "-F" row; for a method of one encoder, the plain row has the scope of that encoder.
         plain = next((scope for scope in own if scope != "fusion"), None)
         wanted = bench.scopes or [scope for scope in (plain, "fusion") if scope in own]
         for scope in wanted:
@@ -320,14 +320,14 @@ def _methods(recipe: Recipe) -> tuple[list[Method], list[str]]:
                 chosen.append(kind.model_validate({**given, **bench.settings.get(name, {}), "scope": scope}))
             except ValidationError as error:
                 why = "; ".join(sentences(error, kind, name, f"method '{name}'"))
-                if told or bench.settings.get(name):  # what somebody wrote down is never left out
+                if told or bench.settings.get(name):  # methods with explicit settings are never left out
                     raise InputError(f"bench, {name}, scope '{scope}': {why}") from error
                 notes.append(f"{name}, scope '{scope}': left out, {why}")
     return chosen, notes
 
 
 def _sizes(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """The sizes of D_f by name, each with the values that it sets in a recipe."""
+    """Sizes of D_f by name, with the values to set in the recipe."""
     bench, forget = recipe.bench, recipe.forget
     if bench.counts or bench.fractions:
         counts: dict[str, dict[str, Any]] = {str(count): {"forget": {"count": count}} for count in bench.counts or ()}
@@ -336,7 +336,7 @@ def _sizes(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 
 def method_changes(method: Method, recipe: Recipe) -> dict[str, Any]:
-    """Values that make a recipe one of this method alone."""
+    """Values that reduce a recipe to this method."""
     changes: dict[str, Any] = {"compare": []}
     if method != recipe.method:
         changes["method"] = method

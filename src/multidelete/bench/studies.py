@@ -1,4 +1,4 @@
-"""The studies: what each one varies of the recipe's method. Each is a bench; ``report/studies`` shows it."""
+"""Studies: benches of variants of the recipe's method; ``report/studies`` renders their pages."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from multidelete.runs.groups import WEIGHTS
 from multidelete.utils.errors import InputError
 
 WITHOUT = {"full": None, "without-md": "alpha", "without-ukr": "gamma", "without-mkr": "beta"}
-GRID = (0.25, 0.5, 2.0, 4.0)  # times the recipe's own weight
-PARTS = 5  # requests one after another
-MIN_EVALUATIONS = 20  # checkpoints at least, where their course is what a study is about
+GRID = (0.25, 0.5, 2.0, 4.0)  # factors of the recipe's weight
+PARTS = 5  # sequential requests
+MIN_EVALUATIONS = 20  # minimum number of checkpoints in studies that plot them
 
 
 def ablation(recipe: Recipe) -> Mapping[str, Variant]:
-    """The loss whole, and without each of its terms; in scope fusion there is no UKR to leave out."""
+    """Full loss, and without each of its terms; scope fusion has no UKR term."""
     left_out = {"gamma"} if recipe.method.scope == "fusion" else set()
     return {
         name: Variant(_with(recipe.method, {key: 0.0} if key else {}))
@@ -31,7 +31,7 @@ def ablation(recipe: Recipe) -> Mapping[str, Variant]:
 
 
 def scopes(recipe: Recipe) -> Mapping[str, Variant]:
-    """All parameters, and those of the fusion alone, with the settings that the recipe has for each."""
+    """Scopes all and fusion, with the settings that the recipe has for each."""
     method = recipe.method
     wanted = {scope: f"{method.name}-{scope}" for scope in ("all", "fusion")}
     missing = [scope for scope in wanted if scope not in method.scopes]
@@ -46,12 +46,12 @@ def scopes(recipe: Recipe) -> Mapping[str, Variant]:
 
 
 def sizes(recipe: Recipe) -> Mapping[str, Variant]:
-    """The recipe's method as it is; what varies is D_f."""
+    """The recipe's method; the size of D_f varies."""
     return {f"{recipe.method.name}-{recipe.method.scope}": Variant(recipe.method)}
 
 
 def sensitivity(recipe: Recipe) -> Mapping[str, Variant]:
-    """The weight of one term at a time, the others as they are."""
+    """Variants with a changed weight of one loss term at a time."""
     result = {"as-it-is": Variant(recipe.method)}
     for key in WEIGHTS:
         if key == "gamma" and recipe.method.scope == "fusion":
@@ -62,12 +62,12 @@ def sensitivity(recipe: Recipe) -> Mapping[str, Variant]:
 
 
 def sequential(recipe: Recipe) -> Mapping[str, Variant]:
-    """The request at once, and in parts one after another, each on the model that the one before left."""
+    """The request at once, and in sequential parts, each applied to the model that the previous part produced."""
     if recipe.forget.part is not None:
         raise InputError("the study 'sequential' cuts the request into parts; leave out forget.part")
     result = {"at-once": Variant(recipe.method)}
     for step in range(1, PARTS + 1):
-        # Each step would train shadow and reference models anew, for each has another original.
+        # Each step has another original and would train its own shadow and reference models.
         changes = {
             "forget": {"part": [step, PARTS]},
             "retrain": False,
@@ -78,7 +78,7 @@ def sequential(recipe: Recipe) -> Mapping[str, Variant]:
 
 
 def stop(recipe: Recipe) -> Mapping[str, Variant]:
-    """The two rules by which it ends, judged equally often."""
+    """Both stopping rules, with the same number of evaluations."""
     return {rule: Variant(_with_evaluations(recipe.method, stop=rule)) for rule in ("lowest", "unseen")}
 
 
@@ -96,7 +96,7 @@ STUDIES: dict[str, Study] = {
 
 
 def _with_evaluations(method: Method, **changes: Any) -> Method:
-    """The method with these settings, and with checkpoints enough."""
+    """Method with these settings and at least ``MIN_EVALUATIONS`` evaluations."""
     if isinstance(method, LossMethod):
         changes["evaluations"] = max(method.evaluations, MIN_EVALUATIONS)
     return _with(method, changes)

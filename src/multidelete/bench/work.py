@@ -1,4 +1,4 @@
-"""Runs the cells of a bench side by side, in processes or on a cluster: what is finished stays, what fails is told."""
+"""Runs the cells of a bench in parallel processes or on a cluster; skips finished cells and reports failed ones."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_file
 from multidelete.utils.format import duration
 
-Runner = Callable[[Cell], str | None]  # runs a cell; the sentence is why it failed
+Runner = Callable[[Cell], str | None]  # runs a cell and returns the reason if it failed
 
-_datasets: dict[str, Dataset] = {}  # the last one, which the next cell of this process most likely needs too
+_datasets: dict[str, Dataset] = {}  # cache of the last dataset
 
 
 def run_alone(cell: Cell) -> str | None:
@@ -57,28 +57,28 @@ def run_cell(cell: Cell, bars: Bars) -> str | None:
                 run(recipe, out, engine, resume=True, dataset=_datasets[data], command=cell.command)
     except InputError as error:
         return " ".join(str(error).splitlines())
-    except Exception as error:  # a defect of one method must not cost the others
+    except Exception as error:  # an error in one method must not stop the other cells
         traceback.print_exc()
         return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     return None
 
 
 def _packed(cell: Cell) -> str:
-    """A cell as one line of text, for a worker of the same version."""
+    """Serialise a cell as one line of text."""
     return base64.b64encode(pickle.dumps(cell)).decode()
 
 
 def _unpacked(line: str) -> Cell:
-    """The cell of :func:`_packed`."""
+    """Inverse of :func:`_packed`."""
     cell = pickle.loads(base64.b64decode(line))
     assert isinstance(cell, Cell)
     return cell
 
 
 def _serve() -> None:
-    """Run the cells that come in on standard input, and answer each with a line on what was standard output."""
+    """Run cells read from standard input; write one line for each to standard output."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints goes to the log
+    os.dup2(2, 1)  # redirect output of libraries to the log
     asked: list[str] = []
     news = threading.Semaphore(0)
 
@@ -86,7 +86,7 @@ def _serve() -> None:
         for line in sys.stdin:
             asked.append(line)
             news.release()
-        os._exit(0)  # whoever asked has ended, even if it was killed
+        os._exit(0)  # the parent process has ended, even if it was killed
 
     threading.Thread(target=listen, daemon=True).start()
     try:
@@ -99,11 +99,11 @@ def _serve() -> None:
 
 
 class _Worker:
-    """A process that runs one cell after the other; where it dies, that cell has failed and another takes over."""
+    """Process that runs one cell after another; if it dies, the cell has failed and a new process is started."""
 
     def __init__(self, log: Path, threads: int) -> None:
         self.log = log
-        # In a session of its own: Ctrl-C on the terminal reaches the bench alone, which passes it on once.
+        # In its own session: Ctrl-C on the terminal reaches only the bench, which forwards it once.
         self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self.process: subprocess.Popen[str] | None = None
 
@@ -125,7 +125,7 @@ class _Worker:
             self.process.stdin.write(_packed(cell) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # it died; its exit status says how
+            pass  # the process died; see its exit status below
         answer = self.process.stdout.readline()
         if answer:
             reason: str | None = json.loads(answer)
@@ -136,19 +136,19 @@ class _Worker:
         return f"its process ended with code {code}; {self.log} says more"
 
     def interrupt(self) -> None:
-        """Ctrl-C: the step that is being taken is finished and kept."""
+        """Interrupt the process; it finishes and saves the current step."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
 
     def close(self) -> None:
-        """End the process, at once."""
+        """Kill the process."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
 
 
 class _Cluster:
-    """Gives each cell to a cluster as a job, through submitit."""
+    """Submits each cell as a job to a cluster, with submitit."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         try:
@@ -170,12 +170,12 @@ class _Cluster:
             self.jobs.append(job)
         try:
             reason: str | None = job.result()
-        except Exception as error:  # whatever became of the job, submitit says so in this way
+        except Exception as error:  # submitit reports any failure of a job as an exception
             return f"its job ended: {next((line for line in str(error).splitlines() if line.strip()), error)}"
         return reason
 
     def interrupt(self) -> None:
-        """End all jobs; what they did is kept."""
+        """Cancel all jobs; their saved work is kept."""
         with self.alone:
             for job in self.jobs:
                 if not job.done():
@@ -188,7 +188,7 @@ class _Cluster:
 
 
 class _Schedule:
-    """Which cell is next, and what became of those before; asked by several threads."""
+    """Thread-safe queue of cells, with their dependencies and results."""
 
     def __init__(self, cells: Iterable[Cell], out: Path, bars: Bars) -> None:
         self.waiting = [cell for cell in cells if not cell.finished]
@@ -202,7 +202,7 @@ class _Schedule:
         write_file(out / FAILED_FILE, "{}\n")
 
     def take(self, last: Cell | None) -> Cell | None:
-        """A cell that waits for no other, best one for which others wait, or one like the last; None at the end."""
+        """Next cell whose dependency is finished, preferably one that others need or like ``last``; None at the end."""
         with self.news:
             while self.waiting:
                 awaited = {cell.after for cell in self.waiting}
@@ -216,7 +216,7 @@ class _Schedule:
             return None
 
     def done(self, cell: Cell, reason: str | None) -> None:
-        """A cell has run, or failed."""
+        """Record that a cell has finished or failed."""
         with self.news:
             if self.stopped:
                 return
@@ -233,7 +233,7 @@ class _Schedule:
             self.news.notify_all()
 
     def stop(self) -> None:
-        """Nothing more is begun, and what ends now was broken off."""
+        """Start no more cells and ignore the results of running ones."""
         with self.news:
             self.stopped = True
             self.waiting.clear()
@@ -241,17 +241,17 @@ class _Schedule:
 
 
 def run_grid(result: Grid, out: Path, *, workers: int | None = None, launcher: str = "processes") -> dict[str, str]:
-    """Run what is not finished yet.
+    """Run all unfinished cells.
 
     Args:
-        result: The cells.
+        result: The grid.
         out: Folder of the bench.
-        workers: Cells at a time; with one, cells run in this process. By default one for each core, one where there is
-            a GPU, all of them on a cluster.
+        workers: Number of cells to run in parallel; with 1, cells run in this process. By default one per core, one
+            with a GPU, and all on a cluster.
         launcher: ``processes`` on this machine, or ``submitit``.
 
     Returns:
-        Why cells failed, by name.
+        Reasons of failures, by cell name.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers is None:
@@ -306,7 +306,7 @@ def _side_by_side(schedule: _Schedule, runners: Sequence[_Worker | _Cluster]) ->
         schedule.stop()
         for runner in runners:
             runner.interrupt()
-        _join(threads)  # the steps that are being taken; a second Ctrl-C does not wait for them
+        _join(threads)  # wait for the current steps; a second Ctrl-C does not wait
         raise
     finally:
         for runner in runners:

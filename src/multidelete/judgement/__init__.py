@@ -1,1 +1,1 @@
-"""From numbers to sentences: verdicts on forgetting, utility, cost and membership."""
+"""Verdicts on forgetting, utility, cost and membership; deletion records and their verification."""

@@ -1,6 +1,6 @@
-"""The record of one deletion: which data, when, from which model, how, and what the tests found, in plain words.
+"""Deletion record of a run: data, time, model, method and test results, in plain English.
 
-``deletion.json`` is a pure function of the results and the ids, so that it can be computed again and compared.
+``deletion.json`` is a pure function of the results and the ids, so that it can be recomputed and compared.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from multidelete.utils.format import percent
 SCHEMA = 1
 
 
-# By task: one item, several, and its two halves, whose connection is what is forgotten.
+# By task: one item, several items, and the two halves of an item, whose association is to be forgotten.
 ITEMS = {
     "retrieval": ("picture with its texts", "pictures with their texts", "a picture and a text"),
     "entailment": ("picture with its statements", "pictures with their statements", "a picture and a statement"),
@@ -30,71 +30,70 @@ ITEMS = {
 }
 
 
-# What the words of a verdict mean for somebody who has not read how they are chosen.
+# Explanations of the verdicts for readers who do not know the thresholds.
 FORGETTING = {
     "Forgot": (
         "Forgotten",
-        "To the model the deleted data now look much as they do to a model that was trained anew without them: "
+        "The model now treats the deleted data much like a model that was retrained without them: "
         f"at least {percent(verdict.FORGOT)} of the difference is gone.",
     ),
     "Forgot, beyond Retrain": (
         "Forgotten (further than needed)",
-        f"At least {percent(verdict.FORGOT)} of the difference to a model that was trained anew without the deleted "
-        "data is gone, but now they score clearly lower than in that model. This can itself give away what was "
-        "deleted.",
+        f"At least {percent(verdict.FORGOT)} of the difference to a model that was retrained without the deleted data "
+        "is gone, but now they score clearly lower than in that model. This can itself reveal what was deleted.",
     ),
     "Partly forgot": (
         "Only partly forgotten",
         "The model still treats the deleted data in part as data that it was trained on: between "
-        f"{percent(verdict.PARTLY)} and {percent(verdict.FORGOT)} of the difference to a model that was trained anew "
+        f"{percent(verdict.PARTLY)} and {percent(verdict.FORGOT)} of the difference to a model that was retrained "
         "without them is gone.",
     ),
     "Did not forget": (
         "Not forgotten",
         "The model still treats the deleted data as data that it was trained on: in at least one comparison less than "
-        f"{percent(verdict.PARTLY)} of the difference to a model that was trained anew without them is gone.",
+        f"{percent(verdict.PARTLY)} of the difference to a model that was retrained without them is gone.",
     ),
     "Ranked the deleted pairs below the kept ones": (
         "There was little to forget (the deleted data now stand out)",
-        "Before the deletion these data looked to the model much as they do to one that was trained anew without "
-        "them. Now they score clearly lower than there, which can itself give away what was deleted.",
+        "Before the deletion the model already treated these data much like a model retrained without them. "
+        "Now they score clearly lower than in that model, which can itself reveal what was deleted.",
     ),
     "Forgetting was not measured": (
         "Whether it was forgotten was not measured",
-        "The run kept no comparison of deleted data with others.",
+        "The run did not compare the deleted data with other data.",
     ),
 }
 
 
 NOTHING_TO_COMPARE = (
     "Whether it was forgotten cannot be judged",
-    "No model was trained anew without the deleted data, so that there is nothing to compare with. The same run with "
-    "Retrain tells it.",
+    "No model was retrained without the deleted data, so there is nothing to compare with. A comparison needs a run "
+    "with Retrain.",
 )
 
 
 LITTLE_TO_FORGET = (
     "Whether it was forgotten cannot be judged",
-    "Before the deletion these data already looked to the model much as they do to one that was trained anew without "
-    "them: there was little to forget, and these tests cannot tell whether it is gone.",
+    "Before the deletion the model already treated these data much like a model retrained without them: "
+    "there was little to forget, and these tests cannot tell whether it is gone.",
 )
 
 
 ANEW = Finding(
     "good",
-    "Trained anew without the deleted data",
-    "The model was not changed but trained again from its beginning, on the data without the deleted ones. It never "
-    "read them in this training, so that there is nothing to forget.",
+    "Retrained without the deleted data",
+    "The model was not changed but trained again from its initial weights, without the deleted data. It never read "
+    "them in this training, so there is nothing to forget.",
 )
 
 
 UTILITY = {
-    "Kept its utility": ("the model still does its task", "It does its task about as well as the model {other}."),
-    "Lost some utility": ("the model does its task less well", "It does its task less well than the model {other}."),
+    "Kept its utility": ("the model still does its task", "It does its task about as well as the {other} model."),
+    "Lost some utility": ("the model does its task less well", "It does its task less well than the {other} model."),
     "Destroyed utility": (
         "the model is no longer fit for its task",
-        "It does its task far worse than the model {other}. A model that was spoilt as a whole is not the deletion "
-        "that was asked for.",
+        "It does its task far worse than the {other} model. Damage to the whole model is not the deletion "
+        "that was requested.",
     ),
     "Utility cannot be judged": (
         "whether the model still does its task cannot be judged",
@@ -105,21 +104,21 @@ UTILITY = {
 
 HIDDEN = (
     "No further than from a model that never saw them",
-    "Attacks tried to tell the deleted data from data that nobody trained on. None gets clearly further than on the "
-    "model trained anew.",
+    "Attacks tried to distinguish the deleted data from data not used in training. None succeeds clearly more often "
+    "than on the retrained model.",
 )
 
 
 SHOWS = (
     "Yes",
-    "An attack that tries to tell the deleted data from data that nobody trained on gets clearly further than on the "
-    "model trained anew.",
+    "An attack that tries to distinguish the deleted data from data not used in training succeeds clearly more often "
+    "than on the retrained model.",
 )
 
 
 CHANGED = (
     "Cannot be judged",
-    "What an attack finds has changed for kept data as well, so that it says nothing about the deleted data.",
+    "The result of the attack has changed for kept data as well, so it says nothing about the deleted data.",
 )
 
 
@@ -130,7 +129,7 @@ MEMBERSHIP = {
     "Membership shows the other way": SHOWS,
     "Membership cannot be judged": (
         "Cannot be judged",
-        "Attacks were run, but there is no model trained anew to compare with.",
+        "Attacks were run, but there is no retrained model to compare with.",
     ),
     "The attack changed on kept pairs too": CHANGED,
 }
@@ -139,29 +138,29 @@ MEMBERSHIP = {
 NOT_TESTED = Finding(
     "open",
     "Not tested",
-    "No attack was run that tries to tell whether data were used for training. The comparison with data that the "
+    "No attack was run that tries to detect whether data were used for training. The comparison with data that the "
     "model never saw (below) is the simplest of them.",
 )
 
 
 ANEW_MEMBERSHIP = Finding(
     "good",
-    "There is nothing to tell",
-    "The model did not read the deleted data in this training. What an attack finds is chance, or follows from the "
-    "data that were kept.",
+    "There is nothing to detect",
+    "The model did not read the deleted data in this training. If an attack succeeds, this is chance, or follows from "
+    "the data that were kept.",
 )
 
 
 NUMBERS = {
     "forget_test_auc": "A deleted item scores above one that the model never saw: times in 100",
     "forget_auc": "A deleted item scores above one that was kept: times in 100",
-    "test_score": "Points of 100 in the task, on data that the model never saw",
-    "retain_score": "Points of 100 in the task, on the data that were kept",
+    "test_score": "Score in the task (0 to 100), on data that the model never saw",
+    "retain_score": "Score in the task (0 to 100), on the data that were kept",
 }
 
 
 LIMITS = (
-    "No test can show that nothing remains. A stronger attack, or one that reads the inside of the model, may find "
+    "No test can show that nothing remains. A stronger attack, or one that reads the model's weights, may find "
     "what these did not.",
     "What is to be forgotten is that the halves of a deleted item ({halves}) belong together. What the model knows of "
     "each half alone is meant to stay.",
@@ -172,15 +171,15 @@ LIMITS = (
 
 
 def record(run: Run, ids: Sequence[str], earlier: Sequence[str] = ()) -> dict[str, Any] | None:
-    """The record of the deletion that a run is about; None where that is a control, which deletes nothing.
+    """Deletion record of a run; None if its method is a control, which deletes nothing.
 
     Args:
-        run: Its results.
-        ids: Of the deleted examples, in the order of the request.
-        earlier: Of those that requests before this one have deleted, with which they are judged.
+        run: The run.
+        ids: Ids of the deleted examples, in the order of the request.
+        earlier: Ids deleted by earlier requests, which are evaluated together with ``ids``.
     """
     told = run.provenance
-    place = 1 + bool(told["recipe"]["retrain"])  # after Original and the Retrain that it is compared with
+    place = 1 + bool(told["recipe"]["retrain"])  # row of the recipe's method, after Original and Retrain
     row = run.rows[place]
     if row["method"] in BASELINES and row["method"] != "retrain":
         return None
@@ -191,7 +190,7 @@ def record(run: Run, ids: Sequence[str], earlier: Sequence[str] = ()) -> dict[st
     forgetting = _forgetting(after, before, anew)
     kept = verdict.utility(after, before, anew)
     phrase, words = UTILITY[kept.answer]
-    utility = Finding(kept.tone, phrase, words.format(other="trained anew" if anew else "before the deletion"))
+    utility = Finding(kept.tone, phrase, words.format(other="retrained" if anew else "original"))
     membership = _membership(after, before, anew)
     seeds = row.get("seeds") or {"all": row["seed"]}
     models = {"before": before, "after": after, "trained_anew": anew}
@@ -242,10 +241,10 @@ def record(run: Run, ids: Sequence[str], earlier: Sequence[str] = ()) -> dict[st
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a run.
+    """Read the deletion record of a run.
 
     Raises:
-        InputError: It is damaged, or of another version.
+        InputError: The record is damaged, or of another version.
     """
     result = read_json(folder / DELETION_FILE)
     if not isinstance(result, dict) or result.get("schema") != SCHEMA:
@@ -254,7 +253,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def _forgetting(after: Group, before: Group | None, anew: Group | None) -> Finding:
-    """The verdict in plain words."""
+    """Verdict on forgetting in plain English."""
     if _is_anew(after):
         return ANEW
     result = verdict.forgetting(after, before, anew)
@@ -263,7 +262,7 @@ def _forgetting(after: Group, before: Group | None, anew: Group | None) -> Findi
 
 
 def _membership(after: Group, before: Group | None, anew: Group | None) -> Finding:
-    """The verdict on attacks in plain words, and behind them the numbers of the attack that tells most."""
+    """Verdict on membership in plain English, with the numbers of the strongest attack."""
     if _is_anew(after):
         return ANEW_MEMBERSHIP
     result = verdict.membership(after, before, anew)
@@ -274,12 +273,12 @@ def _membership(after: Group, before: Group | None, anew: Group | None) -> Findi
 
 
 def _is_anew(group: Group) -> bool:
-    """Whether a model was trained without the deleted data from its beginning, all of it."""
+    """Whether all parameters were retrained without the deleted data."""
     return group.method == "retrain" and group.first["scope"] == "all"
 
 
 def _result(forgetting: Finding, utility: Finding, membership: Finding) -> dict[str, str]:
-    """The answers in one sentence, or two where an attack gets through, in the tone of the worst."""
+    """Summary in one sentence, or two if an attack succeeds, with the tone of the worst finding."""
     tone = max(forgetting.tone, utility.tone, key=("good", "fair", "open", "bad").index)
     joined = "but" if (forgetting.tone == "good") != (utility.tone == "good") else "and"
     answer = f"{forgetting.answer}, {joined} {utility.answer}."

@@ -1,4 +1,4 @@
-"""Says in words whether a method forgot, what it kept and what it cost, and by which thresholds."""
+"""Verdicts in sentences on what a method forgot, kept and cost, and their thresholds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from multidelete.metrics.titles import ATTACKS
 from multidelete.runs.groups import BASELINES, Group, Spread, labels, reference
 from multidelete.utils.format import duration, percent, signed
 
-# All thresholds of the verdicts. Points are points of 0-100; the page prints them in a footnote.
+# All thresholds of the verdicts, in points (0-100) or shares; the page prints them in a footnote.
 CLEAR_SIGNAL = 5.0  # points of AUC between Original and Retrain below which there is little to forget
 FORGOT = 0.8  # share of the way from Original to Retrain
 PARTLY = 0.4
@@ -19,10 +19,10 @@ KEPT_POINTS, KEPT_SHARE = 3.0, 0.10  # test score lost against Retrain: points, 
 DESTROYED_POINTS, DESTROYED_SHARE = 15.0, 0.40
 CHEAP = 0.5  # share of Retrain's time
 UNIMODAL_KEPT, UNIMODAL_LOST = 2.0, 5.0  # points of a linear probe lost against Original
-REFITTED = "_refitted"  # how the metric of a probe that was fitted anew ends
+REFITTED = "_refitted"  # suffix of metrics of refitted probes
 HIDDEN = 5.0  # points by which an attack's AUC may be further from chance than on Retrain
-SPARED = 0.1  # by how much the MI ratio of kept pairs may differ from 1
-MEMORISED = 45.0  # Retrain's own D_f AUC below this means that the kept pairs are memorised
+SPARED = 0.1  # allowed difference of the MI ratio of kept pairs from 1
+MEMORISED = 45.0  # if Retrain's D_f AUC is below this, the kept pairs are memorised
 
 THRESHOLDS = (
     f"Forgot: at least {percent(FORGOT)} of the way from Original to Retrain was gone, in D_f AUC and in "
@@ -31,7 +31,7 @@ THRESHOLDS = (
     f"Kept its utility: at most {KEPT_POINTS:g} points and {percent(KEPT_SHARE)} of Retrain's test score "
     f"lost; destroyed it: more than {DESTROYED_POINTS:g} points or {percent(DESTROYED_SHARE)}. "
     f"Kept each half: no linear probe lost more than {UNIMODAL_KEPT:g} points against Original (lost it: more than "
-    f"{UNIMODAL_LOST:g}; moved it: one fitted anew did not). "
+    f"{UNIMODAL_LOST:g}; moved it: a refitted one did not). "
     f"Membership hidden: the AUC of no attack is more than {HIDDEN:g} points further from chance than on Retrain, "
     f"and the MI ratio of the kept pairs at most {SPARED:g} from 1. "
     f"Cheap: at most {percent(CHEAP)} of Retrain's time, preparation included."
@@ -40,7 +40,7 @@ THRESHOLDS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One answer: its tone (good, fair, bad or open), its words, and the numbers behind it."""
+    """One answer: its tone (good, fair, bad or open), its text, and details with numbers."""
 
     tone: str
     answer: str
@@ -49,7 +49,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answers for one method; what was not measured by this run has none."""
+    """All findings for one method; None where the run did not measure them."""
 
     label: str
     method: str
@@ -62,13 +62,13 @@ class Verdict:
 
     @property
     def findings(self) -> list[Finding]:
-        """Those there are, in the order in which they are read."""
+        """Findings that are not None, in display order."""
         every = (self.forgetting, self.utility, self.unimodal, self.membership, self.cost)
         return [finding for finding in every if finding is not None]
 
 
 def verdicts(groups: Sequence[Group]) -> list[Verdict]:
-    """The verdict on each group that unlearned something, in their order."""
+    """Verdict on each group that is not a baseline, in the same order."""
     original, retrain = reference(groups, "original"), reference(groups, "retrain")
     return [
         Verdict(
@@ -87,7 +87,7 @@ def verdicts(groups: Sequence[Group]) -> list[Verdict]:
 
 
 def forgetting(group: Group, original: Group | None, retrain: Group | None) -> Finding:
-    """Whether the deleted pairs look to the model as they look to one that never saw them."""
+    """Finding on forgetting: how far AUCs of D_f moved from Original to Retrain."""
     details = "; ".join(
         part
         for part in (
@@ -122,13 +122,13 @@ def forgetting(group: Group, original: Group | None, retrain: Group | None) -> F
     if min(shares) < FORGOT:
         return Finding("fair", "Partly forgot", f"{details}.")
     if beyond:
-        words = f"{details}. Scores this far below Retrain's can themselves tell which pairs were deleted."
+        words = f"{details}. Scores this far below Retrain's can themselves reveal which pairs were deleted."
         return Finding("good", "Forgot, beyond Retrain", words)
     return Finding("good", "Forgot", f"{details}.")
 
 
 def utility(group: Group, original: Group | None, retrain: Group | None) -> Finding:
-    """Whether the model still does its task as well as one retrained without the deleted pairs."""
+    """Finding on utility: test score lost against Retrain, or against Original if there is no Retrain."""
     own = group.metrics.get("test_score")
     aim, name = (retrain, "Retrain") if retrain else (original, "Original")
     whole = aim.metrics.get("test_score") if aim else None
@@ -145,9 +145,9 @@ def utility(group: Group, original: Group | None, retrain: Group | None) -> Find
 
 
 def unimodal(group: Group, original: Group | None) -> Finding | None:
-    """Whether what the model knows of each half alone stayed, by linear probes fitted on the original's features.
+    """Finding on unimodal knowledge: accuracy lost by linear probes fitted on the original's features.
 
-    What such a probe no longer reads and one fitted anew does has moved, and is not lost.
+    If a refitted probe lost nothing, the features have changed but the information is not lost.
     """
     probes = [key for key in group.metrics if key.startswith("probe_") and original and key in original.metrics]
     if original is None or not probes:
@@ -172,7 +172,7 @@ def unimodal(group: Group, original: Group | None) -> Finding | None:
 
 
 def membership(group: Group, original: Group | None, retrain: Group | None) -> Finding | None:
-    """Whether some attack tells deleted pairs from pairs that nobody trained on, further than under Retrain."""
+    """Finding on membership: whether some attack succeeds clearly better than on Retrain."""
     aucs = {key: spread.mean for key, spread in group.metrics.items() if re.fullmatch(r"attack_\w+_auc", key)}
     ratios = (("MI ratio", "mi_ratio"), ("MI ratio of kept pairs", "mi_ratio_retain"))
     parts = [f"{title} {group.metrics[key].mean:.2f}" for title, key in ratios if key in group.metrics]
@@ -185,7 +185,7 @@ def membership(group: Group, original: Group | None, retrain: Group | None) -> F
         return Finding("fair" if spoilt else "open", words, f"{'; '.join(parts)}.")
 
     def beyond(key: str) -> float:
-        """How much further from chance, on either side, than under Retrain."""
+        """Distance of the AUC from chance, minus that under Retrain."""
         aim = _mean(retrain.metrics.get(key)) if retrain else None
         return abs(aucs[key] - 50) - (0.0 if aim is None else abs(aim - 50))
 
@@ -198,7 +198,7 @@ def membership(group: Group, original: Group | None, retrain: Group | None) -> F
     if beyond(worst) > HIDDEN:
         if aucs[worst] > 50:
             return Finding("bad", "Membership shows", details)
-        details = f"{details} Deleted pairs stand out below unseen ones."
+        details = f"{details} Deleted pairs score below unseen ones."
         return Finding("bad", "Membership shows the other way", details)
     if spoilt:
         return Finding("fair", "Membership hidden, of kept pairs too", details)
@@ -206,7 +206,7 @@ def membership(group: Group, original: Group | None, retrain: Group | None) -> F
 
 
 def cost(group: Group, retrain: Group | None) -> Finding:
-    """Whether it was worth it, against training anew."""
+    """Finding on cost: time as a share of Retrain's."""
     seconds, whole = group.seconds, retrain.seconds if retrain else None
     if seconds is None:
         return Finding("open", "Cost was not measured", "the run has no update time for this model.")
@@ -218,14 +218,14 @@ def cost(group: Group, retrain: Group | None) -> Finding:
     share = seconds / whole
     details = f"{words}; {percent(share)} of Retrain's {duration(whole)}."
     if share > 1:
-        return Finding("bad", "Dearer than retraining", details)
+        return Finding("bad", "More expensive than retraining", details)
     if share > CHEAP:
         return Finding("fair", "Not much cheaper", details)
     return Finding("good", "Cheap", details)
 
 
 def lead(groups: Sequence[Group]) -> str:
-    """The headline of MultiDelete, or else of the first method; empty where none unlearned."""
+    """Headline of MultiDelete, else of the first method; empty if all groups are baselines."""
     unlearned = [group for group in groups if group.method not in BASELINES]
     result = list(zip(verdicts(groups), unlearned, strict=True))
     main = next((each for each in result if each[1].method == "multidelete"), result[0] if result else None)
@@ -233,7 +233,7 @@ def lead(groups: Sequence[Group]) -> str:
 
 
 def headline(verdict: Verdict, group: Group, retrain: Group | None) -> str:
-    """The verdict on one method as a sentence."""
+    """Verdict on one method as a sentence."""
     examples = f"{group.first['forget_examples']:,} deleted examples"
     forgot = {
         "Forgot": f"forgot the {examples}",
@@ -254,12 +254,12 @@ def headline(verdict: Verdict, group: Group, retrain: Group | None) -> str:
 
 
 def meaning_of_retrain(retrain: Group | None) -> str:
-    """What the value to aim at is, in this run."""
+    """Explanation of the target value in this run."""
     aim = retrain.metrics.get("forget_auc") if retrain else None
     if aim is None:
         return (
-            "This run has no Retrain, the model trained anew without the deleted pairs that gives the value "
-            "to aim at. Its numbers can be compared with each other, but not with what forgetting gives."
+            "This run has no Retrain, the model retrained without the deleted pairs that gives the value "
+            "to aim at. Its numbers can be compared with each other, but not with that value."
         )
     if aim.mean < MEMORISED:
         return (

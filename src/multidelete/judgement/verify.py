@@ -1,4 +1,4 @@
-"""Says whether the record of a run is what was run: its hashes and its metrics, computed again from what it left."""
+"""Verification of a run's record: recomputes its hashes and metrics from the files of the run."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ from multidelete.tasks import TASKS, Predictions
 from multidelete.utils.errors import InputError
 from multidelete.utils.registry import choose
 
-Answers = Iterator[tuple[bool | None, str]]  # whether something holds, and the words
+Answers = Iterator[tuple[bool | None, str]]  # holds, message
 Look = Callable[..., Answers]
 
 GAP = "gap_to_retrain"
-ROUNDING = 1e-12  # relative; another processor, or another numpy, may add in another order
+ROUNDING = 1e-12  # relative tolerance; the order of sums may differ between processors and numpy versions
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """Result of one check.
 
     Args:
-        what: What it was.
-        holds: Whether it is as recorded; None where that cannot be told.
-        words: What was found, and how it differs.
+        what: Name of the checked part.
+        holds: Whether it is as recorded; None if that cannot be checked.
+        words: Message.
     """
 
     what: str
@@ -63,23 +63,23 @@ def verify(folder: Path, digest: str | None = None, extra: Mapping[str, Look] | 
     """Check the record of a run, or of every cell of a bench.
 
     Args:
-        folder: Of the run, or of the bench.
-        digest: What the run printed when it was done, where somebody wrote it down.
-        extra: Further checks of a run by name, as of its pages.
+        folder: Folder of the run or the bench.
+        digest: Digest that the run printed when it finished, if known.
+        extra: Further checks of a run by name, e.g. of its pages.
 
     Raises:
-        InputError: There is no finished run, or the digest is none.
+        InputError: There is no finished run, or the digest is malformed.
     """
     digest = digest and digest.strip().lower()
     if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
         raise InputError(f"--digest is the line of 64 digits and letters a-f that the run printed, not {digest!r}")
-    _dataset.cache_clear()  # what was read before may be others by now
+    _dataset.cache_clear()  # the data may have changed since the last call
     if is_bench(folder):
         if digest is not None:
             raise InputError(f"'{folder}' is a bench, and --digest belongs to one run: give the folder of its cell")
         return _bench(folder, extra or {})
     if not any((folder / name).is_file() for name in (SUMS_FILE, RESULTS_FILE)):
-        Run.load(folder)  # says what is missing
+        Run.load(folder)  # raises an error that names the missing file
     return _run(folder, digest, extra or {})
 
 
@@ -109,13 +109,13 @@ def _run(folder: Path, digest: str | None, extra: Mapping[str, Look]) -> Iterato
 
 
 def _found(what: str, look: Look, *where: Any) -> Iterator[Check]:
-    """What a look at one part says."""
+    """Results of the checks of one part; an exception is a failed check."""
     try:
         for holds, words in look(*where):
             yield Check(what, holds, words)
-    except Exception as error:  # a changed file can be anything: what it does to its reader is what was found
+    except Exception as error:  # a changed file can cause any exception in its reader
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        yield Check(what, False, f"cannot be read as it was written: {' '.join(reason.split())}")
+        yield Check(what, False, f"cannot be read: {' '.join(reason.split())}")
 
 
 def _digest(folder: Path, given: str | None) -> Check:
@@ -124,7 +124,7 @@ def _digest(folder: Path, given: str | None) -> Check:
         return Check("digest", False, f"{SUMS_FILE} is missing: a run writes this list of its files when it is done")
     if given is None:
         return Check(
-            "digest", None, f"{own}; --digest with what the run printed would tell a record that was made anew"
+            "digest", None, f"{own}; --digest with the line that the run printed also detects a replaced record"
         )
     if given != own:
         return Check("digest", False, f"recorded {given}, found {own}: this is not the record that was written down")
@@ -132,7 +132,7 @@ def _digest(folder: Path, given: str | None) -> Check:
 
 
 def _files(folder: Path) -> Answers:
-    """Every file is there as it was left, and no other."""
+    """Check that no file was changed, added or removed."""
     recorded, result = read_seal(folder), sums(folder)
     for name in sorted(recorded.keys() | result.keys()):
         if name not in result:
@@ -146,7 +146,7 @@ def _files(folder: Path) -> Answers:
 
 
 def _results(run: Run) -> Answers:
-    """What stands in several files is the same in all of them."""
+    """Check that values stored in several files are the same in all of them."""
     wrong = [
         f"{key} is {_short(result)} in {RESULTS_FILE}, but {_short(recorded)} in {place}"
         for place, before, now in _copies(run)
@@ -154,11 +154,11 @@ def _results(run: Run) -> Answers:
     ]
     yield from ((False, words) for words in wrong)
     if not wrong:
-        yield True, f"{len(run.rows)} rows, and where they come from, are the same in every file that tells of them"
+        yield True, f"{len(run.rows)} rows and their provenance are the same in every file that contains them"
 
 
 def _copies(run: Run) -> Iterator[tuple[str, Any, Any]]:
-    """Where else something of the results stands: the place, what stands there, and what stands in the results."""
+    """Copies of values of the results: name of the other file, its value, and the value in the results."""
     recipe = run.provenance["recipe"]
     known = read_identity(run.folder)
     if known is None:
@@ -179,16 +179,16 @@ def _copies(run: Run) -> Iterator[tuple[str, Any, Any]]:
         asked |= common
         yield "its recipe", {place: asked}, {place: {key: row[key] for key in asked}}
         kept = run.folder / WORK / f"{run.key(index)}.json"
-        if kept.is_file():  # what --resume needs is no part of the record, but tells which value was changed
+        if kept.is_file():  # not part of the record (only for --resume), but shows which value was changed
             metrics = {key: value for key, value in row["metrics"].items() if key != GAP}
             yield f"{WORK}/{kept.name}", {place: json.loads(kept.read_text())}, {place: {**row, "metrics": metrics}}
 
 
 def _history(run: Run) -> Answers:
-    """The history is that of the rows, line by line, where their own are still there."""
+    """Check the history against those of the rows, line by line, if these still exist."""
     parts = [run.folder / WORK / f"{run.key(index)}.history.jsonl" for index in range(len(run.rows))]
     if not all(part.is_file() for part in parts):
-        yield None, f"the histories of single rows are not in {WORK}/ any more"
+        yield None, f"the histories of single rows are no longer in {WORK}/"
         return
     recorded = [line for part in parts for line in part.read_text().splitlines()]
     result = (run.folder / HISTORY_FILE).read_text().splitlines()
@@ -196,11 +196,11 @@ def _history(run: Run) -> Answers:
         if before != now:
             yield False, f"{HISTORY_FILE}, line {number} is {_short(now)}, but {_short(before)} in {WORK}/"
             return
-    yield True, f"{len(result)} lines are those of the rows"
+    yield True, f"{len(result)} lines match those of the rows"
 
 
 def _metrics(run: Run, index: int) -> Answers:
-    """The metrics of a row follow from its predictions."""
+    """Check that the metrics of a row follow from its predictions."""
     recorded, result = run.rows[index]["metrics"], recomputed(run, index)
     wrong = [key for key in sorted(recorded.keys() | result.keys()) if not _same(recorded.get(key), result.get(key))]
     yield from ((False, f"{key} recorded {recorded.get(key)}, found {result.get(key)}") for key in wrong)
@@ -209,7 +209,7 @@ def _metrics(run: Run, index: int) -> Answers:
 
 
 def recomputed(run: Run, index: int) -> dict[str, float]:
-    """The metrics of a row, computed from its stored predictions as they were when it was run."""
+    """Metrics of a row, recomputed from its stored predictions."""
     recipe = run.provenance["recipe"]
     settings = dict(recipe["task"])
     task = choose(TASKS, settings.pop("name"), "task").model_validate(settings)
@@ -229,7 +229,7 @@ def recomputed(run: Run, index: int) -> dict[str, float]:
 
 
 def _request(run: Run) -> Answers:
-    """The ids are those whose hash was recorded, and those that were taken for D_f when predictions were made."""
+    """Check that the ids have the recorded hash and are the D_f of all predictions."""
     ids, recorded = _ids(run), run.provenance["forget_hash"]
     result = hash_of_ids(ids)
     if result != recorded:
@@ -245,7 +245,7 @@ def _request(run: Run) -> Answers:
 
 
 def _data(run: Run) -> Answers:
-    """The data are the same, and what was asked for is what the ids name; data that are gone prove nothing."""
+    """Check that the data are unchanged and that the request resolves to the ids; missing data are no failure."""
     recipe, ids = run.provenance["recipe"], _ids(run)
     try:
         dataset = _dataset(json.dumps(recipe["data"]))
@@ -260,23 +260,23 @@ def _data(run: Run) -> Answers:
     try:
         resolve(dataset, ids=ids)
     except InputError as error:
-        yield False, f"the ids of the record are no deletion of these data: {error}"
+        yield False, f"the ids of the record are not a valid request for these data: {error}"
         return
     asked = {"seed": recipe["seed"], **recipe["forget"]}
     try:
         request = resolve(dataset, **asked)
     except InputError as error:
-        yield None, f"what was asked for cannot be read any more: {error}"
+        yield None, f"the request cannot be read any more: {error}"
         return
-    words = f"what was asked for ({_short(recipe['forget'])}) names"
+    words = f"the request ({_short(recipe['forget'])}) names"
     if request.hash != run.provenance["forget_hash"]:
-        yield False, f"{words} others now: {_other_ids(ids, request.with_earlier().ids)}"
+        yield False, f"{words} other ids now: {_other_ids(ids, request.with_earlier().ids)}"
     else:
         yield True, f"{words} these {len(ids)} ids"
 
 
 def _model(run: Run) -> Answers:
-    """The model that was left loads, and its weights are those that were recorded."""
+    """Check that the saved model loads and its weights have the recorded hash."""
     recorded, result = run.provenance["model_hash"], hash_of(run.folder / "model")
     if result != recorded:
         yield False, f"the weights in model/ have another hash: recorded {recorded}, found {result}"
@@ -285,7 +285,7 @@ def _model(run: Run) -> Answers:
 
 
 def _original(run: Run) -> Answers:
-    """The original, where it was brought and is still there; it is no part of the run's folder."""
+    """Check a user-provided original if it still exists; it is not part of the run's folder."""
     brought, recorded = run.provenance["recipe"].get("original"), run.provenance["original_hash"]
     if brought is None:
         yield None, f"was {run.provenance['original']} and is not kept in the run; its hash is {recorded}"
@@ -302,10 +302,10 @@ def _original(run: Run) -> Answers:
 
 
 def _deletion(run: Run) -> Answers:
-    """The record of the deletion says what follows from the results."""
+    """Check that the deletion record follows from the results."""
     outcome = record(run, *_lists(run))
     if outcome is None:
-        yield True, "is not there: the run is about a control, which deletes nothing"
+        yield True, "does not exist: the method of the run is a control, which deletes nothing"
         return
     result, same = read_record(run.folder), is_same_version(run)
     wrong = differences(json.loads(json.dumps(outcome)), result)
@@ -313,11 +313,11 @@ def _deletion(run: Run) -> Answers:
         holds = None if key.startswith(("result", "findings")) and not same else False
         yield holds, f"{key} is {_short(recorded)} in {DELETION_FILE}, but {_short(expected)} by {RESULTS_FILE}"
     if not wrong:
-        yield True, f"{DELETION_FILE} says what follows from {RESULTS_FILE}"
+        yield True, f"{DELETION_FILE} follows from {RESULTS_FILE}"
 
 
 def is_same_version(run: Run) -> bool:
-    """Whether this version of the package made the run; another one may word the same numbers differently."""
+    """Whether this version of the package made the run; other versions may use other sentences."""
     return (run.provenance["version"], run.provenance["commit"]) == (version("multidelete"), commit()[0])
 
 
@@ -331,12 +331,12 @@ PARTS: dict[str, Look] = {
 
 
 def _ids(run: Run) -> list[str]:
-    """The ids of all that is gone by now: of this deletion, and of those before it."""
+    """Ids of this deletion and of earlier ones."""
     return [example_id for ids in _lists(run) for example_id in ids]
 
 
 def _lists(run: Run) -> tuple[list[str], list[str]]:
-    """The ids of this deletion, and of those before it; a control has no record, but predictions of the same D_f."""
+    """Ids of this deletion, and of earlier ones; for a control, which has no record, those of its predictions."""
     if (run.folder / DELETION_FILE).is_file():
         deleted = read_record(run.folder)["deleted"]
         return list(map(str, deleted["ids"])), list(map(str, deleted.get("earlier", [])))
@@ -347,16 +347,16 @@ def _predictions(run: Run, index: int) -> Predictions:
     return read_predictions(run.folder / "predictions" / run.key(index))
 
 
-@lru_cache(maxsize=1)  # the cells of a bench have theirs in common
+@lru_cache(maxsize=1)  # the cells of a bench share their dataset
 def _dataset(data: str) -> Dataset:
     options = json.loads(data)
     return read(options.pop("reader"), **options)
 
 
 def _other_ids(recorded: Iterable[str], result: Iterable[str]) -> str:
-    """In what two lists of ids differ."""
+    """Differences of two lists of ids as text."""
     missing, added = sorted(set(recorded) - set(result)), sorted(set(result) - set(recorded))
-    parts = [f"{len(ids)} {how}, as {ids[0]!r}" for ids, how in ((missing, "not there"), (added, "more")) if ids]
+    parts = [f"{len(ids)} {how}, e.g. {ids[0]!r}" for ids, how in ((missing, "missing"), (added, "added")) if ids]
     return " and ".join(parts)
 
 
@@ -367,6 +367,6 @@ def _same(recorded: float | None, result: float | None) -> bool:
 
 
 def _short(value: Any) -> str:
-    """A value in a sentence."""
+    """Short text of a value, for messages."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 100 else f"{text[:97]}..."

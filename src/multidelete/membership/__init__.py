@@ -1,1 +1,1 @@
-"""Membership inference: attacks, and the shadow and reference models that they learn from."""
+"""Membership inference: attacks, and their shadow and reference models."""

@@ -1,12 +1,11 @@
-"""Membership attacks: does a model let see which pairs it was trained on?
+"""Membership inference attacks on D_f.
 
-Members are the pairs of D_f, non-members those of the test split: they come from the same distribution, and nobody was
-trained on them. D_r is no set of non-members. The model was trained on it, and where it memorises, an attack that sets
-D_f against D_r would find the deleted pairs *because* they were forgotten: that is what ``forget_auc`` is for.
+Members are the pairs of D_f, non-members those of the test split, which come from the same distribution and are not
+used in training. D_r cannot serve as non-members: the model was trained on it, so an attack on D_f against D_r would
+detect deleted pairs *because* they were forgotten. ``forget_auc`` measures that.
 
-Every attack gives a number to each pair by itself, higher where it takes the pair for a member; none depends on what
-else is attacked. An AUC of 50 is chance. One far below 50 betrays the deleted pairs too: they score lower than any
-unseen pair.
+An attack scores each pair independently of the other pairs; higher means "member". An AUC of 50 is chance. An AUC far
+below 50 also reveals the deleted pairs: they score lower than unseen pairs.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ Floats = NDArray[np.floating[Any]]
 Arrays = Mapping[str, NDArray[Any]]
 Splits = Mapping[str, Arrays]
 
-RATES = {"tpr1": 100, "tpr01": 1000}  # false positives that are allowed: one non-member in so many
+RATES = {"tpr1": 100, "tpr01": 1000}  # allowed false-positive rates, as reciprocals
 SHADOW = "shadow"
-SEEN = 1000  # pairs of either kind that the SVC learns from; its time grows with their square
+SEEN = 1000  # members and non-members, each, in the SVC's training set; training time is quadratic
 NAMED = ("example", "text", "score")
-OWN_SPREAD = 32  # out-models from which each pair gets a spread of its own: half of the 64 models of Carlini et al.
+OWN_SPREAD = 32  # minimum number of out-models for per-pair variances: half of the 64 models of Carlini et al.
 
 
 def membership(
@@ -49,23 +48,23 @@ def membership(
     resamples: int,
     seed: int,
 ) -> dict[str, float]:
-    """Every attack on one model, with 95 % intervals over examples.
+    """Results of all attacks on one model, with 95 % intervals over examples.
 
     Args:
-        predictions: Of the model under test, by split.
-        original: Of the model before unlearning.
-        references: Of models that were trained on one half of the training examples, their ``retain``, and not on the
-            other, their ``forget``: ``shadow``, and complementary pairs of reference models in the order of names.
-        unlearned: Where U-LiRA is asked for: of these reference models, by the same names, after the method under test
-            has made each forget what it knew of D_f; ``forget`` is D_f whole.
-        resamples: Of each interval.
-        seed: Of the resamples and samples.
+        predictions: Predictions of the model under attack, by split.
+        original: Predictions of the model before unlearning.
+        references: Predictions of ``shadow`` and of the reference models, which are complementary pairs in the order of
+            their names. Each was trained on one half of the training examples, its ``retain``; ``forget`` is the rest.
+        unlearned: For U-LiRA, predictions of these reference models, under the same names, after the method under
+            attack has unlearned the part of D_f that each was trained on; ``forget`` is all of D_f.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of all random draws.
 
     Returns:
-        For each attack ``attack_NAME_auc``, and its true-positive rate where 1 and 0.1 % of the non-members are taken
-        for members, ``attack_NAME_tpr1`` and ``attack_NAME_tpr01``, where there are enough of them; ``mi_ratio`` and
-        ``mi_ratio_retain`` where there is a shadow model; for each number the ends of its interval, ``_low`` and
-        ``_high``. All but the two ratios in points. Where a signal is not finite, that alone is told, as nan.
+        For each attack ``attack_NAME_auc`` and, with enough non-members, the true-positive rates at false-positive
+        rates of 1 and 0.1 %, ``attack_NAME_tpr1`` and ``attack_NAME_tpr01``; with a shadow model ``mi_ratio`` and
+        ``mi_ratio_retain``; for each value the ends of its interval, ``_low`` and ``_high``. All but the ratios are in
+        points. If a signal is not finite, the result is only its AUC, as nan.
     """
     for split in ("forget", "retain", "test"):
         for name, values in signals(predictions[split]).items():
@@ -89,7 +88,7 @@ def membership(
 def attacks(
     predictions: Splits, references: Mapping[str, Splits], unlearned: Mapping[str, Splits], seed: int
 ) -> dict[str, tuple[Floats, Floats]]:
-    """What each attack gives to the pairs of D_f and to those of test, ``(F,)`` and ``(O,)``."""
+    """Scores of each attack for the pairs of D_f, ``(F,)``, and of test, ``(O,)``."""
     members, others = (signals(predictions[split]) for split in ("forget", "test"))
     result = {name: (members[name], others[name]) for name in members}
     if SHADOW in references:
@@ -112,20 +111,20 @@ def attacks(
     return result
 
 
-# -- what an attack reads of one pair -------------------------------------------------------------------------------
+# -- signals --------------------------------------------------------------------------------------------------------
 
 
 def signals(arrays: Arrays) -> dict[str, Floats]:
-    """What is known of each pair from what the model says of it, ``(P,)`` each, higher for a member.
+    """Signals of each pair, computed from the model's predictions, ``(P,)`` each; higher means "member".
 
-    The posterior is that of the classes, or in retrieval the matching head's, of which a pair's score is the log-odds.
-    Of two classes, loss and modified entropy order pairs alike, and so do confidence and entropy.
+    The posterior is that of the classes, or in retrieval that of the matching head, whose log-odds are the score. With
+    two classes, loss and modified entropy give the same order of pairs, and so do confidence and entropy.
 
-    - ``loss``: by s(x) as log-odds, which order pairs as the loss does but do not saturate [1]_;
-    - ``confidence``: of the likeliest class, as log-odds [2]_;
-    - ``entropy``: of the posterior, negated [2]_;
-    - ``modified_entropy``: negated; the entropy with the true label taken into account [3]_;
-    - ``cosine``, ``i2t``, ``t2i``: contrastive similarity, and its cross-entropy among fixed candidates, negated.
+    - ``loss``: s(x) as log-odds, which order pairs as the negative loss does but do not saturate [1]_;
+    - ``confidence``: log-odds of the most likely class [2]_;
+    - ``entropy``: negative entropy of the posterior [2]_;
+    - ``modified_entropy``: negative entropy modified by the true label [3]_;
+    - ``cosine``, ``i2t``, ``t2i``: contrastive similarity, and its negative cross-entropy among fixed candidates.
 
     References:
         .. [1] Yeom et al., "Privacy Risk in Machine Learning", CSF 2018
@@ -135,7 +134,7 @@ def signals(arrays: Arrays) -> dict[str, Floats]:
     score = np.asarray(arrays["score"], dtype=np.float64)
     logits = np.asarray(head_logits(arrays), dtype=np.float64)
     label = arrays["label"] if "label" in arrays else np.ones(len(score), dtype=np.int64)
-    with np.errstate(invalid="ignore"):  # weights that were driven to infinity are reported by who asked
+    with np.errstate(invalid="ignore"):  # the caller reports infinite weights
         rest = [logsumexp(np.delete(logits, c, 1), axis=1) for c in range(logits.shape[1])]
         odds = logits - np.stack(rest, axis=1)  # log-odds of each class, (P, C)
         sure, unsure = -np.logaddexp(0, -odds), -np.logaddexp(0, odds)  # log p_c and log (1 − p_c)
@@ -152,12 +151,12 @@ def signals(arrays: Arrays) -> dict[str, Floats]:
 
 
 def modified_entropy(sure: Floats, unsure: Floats, label: NDArray[np.integer[Any]]) -> Floats:
-    """``−(1 − p_y) log p_y − Σ_{c≠y} p_c log(1 − p_c)`` of each pair, ``(P,)``: 0 where the true label is certain.
+    """Modified entropy ``−(1 − p_y) log p_y − Σ_{c≠y} p_c log(1 − p_c)``, ``(P,)``; 0 where p_y is 1.
 
     Args:
         sure: ``log p_c``, ``(P, C)``.
         unsure: ``log (1 − p_c)``, ``(P, C)``.
-        label: The true class y of each, ``(P,)``.
+        label: True class y of each pair, ``(P,)``.
 
     >>> half = np.log([[0.5, 0.5]])
     >>> round(float(modified_entropy(half, half, np.array([0]))[0] / np.log(2)), 6)
@@ -172,11 +171,8 @@ def modified_entropy(sure: Floats, unsure: Floats, label: NDArray[np.integer[Any
 
 
 def presence_attacker(shadow: Splits) -> Pipeline:
-    """What gives to a pair the probability that it was trained on, learned from the shadow model's posteriors.
-
-    Logistic regression, in which members and non-members weigh the same.
-    """
-    # Newton's steps to a small tolerance: the fit is then the same for any number of threads.
+    """Logistic regression for membership with balanced class weights, trained on the shadow model's predictions."""
+    # Newton's method with a small tolerance gives the same fit for any number of threads.
     solver = {"solver": "newton-cholesky", "tol": 1e-8, "class_weight": "balanced"}
     return _learned(LogisticRegression(**solver), *_labelled(shadow))
 
@@ -188,7 +184,7 @@ def presence(attacker: Pipeline, arrays: Arrays) -> Floats:
 
 
 def support_vectors(shadow: Splits, seed: int) -> Pipeline:
-    """A support vector machine that learned from a seeded sample of the shadow model's pairs."""
+    """Support vector classifier for membership, trained on a seeded sample of the shadow model's pairs."""
     features, member = _labelled(shadow)
     randomness = np.random.default_rng(derive(seed, "svc"))
     taken = np.concatenate([randomness.permutation(np.flatnonzero(member == kind))[:SEEN] for kind in (0, 1)])
@@ -196,9 +192,9 @@ def support_vectors(shadow: Splits, seed: int) -> Pipeline:
 
 
 def _learned(attacker: Any, features: Floats, member: NDArray[np.int64]) -> Pipeline:
-    """An attacker that was trained on signals as quantiles of what the shadow model gave.
+    """Fit an attacker on the quantiles of signals under the shadow model.
 
-    These have one scale, short tails, and an end: beyond all that the shadow model showed there was nothing to learn.
+    Quantiles have one scale, no heavy tails, and a bounded range: the attacker cannot extrapolate.
     """
     quantiles = QuantileTransformer(n_quantiles=min(1000, len(features)), subsample=None)
     fitted: Pipeline = make_pipeline(quantiles, attacker).fit(features, member)
@@ -206,33 +202,34 @@ def _learned(attacker: Any, features: Floats, member: NDArray[np.int64]) -> Pipe
 
 
 def _features(result: Mapping[str, Floats]) -> Floats:
-    """What attackers learn from, ``(P, S)``: the signals that know the true label.
+    """Features of the trained attackers, ``(P, S)``: the signals that depend on the true label.
 
-    To the others a pair that an unlearned model is surely wrong of looks like a member; a shadow model shows few such.
+    By the other signals, a pair that an unlearned model confidently gets wrong looks like a member, and a shadow model
+    has few such pairs to learn from.
     """
     return np.column_stack([values for name, values in result.items() if name not in ("confidence", "entropy")])
 
 
 def _labelled(shadow: Splits) -> tuple[Floats, NDArray[np.int64]]:
-    """Signals of the pairs that the shadow model was trained on (1) and of those that it was not (0)."""
+    """Features of the shadow model's non-members (0) and members (1)."""
     parts = [_features(signals(shadow[split])) for split in ("forget", "retain")]
     return np.concatenate(parts), np.repeat([0, 1], [len(part) for part in parts])
 
 
-# -- attacks by reference models ------------------------------------------------------------------------------------
+# -- attacks with reference models ----------------------------------------------------------------------------------
 
 
 def out_scores(pairs: Arrays, split: str, references: list[Splits], seed: int) -> Floats:
-    """Log-odds that each pair gets from reference models that were not trained on it, ``(P, k / 2)``.
+    """Log-odds of each pair under the reference models that were not trained on it (out-models), ``(P, k / 2)``.
 
-    A pair of the training data is out of exactly one model of each complementary pair. A pair of test is out of both,
-    of which one is drawn for its example: a mean over more models would itself tell members from non-members.
+    A training pair has exactly one out-model in each two complementary models. A test pair has two; one is drawn for
+    its example, since a mean over more models would itself distinguish members from non-members.
 
     Args:
         pairs: ``example`` and ``text``.
-        split: The split that they are of.
-        references: k models, each beside its complement.
-        seed: Of the draw.
+        split: Split of the pairs.
+        references: Predictions of k models, each followed by its complement.
+        seed: Seed of the draw.
     """
     columns = []
     for i, two in enumerate(zip(references[::2], references[1::2], strict=True)):
@@ -249,14 +246,14 @@ def out_scores(pairs: Arrays, split: str, references: list[Splits], seed: int) -
 
 
 def lira(score: Floats, out: Floats) -> Floats:
-    """Offline LiRA [1]_: how far a pair's log-odds lie above those of models that were not trained on it, ``(P,)``.
+    """Offline LiRA [1]_: z-score of a pair's log-odds under a Gaussian of its out-models, ``(P,)``.
 
-    In standard deviations of a Gaussian around the mean of its out-models, which order pairs as the probability that
-    such a model gives less does. The deviation is that of all pairs together where there are few models.
+    The z-score orders pairs as the probability of smaller log-odds under an out-model does. With few models, all pairs
+    share one variance.
 
     Args:
-        score: Log-odds under the model that is attacked, ``(P,)``.
-        out: Those under the out-models, ``(P, n)``.
+        score: Log-odds under the model under attack, ``(P,)``.
+        out: Log-odds under the out-models, ``(P, n)``.
 
     References:
         .. [1] Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022
@@ -272,31 +269,31 @@ def lira(score: Floats, out: Floats) -> Floats:
 
 
 def u_lira(once: Floats, never: Floats) -> Callable[[Floats, Floats], Floats]:
-    """U-LiRA [1]_: log-likelihood ratio of a pair that was learned and unlearned to one that was never learned.
+    """U-LiRA [1]_: log-likelihood ratio of "learned and unlearned" to "never learned".
 
-    The method under test has run on every reference model, so that what it does to all pairs alike is in both
-    worlds. Pairs stand by how far their log-odds lie from the mean of those models that never learned them, and each
-    world is a Gaussian of that distance, over all pairs of D_f: where deleted pairs score *below* unseen ones, they are
-    found as well. [1]_ fits one to each pair, from hundreds of models; and no reference model learns test pairs.
+    The method under attack has run on every reference model, so its general effect on pairs is part of both
+    hypotheses. The statistic is the difference between a pair's log-odds and their mean over models that never learned
+    the pair. Each hypothesis is one Gaussian of it over all pairs of D_f, so pairs that score *below* unseen ones are
+    detected too. [1]_ fits one Gaussian to each pair, from hundreds of models; no reference model learns test pairs.
 
     Args:
         once: Log-odds under models that learned the pair and unlearned it, ``(F, n)``, n at least 2.
-        never: Those under models that never learned it, ``(F, n)``.
+        never: Log-odds under models that never learned the pair, ``(F, n)``.
 
     Returns:
-        What gives the ratio ``(P,)`` from log-odds under the model that is attacked, ``(P,)``, and those under models
-        that never learned the pair, ``(P, n)``.
+        A function of the log-odds under the model under attack, ``(P,)``, and under models that never learned the
+        pair, ``(P, n)``; it returns the ratio, ``(P,)``.
 
     References:
         .. [1] Hayes et al., "Inexact Unlearning Needs More Careful Evaluations to Avoid a False Sense of Privacy",
            SaTML 2025
 
     >>> never = np.array([[0.0, 1.0], [1.0, 0.0]])
-    >>> judge = u_lira(never - 2, never)  # unlearned too well
-    >>> bool(judge(np.array([-1.5]), np.array([[0.0, 1.0]])) > 0 > judge(np.array([0.5]), np.array([[0.0, 1.0]])))
+    >>> ratio = u_lira(never - 2, never)  # unlearned pairs score below unseen ones
+    >>> bool(ratio(np.array([-1.5]), np.array([[0.0, 1.0]])) > 0 > ratio(np.array([0.5]), np.array([[0.0, 1.0]])))
     True
     """
-    others = (never.sum(1, keepdims=True) - never) / (never.shape[1] - 1)  # of each model, the mean of the rest
+    others = (never.sum(1, keepdims=True) - never) / (never.shape[1] - 1)  # leave-one-out mean over models
     worlds = []
     for distances in (once - others, never - others):
         worlds.append(norm(distances.mean(), distances.std() + 1e-30))
@@ -310,17 +307,17 @@ def u_lira(once: Floats, never: Floats) -> Callable[[Floats, Floats], Floats]:
 
 
 def rmia(score: Floats, out: Floats, a: float = 0.3) -> Floats:
-    """Offline RMIA [1]_: how much likelier the true label is under a model than among models as such, ``(P,)``.
+    """Offline RMIA [1]_: ratio of the true label's probability under a model to its mean over models, ``(P,)``.
 
-    ``p(x | θ) / p(x)`` with ``p(x) = ½((1 + a) p_out(x) + 1 − a)``, which stands for the mean of models with the pair
-    and without it. The paper's score is the share of population pairs z over whose own ratio this one rises by a factor
-    γ. That share rises with the ratio of x alone, so z and γ say which threshold to take, and change neither AUC nor
-    the true-positive rate at a given false-positive rate; without them there are no ties.
+    The ratio is ``p(x | θ) / p(x)`` with ``p(x) = ½((1 + a) p_out(x) + 1 − a)``, an estimate of the mean over models
+    trained with and without the pair. The paper's score is the share of population pairs z whose ratio it exceeds by a
+    factor γ. That share is monotone in the ratio of x, so z and γ affect only the threshold, not AUC or the
+    true-positive rate at a given false-positive rate; without them there are no ties.
 
     Args:
-        score: Log-odds under the model that is attacked, ``(P,)``.
-        out: Those under models that were not trained on the pair, ``(P, n)``.
-        a: Models with the pair are taken to give ``a · p_out(x) + 1 − a``; the paper fits a to each data set.
+        score: Log-odds under the model under attack, ``(P,)``.
+        out: Log-odds under the out-models, ``(P, n)``.
+        a: Models trained on the pair are assumed to give ``a · p_out(x) + 1 − a``; the paper fits a to each dataset.
 
     References:
         .. [1] Zarifzadeh et al., "Low-Cost High-Power Membership Inference Attacks", ICML 2024
@@ -330,7 +327,7 @@ def rmia(score: Floats, out: Floats, a: float = 0.3) -> Floats:
 
 
 def _by_knowledge(unlearned: Splits, reference: Splits) -> Splits:
-    """Predictions of an unlearned reference model: of D_f ``forget`` what it never learned, ``once`` what it had."""
+    """Predictions of an unlearned reference model; ``forget`` (never learned) and ``once`` (unlearned) split D_f."""
     never = np.isin(unlearned["forget"]["example"], reference["forget"]["example"])
     parts = {"forget": never, "once": ~never}
     return {
@@ -343,18 +340,18 @@ def _names(pairs: Arrays) -> Iterator[tuple[str, int]]:
     return zip(pairs["example"].tolist(), pairs["text"].tolist(), strict=True)
 
 
-# -- what an attack reaches -----------------------------------------------------------------------------------------
+# -- success of an attack -------------------------------------------------------------------------------------------
 
 
 def true_positive_rate(members: Floats, others: Floats, one_in: int) -> float:
-    """Share of the members found where at most one in so many non-members is taken for one, in points.
+    """True-positive rate at a false-positive rate of at most ``1 / one_in``, in points.
 
-    The threshold is a non-member's score and has to be exceeded; nothing is interpolated, so that the false-positive
-    rate is never above what is allowed.
+    Positives lie strictly above a threshold that is a non-member's score. Without interpolation the false-positive
+    rate never exceeds the allowed one.
 
     Args:
-        members: ``(F,)``.
-        others: ``(O,)``, at least ``one_in``.
+        members: Scores of members, ``(F,)``.
+        others: Scores of non-members, ``(O,)``, at least ``one_in``.
         one_in: 100 for a false-positive rate of 1 %.
 
     >>> true_positive_rate(np.array([1.0, 3.0, 3.5, 5.0]), np.array([0.0, 1.0, 2.0, 3.0, 4.0]), one_in=5)
@@ -365,7 +362,7 @@ def true_positive_rate(members: Floats, others: Floats, one_in: int) -> float:
 
 
 def _rates(members: Floats, others: Floats, member_draws: Resamples, other_draws: Resamples) -> dict[str, float]:
-    """AUC and true-positive rates of one attack, each with the ends of its interval."""
+    """AUC and true-positive rates of one attack, with their intervals."""
     possible = {key: one_in for key, one_in in RATES.items() if len(others) >= one_in}
     metrics = {"auc": forget_auc(members, others)}
     metrics |= {key: true_positive_rate(members, others, one_in) for key, one_in in possible.items()}

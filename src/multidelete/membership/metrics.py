@@ -1,4 +1,4 @@
-"""All metrics of one model, as a function of stored predictions alone."""
+"""All metrics of one model, computed from stored predictions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def metrics_of(
     settings: MembershipSettings,
     seed: int,
 ) -> dict[str, float]:
-    """All metrics of one model but its gap to Retrain.
+    """All metrics of one model except the gap to Retrain.
 
     Args:
         task: The task of the run.
@@ -33,7 +33,7 @@ def metrics_of(
         references: Predictions of the shadow and reference models, see :mod:`multidelete.membership.references`.
         unlearned: Predictions of the reference models after unlearning, for U-LiRA.
         settings: Settings of the membership attacks.
-        seed: Seed of the original's training: what runs share has the same intervals in all of them.
+        seed: Seed of the original's training, so that models shared by runs have the same intervals in all of them.
     """
     attacks = membership(predictions, original, references, unlearned, resamples=settings.resamples, seed=seed)
     return task.all_metrics(predictions, original) | attacks
@@ -47,7 +47,7 @@ def get_or_measure(
     settings: MembershipSettings,
     seed: int,
 ) -> dict[str, float]:
-    """:func:`metrics_of` a model that many runs share, from the store where everything it depends on is the same."""
+    """:func:`metrics_of` a model that many runs share; read from the cache if all dependencies are unchanged."""
     key = digest(
         "metrics",
         task.name,
@@ -67,7 +67,7 @@ def get_or_measure(
 
 
 def _hash_of(predictions: Predictions) -> str:
-    """Hash of everything that predictions hold."""
+    """Hash of all arrays of predictions."""
     total = hashlib.sha256()
     for split, arrays in predictions.items():
         for name, values in arrays.items():

@@ -1,4 +1,4 @@
-"""Shadow and reference models: models that are trained like the original on one half of its training examples."""
+"""Shadow and reference models: trained like the original, on one half of its training examples."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class HalfRetrain(Retrain):
 
 
 def halves_of(dataset: Dataset, settings: MembershipSettings, seed: int) -> dict[str, Request]:
-    """A request for each shadow and reference model: it is trained on ``retain`` and never sees ``forget``.
+    """One request for each shadow and reference model, which is trained on ``retain`` and never reads ``forget``.
 
-    Halves are drawn from the training split by the seed of training, whatever is to be deleted: all runs of an original
-    share their models. Examples that share an image, nodes or a group stay together. Reference models come in
-    complementary pairs, so that each training example is out of exactly half of them.
+    Halves depend on the training split and the training seed, not on the deletion request, so all runs of an original
+    share these models. Examples that share an image, nodes or a group stay together. Reference models come in
+    complementary pairs, so half of them were not trained on a given training example.
 
     Raises:
-        InputError: Nearly all examples belong together.
+        InputError: Nearly all examples belong to one group.
     """
     count = len(dataset.rows("train")) // 2
 
@@ -67,23 +67,23 @@ def get_or_train(
     folder: PredictionFolder,
     u_lira: Sequence[str] = (),
 ) -> dict[str, Predictions]:
-    """Predictions of the shadow and reference models: from the run, else from the store, else trained now.
+    """Predictions of the shadow and reference models: read from the run, else from the store, else trained.
 
     Args:
         halves: See :func:`halves_of`.
-        original: The model that they are trained like.
-        data: What the methods of the run are given.
+        original: Original, whose training recipe is used.
+        data: Data of the run's methods.
         engine: Device, precision, progress.
-        folder: Predictions of the run, where theirs are kept by the names in ``halves``.
+        folder: Folder of the run's predictions; the names in ``halves`` are the keys.
         u_lira: Methods that will run on each reference model, for the message about the cost.
 
     Returns:
-        ``shadow``, ``reference-000`` ...; nothing where it is not known how the original was trained.
+        ``shadow``, ``reference-000`` ...; empty if the original's training recipe is unknown.
     """
     if halves and original.training is None:
         logger.info(
-            "how the original was trained is not known: no shadow or reference model can be trained, and membership "
-            "attacks that need one are left out (a table [train] would tell)"
+            "the original's training recipe is not known: no shadow or reference model can be trained, and membership "
+            "attacks that need one are left out (add a table [train] to the recipe)"
         )
         return {}
     missing = {name: replace(data, request=half) for name, half in halves.items() if not folder.read(name)}
@@ -105,20 +105,20 @@ def get_or_unlearn_references(
     folder: PredictionFolder,
     seconds: float,
 ) -> dict[str, Predictions]:
-    """Predictions of the reference models after a method unlearned D_f from each: from the run, else unlearned now.
+    """Predictions of the reference models after a method unlearned D_f: read from the run, else unlearned.
 
     Args:
-        method: The method under attack.
-        key: Key of its row; predictions are kept under names that begin with it.
+        method: Method under attack.
+        key: Key of its row, the prefix of the predictions' names.
         halves: See :func:`halves_of`.
-        original: The model that the reference models are trained like.
-        data: What the method is given in the run.
+        original: Original, whose training recipe the reference models use.
+        data: Data of the method in the run.
         engine: Device, precision, progress.
         folder: Predictions of the run.
         seconds: Duration of the method in the run, for the message about the cost.
 
     Returns:
-        By the names of the reference models, predictions on all of D_f, validation and test.
+        For each reference model its predictions on all of D_f, validation and test.
     """
     results = {name: folder.read(f"{key}-{name}") for name in halves if name != SHADOW}
     evaluated = replace(data.request.with_earlier(), retain=data.request.retain[:0])
@@ -146,7 +146,7 @@ def get_or_unlearn_references(
 def _report_cost(
     missing: Mapping[str, UnlearningData], original: Trained, engine: Engine, u_lira: Sequence[str]
 ) -> None:
-    """Report how many models have to be trained, and about how long that takes."""
+    """Report how many models will be trained, and the estimated time."""
     keys = [outcome_key(HalfRetrain(), original, own, engine) for own in missing.values()]
     new = sum(not is_stored(key) for key in keys)
     if not new:

@@ -1,4 +1,4 @@
-"""Methods: the table is the registry, and packages add to it by the entry point ``multidelete.methods``."""
+"""Registry of methods; other packages add methods with the entry point ``multidelete.methods``."""
 
 from multidelete.methods.bad_teacher import BadTeacher
 from multidelete.methods.base import LossMethod, Method, Unlearned, UnlearningData

@@ -1,4 +1,4 @@
-"""Bad teacher: on the forget set the student learns from a model that knows nothing."""
+"""Bad teacher: distillation from an untrained model on the forget set and from the original on the retain set."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from multidelete.models.inputs import Batch
 
 
 class BadTeacher(LossMethod):
-    r"""Two teachers: an incompetent one for D_f, the original for D_r [1]_.
+    r"""Distillation from an incompetent teacher on D_f and from the original on D_r [1]_.
 
     .. math:: L = KL\big(p_b(D_f) \,\|\, p_{f'}(D_f)\big) + KL\big(p_f(D_r) \,\|\, p_{f'}(D_r)\big)
 
-    The incompetent teacher b is the original as it was before its training: the same configuration, with random
-    weights (pretrained encoders are pretrained in it, too). p is the softmax of the head over the temperature. The
-    paper deletes classes and examples of image classification. For pairs in retrieval it is about "matches" and "does
-    not match"; all pairs of D_r match, so what does not is told to the student by ``retain_mismatched`` alone.
+    The incompetent teacher b has the original's configuration and initial weights (pretrained encoders included). p is
+    the softmax of the head's logits over the temperature. The paper deletes classes and examples of image
+    classification. In retrieval the classes are "no match" and "match"; all pairs of D_r match, so only
+    ``retain_mismatched`` provides pairs that do not.
 
     Args:
         forget_kl: Weight of the divergence from the incompetent teacher.
         retain_kl: Weight of the divergence from the original.
-        temperature: Of both divergences.
-        retain_mismatched: Share of the D_r batch taken as mismatched pairs, on which the original is obeyed as well.
-            Ours; 0 is the paper.
+        temperature: Temperature of both divergences.
+        retain_mismatched: Share of mismatched pairs in the D_r batch, also distilled from the original. Ours; 0 is the
+            paper.
 
     References:
         .. [1] Chundawat et al., "Can Bad Teaching Induce Forgetting? Unlearning in Deep Networks Using an Incompetent
@@ -53,12 +53,12 @@ class BadTeacher(LossMethod):
         return self.retain_mismatched
 
     def prepare(self, student: Model, original: Teacher, stream: ForgetRetainStream, steps: int) -> None:
-        """Compute the original's view of the mismatched pairs that the steps will draw."""
+        """Cache the original's outputs for the mismatched pairs that the steps will draw."""
         if stream.num_mismatched:
             original.remember([stream.mismatched_rows(stream.num_mismatched, step, "retain") for step in range(steps)])
 
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
-        """The divergences from the two teachers."""
+        """Divergences from the two teachers."""
         assert original.initial is not None
         terms = {}
         for name, weight, teacher, batch in (

@@ -1,4 +1,4 @@
-"""Descent-to-Delete: gradient descent on the retain set, then noise that hides where it came from."""
+"""Descent-to-Delete: gradient descent on the retain set, then Gaussian noise on the weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from multidelete.utils.randomness import derive, generator
 
 
 class DescentToDelete(Method):
-    r"""Full steps of gradient descent on D_r, then Gaussian noise on the weights [1]_.
+    r"""Full-batch gradient descent on D_r, then Gaussian noise on the weights [1]_.
 
     .. math::
         w \leftarrow w - \eta \, \nabla \left( \ell(D_r) + \tfrac{m}{2} \lVert w \rVert^2 \right)
@@ -31,26 +31,25 @@ class DescentToDelete(Method):
                       {m \, n \, (1 - \gamma^I) (\sqrt{\ln(1 / \delta) + \varepsilon} - \sqrt{\ln(1 / \delta)})}, \quad
         \gamma = \frac{M - m}{M + m}
 
-    with n the number of pairs of D_r. Noise goes to the weights in scope and to nothing else: running statistics are
-    no weights. D_f is never read.
+    with n the number of pairs of D_r. Only weights in scope get noise, not running statistics. D_f is never read.
 
-    **The guarantee holds for convex losses only**, and for the paper's rate :math:`\eta = 2 / (M + m)` where the loss
-    is M-smooth. The losses of these models are neither, so that the noise proves nothing here, and by its size mostly
-    destroys the model, as it does in the published comparison. The rate is a setting, smaller than the paper's, with
-    which the loss does fall.
+    **The guarantee holds only for convex, M-smooth losses** and the paper's rate :math:`\eta = 2 / (M + m)`. The losses
+    of these models are neither convex nor M-smooth, so the noise guarantees nothing here, and it is usually so large
+    that it destroys the model, as in the published comparison. The default rate is smaller than the paper's, so that
+    the loss decreases.
 
-    Every step is over all of D_r, in chunks that are the same in every step: with in-batch negatives the loss of a
-    pair looks at its chunk. A killed run goes on at the last step that was kept.
+    Each step uses all of D_r in fixed chunks: with in-batch negatives, the loss of a pair depends on its chunk. A
+    killed run continues from the last saved step.
 
     Args:
-        steps: I, steps of gradient descent.
+        steps: I, number of gradient descent steps.
         learning_rate: :math:`\eta`.
-        weight_decay: m, strong convexity by :math:`\tfrac{m}{2} \lVert w \rVert^2`; a small pull to zero.
+        weight_decay: m, strong convexity from the penalty :math:`\tfrac{m}{2} \lVert w \rVert^2`.
         smoothness: M; by default 4 - weight_decay.
         lipschitz: L; by default 1 + weight_decay.
-        epsilon: Of the guarantee; smaller means more noise.
-        delta: Of the guarantee; by default :math:`1 / n^2`.
-        batch_size: Pairs of D_r whose gradient is computed at a time.
+        epsilon: ε of the guarantee; smaller means more noise.
+        delta: δ of the guarantee; by default :math:`1 / n^2`.
+        batch_size: Pairs of D_r in a chunk.
 
     References:
         .. [1] Neel, Roth and Sharifi-Malvajerdi, "Descent-to-Delete: Gradient-Based Methods for Machine Unlearning",
@@ -72,12 +71,12 @@ class DescentToDelete(Method):
     batch_size: int = Field(default=64, ge=2)
 
     def model_post_init(self, _: Any) -> None:
-        """Refuse a smoothness that no strongly convex function has."""
+        """Check that the smoothness exceeds the strong convexity."""
         if self.smoothness is not None and self.smoothness <= self.weight_decay:
             raise ValueError(f"smoothness must be larger than weight_decay, which is {self.weight_decay}")
 
     def sigma(self, count: int) -> float:
-        """Deviation of the noise where ``count`` pairs are kept."""
+        """Standard deviation of the noise when ``count`` pairs are retained."""
         m = self.weight_decay
         smooth, lipschitz = self.smoothness or 4 - m, self.lipschitz or 1 + m
         return descent_sigma(self.steps, count, m, smooth, lipschitz, self.epsilon, self.delta or min(0.5, count**-2))
@@ -89,7 +88,7 @@ class DescentToDelete(Method):
         student.eval().requires_grad_(False)
         parameters = student.parameters_of(self.scope)
         order = np.random.default_rng(derive(data.seed, "descent")).permutation(data.retain_pairs)
-        # As even as they go: a last chunk of one pair would have no negatives.
+        # Chunks of nearly equal size: a last chunk of one pair would have no negatives.
         chunks = np.array_split(order, -(-len(order) // self.batch_size))
         what = f"{self.title} ({self.scope})"
         settings = f"{self!r} seed {data.seed} forget {data.request.hash}"
@@ -106,7 +105,7 @@ class DescentToDelete(Method):
             def losses(chunk: int) -> Tensor:
                 nonlocal total
                 pairs = inputs.true_pairs(chunks[chunk])
-                # The same draws in every step: what descends is one function.
+                # The same draws in every step, so that all steps minimise the same function.
                 negatives = generator(data.seed, "descent negatives", chunk)
                 with engine.autocast():
                     result = student.losses(inputs.batch(pairs, engine.device, negatives)).float()

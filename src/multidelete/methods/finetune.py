@@ -1,4 +1,4 @@
-"""Fine-tuning on the retain set alone, in the hope that what is not repeated is forgotten."""
+"""Fine-tuning on the retain set; relies on catastrophic forgetting of the forget set."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from multidelete.models.inputs import Batch
 
 
 class FineTune(LossMethod):
-    r"""A few more steps of the task's loss on D_r with a larger learning rate [1]_.
+    r"""Fine-tuning on D_r with a larger learning rate [1]_.
 
     .. math:: L = \ell(D_r)
 
     The talk's slides say "on D_f", a slip: catastrophic forgetting of D_f comes from training on everything else.
 
     Args:
-        rate_factor: The peak learning rate, as a multiple of the original's training. ``learning_rate`` is not used.
+        rate_factor: Peak learning rate as a multiple of the original's. ``learning_rate`` is not used.
 
     References:
         .. [1] Golatkar et al., "Eternal Sunshine of the Spotless Net: Selective Forgetting in Deep Networks",
@@ -38,9 +38,9 @@ class FineTune(LossMethod):
     rate_factor: float = Field(default=2.0, gt=0)
 
     def peak_rate(self, data: UnlearningData) -> float:
-        """A multiple of the rate that the original was trained with."""
+        """Multiple of the original's learning rate."""
         return self.rate_factor * data.training.learning_rate
 
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
-        """The task's loss on D_r."""
+        """Task loss on D_r."""
         return {"retain": student.losses(retain).mean()}

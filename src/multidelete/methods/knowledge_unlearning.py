@@ -1,4 +1,4 @@
-"""Knowledge unlearning: gradient ascent on the forget set until it looks like what was never seen."""
+"""Knowledge unlearning: gradient ascent on the forget set until its confidence falls to that of unseen pairs."""
 
 from __future__ import annotations
 
@@ -16,26 +16,25 @@ from multidelete.models.inputs import Batch
 
 
 class KnowledgeUnlearning(LossMethod):
-    r"""Ascent in small steps at a constant rate, stopped as soon as deleted pairs look unseen [1]_.
+    r"""Gradient ascent at a constant learning rate until deleted pairs look unseen [1]_.
 
     .. math:: L = -\ell(D_f) \quad \text{until} \quad \bar s'(D_f) \le \bar s(D_{validation})
 
-    The paper's language model is not taught with dropout either, updates once for each chunk of 32 examples, and stops
-    when its confidence on D_f is down to what the model before had on unseen validation examples: a threshold that
-    stands still, so that ascent reaches it even where it takes all confidence down alike. So does the text side here:
-    scope ``text`` by default, ``fusion`` for the "-F" row. Confidence is the mean probability of the true label, or of
-    a match. It is asked every few updates (in the paper, whose D_f is one chunk, after each one); where the threshold
-    is never reached, the checkpoint that came closest is kept.
+    As in the paper, which unlearns a language model, there is no dropout, each update uses a chunk of 32 examples, and
+    training stops when the confidence on D_f falls to the original's confidence on validation. This threshold is fixed,
+    so ascent reaches it even if confidence falls equally on all pairs. Scope ``text`` is the default, ``fusion`` the
+    "-F" row. Confidence is the mean probability of the true label, or of a match. It is evaluated every few updates (in
+    the paper, whose D_f is one chunk, after each one). If the threshold is not reached, the closest checkpoint is kept.
     (The talk's slides say "maximising the log likelihood", a slip in the sign.)
 
     Args:
         scope: ``text``, or ``fusion`` (the "-F" row).
-        epochs: Passes over the pairs of D_f at most.
+        epochs: Maximum number of passes over D_f.
         batch_size: Pairs of D_f in a chunk.
-        learning_rate: Constant.
-        evaluations: How often it is asked at most whether to stop, at even distances.
-        forget_weight: Not used: utility has no say in when to stop.
-        forget_target: Not used: the threshold is that of the model before.
+        learning_rate: Constant learning rate.
+        evaluations: Maximum number of evaluations of the stopping criterion, evenly spaced.
+        forget_weight: Not used: stopping does not depend on utility.
+        forget_target: Not used: the threshold depends on the original.
 
     References:
         .. [1] Jang et al., "Knowledge Unlearning for Mitigating Privacy Risks in Language Models", ACL 2023
@@ -56,11 +55,11 @@ class KnowledgeUnlearning(LossMethod):
     evaluations: int = Field(default=200, ge=1)
 
     def needs_before(self) -> bool:
-        """See :meth:`LossMethod.needs_before`; its confidence on validation is the threshold."""
+        """See :meth:`LossMethod.needs_before`; the original's confidence on validation is the threshold."""
         return True
 
     def criterion(self, metrics: Mapping[str, float], before: Mapping[str, float]) -> float:
-        """How far confidence on D_f is below the threshold: not below 0 is where it stops."""
+        """Threshold minus the confidence on D_f; training stops at 0 or above."""
         return before["confidence_validation"] - metrics["confidence_forget"]
 
     def stop_at(self) -> float:
@@ -68,5 +67,5 @@ class KnowledgeUnlearning(LossMethod):
         return 0.0
 
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
-        """The negative of the task's loss on D_f: minimising it is ascent."""
+        """Negative task loss on D_f."""
         return {"forget": -student.losses(forget).mean()}

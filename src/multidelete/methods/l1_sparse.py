@@ -1,4 +1,4 @@
-"""Fine-tuning that makes the weights sparse on the way: a sparse model forgets more easily."""
+"""L1-sparse: fine-tuning on the retain set with an L1 penalty, since sparse models forget more easily."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from multidelete.models.inputs import Batch
 
 
 class L1Sparse(LossMethod):
-    r"""The task's loss on D_r with an L1 penalty on the weights in scope, which fades [1]_.
+    r"""Fine-tuning on D_r with a decaying L1 penalty on the weights in scope [1]_.
 
     .. math:: L_t = \ell(D_r) + \gamma \, (1 - t / T) \, \|\theta\|_1
 
-    The weight of the penalty falls linearly over the steps, which the paper finds better than a constant or a growing
-    one: what was forgotten is made up for at the end.
+    The penalty weight decreases linearly, which the paper finds better than a constant or increasing one: utility
+    recovers at the end.
 
     Args:
-        gamma: Weight of the penalty in the first step. The paper's 5e-4 is for SGD, where it moves an entry by the
-            learning rate times gamma; Adam takes steps of the learning rate whatever gamma is, where little else pulls.
-        rate_factor: The peak learning rate, as a multiple of the original's training. ``learning_rate`` is not used.
+        gamma: Penalty weight in the first step. The paper's 5e-4 is for SGD, where it moves an entry by the learning
+            rate times gamma; Adam moves an entry with little other gradient by the learning rate, whatever gamma is.
+        rate_factor: Peak learning rate as a multiple of the original's. ``learning_rate`` is not used.
 
     References:
         .. [1] Jia et al., "Model Sparsity Can Simplify Machine Unlearning", NeurIPS 2023
@@ -42,11 +42,11 @@ class L1Sparse(LossMethod):
     rate_factor: float = Field(default=0.5, gt=0)
 
     def peak_rate(self, data: UnlearningData) -> float:
-        """A multiple of the rate that the original was trained with."""
+        """Multiple of the original's learning rate."""
         return self.rate_factor * data.training.learning_rate
 
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
-        """The task's loss on D_r and the penalty of this step."""
+        """Task loss on D_r and the penalty of this step."""
         norm = torch.stack([parameter.abs().sum() for parameter in student.parameters_of(self.scope).values()]).sum()
         return {
             "retain": student.losses(retain).mean(),

@@ -32,45 +32,42 @@ class MultiDelete(LossMethod):
     Dis is the mean squared error. With scope ``fusion`` (MultiDelete-F) the encoders do not move and
     :math:`L_{UKR}` is 0 by construction, so it is left out. A weight of 0 is the ablation "− MD", "− MKR", "− UKR".
 
-    None of these reaches the contrastive embeddings, by whose cosine a deleted pair is still told where the original
-    memorised it. ``similarity`` (ours) is the weight of two more terms. With s the cosine of a pair,
+    These terms do not constrain the contrastive embeddings, whose cosine still reveals deleted pairs that the original
+    memorised. ``similarity`` (ours) is the weight of two more terms. With s the cosine of a pair, they are
 
     .. math:: \overline{(s'(D_f) - (s(D_f) - \bar s(D_f) + \bar s(D_{validation})))^2} + \overline{(s'(D_r) - s(D_r))^2}
 
-    take from deleted pairs what they have in similarity before unseen ones, the same of each, and leave that of every
-    picture with every text in the batch of kept pairs as it was.
+    The first lowers the similarity of all deleted pairs by the mean gap to unseen pairs. The second keeps the
+    similarity of every picture with every text in the D_r batch.
 
-    How far to go is a choice of its own. The paper goes as low as it can (``stop="lowest"``), and deleted pairs then
-    score below every pair that was never seen: that alone can tell which they were. ``stop="unseen"`` (ours) ends as
-    soon as they look like unseen pairs, neither remembered nor conspicuous: on validation none of the signals that a
-    membership attack could read tells D_f from unseen pairs, in either direction. The signals are the pair score, the
-    certainty of the head (rightly or wrongly sure) and, where the scope moves it, the contrastive cosine. Nor does it
-    end before retention has made up for what the first steps cost (``largest_drop``). Where it never comes so far, the
-    checkpoint that came closest is kept, of equals the more useful one.
-    What unseen pairs look like is taken from validation. So D_f must be drawn like validation: where deleted pairs are
-    easier or harder by nature, Retrain is not at 50 either, and Retrain's value, not 50, would be the right one. Where
-    the original memorised nothing, its deleted pairs look unseen from the start and the first checkpoint that has kept
-    utility ends it.
+    ``stop`` sets how far to unlearn. The paper goes as far as possible (``"lowest"``), but deleted pairs that score
+    below all unseen pairs can be identified by that. ``"unseen"`` (ours) stops as soon as deleted pairs look like
+    unseen pairs: on validation, no signal available to a membership attack distinguishes D_f from unseen pairs, in
+    either direction. The signals are the pair score, the certainty of the head and, if the scope changes it, the
+    contrastive cosine. Utility must also have recovered from the first steps (``largest_drop``). If no checkpoint meets
+    these criteria, the closest one is kept; ties go to the higher utility.
+    Unseen pairs are those of validation, so D_f must follow the same distribution: if deleted pairs are inherently
+    easier or harder, Retrain's AUC is not 50 either, and its value would be the right target. If the original memorised
+    nothing, training stops at the first checkpoint with sufficient utility.
 
     Args:
         alpha: Weight of modality decoupling.
         beta: Weight of multimodal knowledge retention.
         gamma: Weight of unimodal knowledge retention.
-        target: What deleted pairs become: ``drawn``, one mismatched pair each, fresh at every step (the paper);
-            ``mean``, the mean of many mismatched pairs, which the squared error of drawn ones pulls to as well, only
-            with noise; ``undecided``, the means of the classes mixed so that the head cannot decide. Mismatched
-            pairs of a task with classes mostly belong to one of them (a statement about other pictures is false), and
-            what becomes like them is then not forgotten but decided: right, for deleted pairs of that class. The last
-            two are ours.
-        retain_mismatched: Share of the D_r batch taken as mismatched pairs, so that retention also covers what "not
-            matching" looks like. Ours; 0 is the paper.
-        similarity: Weight of both terms on contrastive embeddings; 0 is the paper. Where the scope does not move them
-            it is refused.
-        stop: ``lowest``, all steps are taken and ``forget_weight`` chooses the checkpoint (the paper); ``unseen``, it
-            ends where deleted pairs look unseen. How finely that is met depends on ``evaluations``.
-        tolerance: With ``unseen``, how far from 50 the AUC of a signal may be, in points. By chance alone it lies
-            within 100 · √((1/F + 1/V) / 3) of 50 for F deleted and V validation pairs, 19 times out of 20.
-        largest_drop: With ``unseen``, points of utility on validation that it may have cost where it ends.
+        target: Target of the fused representation of deleted pairs: ``drawn``, one mismatched pair each, drawn at every
+            step (the paper); ``mean``, the mean of many mismatched pairs, which drawn ones approximate with noise;
+            ``undecided``, a mix of class means for which the head is undecided. In tasks with classes most mismatched
+            pairs belong to one class (a statement about other pictures is false), so the first two targets leave
+            deleted pairs of that class correctly classified. The last two targets are ours.
+        retain_mismatched: Share of mismatched pairs in the D_r batch, so that retention also covers pairs that do not
+            match. Ours; 0 is the paper.
+        similarity: Weight of both terms on contrastive embeddings; 0 is the paper. An error if the scope does not
+            change them.
+        stop: ``lowest`` takes all steps, and ``forget_weight`` selects the checkpoint (the paper); ``unseen`` stops
+            when deleted pairs look unseen, checked ``evaluations`` times.
+        tolerance: With ``unseen``, allowed distance of a signal's AUC from 50, in points. By chance it is within
+            100 · √((1/F + 1/V) / 3) of 50 for F deleted and V validation pairs, with 95 % probability.
+        largest_drop: With ``unseen``, allowed loss of utility on validation, in points.
 
     References:
         .. [1] Cheng and Amiri, "MultiDelete for Multimodal Machine Unlearning", ECCV 2024, arXiv 2311.12047
@@ -92,42 +89,42 @@ class MultiDelete(LossMethod):
     largest_drop: float = Field(default=1.0, ge=0, le=100)
 
     def model_post_init(self, _: Any) -> None:
-        """Refuse weights with which there is nothing to minimise, and a stop that nothing would bring about."""
+        """Check that some loss term is active, and that there are checkpoints at which to stop."""
         if not (self.alpha or self.beta or (self.gamma and self.scope != "fusion")):
             raise ValueError("nothing to minimise: alpha or beta must be positive, or gamma outside scope fusion")
         if self.stop == "unseen" and not self.evaluations:
             raise ValueError("stop = 'unseen' is decided at checkpoints, but evaluations = 0; set it to 10 or so")
 
     def check(self, model: Model, request: Request | None = None) -> None:
-        """See :meth:`Method.check`; without contrastive embeddings there is no similarity to take away."""
+        """See :meth:`Method.check`; ``similarity`` needs contrastive embeddings and a validation split."""
         super().check(model, request)
         if not self.similarity:
             return
         if not model.contrastive:
             raise InputError(
-                f"method.similarity is about contrastive embeddings, which this {model.name} model does not have; "
+                f"method.similarity needs contrastive embeddings, which this {model.name} model does not have; "
                 "leave it out"
             )
         if request is not None and not len(request.validation):
             raise InputError(
                 f"dataset '{request.dataset.name}' has no validation split, "
-                "from which method.similarity takes how similar unseen pairs are; add one, or leave it out"
+                "which method.similarity needs for the similarity of unseen pairs; add one, or leave it out"
             )
 
     def needs_before(self) -> bool:
-        """See :meth:`LossMethod.needs_before`; it has the mean similarities, and the utility that is to be kept."""
+        """See :meth:`LossMethod.needs_before`; needed for mean similarities and the utility before unlearning."""
         return self.similarity > 0 or self.stop == "unseen"
 
     def criterion(self, metrics: Mapping[str, float], before: Mapping[str, float]) -> float:
-        """See :meth:`LossMethod.criterion`; with ``unseen``, how far signals and utility are within their bounds."""
+        """See :meth:`LossMethod.criterion`; with ``unseen``, the margin of signals and utility to their bounds."""
         if self.stop == "lowest":
             return super().criterion(metrics, before)
-        # In scope fusion the contrastive embeddings stand still, or (clip) order pairs as the score does.
+        # In scope fusion the contrastive embeddings are frozen, or (clip) order pairs as the score does.
         signals = {name for name in metrics if name.startswith("forget_auc")}
         signals -= {"forget_auc_cosine"} if self.scope == "fusion" else set()
         distance = max(abs(metrics[name] - 50) for name in signals)
         beyond = max(distance - self.tolerance, before["utility"] - metrics["utility"] - self.largest_drop)
-        return 1e-6 * metrics["utility"] - beyond  # utility decides between equals
+        return 1e-6 * metrics["utility"] - beyond  # utility breaks ties
 
     def stop_at(self) -> float:
         """See :meth:`LossMethod.stop_at`."""
@@ -138,7 +135,7 @@ class MultiDelete(LossMethod):
         return self.retain_mismatched
 
     def prepare(self, student: Model, original: Teacher, stream: ForgetRetainStream, steps: int) -> None:
-        """Compute the original's view of the mismatched pairs that the steps will draw."""
+        """Cache the original's outputs for the mismatched pairs that the steps will draw."""
         drawn = self.alpha and self.target == "drawn"
         sizes = {"retain": stream.num_mismatched, "target": stream.forget_size if drawn else 0}
         original.remember(
@@ -148,7 +145,7 @@ class MultiDelete(LossMethod):
             original.mismatched_mean(stream, by_class=self.target == "undecided")
 
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
-        """The three terms, weighted; a term of weight 0 is not computed."""
+        """Weighted loss terms; those with weight 0 are not computed."""
         encoded = student.encode(forget)
         terms: dict[str, Tensor] = {}
         if self.alpha:
@@ -193,6 +190,6 @@ def similarities(model: Model, encoded: Mapping[str, Encoding]) -> Tensor:
 
 
 def token_drift(now: Encoding, before: Encoding) -> Tensor:
-    """Mean squared difference of token states over real tokens, a scalar; padding does not count."""
+    """Mean squared difference of token states, a scalar; padding is ignored."""
     difference = (now.tokens.float() - before.tokens.float()).square().mean(-1)  # (B, L)
     return (difference * now.mask).sum() / now.mask.sum()

@@ -15,7 +15,7 @@ from multidelete.models.inputs import Batch
 
 
 class NegGrad(LossMethod):
-    r"""The task's loss on D_f with its gradient reversed [1]_.
+    r"""Gradient ascent on D_f [1]_.
 
     .. math:: L = -\ell(D_f)
 
@@ -33,5 +33,5 @@ class NegGrad(LossMethod):
     learning_rate: float = Field(default=5e-5, gt=0)
 
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
-        """The negative of the task's loss on D_f: minimising it is ascent."""
+        """Negative task loss on D_f."""
         return {"forget": -student.losses(forget).mean()}

@@ -15,7 +15,7 @@ from multidelete.models.inputs import Batch
 
 
 class NegGradPlus(LossMethod):
-    r"""The task's loss on D_r minus a share of that on D_f, also known as gradient difference [1]_.
+    r"""Gradient ascent on D_f and descent on D_r, also known as gradient difference [1]_.
 
     .. math:: L = \beta \, \ell(D_r) - (1 - \beta) \, \ell(D_f)
 
@@ -34,7 +34,7 @@ class NegGradPlus(LossMethod):
     beta: float = Field(default=0.95, ge=0, le=1)
 
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
-        """The two terms; one of weight 0 is not computed."""
+        """Weighted task losses on D_r and D_f; those with weight 0 are not computed."""
         terms = {}
         if self.beta > 0:
             terms["retain"] = self.beta * student.losses(retain).mean()

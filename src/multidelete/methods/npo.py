@@ -1,4 +1,4 @@
-"""Negative preference optimisation: ascent whose force fades as a pair is forgotten."""
+"""Negative preference optimisation: gradient ascent whose weight vanishes as a pair is forgotten."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from multidelete.models.inputs import Batch
 
 
 class NPO(LossMethod):
-    r"""The true labels of D_f as answers that are not preferred, without any that are, and retention on D_r [1]_.
+    r"""Preference optimisation with the true labels of D_f as rejected answers, and retention on D_r [1]_.
 
     .. math::
 
         L = -\frac{2}{\beta} \, \log \sigma\Big( -\beta \log \frac{\pi_{f'}(y \mid x)}{\pi_f(y \mid x)} \Big)
             + \gamma \, \ell(D_r)
 
-    For beta to 0 this is gradient ascent on log pi; otherwise the gradient of log pi has the weight
-    :math:`2 \pi_{f'}^\beta / (\pi_{f'}^\beta + \pi_f^\beta)`, which vanishes with :math:`\pi_{f'}`. The second term
-    makes it the paper's NPO+RT. The paper's y is a text and pi the probability of all its tokens; here y is the label
-    of a pair, and in retrieval that its image and text match.
+    For beta to 0 this is gradient ascent on −log pi; otherwise the gradient of log pi has the weight
+    :math:`2 \pi_{f'}^\beta / (\pi_{f'}^\beta + \pi_f^\beta)`, which vanishes with :math:`\pi_{f'}`. With the second
+    term it is the paper's NPO+RT. In the paper y is a text and pi the probability of all its tokens; here y is the
+    label of a pair, in retrieval "match".
 
     Args:
-        beta: How soon the force fades. The paper's 0.1 is for the log-probability of whole texts, a sum over tokens;
-            that of a single label is smaller by far, so ours is larger.
+        beta: Inverse temperature; larger values reduce the weight sooner. The paper's 0.1 is for log-probabilities of
+            texts, sums over tokens; those of single labels are much smaller, so our default is larger.
         gamma: Weight of the task's loss on D_r; 0 is NPO alone.
 
     References:
@@ -48,7 +48,7 @@ class NPO(LossMethod):
     gamma: float = Field(default=1.0, ge=0)
 
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
-        """Negative preference on D_f, and the task's loss on D_r."""
+        """Negative preference loss on D_f and the task loss on D_r."""
         now = label_log_probabilities(student, student.head(student.fused(forget)), forget)
         before = label_log_probabilities(original.model, original.logits(forget), forget)
         terms = {"forget": negative_preference(now - before, self.beta).mean()}
@@ -58,5 +58,5 @@ class NPO(LossMethod):
 
 
 def negative_preference(log_ratio: Tensor, beta: float) -> Tensor:
-    """The loss of each pair, ``(B,)``, from the logarithm of its probability over that under the original."""
+    """NPO loss of each pair, ``(B,)``, from the log-ratio of its probabilities under student and original."""
     return -2 / beta * F.logsigmoid(-beta * log_ratio)

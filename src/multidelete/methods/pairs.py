@@ -1,4 +1,4 @@
-"""What several methods ask about pairs: what the head says of them, how far that is from a teacher, wrong labels."""
+"""Functions of pairs that several methods share: log-probabilities, divergence from a teacher, wrong labels."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from multidelete.utils.randomness import derive, generator
 
 
 def encoded(model: Model, batch: Batch) -> Batch:
-    """The batch with its encodings in the place of its inputs: what is asked of it twice is encoded once."""
+    """Batch whose inputs are replaced by their encodings, so that several forward passes encode once."""
     encodings: Mapping[str, Encoding] = model.encode(batch)
     inputs: dict[str, ModalityInput] = dict(encodings)
     return replace(batch, inputs=inputs)
 
 
 def label_log_probabilities(model: Model, logits: Tensor, batch: Batch) -> Tensor:
-    """Log-probability of the true label of each true pair, ``(B,)``; in retrieval of "these two match".
+    """Log-probability of the true label of each true pair, ``(B,)``; in retrieval of a match.
 
     Args:
-        model: Whose head gave the logits.
-        logits: Of the classes, or of "does not match" and "matches", ``(B, C)``.
+        model: Model that computed the logits.
+        logits: Logits of the classes, or of "no match" and "match", ``(B, C)``.
         batch: The pairs.
     """
     logarithms = logits.float().log_softmax(-1)
@@ -43,7 +43,7 @@ def label_log_probabilities(model: Model, logits: Tensor, batch: Batch) -> Tenso
 def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     r"""Mean over the pairs of :math:`\tau^2 \, KL(p_{teacher} \| p_{student})`, p the softmax of logits over tau.
 
-    The factor keeps the gradient's size the same for every temperature (Hinton et al. 2015).
+    The factor makes the size of the gradient independent of the temperature (Hinton et al. 2015).
 
     Args:
         student: Logits, ``(B, C)``.
@@ -55,17 +55,16 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
 
 
 def with_wrong_labels(model: Model, forget: Batch, retain: RetainBatch) -> Batch:
-    """The pairs of D_f with a random wrong label each, fresh at every step.
+    """Pairs of D_f, each with a random wrong label, drawn at every step.
 
-    With classes it is one of the other classes. In retrieval the label of an image is its text, and a wrong one is a
-    text of another example: one of the batch, so that the true text stands among those that the losses tell from it as
-    the true class does; where the batch has drawn the image's own text for it, one of D_r. The pairs then pass for
-    true ones.
+    With classes, it is one of the other classes. In retrieval, the label of an image is its text, and a wrong one is a
+    text of another example in the batch, so that the true text is among the in-batch negatives. If the draw returns a
+    text of the same example, a text of D_r replaces it. The new pairs count as true pairs.
 
     Args:
-        model: Whether it tells classes.
+        model: Model, with or without classes.
         forget: Pairs of D_f.
-        retain: Those of D_r, which know the step.
+        retain: Pairs of D_r; provides the step and the stream.
     """
     assert retain.stream is not None
     seed, step = retain.stream.seed, retain.step
@@ -85,7 +84,7 @@ def with_wrong_labels(model: Model, forget: Batch, retain: RetainBatch) -> Batch
 
 
 def random_label_losses(student: Model, forget: Batch, retain: RetainBatch, weight: float) -> dict[str, Tensor]:
-    """The task's loss on D_f with random wrong labels, and a multiple of that on D_r."""
+    """Task loss on D_f with random wrong labels, and the weighted task loss on D_r."""
     terms = {"forget": student.losses(with_wrong_labels(student, forget, retain)).mean()}
     if weight:
         terms["retain"] = weight * student.losses(retain).mean()
@@ -95,19 +94,19 @@ def random_label_losses(student: Model, forget: Batch, retain: RetainBatch, weig
 def chunked_losses(
     model: Model, inputs: PairInputs, pairs: Rows, size: int, engine: Engine, seed: int, purpose: str
 ) -> tuple[Callable[[int], Tensor], int]:
-    """The task's losses of pairs, chunk by chunk, for :mod:`multidelete.numerics.gradients`.
+    """Task losses of pairs in chunks, for :mod:`multidelete.numerics.gradients`.
 
     Args:
-        model: Whose losses.
-        inputs: What it reads.
+        model: The model.
+        inputs: Inputs of the model.
         pairs: Text rows of the pairs.
-        size: Pairs in a chunk at most; in retrieval those among which wrong partners are found.
+        size: Maximum number of pairs in a chunk; in retrieval its pairs are the in-batch negatives.
         engine: Device and precision.
-        seed: Seed of the order, which sets examples side by side, and of the wrong partners.
-        purpose: What the draws are for.
+        seed: Seed of the order of the pairs and of the negatives.
+        purpose: Purpose of the draws.
 
     Returns:
-        The losses of a chunk, ``(b,)``, and how many chunks there are.
+        A function that computes the losses of a chunk, ``(b,)``, and the number of chunks.
     """
     order = np.random.default_rng(derive(seed, purpose)).permutation(pairs)
     chunks = np.array_split(order, -(-len(order) // size))

@@ -1,4 +1,4 @@
-"""Random labels for the forget set: what was learned is overwritten by what is wrong."""
+"""Random labels: fine-tuning with wrong labels on the forget set."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from multidelete.models.inputs import Batch
 
 
 class RandomLabel(LossMethod):
-    r"""Training on D_f with random labels, and on D_r with its own [1]_.
+    r"""Fine-tuning on D_f with random wrong labels and on D_r with true labels [1]_.
 
     .. math:: L = \ell(D_f, y') + \alpha \, \ell(D_r), \qquad y' \ne y \;\text{random}
 
-    A wrong label is drawn for each pair at every step. In retrieval, which is ours, it is a text: an image of D_f is
-    trained to match a text of another example (see :func:`multidelete.methods.pairs.with_wrong_labels`).
+    A wrong label is drawn for each pair at every step. In retrieval it is a text: an image of D_f is trained to match a
+    text of another example (ours; see :func:`multidelete.methods.pairs.with_wrong_labels`).
 
     Args:
-        retain_weight: Weight of the task's loss on D_r.
+        retain_weight: Weight of the task loss on D_r.
 
     References:
         .. [1] Golatkar et al., "Eternal Sunshine of the Spotless Net: Selective Forgetting in Deep Networks",
@@ -39,5 +39,5 @@ class RandomLabel(LossMethod):
     learning_rate: float = Field(default=1e-4, gt=0)
 
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
-        """The task's loss on D_f with random labels and on D_r as it is."""
+        """Task loss on D_f with random labels and on D_r with true labels."""
         return random_label_losses(student, forget, retain, self.retain_weight)

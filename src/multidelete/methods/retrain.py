@@ -1,4 +1,4 @@
-"""Training again without the forget set: the reference of every comparison."""
+"""Retraining from scratch without the forget set: the reference of every comparison."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from multidelete.training.original import train
 
 
 class Retrain(Method):
-    """The original's recipe, from the same initial weights, on D_r only [1]_.
+    """Training on D_r only, with the original's recipe and initial weights [1]_.
 
-    D_f is never read. With a scope other than ``all``, what lies outside it keeps the original's weights and only the
-    rest begins anew; then the kept part has seen D_f, and the model is no reference.
+    D_f is never read. With a scope other than ``all``, parameters outside the scope keep the original's weights, which
+    were trained on D_f; the model is then no reference.
 
     References:
         .. [1] Bourtoule et al., "Machine Unlearning", IEEE S&P 2021: exact unlearning by retraining

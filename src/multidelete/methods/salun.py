@@ -1,4 +1,4 @@
-"""SalUn: random labelling that moves only the weights on which the forget set depends."""
+"""SalUn: random labels for the forget set, with updates of salient weights only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from multidelete.training.engine import Engine
 
 
 class SalUn(LossMethod):
-    r"""Saliency unlearning: random labels for D_f, and only salient entries of the weights move [1]_.
+    r"""Saliency unlearning: random labels for D_f, with updates of salient weights only [1]_.
 
     .. math::
 
@@ -28,15 +28,15 @@ class SalUn(LossMethod):
         \theta = m \odot (\theta_0 + \Delta\theta) + (1 - m) \odot \theta_0, \qquad
         L(\theta) = \ell(D_f, y') + \alpha \, \ell(D_r)
 
-    The saliency is the gradient at the original's weights, tau the quantile of its size over all entries in scope: the
-    median by default. Entries outside the mask, and those that the loss on D_f does not reach, stay bit for bit. A
-    wrong label y' is drawn at every step. In retrieval, which is ours, it is a text: an image of D_f is trained to
-    match a text of another example (see :func:`multidelete.methods.pairs.with_wrong_labels`).
+    The saliency is the absolute gradient at the original's weights, and tau its quantile over all entries in scope, by
+    default the median. Entries outside the mask or with zero gradient do not change. A wrong label y' is drawn at every
+    step. In retrieval it is a text: an image of D_f is trained to match a text of another example (ours; see
+    :func:`multidelete.methods.pairs.with_wrong_labels`).
 
     Args:
-        share: Share of the entries that may move, the most salient ones.
-        retain_weight: Weight of the task's loss on D_r.
-        weight_decay: Must be 0: it would move what the mask holds.
+        share: Share of entries to update, the most salient ones.
+        retain_weight: Weight of the task loss on D_r.
+        weight_decay: Must be 0: it would change entries outside the mask.
 
     References:
         .. [1] Fan et al., "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both Image
@@ -53,19 +53,19 @@ class SalUn(LossMethod):
     weight_decay: float = Field(default=0.0, ge=0, le=0)
 
     def masks(self, student: Model, stream: ForgetRetainStream, engine: Engine) -> Mapping[str, Tensor]:
-        """The most salient entries of every parameter in scope."""
+        """Masks of the most salient entries of the parameters in scope."""
         losses, chunks = chunked_losses(
             student, stream.inputs, stream.forget, self.batch_size, engine, stream.seed, "saliency"
         )
         return salient(mean_gradient(losses, chunks, student.parameters_of(self.scope), len(stream.forget)), self.share)
 
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
-        """The task's loss on D_f with random labels and on D_r as it is."""
+        """Task loss on D_f with random labels and on D_r with true labels."""
         return random_label_losses(student, forget, retain, self.retain_weight)
 
 
 def salient(gradients: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Masks of the entries with the largest gradients, a share of all of them together; never one that is 0.
+    """Masks of the given share of all entries, those with the largest absolute gradients; zero gradients excluded.
 
     >>> salient({"a": torch.tensor([3.0, -4.0]), "b": torch.tensor([0.0, 1.0])}, share=0.5)
     {'a': tensor([True, True]), 'b': tensor([False, False])}

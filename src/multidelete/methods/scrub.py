@@ -1,4 +1,4 @@
-"""SCRUB: a student that leaves its teacher on the forget set and obeys it on the retain set."""
+"""SCRUB: divergence from the original is maximised on the forget set and minimised on the retain set."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ from multidelete.models.inputs import Batch
 
 
 class Scrub(LossMethod):
-    r"""Steps away from the original on D_f in turn with steps towards it on D_r; the last are of the second kind [1]_.
+    r"""Alternating max steps away from the original on D_f and min steps towards it on D_r, then min steps only [1]_.
 
     .. math::
 
         \max_{f'} \; d(D_f), \qquad \min_{f'} \; \alpha \, d(D_r) + \gamma \, \ell(D_r), \qquad
         d(x) = KL\big(p_f(x) \,\|\, p_{f'}(x)\big)
 
-    p is the softmax of the head over the temperature: of classes, or in retrieval of "matches" and "does not match", so
-    that there the divergence is about the decision on a pair, and the contrastive similarity is in the task's loss
-    alone. The paper turns from one kind to the other after each epoch, the first of them away; we do after each step,
-    and what it calls the number of max epochs is a share of the steps here. The first step is one towards: a student
-    that equals its teacher has no gradient to leave it by, and Adam would make a full step out of the rounding.
+    p is the softmax of the head's logits over the temperature, over the classes or, in retrieval, over "no match" and
+    "match"; contrastive similarity is then only in the task loss. The paper alternates after each epoch, starting with
+    a max epoch; we alternate after each step, and ``ascent`` replaces its number of max epochs. The first step is a min
+    step: a student that equals its teacher has zero gradient, and Adam would amplify rounding errors to a full step.
 
     Args:
         alpha: Weight of the divergence on D_r.
-        gamma: Weight of the task's loss on D_r.
-        temperature: Of the divergence.
-        ascent: Share of the steps, from the first on, in which every other one is a step away on D_f.
+        gamma: Weight of the task loss on D_r.
+        temperature: Temperature of the divergence.
+        ascent: Initial share of the steps in which every second one is a max step on D_f.
 
     References:
         .. [1] Kurmanji et al., "Towards Unbounded Machine Unlearning", NeurIPS 2023
@@ -51,7 +50,7 @@ class Scrub(LossMethod):
     learning_rate: float = Field(default=1e-4, gt=0)
 
     def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
-        """The terms of a max step or of a min step."""
+        """Loss terms of a max step or a min step."""
         if retain.step % 2 == 1 and retain.progress < self.ascent:
             away = divergence(student.head(student.fused(forget)), original.logits(forget), self.temperature)
             return {"forget": -away}

@@ -1,4 +1,4 @@
-"""Selective synaptic dampening: weights that matter to the forget set alone are made smaller, without training."""
+"""Selective synaptic dampening: shrinks weights that are important to the forget set, without training."""
 
 from __future__ import annotations
 
@@ -24,25 +24,24 @@ from multidelete.utils.randomness import derive
 
 
 class SSD(Method):
-    r"""Entries of the weights are dampened where D_f needs them much more than the training set does [1]_.
+    r"""Dampening of weights that are much more important to D_f than to D_train [1]_.
 
     .. math::
 
         \theta_i \leftarrow \beta_i \theta_i \;\text{ where }\; I_{D_f,i} > \alpha I_{D,i}, \qquad
         \beta_i = \min\Big( \frac{\lambda I_{D,i}}{I_{D_f,i}}, 1 \Big)
 
-    I is the diagonal of the empirical Fisher information, the mean over examples of the squared gradient of the task's
-    loss, and D is all of D_train, D_f and D_r, each with its share. As D_f is a part of it, :math:`I_{D_f} / I_D` is
-    never above |D| / |D_f|: the paper's alpha of 10, for deletions of a hundredth and less, selects nothing where a
-    tenth is deleted, hence our default. In retrieval the loss of a pair, and so its gradient, is that among the
-    pairs of its batch.
+    I is the diagonal of the empirical Fisher information, the mean squared per-sample gradient of the task loss. D is
+    D_train, the union of D_f and D_r, weighted by their sizes. Since D_f is part of D, :math:`I_{D_f} / I_D` is at most
+    |D| / |D_f|: the paper's alpha of 10, for deletions of 1 % or less, selects nothing if 10 % are deleted, hence our
+    default. In retrieval the loss of a pair, and so its gradient, depends on the other pairs of its batch.
 
     Args:
-        alpha: Above 1: how many times more important to D_f than to D_train an entry must be to be dampened.
-        dampening: Lambda: the larger, the less is taken away.
-        samples: Pairs of D_f, and of D_r, at most over which importance is averaged, drawn by the seed; each costs a
+        alpha: Ratio of importance to D_f and to D_train above which an entry is dampened; should exceed 1.
+        dampening: Lambda; larger values dampen less.
+        samples: Maximum number of pairs of D_f, and of D_r, for the mean importance, drawn with the seed; each costs a
             backward pass.
-        batch_size: Pairs whose losses are computed together.
+        batch_size: Pairs in a forward pass.
 
     References:
         .. [1] Foster, Schoepf and Brintrup, "Fast Machine Unlearning without Retraining through Selective Synaptic
@@ -87,7 +86,7 @@ class SSD(Method):
     def importance(
         self, model: Model, inputs: PairInputs, pairs: Rows, engine: Engine, seed: int, of: str
     ) -> dict[str, Tensor]:
-        """I of every parameter in scope, averaged over pairs or a sample of them."""
+        """Importance I of every parameter in scope, averaged over the pairs or a sample of them."""
         if len(pairs) > self.samples:
             chosen = np.random.default_rng(derive(seed, "importance sample", of)).choice
             pairs = np.sort(chosen(pairs, self.samples, replace=False))
@@ -96,15 +95,15 @@ class SSD(Method):
 
     @torch.no_grad()
     def dampen(self, student: Model, forget: Mapping[str, Tensor], train: Mapping[str, Tensor]) -> int:
-        """Dampen in place.
+        """Dampen parameters in place.
 
         Args:
-            student: Whose parameters.
-            forget: Importance to D_f, by name.
-            train: Importance to D_train.
+            student: The model.
+            forget: Importance to D_f, by parameter name.
+            train: Importance to D_train, by parameter name.
 
         Returns:
-            How many entries were changed.
+            Number of dampened entries.
         """
         changed = 0
         for name, importance in forget.items():

@@ -1,4 +1,4 @@
-"""A control for every comparison: the same model, trained to do the task from one modality."""
+"""Unimodal control: the same model, trained to do the task from one modality."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from multidelete.utils.errors import InputError
 
 
 class Unimodal(Method):
-    """The original's recipe on all training pairs, with the other modality blanked, in training and in evaluation.
+    """Training on all pairs with the original's recipe and one modality blanked, in training and evaluation.
 
-    It unlearns nothing: it says how much of the task one modality decides, and so how much association there is to
-    forget. An original that is not clearly above it has not learned to join its modalities [1]_.
+    Unlearns nothing. It measures how much of the task one modality solves; an original that is not clearly better
+    has not learned to combine its modalities, so there is little association to forget [1]_.
 
     Args:
-        modality: The one that is seen; the model sees grey pictures, no words or no surroundings of the other.
+        modality: Modality that the model reads; the other is blanked (grey pictures, no words, or no neighbours).
 
     References:
         .. [1] Goyal et al., "Making the V in VQA Matter: Elevating the Role of Image Understanding in Visual
@@ -40,7 +40,7 @@ class Unimodal(Method):
     modality: Literal["text", "vision", "graph"] = "text"
 
     def model_post_init(self, _: Any) -> None:
-        """Refuse a scope: what is trained is a whole model."""
+        """Check that the scope is ``all``: this control trains all parameters."""
         if self.scope != "all":
             raise ValueError(f"a single modality trains a whole model: scope must be 'all', not '{self.scope}'")
 

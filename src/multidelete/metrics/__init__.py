@@ -1,1 +1,1 @@
-"""Metrics: pure functions of stored predictions; none knows which method made them."""
+"""Metrics: pure functions of stored predictions, independent of the method."""

@@ -1,4 +1,4 @@
-"""Classification: accuracy, F1, and how sure a model is of the true label."""
+"""Classification metrics: accuracy, F1, log-odds of the true label, and certainty."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Ints = NDArray[np.integer[Any]]
 
 
 def accuracy(logits: Floats, label: Ints) -> float:
-    """Share of examples whose true class has the largest logit, in points (0-100).
+    """Share of pairs whose true class has the largest logit, in points (0-100).
 
-    Ties count against the model, and so does nan: one that gives every class the same logit knows nothing.
+    Ties and nan count as wrong: a model that gives every class the same logit has learned nothing.
 
     Args:
         logits: ``(P, C)``.
-        label: The true class of each, ``(P,)``.
+        label: True class of each pair, ``(P,)``.
 
     >>> accuracy(np.array([[2.0, 1.0], [0.0, 0.0]]), np.array([0, 1]))
     50.0
@@ -29,7 +29,7 @@ def accuracy(logits: Floats, label: Ints) -> float:
 
 
 def f1(logits: Floats, label: Ints, positive: int) -> float:
-    """Harmonic mean of precision and recall of one class, in points (0-100); 0 where it is never found.
+    """F1 score of one class, in points (0-100); 0 without true positives.
 
     >>> f1(np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), np.array([1, 0, 1]), positive=1)
     50.0
@@ -40,14 +40,14 @@ def f1(logits: Floats, label: Ints, positive: int) -> float:
 
 
 def true_label_log_odds(logits: Floats, label: Ints, *, against_best: bool = False) -> NDArray[np.float32]:
-    """Log-odds of the true label: s(x) is their logistic function, the probability of the true label, ``(P,)``.
+    """Log-odds of the true label, ``(P,)``; their sigmoid is s(x), the probability of the true label.
 
-    They order pairs as the probability does but do not saturate. Two classes' odds are the difference of their logits.
+    Log-odds order pairs as the probability does but do not saturate. With two classes, they are the logit difference.
 
     Args:
         logits: ``(P, C)``.
-        label: The true class of each, ``(P,)``.
-        against_best: Against the best other class alone, instead of all others together.
+        label: True class of each pair, ``(P,)``.
+        against_best: Compare with the best other class only, instead of all other classes together.
 
     >>> true_label_log_odds(np.array([[1.0, 3.0]]), np.array([1]))
     array([2.], dtype=float32)
@@ -62,14 +62,14 @@ def true_label_log_odds(logits: Floats, label: Ints, *, against_best: bool = Fal
 
 
 def head_logits(arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    """Stored logits of the classes, or of "does not match" and "matches" from the log-odds ``score``, ``(P, C)``."""
+    """Stored class logits, ``(P, C)``; in retrieval the logits of "no match" and "match", computed from ``score``."""
     if "logits" in arrays:
         return arrays["logits"]
     return np.stack([np.zeros_like(arrays["score"]), arrays["score"]], axis=1)
 
 
 def certainty(logits: Floats) -> Floats:
-    """Minus the entropy of the classes' probabilities, in nats, ``(P,)``: how sure a model is, rightly or wrongly.
+    """Negative entropy of the class probabilities, in nats, ``(P,)``; independent of the true label.
 
     Args:
         logits: ``(P, C)``.

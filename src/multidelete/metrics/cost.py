@@ -1,4 +1,4 @@
-"""Seconds and memory of a piece of work."""
+"""Peak memory of the process or the GPU."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin a new measurement of the peak, where the platform can."""
+    """Reset the peak memory counter where the platform supports it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _RESET.exists():
         try:
-            _RESET.write_text("5")  # Linux: the peak of resident memory starts again from what is resident now
+            _RESET.write_text("5")  # Linux: resets the peak of resident memory to its current value
         except PermissionError:
             return
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MB (10^6 bytes): allocated on a GPU, resident in this process elsewhere."""
+    """Peak memory in MB (10^6 bytes): allocated memory on a GPU, else resident memory of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     if _STATUS.exists():

@@ -1,4 +1,4 @@
-"""Whether D_f can be told apart, and how far a model is from one that never saw it."""
+"""Forgetting metrics: AUC and loss on D_f, and the gap to Retrain."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Floats = NDArray[np.floating[Any]]
 
 
 def forget_auc(forget: Floats, others: Floats) -> float:
-    """``100 · P(s(x_f) > s(x_o))``, ties counted half: the exact Mann-Whitney value over all pairs.
+    """AUC of D_f against other pairs, ``100 · P(s(x_f) > s(x_o))``: the exact Mann-Whitney value, ties counted half.
 
-    50 means that the scores do not tell the two sets apart, below 50 that D_f scores lower. The mean over random
-    subsets of the others, as the paper computes it, has this value as its expectation.
+    50 means that the scores do not distinguish the two sets; below 50, D_f scores lower. The paper averages over
+    random subsets of the others; this value is the expectation of that mean.
 
     Args:
         forget: Scores of D_f, ``(F,)``; only their order matters.
@@ -34,25 +34,22 @@ GAP_METRICS = ("test_score", "forget_score", "retain_score", "forget_test_auc")
 
 
 def gap_to_retrain(metrics: Mapping[str, float], retrain: Mapping[str, float]) -> float:
-    """Mean absolute difference to Retrain over test, D_f and D_r score and membership, in points; 0 is ideal.
-
-    Membership is told by ``forget_test_auc``: how D_f scores beside pairs that nobody trained on.
-    """
+    """Mean absolute difference to Retrain over ``GAP_METRICS``, in points; 0 is ideal."""
     return float(np.mean([abs(metrics[name] - retrain[name]) for name in GAP_METRICS]))
 
 
 def true_label_loss(score: Floats) -> float:
-    """Mean of −log s(x) over pairs: the head's cross-entropy, one example at a time.
+    """Mean of −log s(x) over pairs: the cross-entropy of the head.
 
     Args:
         score: Log-odds of the true label (of a match, in retrieval), ``(P,)``.
     """
-    with np.errstate(invalid="ignore"):  # weights that were driven to infinity are reported by who asked
+    with np.errstate(invalid="ignore"):  # the caller reports infinite weights
         return float(np.mean(np.logaddexp(0, -np.asarray(score, dtype=np.float64))))
 
 
 def forgetting(predictions: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, float]:
-    """What stored scores say of D_f: beside D_r, beside test, and the losses of both parts of the training data."""
+    """AUC of D_f against D_r and against test, and mean losses on D_f and D_r."""
     scores = {split: arrays["score"] for split, arrays in predictions.items()}
     return {
         "forget_auc": forget_auc(scores["forget"], scores["retain"]),

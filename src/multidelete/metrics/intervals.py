@@ -1,4 +1,4 @@
-"""Bootstrap intervals over examples: how far a number would move had other examples been drawn."""
+"""Bootstrap confidence intervals, resampled over examples."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from multidelete.utils.randomness import derive
 Floats = NDArray[np.floating[Any]]
 
 CONFIDENCE = 0.95
-AT_A_TIME = 100  # resamples that are held in memory pair by pair
+AT_A_TIME = 100  # resamples per block; bounds the memory of arrays (resamples, pairs)
 
 
 @dataclass(frozen=True)
 class Resamples:
-    """How often each example is in each of R samples of all examples, drawn with replacement.
+    """Bootstrap counts: how often each of U examples is in each of R samples drawn with replacement.
 
-    Examples are drawn, and their pairs come with them: pairs of one image are not independent, and intervals that took
-    them to be so would be too narrow.
+    Examples are drawn together with all their pairs: pairs of one image are not independent, and intervals that
+    assume independence are too narrow.
 
     Args:
-        own: The example of each pair, ``(P,)``.
+        own: Index of each pair's example, ``(P,)``.
         counts: ``(R, U)``.
     """
 
@@ -33,12 +33,12 @@ class Resamples:
 
     @classmethod
     def of(cls, examples: NDArray[Any], resamples: int, *purpose: int | str) -> Resamples:
-        """Draws that depend on the examples, the seed and what they are for, and on nothing else.
+        """Draw resamples; they depend only on the examples and the purpose.
 
         Args:
-            examples: Id of the example of each pair, ``(P,)``.
+            examples: Example id of each pair, ``(P,)``.
             resamples: R.
-            purpose: A seed and names, see :func:`derive`.
+            purpose: Seed and names for :func:`derive`.
         """
         ids, own = np.unique(examples, return_inverse=True)
         randomness = np.random.default_rng(derive(*purpose))
@@ -48,7 +48,7 @@ class Resamples:
         return cls(own, counts)
 
     def weights(self, rows: slice, order: NDArray[np.int64]) -> NDArray[np.float64]:
-        """How often the pairs in this order are in some of the samples, ``(rows, P)``."""
+        """Counts of the pairs, permuted by ``order``, in the samples ``rows``, ``(rows, P)``."""
         return self.counts[rows][:, self.own[order]].astype(np.float64)
 
     def means(self, values: Floats) -> Floats:
@@ -60,7 +60,7 @@ class Resamples:
 
 
 def interval(values: Floats) -> tuple[float, float]:
-    """The middle 95 % of what resamples gave: the percentile interval."""
+    """95 % percentile interval of the resampled values."""
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
@@ -72,11 +72,11 @@ def resampled_rates(
     """AUC and true-positive rates of an attack in each resample, in points; the scores are sorted once.
 
     Args:
-        members: Scores of members, ``(F,)``; higher says "member".
+        members: Scores of members, ``(F,)``; higher means "member".
         others: Scores of non-members, ``(O,)``.
-        member_draws: Resamples of the members' examples.
-        other_draws: As many of the non-members'.
-        one_in: Allowed false-positive rates, one in so many.
+        member_draws: R resamples of the members' examples.
+        other_draws: R resamples of the non-members' examples.
+        one_in: Allowed false-positive rates as reciprocals: 100 for 1 %.
 
     Returns:
         :func:`~multidelete.metrics.forgetting.forget_auc` of each resample, ``(R,)``, and for each rate
@@ -86,7 +86,7 @@ def resampled_rates(
     ranked = others[others_down]
     ascending = members[down[::-1]]
     above = len(members) - np.searchsorted(ascending, ranked, "right")  # members above each non-member, (O,)
-    reached = len(members) - np.searchsorted(ascending, ranked, "left")  # and those as high
+    reached = len(members) - np.searchsorted(ascending, ranked, "left")  # the same plus ties
     aucs: list[Floats] = []
     rates: list[list[Floats]] = [[] for _ in one_in]
     for start in range(0, len(member_draws.counts), AT_A_TIME):
@@ -99,6 +99,6 @@ def resampled_rates(
         wins = np.einsum("ro,ro->r", weight, result[:, above] + result[:, reached]) / 2
         aucs.append(100 * wins / (total * other_total)[:, 0])
         for rate, kept in zip(one_in, rates, strict=True):
-            threshold = (passed <= other_total // rate).sum(1)  # the first non-member that would be one too many
+            threshold = (passed <= other_total // rate).sum(1)  # first non-member that exceeds the rate
             kept.append(100 * np.take_along_axis(result, above[threshold][:, None], axis=1)[:, 0] / total[:, 0])
     return np.concatenate(aucs), [np.concatenate(kept) for kept in rates]

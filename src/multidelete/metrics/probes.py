@@ -1,4 +1,4 @@
-"""What is still known of each modality alone: linear probes fitted on the original's features, applied to others'."""
+"""Linear probes of unimodal features: fitted on the original's features, applied to those of other models."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.integer[Any]]
 
-KEPT = 8  # things that a probe reads, out of those it may be asked about
+KEPT = 8  # attributes that a probe predicts, chosen from the candidates
 FOLDS = 5
-PENALTY = 0.1  # of ridge regression, for each example: on standardised features little, but not nothing
-FEATURES, SHOWS = "_features", "_shows"  # what follows a modality's name in stored predictions
+PENALTY = 0.1  # ridge penalty per example; weak on standardised features
+FEATURES, SHOWS = "_features", "_shows"  # suffixes of modality names in stored predictions
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Linear classifiers, one for each thing that is read: it is shown where ``features @ weights.T > thresholds``.
+    """Binary linear classifiers of K attributes; positive where ``features @ weights.T > thresholds``.
 
     Args:
         weights: ``(K, D)``.
-        thresholds: ``(K,)``; midway between the mean scores of examples that show it and of those that do not, so that
-            what is rarely shown is found as often as what is often shown.
-        read: Which of the things that could be asked about, ``(K,)``.
+        thresholds: ``(K,)``; midway between the mean scores of positive and negative examples, so that rare
+            attributes have the same recall as frequent ones.
+        read: Indices of the K attributes among the C candidates, ``(K,)``.
     """
 
     weights: Floats
@@ -44,9 +44,9 @@ class Probe:
 
         Args:
             features: ``(N, D)``.
-            shows: Which of C things each example shows, ``(N, C)``.
-            read: What to read; by default the ``KEPT`` things that are told best in cross-validation. Words that are
-                chosen for the turn of phrase are in no picture, and a probe of them would say nothing.
+            shows: Which of C candidate attributes each example has, ``(N, C)``.
+            read: Indices of the attributes; by default the ``KEPT`` with the best balanced accuracy in
+                cross-validation. Function words are not visible in images, so probes of them measure nothing.
         """
         model = make_pipeline(StandardScaler(), Ridge(PENALTY * len(features)))
         states, targets = _numbers(features), np.where(shows, 1.0, -1.0)
@@ -60,28 +60,28 @@ class Probe:
         return cls(weights, thresholds[read] - ridge.intercept_ + weights @ scaler.mean_, read)
 
     def accuracy(self, features: Floats, shows: Bools) -> float | None:
-        """Balanced accuracy over the things that some of the examples show and some do not, in points; 50 is chance.
+        """Mean balanced accuracy over attributes with positive and negative examples, in points; 50 is chance.
 
         Args:
-            features: ``(N, D)``, of the model that the probe was fitted on or of another.
+            features: Features of the model that the probe was fitted on, or of another one, ``(N, D)``.
             shows: As in :meth:`fit`, ``(N, C)``.
 
         Returns:
-            None where there is no such thing.
+            None without any such attribute.
         """
         result = balanced_accuracy(_numbers(features) @ self.weights.T > self.thresholds, shows[:, self.read])
         return float(np.mean(result[~np.isnan(result)])) if not np.isnan(result).all() else None
 
 
 def balanced_accuracy(result: Bools, shows: Bools) -> Floats:
-    """Mean of the shares of examples that are judged rightly among those that show a thing and those that do not.
+    """Balanced accuracy of each attribute: the mean of sensitivity and specificity.
 
     Args:
-        result: What each example is judged to show, ``(N, C)``.
-        shows: What it shows, ``(N, C)``.
+        result: Predictions, ``(N, C)``.
+        shows: Ground truth, ``(N, C)``.
 
     Returns:
-        In points (0-100), ``(C,)``; nan where all examples show it or none does.
+        In points (0-100), ``(C,)``; nan where the ground truth has one value only.
 
     >>> balanced_accuracy(np.array([[True], [True], [False], [True]]), np.array([[True], [True], [False], [False]]))
     array([75.])
@@ -94,15 +94,15 @@ def balanced_accuracy(result: Bools, shows: Bools) -> Floats:
 def probes(
     predictions: Mapping[str, Mapping[str, NDArray[Any]]], original: Mapping[str, Mapping[str, NDArray[Any]]]
 ) -> dict[str, float]:
-    """What features of each modality alone still tell of test examples [1]_.
+    """Probe accuracy on test examples for the features of each modality [1]_.
 
-    ``probe_<modality>``: to a probe fitted on the original's features of D_r and applied unchanged. Features that were
-    moved elsewhere as a whole lose it as those that were destroyed do, and Retrain's were never where the original's
-    are; so beside it ``probe_<modality>_refitted``: to a probe of the same things fitted on the model's own features.
+    ``probe_<modality>``: the probe is fitted on the original's features of D_r and applied unchanged. It falls where
+    features are destroyed, but also where they are only transformed, and for Retrain, whose features never matched the
+    original's. ``probe_<modality>_refitted`` therefore fits a probe of the same attributes on the model's own features.
 
     Args:
-        predictions: Of the model in question, by split.
-        original: Of the original, on the same samples.
+        predictions: Predictions of the model under evaluation, by split.
+        original: Predictions of the original on the same samples.
 
     References:
         .. [1] Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016; Cheng and
@@ -125,5 +125,5 @@ def probes(
 
 
 def _numbers(features: Floats) -> NDArray[np.float64]:
-    """Stored features as numbers to reckon with; what is none says nothing, as 0 does."""
+    """Features in double precision; non-finite values become 0."""
     return np.nan_to_num(features.astype(np.float64), posinf=0.0, neginf=0.0)

@@ -1,4 +1,4 @@
-"""Retrieval: ranks among candidates, and recall from ranks."""
+"""Retrieval metrics: ranks among candidates, and recall at k."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Ints = NDArray[np.integer[Any]]
 
 
 def first_true_ranks(scores: Floats, true: NDArray[np.bool_]) -> Ints:
-    """For each query the number of wrong candidates placed before its best true one; 0 is the first place.
+    """Rank of each query's best true candidate, counted from 0: the number of wrong candidates ranked above it.
 
-    Ties count against the query, and so does nan: a model that gives every pair the same score ranks nothing.
+    Ties and nan count against the query: a model that gives every pair the same score ranks nothing.
 
     Args:
         scores: Higher is better, ``(Q, N)``.
-        true: Which candidates are right, ``(Q, N)``, at least one for each query.
+        true: Mask of the correct candidates, ``(Q, N)``, at least one for each query.
 
     >>> first_true_ranks(np.array([[0.9, 0.5, 0.7]]), np.array([[False, True, False]]))
     array([2])
@@ -41,8 +41,8 @@ def recalls(i2t: Ints, t2i: Ints) -> dict[str, float]:
     """R@1, R@5, R@10 of both directions, their means, and the mean of all six.
 
     Args:
-        i2t: Rank of the best true text of each image, ``(I,)``.
-        t2i: Rank of the image of each text, ``(T,)``.
+        i2t: For each image the rank of its best true text, ``(I,)``.
+        t2i: For each text the rank of its image, ``(T,)``.
     """
     metrics = {f"{name}_r{k}": recall_at(ranks, k) for name, ranks in (("i2t", i2t), ("t2i", t2i)) for k in (1, 5, 10)}
     metrics["i2t_mean_recall"] = float(np.mean([metrics[f"i2t_r{k}"] for k in (1, 5, 10)]))

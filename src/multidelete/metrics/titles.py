@@ -1,4 +1,4 @@
-"""What tables and sentences call the membership attacks."""
+"""Display names of the membership attacks."""
 
 from __future__ import annotations
 

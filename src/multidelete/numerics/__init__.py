@@ -1,1 +1,1 @@
-"""Numerics of the unlearning methods: pure functions of tensors, which know no model, no task and no method."""
+"""Numerics of the unlearning methods: pure functions of tensors, independent of models, tasks and methods."""

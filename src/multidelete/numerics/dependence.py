@@ -1,19 +1,19 @@
-r"""How much one variable depends on others: the coefficient of Azadkia and Chatterjee, and selection by it (FOCI).
+r"""Conditional dependence: the coefficient of Azadkia and Chatterjee, and variable selection with it (FOCI).
 
-With :math:`R_i` the number of losses that are at most :math:`\ell_i` and :math:`L_i` of those that are at least
-:math:`\ell_i` (:math:`P + 1 - R_i` where no two are the same), :math:`N(i)` the nearest neighbour of sample i in the
-columns :math:`A_S` and :math:`M(i)` in :math:`(A_S, A_j)`, the dependence of the losses on column j given those of S is
+Let :math:`R_i` be the number of losses :math:`\le \ell_i`, :math:`L_i` the number :math:`\ge \ell_i`
+(:math:`P + 1 - R_i` without ties), :math:`N(i)` the nearest neighbour of sample i in the columns :math:`A_S`, and
+:math:`M(i)` that in :math:`(A_S, A_j)`. The dependence of the losses on column j given the columns of S is
 
 .. math::
     T_j = \frac{\sum_i P \min(R_i, R_{M(i)}) - L_i^2}{\sum_i L_i (P - L_i)} \;\; (S = \emptyset), \qquad
     T_j = \frac{\sum_i \min(R_i, R_{M(i)}) - \min(R_i, R_{N(i)})}{\sum_i R_i - \min(R_i, R_{N(i)})}
 
-(Azadkia and Chatterjee, "A simple measure of conditional dependence", Annals of Statistics 2021). It is about 0 where
-there is none and 1 where the losses are a function of the columns.
+(Azadkia and Chatterjee, "A simple measure of conditional dependence", Annals of Statistics 2021). It is about 0 for
+independent losses and 1 if the losses are a function of the columns.
 
-**Ties.** Of several nearest neighbours that of sample i is the first one after i in the order of the samples, which
-begins again at its end. The paper draws one at random; the lowest row instead would make one sample the neighbour of
-all in a column that is constant, and its rank alone would then decide what that column seems to tell.
+**Ties.** Among equally near neighbours of sample i, we take the first one after i in cyclic sample order. The paper
+draws one at random. The lowest index would make one sample the neighbour of all in a constant column, and the rank of
+that sample alone would determine the coefficient.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Neighbours in A_S of 1, 2, 3 and more columns that are looked at: first, and where these do not decide.
-NEAR, FAR = (64, 24, 8), (128, 64, 32)  # numbers of the first fit into a byte
-BLOCK = 1 << 20  # distances that are held at a time beside those to A_S
+# Number of nearest neighbours in A_S to search, for 1, 2, and 3 or more columns: first NEAR, then FAR if NEAR is
+# inconclusive. Indices into NEAR must fit into a byte.
+NEAR, FAR = (64, 24, 8), (128, 64, 32)
+BLOCK = 1 << 20  # distances computed at a time, in addition to those in A_S
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What FOCI found.
+    """Result of FOCI.
 
     Args:
-        columns: The columns in the order in which they were chosen.
-        dependence: T of each when it was chosen.
+        columns: Selected columns, in order of selection.
+        dependence: T of each column when it was selected.
     """
 
     columns: tuple[int, ...]
@@ -42,15 +43,15 @@ class Selection:
 
 
 def dependence(columns: Tensor, losses: Tensor, given: Tensor | None = None) -> Tensor:
-    """T of the losses on each column, alone or given other columns.
+    """T of the losses on each column, marginal or given other columns.
 
     Args:
-        columns: ``(P, p)``, each a candidate for itself.
+        columns: Candidates, ``(P, p)``.
         losses: ``(P,)``.
-        given: The columns of S, ``(P, s)``; none: the marginal coefficient.
+        given: Columns of S, ``(P, s)``; None for the marginal coefficient.
 
     Returns:
-        ``(p,)``, in double precision; 0 where the denominator is: there is nothing (left) to explain.
+        ``(p,)``, in double precision; 0 if the denominator is 0 (nothing left to explain).
     """
     state = _State(columns, losses)
     for column in () if given is None else given.double().T:
@@ -59,15 +60,14 @@ def dependence(columns: Tensor, losses: Tensor, given: Tensor | None = None) -> 
 
 
 def foci(columns: Tensor, losses: Tensor, limit: int | None = None) -> Selection:
-    """Forward selection: in each step the column on which the losses depend most, given those chosen before.
+    """Forward selection: each step adds the column with the largest T given those already selected.
 
-    It ends when no T is above 0, or there are ``limit`` columns. A constant column is never chosen. Of columns with the
-    same T the first one is.
+    Stops when no T is above 0 or ``limit`` is reached. Constant columns are never selected; ties go to the first.
 
     Args:
         columns: ``(P, p)``.
         losses: ``(P,)``.
-        limit: Most columns to choose; by default all.
+        limit: Maximum number of columns; by default all.
     """
     state = _State(columns, losses)
     left = (columns != columns[:1]).any(0).nonzero()[:, 0]  # (p',)
@@ -87,12 +87,12 @@ def foci(columns: Tensor, losses: Tensor, limit: int | None = None) -> Selection
 
 @dataclass(frozen=True)
 class _Nearest:
-    """The K nearest in A_S of each sample, in the order of its row of distances, for the rule for ties.
+    """K nearest neighbours of each sample in A_S, ordered as in its row of distances (see Ties).
 
     Args:
-        samples: ``(P, K)``.
-        distances: To them, ``(P, K)``.
-        beyond: How far away all others are at least, ``(P,)``.
+        samples: Neighbour indices, ``(P, K)``.
+        distances: Squared distances, ``(P, K)``.
+        beyond: Lower bound of the distances to all other samples, ``(P,)``.
     """
 
     samples: Tensor
@@ -101,10 +101,10 @@ class _Nearest:
 
 
 class _State:
-    """Ranks, and the squared distances to A_S, to which chosen columns are added one by one.
+    """Ranks of the losses and squared distances in A_S, updated as columns are added to S.
 
-    Row i of the distances begins with sample i + 1, and goes round to i - 1: the first smallest of a row is the
-    neighbour that the rule for ties names, and a sample is never its own.
+    Row i holds the distances to samples i + 1, ..., i - 1, cyclically. Its first minimum is therefore the neighbour
+    according to the rule for ties, and no sample is its own neighbour.
     """
 
     def __init__(self, columns: Tensor, losses: Tensor) -> None:
@@ -132,7 +132,7 @@ class _State:
         self.near, self.far = (self._nearest(values, places, count) for count in counts)
 
     def dependence(self, candidates: Tensor) -> Tensor:
-        """T of each of these columns given S, ``(p,)``."""
+        """T of each candidate column given S, ``(p,)``."""
         least = torch.cat([self._least(part) for part in candidates.split(self._block())])
         if self.distances is None:
             above = self.above
@@ -147,19 +147,19 @@ class _State:
         return max(1, (BLOCK if self.distances is None else BLOCK // 32) // self.size)
 
     def _least(self, candidates: Tensor) -> Tensor:
-        """Sum of ``min(R_i, R_M(i))`` for each candidate, ``(c,)``; whole numbers, so that no order of sums matters."""
+        """Sum of ``min(R_i, R_M(i))`` for each candidate, ``(c,)``; integers, so summation order does not matter."""
         columns = self.columns[candidates]  # (c, P)
         neighbours = self._among_sorted(columns) if self.distances is None else self._among_near(columns)
         return torch.minimum(self.ranks, self.ranks[neighbours]).sum(1)
 
     def _among_sorted(self, columns: Tensor) -> Tensor:
-        """M(i) in one column: one of the two that stand beside it when the column is sorted, ``(c, P)``."""
+        """M(i) in one column: one of the two adjacent samples in the sorted column, ``(c, P)``."""
         values, order = columns.sort(dim=1, stable=True)
         gaps = values.diff(dim=1).square()  # (c, P - 1)
         end = torch.full_like(gaps[:, :1], torch.inf)
         below, above = torch.cat([end, gaps], 1), torch.cat([gaps, end], 1)
         chosen = torch.where(below < above, order.roll(1, 1), order.roll(-1, 1))
-        # A neighbour has doubles, or both are as near: the rule for ties needs to see the whole row.
+        # With duplicate values or two equally near neighbours, the rule for ties needs all distances of the row.
         again = torch.cat([gaps == 0, torch.zeros_like(end, dtype=torch.bool)], 1)
         doubles = again | again.roll(1, 1)
         unclear = (below == above) | doubles | doubles.roll(1, 1) | doubles.roll(-1, 1)
@@ -169,10 +169,10 @@ class _State:
     def _among_near(self, columns: Tensor) -> Tensor:
         """M(i) in (A_S, A_j), ``(c, P)``.
 
-        The squared distance can only grow by the column that is added. Where the best of the nearest in A_S stays
-        nearer than all others were before, it is the nearest; only where it does not are all others looked at.
+        Adding a column cannot decrease a squared distance. If the best of the K nearest in A_S is nearer than the
+        bound for all other samples, it is the nearest neighbour; only otherwise are the others searched.
         """
-        # Samples first: a neighbour is fetched for all candidates at once, and a block stays in the processor's cache.
+        # Samples first: one lookup fetches a neighbour for all candidates, and a block stays in the CPU cache.
         near = self.near
         own = columns.T.contiguous()  # (P, c)
         best, total = torch.full_like(own, torch.inf), torch.empty_like(own)
@@ -183,8 +183,8 @@ class _State:
             torch.index_select(own, 0, there, out=total)
             total.sub_(own)
             torch.addcmul(distance[:, None], total, total, out=total)
-            torch.lt(total, best, out=nearer)  # not less or equal: of several the first one
-            torch.maximum(place, at.mul_(number), out=place)  # numbers rise; filling by a mask takes six times as long
+            torch.lt(total, best, out=nearer)  # strict: ties go to the first
+            torch.maximum(place, at.mul_(number), out=place)  # numbers increase; masked_fill is 6x slower
             torch.minimum(best, total, out=best)
         neighbours = near.samples.gather(1, place.long()).T.contiguous()  # (c, P)
         unclear = (best >= near.beyond[:, None]).T.contiguous()
@@ -199,7 +199,7 @@ class _State:
         return self._decide(columns, neighbours, unclear)
 
     def _decide(self, columns: Tensor, neighbours: Tensor, unclear: Tensor) -> Tensor:
-        """Compute whole rows of distances where it is unclear which neighbour is the nearest."""
+        """Search all distances of the rows whose nearest neighbour is unclear."""
         if not unclear.any():
             return neighbours
         around = _around(columns)  # (c, P, P - 1)
@@ -212,7 +212,7 @@ class _State:
         return neighbours
 
     def _nearest(self, values: Tensor, places: Tensor, count: int) -> _Nearest:
-        """The first ``count`` of these smallest distances, which stand at these places of the rows."""
+        """The ``count`` nearest neighbours, from ascending distances and their positions in the rows."""
         assert self.distances is not None
         if count < values.shape[1]:
             beyond, places = values[:, count], places[:, :count]
@@ -222,12 +222,12 @@ class _State:
         return _Nearest(self._sample(places), self.distances.gather(1, places), beyond)
 
     def _sample(self, places: Tensor) -> Tensor:
-        """Samples that stand at these places of the rows of distances, ``(P,)`` or ``(P, K)``."""
+        """Sample indices from positions in the rows of distances, ``(P,)`` or ``(P, K)``."""
         own = torch.arange(self.size, device=places.device).view(-1, *[1] * (places.dim() - 1))
         return (own + 1 + places) % self.size
 
 
 def _around(columns: Tensor) -> Tensor:
-    """Row i: a column from i + 1 on, round to i - 1, ``(..., P, P - 1)`` from ``(..., P)``; a view."""
+    """Cyclic shifts: row i holds entries i + 1, ..., i - 1; ``(..., P)`` to ``(..., P, P - 1)``, a view."""
     size = columns.shape[-1]
     return torch.cat([columns, columns], -1).unfold(-1, size - 1, 1)[..., 1 : size + 1, :]

@@ -1,8 +1,8 @@
-"""Gradients over more pairs than fit into memory at once, and of each example for itself.
+"""Gradients accumulated over chunks that fit into memory, and per-sample gradients.
 
-A loss over N examples is given in chunks: ``losses(chunk)`` computes those of one chunk, ``(b,)`` and never reduced, as
-``Model.losses`` gives them (their sum, a scalar, does where no example is looked at for itself). Memory holds the graph
-of one chunk at a time. Nothing is left in ``.grad``, and whether parameters require gradients is as it was before.
+``losses(chunk)`` computes the unreduced losses of one chunk, ``(b,)``, as ``Model.losses`` does; :func:`mean_gradient`
+also accepts their sum, a scalar. Memory holds the autograd graph of one chunk at a time. ``.grad`` is not touched, and
+``requires_grad`` of the parameters is restored.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ def mean_gradient(losses: Losses, chunks: int, parameters: Mapping[str, nn.Param
     """Gradient of the mean loss of ``count`` examples.
 
     Args:
-        losses: The losses of chunk 0, 1, ..., ``(b,)``, or their sum.
-        chunks: How many chunks there are.
-        parameters: With respect to which; those that the loss does not reach get zeros.
-        count: Examples in all chunks together, by which the sum is divided.
+        losses: Losses of chunk 0, 1, ..., ``(b,)``, or their sum.
+        chunks: Number of chunks.
+        parameters: Parameters to differentiate by; unused ones get zeros.
+        count: Number of examples in all chunks; the divisor of the sum.
 
     Returns:
-        One tensor for each parameter, of its shape, in fp32.
+        One fp32 tensor for each parameter, of its shape.
     """
     total = zeros_like(parameters)
     with differentiable(parameters):
         for chunk in range(chunks):
-            # Divided before it is added up, so that bf16 or large sums lose nothing.
+            # Divide before accumulation, to lose no precision in bf16 or in large sums.
             for name, gradient in _gradient(losses(chunk).float().sum() / count, parameters).items():
                 total[name] += gradient
     return total
 
 
 def mean_squared_gradient(losses: Losses, chunks: int, parameters: Mapping[str, nn.Parameter], count: int) -> Gradients:
-    """Mean over ``count`` examples of the squared gradient of each one's loss: the diagonal of the empirical Fisher.
+    """Mean squared per-sample gradient over ``count`` examples: the diagonal of the empirical Fisher information.
 
-    Every example costs a backward pass over its whole chunk, so small chunks are the cheap ones where the forward pass
-    allows them: with in-batch negatives the loss of an example depends on its chunk.
+    Each example costs a backward pass over its chunk, so small chunks are cheaper. With in-batch negatives, however,
+    the loss of an example depends on its chunk.
 
     Args:
-        losses: The losses of chunk 0, 1, ..., ``(b,)``, not reduced.
-        chunks: How many chunks there are.
-        parameters: With respect to which; those that the loss does not reach get zeros.
-        count: Examples in all chunks together, by which the sum is divided.
+        losses: Losses of chunk 0, 1, ..., ``(b,)``, not reduced.
+        chunks: Number of chunks.
+        parameters: Parameters to differentiate by; unused ones get zeros.
+        count: Number of examples in all chunks; the divisor of the sum.
 
     Returns:
-        One tensor for each parameter, of its shape, in fp32.
+        One fp32 tensor for each parameter, of its shape.
     """
     total = zeros_like(parameters)
     with differentiable(parameters):
@@ -63,15 +63,15 @@ def mean_squared_gradient(losses: Losses, chunks: int, parameters: Mapping[str, 
 
 
 def per_sample_gradients(losses: Losses, chunks: int, parameters: Mapping[str, nn.Parameter]) -> Gradients:
-    """The gradient of each example's loss, all of them in memory: for a handful of examples or parameters.
+    """Per-sample gradients, all held in memory: for few examples or parameters.
 
     Args:
-        losses: The losses of chunk 0, 1, ..., ``(b,)``, not reduced.
-        chunks: How many chunks there are.
-        parameters: With respect to which; those that the loss does not reach get zeros.
+        losses: Losses of chunk 0, 1, ..., ``(b,)``, not reduced.
+        chunks: Number of chunks.
+        parameters: Parameters to differentiate by; unused ones get zeros.
 
     Returns:
-        ``(N, *shape)`` for each parameter, in fp32, examples in the order of the chunks.
+        For each parameter an fp32 tensor ``(N, *shape)``, examples in the order of the chunks.
     """
     rows: dict[str, list[Tensor]] = {name: [] for name in parameters}
     with differentiable(parameters):
@@ -83,13 +83,13 @@ def per_sample_gradients(losses: Losses, chunks: int, parameters: Mapping[str, n
 
 
 def zeros_like(parameters: Mapping[str, Tensor]) -> Gradients:
-    """A gradient of zeros, in fp32."""
+    """Zero gradients, in fp32."""
     return {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in parameters.items()}
 
 
 @contextmanager
 def differentiable(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    """Gradients are recorded inside, for these parameters; afterwards everything is as it was."""
+    """Context that enables gradients of these parameters and restores ``requires_grad`` on exit."""
     before = {name: parameter.requires_grad for name, parameter in parameters.items()}
     try:
         for parameter in parameters.values():

@@ -1,8 +1,8 @@
-r"""Hessians of rank one from two gradients, and the Newton step of a deletion with them.
+r"""Rank-one Hessian approximations from two gradients, and the Newton step of a deletion.
 
-Where :math:`g_1` and :math:`g_2` are gradients at the weights :math:`w_1` and :math:`w_2`, the Hessian between them is
-taken as :math:`(g_1 - g_2)(g_1 - g_2)^T / \lVert w_1 - w_2 \rVert_1` (Mehta et al., "Deep Unlearning via Randomized
-Conditionally Independent Hessians", CVPR 2022). It is kept as the one vector whose outer product with itself it is.
+With gradients :math:`g_1, g_2` at weights :math:`w_1, w_2`, the Hessian is approximated by
+:math:`(g_1 - g_2)(g_1 - g_2)^T / \lVert w_1 - w_2 \rVert_1` (Mehta et al., "Deep Unlearning via Randomized
+Conditionally Independent Hessians", CVPR 2022). It is stored as a vector a with Hessian ``a aᵀ``.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from torch import Tensor
 
 
 def rank_one(gradients: tuple[Tensor, Tensor], displacement: Tensor) -> Tensor:
-    """The vector a of the Hessian ``a aᵀ``, ``(W,)``.
+    """Vector a of the Hessian ``a aᵀ``, ``(W,)``.
 
     Args:
-        gradients: At the one and at the other weights, ``(W,)`` each; both fresh, of the same loss and examples.
-        displacement: What lies between the weights, ``(W,)``; not zero.
+        gradients: Gradients of the same loss on the same examples at two sets of weights, ``(W,)`` each.
+        displacement: Difference of the weights, ``(W,)``; not zero.
     """
     length = displacement.abs().sum()
     assert length > 0, "the gradients are of the same weights"
@@ -30,8 +30,8 @@ def solve(damping: float, vectors: Tensor, weights: Tensor, right: Tensor) -> Te
 
     Args:
         damping: λ, positive.
-        vectors: The a_k, ``(W, r)``, few.
-        weights: The c_k, ``(r,)``, of either sign.
+        vectors: Columns a_k, ``(W, r)``, r small.
+        weights: c_k, ``(r,)``, positive or negative.
         right: g, ``(W,)``.
 
     Returns:
@@ -44,7 +44,7 @@ def solve(damping: float, vectors: Tensor, weights: Tensor, right: Tensor) -> Te
 
 
 def deletion_step(gradient: Tensor, whole: Tensor, deleted: Tensor, count: int, batch: int, damping: float) -> Tensor:
-    r"""What a Newton step adds to the weights when ``batch`` of ``count`` examples are deleted.
+    r"""Newton step for the weights when ``batch`` of ``count`` examples are deleted.
 
     .. math::
         (H + \lambda I)^{-1} \frac{b \, g}{n - b}, \qquad H = \frac{n H_{train} - b H_z}{n - b}
@@ -55,8 +55,8 @@ def deletion_step(gradient: Tensor, whole: Tensor, deleted: Tensor, count: int, 
         gradient: g of the deleted examples, ``(W,)``.
         whole: Vector of :math:`H_{train}`, see :func:`rank_one`, ``(W,)``.
         deleted: Vector of :math:`H_z`, ``(W,)``.
-        count: n, examples before the deletion.
-        batch: b, examples that are deleted now; fewer than n.
+        count: n, number of examples before the deletion.
+        batch: b, number of deleted examples; fewer than n.
         damping: λ.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How much noise hides what gradient descent, or a Newton step, has left of deleted examples."""
+"""Standard deviation of the Gaussian noise of Descent-to-Delete and L-CODEC."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 def descent_sigma(
     steps: int, count: int, strong: float, smooth: float, lipschitz: float, epsilon: float, delta: float
 ) -> float:
-    r"""Deviation of the noise of Descent-to-Delete.
+    r"""Standard deviation of the noise of Descent-to-Delete.
 
     .. math::
         \gamma = \frac{M - m}{M + m}, \qquad
@@ -18,13 +18,13 @@ def descent_sigma(
     (Neel, Roth and Sharifi-Malvajerdi, "Descent-to-Delete: Gradient-Based Methods for Machine Unlearning", ALT 2021.)
 
     Args:
-        steps: I, steps of gradient descent that were taken, at least 1.
-        count: n, examples that are kept.
+        steps: I, number of gradient descent steps, at least 1.
+        count: n, number of retained examples.
         strong: m, strong convexity.
         smooth: M, smoothness; larger than m.
         lipschitz: L, Lipschitz constant of an example's loss.
-        epsilon: Indistinguishability from a model trained without the examples.
-        delta: Probability with which that may fail.
+        epsilon: Indistinguishability from a model trained without the deleted examples.
+        delta: Allowed failure probability of the guarantee.
 
     >>> round(descent_sigma(1, 145_000, 0.02, 3.98, 1.02, 5.0, 145_000**-2), 2)
     0.4
@@ -36,18 +36,18 @@ def descent_sigma(
 
 
 def newton_sigma(count: int, damping: float, lipschitz: float, epsilon: float, delta: float) -> float:
-    r"""Deviation of the noise after a Newton step, as in L-CODEC.
+    r"""Standard deviation of the noise after a Newton step (L-CODEC).
 
     .. math::
         \gamma = \frac{2 \cdot 0.25 \, m^2}{n^2 \lambda^3}, \qquad
         \sigma = \frac{\gamma}{\varepsilon} \sqrt{2 \ln(1.25 / \delta)}
 
     Args:
-        count: n, training examples.
-        damping: :math:`\lambda`, what is added to the Hessian's diagonal.
+        count: n, number of training examples.
+        damping: :math:`\lambda`, added to the diagonal of the Hessian.
         lipschitz: m, Lipschitz constant of an example's loss.
-        epsilon: Indistinguishability from a model trained without the example.
-        delta: Probability with which that may fail.
+        epsilon: Indistinguishability from a model trained without the deleted example.
+        delta: Allowed failure probability of the guarantee.
 
     >>> round(newton_sigma(145_000, 0.01, 1.0, 0.1, 0.01), 6)
     0.000739

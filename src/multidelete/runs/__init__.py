@@ -1,1 +1,1 @@
-"""What a run leaves behind: rows, record, seal, verification, and the store of trained models."""
+"""Results of runs: rows, groups of rows, run folders and bench folders."""

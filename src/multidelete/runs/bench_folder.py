@@ -1,4 +1,4 @@
-"""Reads the folder of a bench or a study: its cells, what was left out, and what failed."""
+"""Reader of the folder of a bench or study: cells, notes and failures."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class CellResult:
     """One cell of a bench or a study.
 
     Args:
-        variant: Its method and scope, or what a study varies.
-        run: What it left; of one that has not finished, a row without metrics.
-        finished: Whether it has.
+        variant: Method and scope, or the variant of a study.
+        run: Run of the cell; if not finished, it has one row without metrics.
+        finished: Whether the cell has finished.
     """
 
     variant: str
@@ -35,7 +35,7 @@ class CellResult:
 
 
 def read_cells(folder: Path) -> tuple[list[CellResult], list[str]]:
-    """The cells of a bench or a study, and what was left out, what failed and why, and what has not run."""
+    """Read the cells of a bench or study, and notes on what was left out, failed or has not run."""
     content = read_bench(folder / GRID_FILE)
     failed = read_bench(folder / FAILED_FILE) if (folder / FAILED_FILE).is_file() else {}
     cells: list[CellResult] = []
@@ -43,7 +43,7 @@ def read_cells(folder: Path) -> tuple[list[CellResult], list[str]]:
         place, asked = folder / CELLS / cell["name"], cell["row"]
         finished = (place / "results.json").is_file()
         run = Run.load(place) if finished else Run(place, ({**asked, "metrics": {}, "cost": {}},), {})
-        # Of another seed D_f may be larger by a copy; the size that was asked for is the same.
+        # Copies can make D_f larger for some seeds; the requested size is the same.
         rows = tuple({**row, "forget_examples": asked["forget_examples"]} for row in run.rows)
         rows = rows if finished else tuple({**row, "failed": cell["name"] in failed} for row in rows)
         cells.append(CellResult(str(cell["variant"]), Run(place, rows, run.provenance), finished))
@@ -55,39 +55,39 @@ def read_cells(folder: Path) -> tuple[list[CellResult], list[str]]:
 
 
 def check_finished(cells: Sequence[CellResult], notes: Sequence[str]) -> None:
-    """Refuse to show cells of which none has finished.
+    """Check that at least one cell has finished.
 
     Raises:
-        InputError: That is so; with what is known of why.
+        InputError: No cell has finished; the message contains the notes.
     """
     if not any(cell.finished for cell in cells):
         raise InputError("\n".join([*notes, "no cell has finished: there is nothing to show"]))
 
 
 def command_of(folder: Path) -> list[str]:
-    """The command by which a bench or a study was last asked for, where it is known."""
+    """Command of the last call of a bench or study; empty if unknown."""
     content = read_bench(folder / GRID_FILE)
     return [content["command"]] if "command" in content else []
 
 
 def is_bench(folder: Path) -> bool:
-    """Whether a folder holds a bench."""
+    """Whether a folder contains a bench."""
     return (folder / GRID_FILE).is_file()
 
 
 def study_of(folder: Path) -> str | None:
-    """Name of the study that a bench is, if it is one."""
+    """Name of the study in a folder, or None."""
     name: str | None = read_bench(folder / GRID_FILE).get("study") if is_bench(folder) else None
     return name
 
 
 def cell_folders(folder: Path) -> list[Path]:
-    """The folders of the cells of a bench, finished or not."""
+    """Folders of the cells of a bench, finished or not."""
     return [folder / CELLS / cell["name"] for cell in read_bench(folder / GRID_FILE)["cells"]]
 
 
 def read_bench(path: Path) -> Any:
-    """What a file of a bench holds."""
+    """Read a JSON file of a bench."""
     try:
         return read_json(path)
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Paired differences: how far a method lies from Retrain, or Original, of the same seeds, with 95 % intervals."""
+"""Paired differences of a method to Retrain or Original with the same seeds, with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from scipy.special import stdtrit
 from multidelete.runs.reader import Row, Seeds, numbers
 
 LEVEL = 0.95
-LEAST = 3  # pairs; the interval of two is a dozen times as wide as they lie apart
+LEAST = 3  # minimum number of pairs; with two, the interval is twelve times as wide as their difference
 DISTANCES = ("gap_to_retrain",)  # metrics that are differences to Retrain already
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of ``n`` paired differences with the interval of Student's t; fewer than ``LEAST`` have none."""
+    """Mean of ``n`` paired differences with Student's t interval; no interval for fewer than ``LEAST``."""
 
     mean: float
     low: float | None
@@ -27,7 +27,7 @@ class Difference:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Difference:
-        """The difference that at least one pair shows.
+        """Mean and interval of at least one paired difference.
 
         >>> Difference.of([1.0, 2.0])
         Difference(mean=1.5, low=None, high=None, n=2)
@@ -40,15 +40,15 @@ class Difference:
 
 
 def paired(rows: Iterable[Row], reference: Iterable[Row]) -> dict[str, Difference]:
-    """How far repeats of one experiment lie from Retrain (or Original), by metric.
+    """Paired differences of repeats to Retrain (or Original), by metric.
 
-    A pair is a row and the reference with the same seeds of training and deletion set. Several seeds of unlearning
-    beside one reference share what is particular about it: they are one pair, their mean, and only where there is no
-    other pair do they count one by one. The interval then holds for this reference and this deletion set.
+    A pair is a row and the reference with the same training seed and deletion set. Rows that share a reference and
+    differ only in the unlearning seed are not independent: their mean is one pair. If all rows share one reference,
+    each counts as a pair, and the interval is conditional on this reference and deletion set.
 
     Args:
-        rows: Of one group; those that have no reference are left out.
-        reference: Rows of Retrain (or Original) that answer the same question.
+        rows: Rows of one group; those without a reference are ignored.
+        reference: Rows of Retrain (or Original) with the same comparison key.
     """
     aims = {Seeds.of(row).shared: numbers(row["metrics"]) for row in reference}
     result: dict[str, dict[tuple[int, int], list[float]]] = {}

@@ -1,4 +1,4 @@
-"""Rows of runs as labelled groups; several seeds become mean ± deviation."""
+"""Groups of rows that differ only in their seeds, with labels, means and standard deviations."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from multidelete.runs.differences import Difference, paired
 from multidelete.runs.reader import Row, Run, Seeds, numbers
 from multidelete.utils.format import signed
 
-COMPARISON_KEYS = ("task", "data", "model", "forget_examples")  # only rows that agree in these may be compared
+COMPARISON_KEYS = ("task", "data", "model", "forget_examples")  # rows are comparable if these are equal
 
 
 BASELINES = ("original", "retrain", "unimodal")  # always listed first, in this order; they unlearn nothing
 
 
-PREPARED = 0.05  # share of the time from which preparation is shown separately
-TERMS = {"alpha": "MD", "beta": "MKR", "gamma": "UKR"}  # weight of MultiDelete -> the term it weighs
+PREPARED = 0.05  # minimum share of the time for which preparation is shown separately
+TERMS = {"alpha": "MD", "beta": "MKR", "gamma": "UKR"}  # weight of MultiDelete -> its loss term
 
 
 SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "γ", "retain_mismatched": "mismatched", "learning_rate": "lr"}
 
 
 def label(row: Row, rows: Iterable[Row]) -> str:
-    """The name of ``row`` among ``rows``: as short as it can be without standing for two of them.
+    """Shortest label of ``row`` that is unique among ``rows``.
 
     >>> named = {"method": "multidelete", "title": "MultiDelete", "scope": "fusion"}
     >>> plain = {**named, "settings": {"alpha": 1.0, "epochs": 2}}
@@ -98,7 +98,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of at least one value.
+        """Spread of at least one value.
 
         >>> Spread.of([70.0, 72.0, 74.0])
         Spread(mean=72.0, sd=2.0, n=3)
@@ -112,13 +112,13 @@ class Spread:
         return self.text()
 
     def text(self, digits: int = 1) -> str:
-        """Mean ± deviation with so many digits."""
+        """Mean ± standard deviation as text."""
         return signed(self.mean, digits) + ("" if self.sd is None else f" ± {self.sd:.{digits}f}")
 
 
 @dataclass(frozen=True)
 class Group:
-    """The rows that differ in nothing but their seeds: repeats of one experiment."""
+    """Rows that differ only in their seeds."""
 
     rows: tuple[Row, ...]
     metrics: Mapping[str, Spread]
@@ -126,41 +126,41 @@ class Group:
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Group:
-        """The group of ``rows``, with the spread of each number they have."""
+        """Group of ``rows`` with the spread of each metric and cost."""
         return cls(tuple(rows), _spreads(rows, "metrics"), _spreads(rows, "cost"))
 
     @property
     def first(self) -> Row:
-        """The row that stands for what all have in common."""
+        """First row, for values that all rows share."""
         return self.rows[0]
 
     @property
     def method(self) -> str:
-        """The registered name of the method."""
+        """Registered name of the method."""
         return str(self.first["method"])
 
     @property
     def color(self) -> str:
-        """The color of its method in figures."""
+        """Color of the method in figures."""
         return str(self.first["color"])
 
     @property
     def comparison_key(self) -> tuple[Any, ...]:
-        """What was asked; only rows that answer the same question may be compared."""
+        """Values of ``COMPARISON_KEYS``; only groups with the same key may be compared."""
         return tuple(self.first[key] for key in COMPARISON_KEYS)
 
     @property
     def seeds(self) -> list[Seeds]:
-        """The seeds of the rows that have metrics, sorted; a cell of a bench that failed has none."""
+        """Sorted seeds of the rows with metrics; failed cells of a bench have none."""
         return sorted({Seeds.of(row) for row in self.rows if row["metrics"]})
 
     def spread(self, key: str) -> Spread | None:
-        """A metric or a cost."""
+        """Spread of a metric or a cost."""
         return self.metrics.get(key) or self.cost.get(key)
 
     @property
     def seconds(self) -> float | None:
-        """Mean time that it took: preparation and updates, without evaluation."""
+        """Mean time of preparation and updates, without evaluation."""
         if "update_seconds" not in self.cost:
             return None
         prepare = self.cost.get("prepare_seconds")
@@ -168,7 +168,7 @@ class Group:
 
     @property
     def prepared(self) -> float | None:
-        """Mean time of preparation, where it is worth being told apart."""
+        """Mean time of preparation, or None if it is too short to be shown separately."""
         prepare = self.cost.get("prepare_seconds")
         return prepare.mean if prepare and self.seconds and prepare.mean >= PREPARED * self.seconds else None
 
@@ -182,9 +182,9 @@ def _spreads(rows: Sequence[Row], part: str) -> dict[str, Spread]:
 
 
 def summary(runs: Iterable[Run]) -> list[Group]:
-    """The rows of all runs, those put together that differ only in their seeds; Original and Retrain first.
+    """Groups of the rows of all runs; Original and Retrain first.
 
-    Runs of several methods, or of several seeds of unlearning, have Original and Retrain in common: these count once.
+    Runs of several methods or unlearning seeds share Original and Retrain, which count once.
     """
     result: dict[str, list[Row]] = {}
     for run in runs:
@@ -198,7 +198,7 @@ def summary(runs: Iterable[Run]) -> list[Group]:
 
 
 def in_order(groups: Iterable[Group]) -> list[Group]:
-    """Original, Retrain, then the others as they came; one question after the other."""
+    """Groups sorted by comparison key; within a key, Original and Retrain come first. The sort is stable."""
     groups = list(groups)
     comparison_keys = list(dict.fromkeys(group.comparison_key for group in groups))
 
@@ -210,25 +210,25 @@ def in_order(groups: Iterable[Group]) -> list[Group]:
 
 
 def labels(groups: Sequence[Group]) -> list[str]:
-    """The label of each group among those that answer the same question."""
+    """Label of each group among those with the same comparison key."""
     return [
         label(g.first, [other.first for other in groups if other.comparison_key == g.comparison_key]) for g in groups
     ]
 
 
 def reference(groups: Iterable[Group], method: str, comparison_key: tuple[Any, ...] | None = None) -> Group | None:
-    """The group of Original or Retrain (that answers ``question``), if there is one."""
+    """Group of Original or Retrain (with the given comparison key), or None."""
     return next((g for g in groups if g.method == method and comparison_key in (None, g.comparison_key)), None)
 
 
 def differences(group: Group, groups: Iterable[Group], method: str = "retrain") -> dict[str, Difference]:
-    """How far a group lies from the Retrain (or Original) among ``groups`` that answers its question, by metric."""
+    """Paired differences of a group to Retrain (or Original) with the same comparison key, by metric."""
     aim = reference(groups, method, group.comparison_key)
     return paired(group.rows, aim.rows) if aim is not None and group.method != method else {}
 
 
 def comparison_title(comparison_key: tuple[Any, ...]) -> str:
-    """What was asked, in one line.
+    """Comparison key as one line of text.
 
     >>> comparison_title(("retrieval", "scenes", "albef", 400))
     'retrieval · scenes · albef · 400 examples deleted'

@@ -1,4 +1,4 @@
-"""Reads what a run left in its folder: rows, scores, history and gallery, each checked as it is read."""
+"""Reader of a run folder: rows, scores, history and gallery, validated as they are read."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class Seeds(NamedTuple):
 
     @classmethod
     def of(cls, row: Row) -> Seeds:
-        """The seeds of a row; one that does not tell them apart has its seed in all three."""
+        """Seeds of a row; a row without ``seeds`` has its ``seed`` in all three."""
         return cls(**row["seeds"]) if "seeds" in row else cls(row["seed"], row["seed"], row["seed"])
 
     @property
     def shared(self) -> tuple[int, int]:
-        """What Original and Retrain depend on."""
+        """Seeds that Original and Retrain depend on."""
         return self[:2]
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class Seeds(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """What one model says of the pairs of one split.
+    """Scores of one model for the pairs of one split.
 
     Args:
         example: Id of the deletion example of each pair, ``(P,)``.
@@ -76,7 +76,7 @@ class Scores:
 
 @dataclass
 class RowHistory:
-    """What one row's training logged: ``losses[term][step]`` and ``validation[step]``."""
+    """Training history of one row: ``losses[term][step]`` and ``validation[step]``."""
 
     losses: dict[str, dict[int, float]] = field(default_factory=dict)
     validation: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class RowHistory:
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder: the rows of its ``results.json``; everything larger is read when it is asked for."""
+    """One run folder: the rows of ``results.json``; larger files are read lazily."""
 
     folder: Path
     rows: tuple[Row, ...]
@@ -93,7 +93,7 @@ class Run:
 
     @classmethod
     def load(cls, folder: Path) -> Run:
-        """The run in ``folder``; an ``InputError`` says what is wrong with it."""
+        """Load the run in ``folder``; raises ``InputError`` if it is incomplete or malformed."""
         if not folder.is_dir():
             names = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
             raise InputError(f"{folder} is not a folder of a run{did_you_mean(folder.name, names)}")
@@ -113,10 +113,10 @@ class Run:
 
     @classmethod
     def load_all(cls, folders: Iterable[Path]) -> list[Run]:
-        """The runs in several folders, to be compared.
+        """Load the runs in several folders for comparison.
 
-        Copies of an image, or mentions of a relation, are deleted together and can make D_f of one seed larger by a
-        few examples than that of another: runs that asked for the same size are given the smallest that came of it.
+        Copies of an image, or mentions of a relation, are deleted together and can make D_f slightly larger for some
+        seeds: runs that requested the same size all get the smallest resulting size.
         """
         runs = [cls.load(folder) for folder in folders]
         asked = [_size_asked(run) for run in runs]
@@ -132,12 +132,12 @@ class Run:
         ]
 
     def key(self, index: int) -> str:
-        """The name under which predictions and history of the row at ``index`` are stored."""
+        """Name under which predictions and history of the row at ``index`` are stored."""
         row = self.rows[index]
         return f"{index:02d}-{row['method']}-{row['scope']}"
 
     def scores(self, index: int, split: str) -> Scores | None:
-        """The stored scores of one row on one split, or None where the run kept none."""
+        """Stored scores of one row on one split, or None."""
         path = self.folder / "predictions" / self.key(index) / f"{split}.npz"
         if not path.is_file():
             return None
@@ -157,7 +157,7 @@ class Run:
         )
 
     def history(self) -> dict[str, RowHistory]:
-        """What each row logged, by key; empty where the run kept no history."""
+        """Training history of each row, by key; empty if the run has none."""
         path = self.folder / "history.jsonl"
         result: dict[str, RowHistory] = {}
         if not path.is_file():
@@ -172,10 +172,10 @@ class Run:
                 step = int(entry["step"])
             except (ValueError, KeyError, TypeError) as error:
                 if number == len(lines) and not line.endswith("\n"):
-                    break  # A run that was killed while writing leaves half a line behind.
+                    break  # A run that was killed while writing leaves an incomplete last line.
                 came = repr(line[:60])
                 raise InputError(f"{path}, line {number}: expected a logged step, got {came}") from error
-            # A resumed run repeats the steps since its checkpoint: the later line counts.
+            # A resumed run repeats the steps since its checkpoint; the later line is used.
             for term, value in (entry.get("losses") or {}).items():
                 one.losses.setdefault(term, {})[step] = math.nan if value is None else float(value)
             if "validation" in entry:
@@ -185,7 +185,7 @@ class Run:
         return result
 
     def gallery(self) -> list[Mapping[str, Any]]:
-        """The pictures the run chose to show; empty where it chose none."""
+        """Entries of the gallery; empty if the run has none."""
         path = self.folder / "gallery.json"
         if not path.is_file():
             return []
@@ -196,15 +196,15 @@ class Run:
 
 
 def _size_asked(run: Run) -> object:
-    """Key of the sample size that a run asked for; None where the request names ids."""
+    """Key of the requested size of D_f; None if the request names ids."""
     forget = (run.provenance.get("recipe") or {}).get("forget") or {}
     asked = [(key, forget[key]) for key in ("count", "fraction") if forget.get(key) is not None]
-    part = str(forget.get("part"))  # of a request that is met in parts
+    part = str(forget.get("part"))
     return (run.rows[0]["task"], run.rows[0]["data"], asked[0], part) if asked else None
 
 
 def read_json(path: Path) -> Any:
-    """What stands in a file of JSON; an ``InputError`` says that it holds none."""
+    """Read a JSON file; raises ``InputError`` if it is not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -226,7 +226,7 @@ def _check_row(path: Path, index: int, row: object) -> None:
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers among ``values``; a metric is computed or absent."""
+    """Finite numbers among ``values``; other values are omitted."""
     return {
         key: float(value)
         for key, value in values.items()

@@ -1,4 +1,4 @@
-"""What a run leaves behind: ``results.json``, predictions, history, gallery, and where each came from."""
+"""Writer of a run folder: ``results.json``, predictions, history, gallery and provenance."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ PACKAGES = (
 
 
 class RunFolder:
-    """The folder of a run. Rows are added one by one and survive a kill; ``finish`` writes ``results.json``.
+    """Folder of a run. Rows are added one by one and survive a kill; ``finish`` writes ``results.json``.
 
     Args:
         path: The folder.
-        identity: What the run is (recipe, data, model): a run is only continued by the same.
-        resume: Continue what is there.
+        identity: Recipe and hashes of data and model; they must match those of a run that is resumed.
+        resume: Continue the run in the folder.
 
     Raises:
-        InputError: The folder is a file, holds something else, or another run.
+        InputError: The path is a file, or the folder contains other files or another run.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any], *, resume: bool) -> None:
@@ -92,26 +92,26 @@ class RunFolder:
 
     @property
     def began(self) -> str:
-        """When the run was started for the first time, in UTC."""
+        """Time when the run was first started, in UTC."""
         return (self.path / WORK / BEGAN_FILE).read_text()
 
     @property
     def sealed(self) -> bool:
-        """Whether the run is finished: what it left is not written to again."""
+        """Whether the run is finished; its files are then not changed any more."""
         return all((self.path / name).is_file() for name in (SUMS_FILE, RESULTS_FILE))
 
     def work(self, key: str) -> Path:
-        """Where checkpoints of a row are kept until it is done."""
+        """Folder of the checkpoints of a row, until it is finished."""
         return self.path / WORK / key
 
     def finished(self, key: str) -> dict[str, Any] | None:
-        """The row of this key, where an earlier start of this run finished it."""
+        """Row of this key if an earlier start of this run finished it, else None."""
         path = self.path / WORK / f"{key}.json"
         return json.loads(path.read_text()) if path.exists() else None
 
     def add(self, key: str, row: dict[str, Any], predictions: Predictions, history: Iterable[dict[str, Any]]) -> None:
-        """Keep a finished row; its own file comes last, so that a row is there with all that belongs to it."""
-        (self.path / RESULTS_FILE).unlink(missing_ok=True)  # a run to which something is added is not finished
+        """Write a finished row; its own file is written last, so that it implies predictions and history."""
+        (self.path / RESULTS_FILE).unlink(missing_ok=True)  # with a new row, the run is not finished
         self.predictions.write(key, predictions)
         lines = "".join(json.dumps({"row": key, **line}) + "\n" for line in history)
         write_file(self.path / WORK / f"{key}.history.jsonl", lines)
@@ -130,9 +130,9 @@ class RunFolder:
         provenance: dict[str, Any],
         deletion: dict[str, Any] | None = None,
     ) -> None:
-        """Write history, the record of the deletion, the seal over all files, and results, by which a run is finished.
+        """Write history, deletion record, seal and finally the results, which mark the run as finished.
 
-        The rows' own files stay, so that a finished run can be asked for again.
+        The files of single rows stay, so that a finished run can be resumed.
         """
         (self.path / RESULTS_FILE).unlink(missing_ok=True)
         history = "".join((self.path / WORK / f"{key}.history.jsonl").read_text() for key in keys)
@@ -146,15 +146,15 @@ class RunFolder:
 
 
 def row_key(index: int, method: str, scope: str) -> str:
-    """Name under which a row's predictions and history are stored."""
+    """Name under which predictions and history of a row are stored."""
     return f"{index:02d}-{method}-{scope}"
 
 
 def check_out(path: Path, *, resume: bool) -> None:
-    """Refuse an output folder that would be mixed up with something else.
+    """Check that the output folder is empty, or contains a run to resume.
 
     Raises:
-        InputError: It is a file, or a folder with something in it that no resumed run explains.
+        InputError: The path is a file, or the folder contains other files or a run and ``resume`` is False.
     """
     check_writable(path)
     if not path.exists() or not any(path.iterdir()):
@@ -166,10 +166,10 @@ def check_out(path: Path, *, resume: bool) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a place where no folder can be written.
+    """Check that a folder can be created and written at this path.
 
     Raises:
-        InputError: It is a file, lies below one, or below a folder that must not be written to.
+        InputError: The path is a file or below one, or below a folder without write permission.
     """
     if path.exists() and not path.is_dir():
         raise InputError(f"--out '{path}' is a file; expected a folder that is new or empty")
@@ -181,14 +181,14 @@ def check_writable(path: Path) -> None:
 
 
 def check_same(path: Path, identity: dict[str, Any]) -> None:
-    """Refuse to continue the run of another recipe, on other data or of another original model.
+    """Check that a folder contains no run with another recipe, data, request or original model.
 
     Args:
-        path: The folder of the run; nothing is refused where there is none.
-        identity: What is known so far of what the run is.
+        path: Folder of the run; may not exist yet.
+        identity: Known entries of the identity.
 
     Raises:
-        InputError: The run that the folder holds is another one.
+        InputError: The folder contains another run.
     """
     before = read_identity(path)
     if before is None:
@@ -202,7 +202,7 @@ def check_same(path: Path, identity: dict[str, Any]) -> None:
 
 
 def finished_command(path: Path) -> str | None:
-    """The command that made the finished run in a folder, or None where the folder is not exactly one finished run."""
+    """Command of the finished run in a folder, or None if the folder is not exactly one finished run."""
     if path.is_symlink() or read_identity(path) is None or any(each.name not in CONTENT for each in path.iterdir()):
         return None
     try:
@@ -213,7 +213,7 @@ def finished_command(path: Path) -> str | None:
 
 
 def read_identity(path: Path) -> dict[str, Any] | None:
-    """What the run in a folder is, or None where the folder holds no run."""
+    """Identity of the run in a folder, or None if the folder contains no run."""
     try:
         content = json.loads((path / IDENTITY_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -222,7 +222,7 @@ def read_identity(path: Path) -> dict[str, Any] | None:
 
 
 def differences(before: Any, now: Any, place: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted names of the values in which two tables differ, with what stands in each.
+    """Dotted names of the values in which two tables differ, with both values.
 
     >>> differences({"method": {"alpha": 1.0, "beta": 1.0}}, {"method": {"alpha": 0.5, "beta": 1.0}})
     {'method.alpha': (1.0, 0.5)}
@@ -236,7 +236,7 @@ def differences(before: Any, now: Any, place: str = "") -> dict[str, tuple[Any, 
 
 
 def provenance(request: Request, device: torch.device, command: str, **more: Any) -> dict[str, Any]:
-    """What a stranger needs to repeat a run."""
+    """Information needed to repeat a run."""
     at, dirty = commit()
     packages = {}
     for name in PACKAGES:
@@ -261,7 +261,7 @@ def provenance(request: Request, device: torch.device, command: str, **more: Any
 
 
 def _account() -> str | None:
-    """Name under which the command runs; None where the system has none."""
+    """Name of the current user, or None."""
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):
@@ -269,7 +269,7 @@ def _account() -> str | None:
 
 
 def commit() -> tuple[str | None, bool | None]:
-    """Commit of the source tree that this package runs from, and whether it was changed; None where it is installed."""
+    """Commit and dirty flag of the source tree of this package; None if it is installed."""
     source = Path(__file__).resolve().parent
     try:
         top = _git(source, "rev-parse", "--show-toplevel")
@@ -286,7 +286,7 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def write_gallery(path: Path, request: Request, size: int, *, count: int = 8) -> None:
-    """Pictures (or node names) and texts of the first deleted examples and of some kept ones, for the report."""
+    """Write pictures (or node names) and texts of the first deleted and some retained examples, for the report."""
     dataset: Dataset = request.dataset
     count_each = dataset.images_per_example
     images = dataset.images(size) if count_each else None
@@ -307,7 +307,7 @@ def write_gallery(path: Path, request: Request, size: int, *, count: int = 8) ->
 
 
 def _shown_texts(dataset: Dataset, example: Example) -> list[str]:
-    """The texts of an example with their labels, and with the names of the nodes that they are about."""
+    """Texts of an example with their labels and the names of its nodes."""
     about = ""
     if dataset.graph is not None:
         names = [dataset.graph.names[dataset.graph.row(node)] for node in example.nodes]
@@ -317,13 +317,13 @@ def _shown_texts(dataset: Dataset, example: Example) -> list[str]:
 
 
 def _side_by_side(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pictures ``(n, H, W, 3)`` as one, with a gap between them."""
+    """Concatenate pictures ``(n, H, W, 3)`` horizontally, with gaps."""
     gap = np.full((pictures.shape[1], max(2, pictures.shape[2] // 24), 3), 255, dtype=np.uint8)
     parts = [part for picture in pictures for part in (gap, picture)][1:]
     return np.concatenate(parts, axis=1)
 
 
 def command_line() -> str:
-    """The command that was typed."""
+    """Command line of this process."""
     name = Path(sys.argv[0]).name
     return " ".join(["multidelete" if name == "__main__.py" else name, *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""The seal of a finished run: the hash of every file that it left, and one hash over that list, to be written down."""
+"""Seal of a finished run: the hash of every file, and a digest of that list."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_file
 
-SUMS_FILE = "SHA256SUMS"  # a name and a format that ``sha256sum -c`` knows: it is checked without this package too
-PAGES = ("report.html", "deletion.html")  # made anew from the record at any time
-WORK = "work"  # what --resume needs
+SUMS_FILE = "SHA256SUMS"  # in the format of ``sha256sum -c``, which can check it without this package
+PAGES = ("report.html", "deletion.html")  # can be recreated from the record
+WORK = "work"  # files for --resume
 
 
 def sums(folder: Path) -> dict[str, str]:
-    """sha256 of every file of a run by its path in the folder; pages and ``work/`` are no part of the record."""
+    """sha256 of every file of the record, by relative path; pages and ``work/`` are not part of it."""
     result: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -27,21 +27,21 @@ def sums(folder: Path) -> dict[str, str]:
 
 
 def write_seal(folder: Path, coming: Mapping[str, str]) -> None:
-    """Write the list of all files.
+    """Write the list of hashes of all files.
 
     Args:
-        folder: Of a run.
-        coming: Texts of files that are written after it, by name.
+        folder: Folder of a run.
+        coming: Contents of files that are written afterwards, by name.
     """
     result = sums(folder) | {name: hashlib.sha256(text.encode()).hexdigest() for name, text in coming.items()}
     write_file(folder / SUMS_FILE, "".join(f"{result[name]}  {name}\n" for name in sorted(result)))
 
 
 def read_seal(folder: Path) -> dict[str, str]:
-    """The list of a run: sha256 by path.
+    """Read the list of hashes: sha256 by relative path.
 
     Raises:
-        InputError: It is not there, or not such a list.
+        InputError: The list is missing or malformed.
     """
     path = folder / SUMS_FILE
     if not path.is_file():
@@ -56,7 +56,7 @@ def read_seal(folder: Path) -> dict[str, str]:
 
 
 def digest_of(folder: Path) -> str | None:
-    """sha256 over the list itself: whoever has this one line can tell whether anything at all was changed."""
+    """Digest of a run: the sha256 of the list of hashes, which detects any change; None without a list."""
     path = folder / SUMS_FILE
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 

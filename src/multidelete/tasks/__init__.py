@@ -1,4 +1,4 @@
-"""Tasks: the table is the registry, and packages add to it by the entry point ``multidelete.tasks``."""
+"""Registry of tasks; other packages add tasks with the entry point ``multidelete.tasks``."""
 
 from collections.abc import Collection
 
@@ -18,11 +18,11 @@ TASKS: dict[str, type[Task]] = with_entry_points(
 
 
 def task_for(model: type[Model], labels: Collection[str]) -> str:
-    """Name of the task that a trained model was trained for.
+    """Name of the task that a model was trained for.
 
     Args:
-        model: Its architecture.
-        labels: The classes that its head tells apart, if any.
+        model: Architecture of the model.
+        labels: Classes of its head, if any.
 
     Raises:
         InputError: No task has these classes.
@@ -30,7 +30,7 @@ def task_for(model: type[Model], labels: Collection[str]) -> str:
     for name, task in TASKS.items():
         if task.provides() <= model.provides and task.labelled == bool(labels) and task.classes == frozenset(labels):
             return name
-    raise InputError(f"no task of {model.name} tells {', '.join(labels)} apart; there are {', '.join(TASKS)}")
+    raise InputError(f"no task of {model.name} has the classes {', '.join(labels)}; tasks are {', '.join(TASKS)}")
 
 
 __all__ = ["TASKS", "Entailment", "GraphText", "Predictions", "Reasoning", "Retrieval", "Task", "task_for"]

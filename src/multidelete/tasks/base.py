@@ -1,4 +1,4 @@
-"""The contract of a task: what is asked, how predictions are made and scored. A task knows no method and no loop."""
+"""Base class of tasks: predictions and their metrics, independent of methods and training loops."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ SCORE_KEYS = {"forget": "forget_score", "retain": "retain_score", "validation": 
 
 
 class Task(BaseModel, ABC):
-    """A task; its fields are its settings.
+    """Base class of tasks; the fields are the settings.
 
-    Predictions are ``{split: {name: array}}`` with splits forget, retain, validation, test, and for each pair its
+    Predictions are ``{split: {name: array}}`` with splits forget, retain, validation, test. Each pair has its
     ``example``, its ``text`` within the example, and ``score``: s(x) as log-odds, which order pairs as probabilities do
-    but do not saturate. Beside what belongs to pairs stand samples of retain and test for probes, see :func:`unimodal`.
+    but do not saturate. Retain and test also hold samples for probes, see :func:`unimodal`.
 
     Args:
-        probed: Largest number of examples of D_r that probes of one modality are fitted on, and of test that they are
-            applied to; 0 leaves probes out.
+        probed: Maximum number of examples of D_r to fit unimodal probes on, and of test to apply them to; 0 disables
+            probes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: ClassVar[str]
     modalities: ClassVar[tuple[str, str]] = ("vision", "text")
-    labelled: ClassVar[bool] = False  # whether it tells labels of the data
-    classes: ClassVar[frozenset[str]] = frozenset()  # which labels the data must have
+    labelled: ClassVar[bool] = False  # whether the task predicts labels
+    classes: ClassVar[frozenset[str]] = frozenset()  # labels that the dataset must have
     needs: ClassVar[frozenset[str]] = frozenset()  # what else a model must provide: "ranking", "several_images"
-    affirms: ClassVar[str] = ""  # the label of a text that is true of its example; "" where all are
+    affirms: ClassVar[str] = ""  # label of texts that are true of their example; "" if all are
 
     probed: int = Field(default=500, ge=0)
 
@@ -57,15 +57,15 @@ class Task(BaseModel, ABC):
         return cls.needs | {*cls.modalities, *(["labels"] if cls.labelled else [])}
 
     def check(self, dataset: Dataset, model: type[Model] | None = None) -> None:
-        """Refuse data or a model that this task is not about, before anything slow starts.
+        """Check that the dataset and the model fit this task, before anything slow starts.
 
         Raises:
-            InputError: The dataset holds other modalities or labels, or the model cannot do the task.
+            InputError: The dataset has other modalities or labels, or the model does not support the task.
         """
         missing = self.provides() - model.provides if model is not None else ()
         if missing:
             raise InputError(
-                f"a model of kind '{model.name}' does not do the task '{self.name}', "  # type: ignore[union-attr]
+                f"a model of kind '{model.name}' does not support the task '{self.name}', "  # type: ignore[union-attr]
                 f"which needs {', '.join(sorted(missing))}"
             )
         if dataset.modalities != self.modalities:
@@ -87,12 +87,12 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def predict(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> Predictions:
-        """Everything that metrics need, one pass per split."""
+        """Predict everything that metrics need, one pass per split."""
 
     def scores_only(self) -> Self:
-        """The task whose :meth:`predict` says of true pairs what this one's does, and leaves out what takes longer.
+        """Copy of the task whose :meth:`predict` computes only scores of true pairs; :meth:`metrics` may fail on them.
 
-        So are models asked whose own scores nobody wants to know: :meth:`metrics` need not work for it.
+        Used for shadow and reference models, whose task metrics are not reported.
         """
         return self.model_copy(update={"probed": 0})
 
@@ -102,13 +102,13 @@ class Task(BaseModel, ABC):
 
     @final
     def all_metrics(self, predictions: Predictions, original: Predictions) -> dict[str, float]:
-        """:meth:`metrics`, and those for which the original's predictions of the same request are needed too."""
+        """:meth:`metrics`, and probe accuracies, which also need the original's predictions for the same request."""
         return {**self.metrics(predictions), **probes(predictions, original)}
 
     def with_features(
         self, predictions: Predictions, model: Model, inputs: PairInputs, request: Request, engine: Engine
     ) -> Predictions:
-        """Predictions with what :meth:`all_metrics` needs of one modality alone."""
+        """Predictions extended by the unimodal features that :meth:`all_metrics` needs for probes."""
         if not self.probed:
             return predictions
         alone = unimodal(model, inputs, request, engine, count=self.probed, affirms=self.affirms)
@@ -118,19 +118,18 @@ class Task(BaseModel, ABC):
     def validation_metrics(
         self, model: Model, inputs: PairInputs, request: Request, engine: Engine
     ) -> dict[str, float]:
-        """Utility on validation and forgetting, in points, for the choice of a checkpoint; reads nothing of test.
+        """Utility on validation and forgetting, in points, for checkpoint selection; never reads test.
 
         Returns:
-            ``utility`` (validation score) and ``forget_auc`` (D_f against validation: do deleted pairs look unseen?),
-            and the same of what else would tell a deleted pair: ``forget_auc_certainty`` and, where the model has
-            contrastive embeddings, ``forget_auc_cosine``; and of either the mean probability of the true label, or of a
-            match, ``confidence_forget`` and ``confidence_validation``, and the mean ``cosine_forget`` and
-            ``cosine_validation``.
+            ``utility`` (validation score); ``forget_auc`` (D_f against validation: do deleted pairs look unseen?) and
+            the same AUC of other signals, ``forget_auc_certainty`` and, with contrastive embeddings,
+            ``forget_auc_cosine``; mean probabilities of the true label (or of a match), ``confidence_forget`` and
+            ``confidence_validation``; and mean cosines, ``cosine_forget`` and ``cosine_validation``.
         """
 
     @staticmethod
     def validation_metrics_of(predictions: Predictions, utility: float) -> dict[str, float]:
-        """What :meth:`validation_metrics` says, from predictions of validation and D_f."""
+        """Result of :meth:`validation_metrics`, from predictions of validation and D_f."""
         forget, validation = (
             {**each, "certainty": certainty(head_logits(each))}
             for each in (predictions["forget"], predictions["validation"])
@@ -146,10 +145,11 @@ class Task(BaseModel, ABC):
 
 
 def true_pairs(dataset: Dataset, examples: Rows) -> tuple[Rows, Rows, dict[str, NDArray[Any]]]:
-    """The true pairs of some examples: rows of their texts, and to which of ``examples`` each belongs, ``(P,)`` both.
+    """True pairs of some examples.
 
     Returns:
-        The two, and the ``example`` (its id) and ``text`` (its place in the example) of each pair for the predictions.
+        Text rows, ``(P,)``; for each the index into ``examples``, ``(P,)``; and for the predictions ``example`` (id)
+        and ``text`` (index within the example) of each pair.
     """
     texts, counts = dataset.text_rows(examples), dataset.text_counts[examples]
     own = np.repeat(np.arange(len(examples)), counts)

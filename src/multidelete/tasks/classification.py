@@ -1,4 +1,4 @@
-"""What every task with classes shares: predictions of true pairs, accuracy, and the probability of the true label."""
+"""Base class of tasks with classes: predictions of true pairs, accuracy, log-odds of the true label."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Classification(Task):
-    """Each text of an example has one of several labels; a pair is scored by the probability of its true label.
+    """Classification of pairs; the score of a pair is the log-odds of its true label.
 
     Args:
-        validation_sample: Largest number of examples of validation and of D_f that a choice of a checkpoint looks at.
+        validation_sample: Maximum number of examples of validation and of D_f used for checkpoint selection.
     """
 
     labelled: ClassVar[bool] = True
@@ -32,7 +32,7 @@ class Classification(Task):
     validation_sample: int = Field(default=500, ge=2)
 
     def predict(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> Predictions:
-        """See :meth:`Task.predict`; ``logits`` ``(P, C)`` and the true ``label`` ``(P,)`` of each pair."""
+        """See :meth:`Task.predict`; adds ``logits`` ``(P, C)`` and the true ``label`` ``(P,)`` of each pair."""
         result = {
             split: self._predict_split(model, inputs, examples, engine, f"evaluating {split}")
             for split, examples in request.splits().items()

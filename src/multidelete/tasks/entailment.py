@@ -8,7 +8,7 @@ from multidelete.tasks.classification import Classification
 
 
 class Entailment(Classification):
-    """Three classes: entailment, neutral, contradiction. A deletion example is an image with all its hypotheses [1]_.
+    """Three classes: entailment, neutral, contradiction; an example is an image with its hypotheses [1]_.
 
     References:
         .. [1] Xie et al., "Visual Entailment: A Novel Task for Fine-Grained Image Understanding", 2019 (SNLI-VE)

@@ -1,4 +1,4 @@
-"""What encoders say of examples and texts alone, and what these are known to show: the material of probes."""
+"""Inputs of linear probes: unimodal features of encoders, and attributes of examples and texts as targets."""
 
 from __future__ import annotations
 
@@ -21,34 +21,33 @@ if TYPE_CHECKING:
     from multidelete.models.base import Model
     from multidelete.training.engine import Engine
 
-ASKED = 32  # things a probe may be asked about, before it is known which of them the features tell
-LEAST = 5  # examples of the sample that show such a thing, and examples that do not
+ASKED = 32  # candidate attributes for a probe
+LEAST = 5  # minimum number of positive and of negative examples of a candidate in the sample
 
 
 def unimodal(
     model: Model, inputs: PairInputs, request: Request, engine: Engine, *, count: int, affirms: str
 ) -> dict[str, dict[str, NDArray[Any]]]:
-    """Features of each modality alone on a sample of D_r, to fit probes on, and of test, to apply them to.
+    """Unimodal features and attributes on a sample of D_r, to fit probes on, and of test, to apply them to.
 
-    A feature is the mean of the token states that the fusion reads. The pooled vector is none: where no contrastive
-    loss is trained, nothing trains it. Stored in half precision, of which a linear probe loses nothing.
+    The features are the mean token states, which the fusion reads. The pooled vector is not used: it is untrained
+    without a contrastive loss. Half precision is enough for a linear probe.
 
-    What an example shows needs no label of its own: of a text it is its words, of pictures the words of the texts that
-    are true of them, of two nodes what lies above them in the hierarchy. Asked about is what comes nearest to being
-    shown by half of the sample.
+    The attributes need no extra labels: the words of a text; for images, the words of the texts that are true of them;
+    for two nodes, their ancestors in the hierarchy. Candidates are those closest to a prevalence of one half.
 
     Args:
-        model: In eval mode.
-        inputs: What it reads.
+        model: Model in eval mode.
+        inputs: Inputs of the model.
         request: The splits.
         engine: Device and precision.
-        count: Largest number of examples in a sample; one text of each is taken.
-        affirms: Label of the texts that are true of their example; "" where all are.
+        count: Maximum number of examples in a sample; one text of each is taken.
+        affirms: Label of the texts that are true of their example; "" if all are.
 
     Returns:
-        Of ``retain`` and ``test`` the sample, ``probed_example`` (ids) and ``probed_text`` (its place in the example),
-        ``(N,)``, and for each modality that can be asked about anything ``<modality>_features`` ``(N, D)`` and
-        ``<modality>_shows`` ``(N, C)``, which of ``<modality>_asked`` ``(C,)`` each example shows.
+        For ``retain`` and ``test``, ``probed_example`` (ids) and ``probed_text`` (index within the example), ``(N,)``;
+        for each modality with candidates also ``<modality>_features`` ``(N, D)``, ``<modality>_asked`` ``(C,)``, the
+        candidates, and ``<modality>_shows`` ``(N, C)``, which candidates each example has.
     """
     dataset = inputs.dataset
     result: dict[str, dict[str, NDArray[Any]]] = {}
@@ -76,7 +75,7 @@ def unimodal(
 
 
 def shown(dataset: Dataset, row: int, affirms: str) -> set[str]:
-    """What an example is known to show; empty where none of its texts is true of it."""
+    """Attributes of an example; empty if none of its texts is true of it."""
     example, graph = dataset.examples[row], dataset.graph
     if graph is not None:
         return {graph.names[above] for node in example.nodes for above in graph.ancestors(graph.row(node))}
@@ -86,7 +85,7 @@ def shown(dataset: Dataset, row: int, affirms: str) -> set[str]:
 
 
 def words(text: str) -> set[str]:
-    """The words of a text, without those of one or two letters.
+    """Lower-case words of a text with at least three letters.
 
     >>> sorted(words("A red disc at 45°, over the RED box"))
     ['box', 'disc', 'over', 'red', 'the']
@@ -95,7 +94,7 @@ def words(text: str) -> set[str]:
 
 
 def balanced(shows: Collection[set[str]]) -> list[str]:
-    """What comes nearest to being shown by half of the examples, at most ``ASKED`` things, the nearest first."""
+    """Attributes sorted by how close their prevalence is to one half, at most ``ASKED``."""
     counts = Counter(thing for each in shows for thing in each)
     usable = (thing for thing, count in counts.items() if LEAST <= count <= len(shows) - LEAST)
     return sorted(usable, key=lambda thing: (abs(counts[thing] - len(shows) / 2), thing))[:ASKED]
@@ -105,5 +104,5 @@ def mean_tokens(encodings: Encodings) -> NDArray[np.float16]:
     """Mean of the token states of each example, ``(N, D)``."""
     tokens = encodings.tokens
     means = np.add.reduceat(tokens.flat, tokens.offsets[:-1]) / np.diff(tokens.offsets)[:, None]
-    edge = np.finfo(np.float16).max  # a model that was destroyed may have larger states; they are as good as this
+    edge = np.finfo(np.float16).max  # a destroyed model may exceed the range of fp16
     return np.clip(means, -edge, edge).astype(np.float16)

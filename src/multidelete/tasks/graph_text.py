@@ -10,7 +10,7 @@ from multidelete.tasks.classification import Classification
 
 
 class GraphText(Classification):
-    """Two classes, true and false; an example is a relation with its sentences [1]_. F1 of "true" is reported too.
+    """Two classes, true and false; an example is a relation with its sentences [1]_. Also reports F1 of "true".
 
     References:
         .. [1] Sousa et al., "A Silver Standard Corpus of Human Phenotype-Gene Relations", NAACL 2019 (PGR)

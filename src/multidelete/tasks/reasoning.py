@@ -8,10 +8,9 @@ from multidelete.tasks.classification import Classification
 
 
 class Reasoning(Classification):
-    """Two classes, true and false, over n pictures that are looked at together [1]_.
+    """Two classes, true and false; an example has n pictures and its statements [1]_.
 
-    NLVR2 has two pictures, NLVR three boxes or one image: n is a property of the data. A deletion example is a set of
-    pictures with all its statements.
+    NLVR2 has two pictures, NLVR three boxes or one image: n depends on the dataset.
 
     References:
         .. [1] Suhr et al., "A Corpus for Reasoning about Natural Language Grounded in Photographs", ACL 2019 (NLVR2);

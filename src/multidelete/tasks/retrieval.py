@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from multidelete.models.base import Model
     from multidelete.training.engine import Engine
 
-CANDIDATES = 200  # examples of validation among which the rank losses of a pair are measured
+CANDIDATES = 200  # validation examples used as wrong partners in the rank losses
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Contrastive embeddings of the same wrong partners for every pair: examples of validation and their texts.
+    """Contrastive embeddings of validation examples and their texts, the wrong partners for every pair.
 
     Args:
         examples: Rows of the examples, ``(C,)``.
-        vision: Theirs, ``(C, P)``.
-        text: Those of their texts, ``(T, P)``.
-        text_examples: Rows of the examples of the texts, ``(T,)``.
-        scale: What similarities are multiplied with, the inverse of the temperature.
+        vision: Embeddings of the examples, ``(C, P)``.
+        text: Embeddings of their texts, ``(T, P)``.
+        text_examples: Rows of the texts' examples, ``(T,)``.
+        scale: Inverse temperature, the factor of similarities.
     """
 
     examples: Rows
@@ -48,18 +48,18 @@ class Candidates:
 
 
 class Retrieval(Task):
-    """Candidates by contrastive similarity, the first ``rerank`` re-ordered by the matching head.
+    """Retrieval by contrastive similarity; the matching head re-ranks the top ``rerank`` candidates.
 
-    A model without contrastive embeddings (ViLT) has its head score every pair.
+    Without contrastive embeddings (ViLT), the matching head scores every pair.
 
-    The score of a pair is the matching head's log-odds; the contrastive cosine stands beside it. Recall on D_f and
-    on a seeded sample of D_r is measured with that set as the candidates.
+    The score of a pair is the matching head's log-odds; the contrastive cosine is stored too. For recall on D_f and on
+    a seeded sample of D_r, that set provides the candidates.
 
     Args:
-        rerank: Candidates k that the matching head re-orders, for each query and direction (ALBEF: 128).
+        rerank: k, number of candidates that the matching head re-ranks for each query and direction (ALBEF: 128).
         similarity_weight: Weight of the contrastive similarity (over the temperature) added to the log-odds of a
-            re-ranked candidate: 0 is ALBEF's rule, 1 is BLIP's.
-        sample: Largest number of examples of D_f or D_r among which recall is measured.
+            re-ranked candidate: 0 as in ALBEF, 1 as in BLIP.
+        sample: Maximum number of examples of D_f or D_r for recall.
     """
 
     name: ClassVar[str] = "retrieval"
@@ -70,10 +70,10 @@ class Retrieval(Task):
     sample: int = Field(default=1000, ge=2)
 
     def predict(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> Predictions:
-        """See :meth:`Task.predict`; ``i2t_rank`` ``(I,)`` and ``t2i_rank`` ``(T,)`` are of the ranked examples.
+        """See :meth:`Task.predict`; adds ``i2t_rank`` ``(I,)`` and ``t2i_rank`` ``(T,)`` of the ranked examples.
 
-        ``i2t_loss`` and ``t2i_loss`` ``(P,)`` say how a pair's contrastive similarity stands out among those of its
-        image with wrong texts and of its text with wrong images. These are the same for every pair, whatever the split.
+        ``i2t_loss`` and ``t2i_loss`` ``(P,)`` are contrastive cross-entropies of each pair among wrong texts and
+        wrong images. The wrong partners are the same for all pairs and splits.
         """
         candidates = self._candidates(model, inputs, request.validation[:CANDIDATES], engine)
         result = {
@@ -83,7 +83,7 @@ class Retrieval(Task):
         return self.with_features(result, model, inputs, request, engine)
 
     def scores_only(self) -> Self:
-        """See :meth:`Task.scores_only`; nothing is ranked."""
+        """See :meth:`Task.scores_only`; skips ranking."""
         return super().scores_only().model_copy(update={"sample": 0})
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
@@ -104,7 +104,7 @@ class Retrieval(Task):
     def validation_metrics(
         self, model: Model, inputs: PairInputs, request: Request, engine: Engine
     ) -> dict[str, float]:
-        """See :meth:`Task.validation_metrics`; at most 200 examples of validation and of D_f are looked at."""
+        """See :meth:`Task.validation_metrics`; uses at most 200 examples of validation and of D_f."""
         validation = self._predict_split(model, inputs, request.validation[:200], engine, 200)
         forget = self._predict_split(model, inputs, request.forget[:200], engine, 0)
         utility = recalls(validation["i2t_rank"], validation["t2i_rank"])["mean_recall"]
@@ -147,7 +147,7 @@ class Retrieval(Task):
         return result
 
     def _candidates(self, model: Model, inputs: PairInputs, examples: Rows, engine: Engine) -> Candidates | None:
-        """Wrong partners to compare every pair with; None without a validation split or contrastive embeddings."""
+        """Wrong partners for the rank losses; None without a validation split or contrastive embeddings."""
         if not model.contrastive or not len(examples):
             return None
         texts = inputs.dataset.text_rows(examples)
@@ -167,8 +167,8 @@ class Retrieval(Task):
         engine: Engine,
         what: str | None,
     ) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
-        """Scores of every image with every text, ``(I, T)`` for each direction: candidates stand above the rest."""
-        if cosine is None:  # a model without contrastive embeddings sees every pair
+        """Scores of every image with every text, ``(I, T)`` for each direction; candidates rank above the rest."""
+        if cosine is None:
             images, texts = (each.ravel() for each in np.indices((len(rows[0]), len(rows[1]))))
             logits = pair_logits(engine, model, vision, text, (rows[0][images], rows[1][texts]), what=what)
             every = match_log_odds(logits).reshape(len(rows[0]), len(rows[1]))
@@ -188,21 +188,21 @@ class Retrieval(Task):
 
 
 def match_log_odds(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Log-odds that a pair matches, ``(P,)``, from the matching head's two logits."""
+    """Log-odds of a match, ``(P,)``, from the two logits of the matching head."""
     return true_label_log_odds(logits, np.ones(len(logits), dtype=np.int64))
 
 
 def rank_losses(
     vision: NDArray[np.float32], text: NDArray[np.float32], own: Rows, examples: Rows, candidates: Candidates
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cross-entropy of each pair among the candidates' texts for its image, and images for its text, ``(P,)`` both.
+    """Contrastive cross-entropy of each pair, image-to-text and text-to-image, ``(P,)`` both.
 
     Args:
-        vision: Embeddings of images, ``(I, P)``.
-        text: Embeddings of the pairs' texts, ``(P, P)``.
-        own: Which image each text belongs to, ``(P,)``.
-        examples: Rows of the images' examples, ``(I,)``: of its own example a pair has no wrong partner.
-        candidates: The wrong partners.
+        vision: Image embeddings, ``(I, P)``.
+        text: Text embeddings of the pairs, ``(P, P)``.
+        own: Index of each text's image, ``(P,)``.
+        examples: Rows of the images' examples, ``(I,)``, to exclude a pair's own example from its wrong partners.
+        candidates: Wrong partners.
     """
     true = candidates.scale * np.einsum("pd,pd->p", vision[own], text)
     wrong_text = _wrong(vision, candidates.text, candidates.scale, examples, candidates.text_examples)[own]
@@ -214,7 +214,7 @@ def rank_losses(
 def _wrong(
     queries: NDArray[np.float32], partners: NDArray[np.float32], scale: float, examples: Rows, partner_examples: Rows
 ) -> NDArray[np.floating[Any]]:
-    """Logarithm of the summed exponentials of each query's similarities to partners of other examples, ``(Q,)``."""
+    """Log-sum-exp of each query's similarities to partners from other examples, ``(Q,)``."""
     result = np.empty(len(queries))
     for part in iterate_rows(len(queries), 4096):
         similar = scale * (queries[part] @ partners.T).astype(np.float64)
@@ -224,7 +224,7 @@ def _wrong(
 
 
 def _top(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.bool_]:
-    """Mask of the k largest of each row."""
+    """Mask of the k largest entries of each row."""
     mask = np.zeros(scores.shape, dtype=bool)
     if k >= scores.shape[1]:
         mask[:] = True
