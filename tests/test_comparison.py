@@ -212,7 +212,7 @@ def test_the_words_for_membership(attack: float, kept: float, answer: str, tone:
     assert result.details.startswith(f"AUC of the attack by loss {attack} (Original 78.0, Retrain 50.5); MI ratio 1.27")
     alone = verdict.verdicts([groups[0], groups[2]])[0].membership
     assert alone is not None
-    assert alone.answer == "Membership cannot be judged"
+    assert alone.answer == "Membership cannot be evaluated"
 
 
 def test_thresholds_of_all_verdicts_are_printed() -> None:

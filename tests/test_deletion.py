@@ -147,19 +147,19 @@ def made_record(ids: tuple[str, ...] = IDS, **changes: Any) -> dict[str, Any]:
         (
             {"anew": None},
             "open",
-            "Whether it was forgotten cannot be judged, but the model still does its task.",
+            "Whether it was forgotten cannot be evaluated, but the model still does its task.",
             "No model was retrained without the deleted data",
         ),
         (
             {"anew": None, "after": (31.2, 20.0, 50.0)},
             "bad",
-            "Whether it was forgotten cannot be judged, and the model is no longer fit for its task.",
+            "Whether it was forgotten cannot be evaluated, and the model is no longer fit for its task.",
             "No model was retrained without the deleted data",
         ),
         (
             {"before": (72.4, 23.0, 51.0)},
             "open",
-            "Whether it was forgotten cannot be judged, but the model still does its task.",
+            "Whether it was forgotten cannot be evaluated, but the model still does its task.",
             "there was little to forget, and these tests cannot tell whether it is gone",
         ),
         (
@@ -211,10 +211,10 @@ def test_no_answer_of_the_verdict_is_without_plain_words() -> None:
         )
     }
     assert len(answers["forgetting"]) >= 7
-    assert answers["forgetting"] == {*FORGETTING, "Forgetting cannot be judged"}
+    assert answers["forgetting"] == {*FORGETTING, "Forgetting cannot be evaluated"}
     assert answers["utility"] == UTILITY.keys()
     assert answers["membership"] | {"The attack changed on kept pairs too"} == MEMBERSHIP.keys()
-    assert NOTHING_TO_COMPARE[0] == LITTLE_TO_FORGET[0] == "Whether it was forgotten cannot be judged"
+    assert NOTHING_TO_COMPARE[0] == LITTLE_TO_FORGET[0] == "Whether it was forgotten cannot be evaluated"
 
 
 def test_no_measure_no_answer() -> None:
@@ -222,7 +222,7 @@ def test_no_measure_no_answer() -> None:
     rows = tuple({**row, "metrics": {}} for row in run.rows)
     result = record(Run(run.folder, rows, run.provenance), IDS)
     assert result is not None
-    answer = "Whether it was forgotten was not measured, and whether the model still does its task cannot be judged."
+    answer = "Whether it was forgotten was not measured, and whether the model still does its task cannot be evaluated."
     assert result["result"] == {"tone": "open", "answer": answer}
     assert answer in words_of(render(result, None))
 
@@ -251,7 +251,7 @@ def with_attacks(run: Run, *aucs: tuple[float, float]) -> Run:
         (
             ((80.0, 60.0), (50.0, 50.0), (54.0, 51.0)),
             "good",
-            "No further",
+            "No better",
             "AUC of the attack by loss 54.0 (Original 80.0,",
         ),
         (((80.0, 60.0), (50.0, 50.0), (51.0, 59.0)), "bad", "Yes", "AUC of the attack by entropy 59.0 (Original 60.0,"),
@@ -261,7 +261,7 @@ def with_attacks(run: Run, *aucs: tuple[float, float]) -> Run:
             "Yes",
             "AUC of the attack by loss 30.0",
         ),  # below betrays too
-        (((80.0, 60.0), (44.0, 50.0), (58.0, 50.0)), "good", "No further", "Retrain 44.0"),
+        (((80.0, 60.0), (44.0, 50.0), (58.0, 50.0)), "good", "No better", "Retrain 44.0"),
     ],
 )
 def test_the_words_for_membership(aucs: Any, tone: str, answer: str, details: str) -> None:
@@ -278,7 +278,7 @@ def test_membership_is_not_claimed_where_it_was_not_tested() -> None:
     assert made_record()["findings"]["membership"]["answer"] == "Not tested"
     alone = record(with_attacks(run_of(anew=None), (80.0, 60.0), (50.0, 50.0)), IDS)
     assert alone is not None
-    assert alone["findings"]["membership"]["answer"] == "Cannot be judged"
+    assert alone["findings"]["membership"]["answer"] == "Cannot be evaluated"
     anew = made_record(method=("retrain", "all"), after=RETRAIN, anew=None)
     assert anew["findings"]["membership"]["answer"] == "There is nothing to detect"
 
@@ -322,7 +322,7 @@ def test_the_record_says_what_when_from_which_by_what_and_on_whose_command() -> 
     for value in ("79.6", "48.9", "50.1", "72.4", "71.3", "71.9"):
         assert re.search(rf"<td[^>]*>{re.escape(value)}</td>", html), value
     assert f"multidelete verify . --digest {'d' * 64}" in page
-    assert "Trained anew" not in words_of(render(made_record(anew=None), None))
+    assert "Retrained" not in words_of(render(made_record(anew=None), None))
 
 
 def test_a_long_list_is_shown_by_its_ends_and_recorded_whole() -> None:
@@ -337,7 +337,7 @@ def test_a_long_list_is_shown_by_its_ends_and_recorded_whole() -> None:
         *(f"photo-{n}" for n in (1197, 1198, 1199)),
     ]
     assert "1,200 pictures with their texts" in page
-    assert "nobody can tell whether this record was changed" in words_of(page)
+    assert "changes to this record cannot be detected" in words_of(page)
 
 
 def test_what_earlier_requests_deleted_is_told_apart() -> None:

@@ -412,13 +412,12 @@ def test_encodings_are_those_of_the_model(model: Model, modality: str, embedded:
 @pytest.mark.parametrize("modality", ["vision", "text"])
 def test_encodings_are_computed_once(model: Model, modality: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    encode_all = Engine.encode_all
 
     def counted(self: Engine, model: Model, *given: Any, **options: Any) -> Encodings:
         calls.append(given)
         return encode_all(self, model, *given, **options)
 
-    monkeypatch.setattr(Engine, "encode_all", counted)
+    monkeypatch.setattr("multidelete.training.features.encode_all", counted)
     engine, inputs = tiny.engine(), PairInputs.of(tiny.dataset(), model)
     first = encode_once(engine, model, inputs, modality)
     result = len(calls)
@@ -443,8 +442,8 @@ def test_encodings_that_are_too_large_are_not_kept(albef: Model) -> None:
     with torch.no_grad():
         albef.parameters_of("vision")["vision.embeddings.cls_token"].add_(0.1)  # nobody has computed these
     small = Engine(precision="fp32", cache_gigabytes=1e-9)
-    assert small.encode_once(albef, inputs, "vision") is None
-    assert small.frozen_inputs(albef, inputs, "fusion").sources["vision"] is inputs.sources["vision"]
+    assert encode_once(small, albef, inputs, "vision") is None
+    assert frozen_inputs(small, albef, inputs, "fusion").sources["vision"] is inputs.sources["vision"]
 
 
 @pytest.mark.usefixtures("cache_of_its_own")

@@ -329,7 +329,7 @@ def test_the_page_shows_what_is_known_of_each_modality(tmp_path: Path) -> None:
         row["metrics"] |= {"probe_vision": 81.25 - lost, "probe_vision_refitted": 81.25, "probe_text": 90.5}
     (folder / "results.json").write_text(json.dumps(content))
     html = write_report(Run.load_all([folder]), tmp_path / "out").read_text()
-    assert "What is still known of each modality alone" in html
+    assert "Linear probes of each modality" in html
     assert "<td>71.2</td><td>−10.0</td><td>81.2</td><td>90.5</td><td>0.0</td><td>–</td><td>1</td>" in html
     assert "Graph: Original" not in html
     without = make_run(tmp_path / "other", rows=ROWS[:5], parts="")

@@ -483,7 +483,7 @@ def test_the_words_for_cost(seconds: float, answer: str) -> None:
 
 def test_without_retrain_nothing_is_claimed() -> None:
     result = verdict_on(without=("retrain",))
-    assert result.forgetting.answer == "Forgetting cannot be judged"
+    assert result.forgetting.answer == "Forgetting cannot be evaluated"
     assert "no Retrain" in result.forgetting.details
     assert result.utility.details.startswith("test score 71.3, Original 72.4")
 
@@ -614,8 +614,8 @@ def test_a_table_of_attacks(tmp_path: Path) -> None:
     assert lines[0][1] == ["Original", "61.0 ± 1.4", "50.0 ± 0.0", "70.0 ± 0.0", "3.0 ± 0.0", "2"]
     assert lines[1][1] == ["Retrain", "61.0 ± 1.4", "50.0 ± 0.0", "–", "3.0 ± 0.0", "2"]
     page = words_of(page_of(tmp_path / "run-0", tmp_path / "run-1"))
-    assert "Which attacks tell deleted pairs from unseen ones?" in page
-    assert "U-LiRA against models that learned and unlearned it" in page
+    assert "Which attacks distinguish deleted pairs from unseen ones?" in page
+    assert "U-LiRA with models that learned and unlearned it" in page
 
 
 @pytest.mark.slow

@@ -20,8 +20,8 @@ from multidelete.models import Model
 from multidelete.tasks import TASKS, Retrieval
 from multidelete.tasks.base import SCORE_KEYS
 from multidelete.tasks.retrieval import match_log_odds
-from multidelete.training.engine import Engine
 from multidelete.training.features import encoded_inputs
+from multidelete.training.inference import pair_logits
 
 CPU = torch.device("cpu")
 Scores = NDArray[np.float64]
@@ -300,8 +300,10 @@ def test_engine_of_another_batch_size_gives_the_same(monkeypatch: pytest.MonkeyP
     model = varied("albef")
     inputs, request = PairInputs.of(uneven, model), request_of(uneven)
     plain = Retrieval().predict(model, inputs, request, tiny.engine())
-    pair_logits = Engine.pair_logits
-    monkeypatch.setattr(Engine, "pair_logits", lambda *given, **options: pair_logits(*given, **options, batch_size=7))
+    monkeypatch.setattr(
+        "multidelete.tasks.retrieval.pair_logits",
+        lambda *given, **options: pair_logits(*given, **options, batch_size=7),
+    )
     small = Retrieval().predict(model, inputs, request, tiny.engine())
     for split, arrays in plain.items():
         np.testing.assert_allclose(arrays["score"], small[split]["score"], atol=1e-5)

@@ -316,24 +316,24 @@ SAID = {
         "Without MD it reaches a test score of 72.2 ± 1.0 and a D_f AUC of 50.1 ± 1.0 (+1.2 ± 0.0 and +30.3 ± 0.0).",
     ],
     "scopes": [
-        "The fusion only takes 20 % of the update time of all parameters (12 s of 60 s).",
+        "Training only the fusion takes 20 % of the update time of all parameters (12 s of 60 s).",
         "With all parameters deleted pairs first score no higher than unseen ones at step 84 of 240.",
     ],
     "sizes": [
-        "grows as a line with the number of deleted examples: 49.9 ms for each more, R² = 1.000 over 15 cells.",
+        "grows linearly with the number of deleted examples: 49.9 ms per example, R² = 1.000 over 15 cells.",
         "Deleting 600 examples takes 12 % of Retrain's time (30 s of 4.2 min).",
     ],
     "sensitivity": [
-        "times its own α the test score lies between 69.0 and 71.0, the D_f AUC between 7.8 and 31.8.",
+        "times the recipe's α the test score lies between 69.0 and 71.0, the D_f AUC between 7.8 and 31.8.",
         "The test score depends most on β (6.0 points), the D_f AUC on α (24.0).",
     ],
     "sequential": [
-        "Against all at once, of the same seed, that is −1.0 ± 0.0 in test score and −6.9 ± 0.0 in D_f vs test AUC.",
+        "Compared with all at once (same seeds), this is −1.0 ± 0.0 in test score and −6.9 ± 0.0 in D_f vs test AUC.",
         "Together the requests take 26 s of updates, all at once 24 s.",
     ],
     "stop": [
-        "unseen, at 50.9 ± 1.0 (Retrain: 50.2 ± 1.0).",
-        "The gap to Retrain is 28.0 ± 0.0 and 0.9 ± 0.0: the second is nearer.",
+        "and 50.9 ± 1.0 with 'until they look unseen' (Retrain: 50.2 ± 1.0).",
+        "The gap to Retrain is 28.0 ± 0.0 and 0.9 ± 0.0: the second is smaller.",
         "It took 60 steps instead of 240.",
     ],
 }
@@ -408,7 +408,7 @@ def test_what_is_not_there_yet_is_said(tmp_path: Path) -> None:
     assert read_study(folder).notes == (f"1 of 6 cells in {folder} have not run",)
     for path in folder.glob("cells/unseen-*/results.json"):
         path.unlink()
-    assert VIEWS["stop"].sentences(read_study(folder)) == ["Too few cells have finished to say anything."]
+    assert VIEWS["stop"].sentences(read_study(folder)) == ["Too few cells have finished for any finding."]
     write_study(read_study(folder), tmp_path / "new")
     for path in folder.glob("cells/*/results.json"):
         path.unlink()
@@ -420,4 +420,4 @@ def test_a_study_is_shown_by_itself(tmp_path: Path, terminal: Terminal) -> None:
     folder = make_study(tmp_path / "stop", "stop", MADE["stop"], seeds=1)
     ended = terminal(f"report {folder} {folder} --out {tmp_path / 'new'}")
     assert (ended.code, "is a study, which is shown by itself" in ended.errors[0]) == (2, True)
-    assert terminal(f"report {folder}").out.startswith("As low as possible, or until they look unseen")
+    assert terminal(f"report {folder}").out.startswith("Stopping rules: as low as possible, or until they look unseen")

@@ -566,7 +566,7 @@ def test_a_digest_that_is_another(here: Path, terminal: Terminal) -> None:
     assert digest is not None
     ended = terminal(f"verify out --digest {digest[:-1]}{changed_digit(digest)[-1]}")
     assert ended.code == 1
-    assert f"found {digest}: this is not the record that was written down" in ended.out
+    assert f"found {digest}: this is another record" in ended.out
 
 
 def test_the_page_of_the_record_is_compared_and_made_anew(
@@ -576,7 +576,7 @@ def test_the_page_of_the_record_is_compared_and_made_anew(
     before = page.read_text()
     page.write_text(before.replace("pictures", "photographs"))
     assert failing(here / "out") == {
-        "deletion record": "deletion.html was changed; 'multidelete report' makes it anew\n"
+        "deletion record": "deletion.html was changed; 'multidelete report' writes it again\n"
     }
     with monkeypatch.context() as patch:  # another version may have made another page of the same record
         patch.setattr(multidelete.judgement.verify, "version", lambda _: "99.0")
@@ -590,7 +590,7 @@ def test_the_page_of_the_record_is_compared_and_made_anew(
     assert page.read_text() == before
     page.unlink()
     assert failing(here / "out") == {}
-    assert any("deletion.html is not there" in line for line in unsure(verify(here / "out", None, PAGE_CHECKS)))
+    assert any("deletion.html is missing" in line for line in unsure(verify(here / "out", None, PAGE_CHECKS)))
 
 
 def test_the_original_where_it_was_brought(here: Path, terminal: Terminal) -> None:

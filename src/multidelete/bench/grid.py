@@ -34,7 +34,7 @@ class Cell:
         recipe: Recipe of the run.
         command: Command that runs this cell alone, for display.
         out: Folder of the run.
-        after: Name of a cell that must run first, since it trains a shared original or Retrain.
+        after: Name of a cell that must run first: it trains a shared original or Retrain, or the model to start from.
         row: Entries of the row in ``results.json`` that are known before the run.
         variant: Name of the variant.
     """

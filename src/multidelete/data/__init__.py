@@ -1,1 +1,1 @@
-"""Data: the dataset, the readers and generators that bring it in, and the deletion request that cuts it."""
+"""Datasets, their readers and generators, and deletion requests."""

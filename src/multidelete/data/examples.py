@@ -126,5 +126,5 @@ def json_problem(error: ValueError | RecursionError) -> str:
 
 
 def kind(value: object) -> str:
-    """The type of a JSON value, in words."""
+    """Name of the type of a JSON value."""
     return _KINDS.get(type(value), "a number")

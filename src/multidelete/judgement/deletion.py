@@ -66,14 +66,14 @@ FORGETTING = {
 
 
 NOTHING_TO_COMPARE = (
-    "Whether it was forgotten cannot be judged",
+    "Whether it was forgotten cannot be evaluated",
     "No model was retrained without the deleted data, so there is nothing to compare with. A comparison needs a run "
     "with Retrain.",
 )
 
 
 LITTLE_TO_FORGET = (
-    "Whether it was forgotten cannot be judged",
+    "Whether it was forgotten cannot be evaluated",
     "Before the deletion the model already treated these data much like a model retrained without them: "
     "there was little to forget, and these tests cannot tell whether it is gone.",
 )
@@ -95,15 +95,15 @@ UTILITY = {
         "It does its task far worse than the {other} model. Damage to the whole model is not the deletion "
         "that was requested.",
     ),
-    "Utility cannot be judged": (
-        "whether the model still does its task cannot be judged",
+    "Utility cannot be evaluated": (
+        "whether the model still does its task cannot be evaluated",
         "There is no test score to compare with.",
     ),
 }
 
 
 HIDDEN = (
-    "No further than from a model that never saw them",
+    "No better than on a model that never saw them",
     "Attacks tried to distinguish the deleted data from data not used in training. None succeeds clearly more often "
     "than on the retrained model.",
 )
@@ -117,7 +117,7 @@ SHOWS = (
 
 
 CHANGED = (
-    "Cannot be judged",
+    "Cannot be evaluated",
     "The result of the attack has changed for kept data as well, so it says nothing about the deleted data.",
 )
 
@@ -127,8 +127,8 @@ MEMBERSHIP = {
     "Membership hidden, of kept pairs too": HIDDEN,
     "Membership shows": SHOWS,
     "Membership shows the other way": SHOWS,
-    "Membership cannot be judged": (
-        "Cannot be judged",
+    "Membership cannot be evaluated": (
+        "Cannot be evaluated",
         "Attacks were run, but there is no retrained model to compare with.",
     ),
     "The attack changed on kept pairs too": CHANGED,

@@ -101,7 +101,7 @@ def forgetting(group: Group, original: Group | None, retrain: Group | None) -> F
     if retrain is None or original is None:
         missing = "Retrain" if retrain is None else "Original"
         words = f"{details}. The run has no {missing} to compare with."
-        return Finding("open", "Forgetting cannot be judged", words)
+        return Finding("open", "Forgetting cannot be evaluated", words)
     shares, below = [], []
     for key in ("forget_auc", "forget_test_auc"):
         own, before, aim = (_mean(g.metrics.get(key)) for g in (group, original, retrain))
@@ -116,7 +116,7 @@ def forgetting(group: Group, original: Group | None, retrain: Group | None) -> F
             words = f"{details}. Original and Retrain hardly differ here: there was little to forget."
             return Finding("fair", "Ranked the deleted pairs below the kept ones", words)
         words = f"{details}. Original and Retrain hardly differ here: there was little to forget."
-        return Finding("open", "Forgetting cannot be judged", words)
+        return Finding("open", "Forgetting cannot be evaluated", words)
     if min(shares) < PARTLY:
         return Finding("bad", "Did not forget", f"{details}.")
     if min(shares) < FORGOT:
@@ -133,7 +133,7 @@ def utility(group: Group, original: Group | None, retrain: Group | None) -> Find
     aim, name = (retrain, "Retrain") if retrain else (original, "Original")
     whole = aim.metrics.get("test_score") if aim else None
     if own is None or whole is None:
-        return Finding("open", "Utility cannot be judged", "the run has no test score to compare with.")
+        return Finding("open", "Utility cannot be evaluated", "the run has no test score to compare with.")
     loss = whole.mean - own.mean
     share = loss / whole.mean if whole.mean > 0 else 0.0
     details = f"test score {own}, {name} {whole} ({signed(-loss, plus=True)})."
@@ -181,7 +181,7 @@ def membership(group: Group, original: Group | None, retrain: Group | None) -> F
     if not aucs:
         if kept is None:
             return None
-        words = "The attack changed on kept pairs too" if spoilt else "Membership cannot be judged"
+        words = "The attack changed on kept pairs too" if spoilt else "Membership cannot be evaluated"
         return Finding("fair" if spoilt else "open", words, f"{'; '.join(parts)}.")
 
     def beyond(key: str) -> float:
@@ -194,7 +194,7 @@ def membership(group: Group, original: Group | None, retrain: Group | None) -> F
     compared = _compare(f"AUC of the attack by {ATTACKS.get(name, name)}", worst, group, original, retrain)
     details = f"{'; '.join([compared, *parts])}."
     if retrain is None or worst not in retrain.metrics:
-        return Finding("open", "Membership cannot be judged", f"{details} The run has no Retrain to compare with.")
+        return Finding("open", "Membership cannot be evaluated", f"{details} The run has no Retrain to compare with.")
     if beyond(worst) > HIDDEN:
         if aucs[worst] > 50:
             return Finding("bad", "Membership shows", details)
@@ -241,12 +241,12 @@ def headline(verdict: Verdict, group: Group, retrain: Group | None) -> str:
         "Partly forgot": f"only partly forgot the {examples}",
         "Did not forget": f"did not forget the {examples}",
         "Ranked the deleted pairs below the kept ones": f"ranks the {examples} below the kept ones",
-    }.get(verdict.forgetting.answer, f"was asked to forget the {examples}, which cannot be judged here,")
+    }.get(verdict.forgetting.answer, f"was asked to forget the {examples}, which cannot be evaluated here,")
     kept = {
         "Kept its utility": "kept its utility",
         "Lost some utility": "lost some utility",
         "Destroyed utility": "destroyed utility",
-    }.get(verdict.utility.answer, "its utility cannot be judged here")
+    }.get(verdict.utility.answer, "its utility cannot be evaluated here")
     contrast = (verdict.forgetting.tone == "good") != (verdict.utility.tone == "good")
     sentence = f"{verdict.label} {forgot} {'but' if contrast else 'and'} {kept}"
     own, whole = group.seconds, retrain.seconds if retrain else None

@@ -127,8 +127,8 @@ def _digest(folder: Path, given: str | None) -> Check:
             "digest", None, f"{own}; --digest with the line that the run printed also detects a replaced record"
         )
     if given != own:
-        return Check("digest", False, f"recorded {given}, found {own}: this is not the record that was written down")
-    return Check("digest", True, f"{own}, as it was written down")
+        return Check("digest", False, f"expected {given}, found {own}: this is another record")
+    return Check("digest", True, f"{own}, as expected")
 
 
 def _files(folder: Path) -> Answers:

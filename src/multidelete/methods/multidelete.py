@@ -26,10 +26,10 @@ class MultiDelete(LossMethod):
 
     - :math:`L_{MD}`: the fused representation of a deleted pair becomes that of a mismatched pair of D_r,
       :math:`Dis(f'(I_i, T_i), f(I_p, T_q))`, with p and q from two different examples;
-    - :math:`L_{MKR}`: kept pairs keep theirs, :math:`Dis(f'(I_r, T_r), f(I_r, T_r))`;
-    - :math:`L_{UKR}`: the token states of both encoders on deleted pairs stay where they were.
+    - :math:`L_{MKR}`: kept pairs keep their fused representation, :math:`Dis(f'(I_r, T_r), f(I_r, T_r))`;
+    - :math:`L_{UKR}`: both encoders keep their token states on deleted pairs.
 
-    Dis is the mean squared error. With scope ``fusion`` (MultiDelete-F) the encoders do not move and
+    Dis is the mean squared error. With scope ``fusion`` (MultiDelete-F) the encoders do not change and
     :math:`L_{UKR}` is 0 by construction, so it is left out. A weight of 0 is the ablation "− MD", "− MKR", "− UKR".
 
     These terms do not constrain the contrastive embeddings, whose cosine still reveals deleted pairs that the original

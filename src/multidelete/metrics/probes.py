@@ -46,7 +46,7 @@ class Probe:
             features: ``(N, D)``.
             shows: Which of C candidate attributes each example has, ``(N, C)``.
             read: Indices of the attributes; by default the ``KEPT`` with the best balanced accuracy in
-                cross-validation. Function words are not visible in images, so probes of them measure nothing.
+                cross-validation. Words that only reflect the wording are not visible in images and not worth a probe.
         """
         model = make_pipeline(StandardScaler(), Ridge(PENALTY * len(features)))
         states, targets = _numbers(features), np.where(shows, 1.0, -1.0)

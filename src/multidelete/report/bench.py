@@ -1,4 +1,4 @@
-"""The table of one or several benches in the published layout: rows are methods, columns tasks, D_Test / D_f."""
+"""Table of benches in the layout of the paper: rows are methods, columns tasks, cells D_Test / D_f."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from multidelete.runs.reader import Run, Seeds
 from multidelete.utils.errors import InputError
 from multidelete.utils.format import NONE
 
-PAIR = ("test_score", "forget_auc")  # what a cell of the table shows
+PAIR = ("test_score", "forget_auc")  # metrics in a cell of the table
 HEADING = "D_Test ↑ / D_f ↓"
-DRAWN = (("wide", 9.0), ("narrow", 4.0))  # how wide a figure is, in inches of 72 points
+DRAWN = (("wide", 9.0), ("narrow", 4.0))  # widths of figures, in inches of 72 points
 
 ComparisonKey = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What the folders of one or several benches hold.
+    """Contents of the folders of benches.
 
     Args:
-        runs: The finished cells.
-        groups: All cells by method, scope, settings and question; one that failed or has not run has no metrics.
-        notes: What was left out, what failed and why, and what has not run.
-        commands: By which they were last asked for.
+        runs: Runs of the finished cells.
+        groups: All cells by method, scope, settings and comparison key; unfinished ones have no metrics.
+        notes: What was left out, failed or has not run, and why.
+        commands: Last commands of the benches.
     """
 
     runs: tuple[Run, ...]
@@ -48,10 +48,10 @@ class Bench:
 
     @classmethod
     def load(cls, folders: Sequence[Path]) -> Bench:
-        """The benches in these folders.
+        """Load the benches in these folders.
 
         Raises:
-            InputError: A folder holds none, or is given twice, or no cell has finished.
+            InputError: A folder contains no bench or is given twice, or no cell has finished.
         """
         known = [folder.resolve() for folder in folders]
         twice = next((folder for folder in known if known.count(folder) > 1), None)
@@ -73,7 +73,7 @@ class Bench:
 
 
 def write_bench(bench: Bench, out: Path) -> list[Path]:
-    """Write the table as text, CSV, LaTeX and HTML, and for each question the report over all its cells."""
+    """Write the table as text, CSV, LaTeX and HTML, and a report for each comparison key."""
     out.mkdir(parents=True, exist_ok=True)
     texts = {
         "bench.txt": to_text(bench),
@@ -98,7 +98,7 @@ def write_bench(bench: Bench, out: Path) -> list[Path]:
 
 
 def headings(groups: Sequence[Group]) -> list[str]:
-    """The headings that go with :func:`lines`: a column for each question, the average of several tasks, the seeds."""
+    """Headings of :func:`lines`: one column for each comparison key, the average over tasks, the number of seeds."""
     comparison_keys = _questions(groups)
     if len(comparison_keys) == 1:
         return ["Method", HEADING, "Seeds"]
@@ -110,7 +110,7 @@ def headings(groups: Sequence[Group]) -> list[str]:
 
 
 def lines(groups: Sequence[Group]) -> list[list[str]]:
-    """For each method and scope its label, its ``test score / D_f AUC`` under each question, and how many seeds."""
+    """For each method and scope the label, ``test score / D_f AUC`` for each comparison key, and number of seeds."""
     comparison_keys = _questions(groups)
     rows: dict[str, dict[ComparisonKey, Group]] = {}
     for name, group in zip(labels(groups), groups, strict=True):
@@ -125,7 +125,7 @@ def lines(groups: Sequence[Group]) -> list[list[str]]:
 
 
 def _cell(group: Group | None, seeds: int) -> str:
-    """The pair of one method under one question, and how many seeds where they are fewer than elsewhere in its row."""
+    """Metrics of one cell, with the number of seeds if it is below ``seeds``."""
     if group is None:
         return "N/A"
     pair = [group.metrics.get(key) for key in PAIR]
@@ -136,7 +136,7 @@ def _cell(group: Group | None, seeds: int) -> str:
 
 
 def _average(groups: Sequence[Group]) -> str:
-    """Mean over the tasks that a method does, for each seed, then over the seeds that all of them have."""
+    """Mean over the tasks of a method for each seed, then over the seeds that all tasks have."""
     seeds = sorted(set.intersection(*(set(group.seeds) for group in groups))) if groups else []
     if not seeds:
         return NONE
@@ -156,7 +156,7 @@ def _average(groups: Sequence[Group]) -> str:
 
 
 def _averaged(comparison_keys: Sequence[ComparisonKey]) -> bool:
-    """Whether an average says something: of several tasks, each once."""
+    """Whether an average makes sense: there are several tasks, each with one comparison key."""
     return len(comparison_keys) > 1 and len({comparison_key[0] for comparison_key in comparison_keys}) == len(
         comparison_keys
     )
@@ -171,7 +171,7 @@ def _keyed(comparison_key: ComparisonKey) -> Mapping[str, Any]:
 
 
 def _in_grid_order(groups: Sequence[Group]) -> list[Group]:
-    """References first, then methods, each with its scopes together, a method that is nowhere finished at its place."""
+    """Groups sorted: references first, then methods in the order of the grid, each with its scopes together."""
     order = list(dict.fromkeys(group.method for group in groups))
 
     def place(group: Group) -> tuple[int, bool, str]:  # the "-F" row comes last, as in the paper's table
@@ -185,14 +185,14 @@ def _in_grid_order(groups: Sequence[Group]) -> list[Group]:
 
 
 def title(groups: Sequence[Group]) -> str:
-    """What the table is about, in one line."""
+    """Title of the table, one line."""
     comparison_keys = _questions(groups)
     spread = "mean ± standard deviation over seeds" if any(len(group.seeds) > 1 for group in groups) else "one seed"
     return f"{comparison_title(comparison_keys[0]) if len(comparison_keys) == 1 else HEADING}; {spread}"
 
 
 def to_text(bench: Bench, width: int = 160) -> str:
-    """The table for a terminal, and what there is to say of it."""
+    """Table as text with title and notes."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     for index, heading in enumerate(headings(bench.groups)):
         table.add_column(heading, justify="right" if index else "left")
@@ -203,7 +203,7 @@ def to_text(bench: Bench, width: int = 160) -> str:
 
 
 def to_latex(bench: Bench) -> str:
-    """The table as a plain ``tabular``, which needs no package."""
+    """Table as a LaTeX ``tabular``, which needs no package."""
     columns = headings(bench.groups)
     body = "".join(" & ".join(map(latex, line)) + r" \\" + "\n" for line in lines(bench.groups))
     said = "".join(f"% {line}\n" for line in (title(bench.groups), *bench.notes))
@@ -231,7 +231,7 @@ _LATEX = {
 
 
 def latex(text: str) -> str:
-    r"""Text as LaTeX, D_f and D_Test as mathematics.
+    r"""Text as LaTeX, with D_f, D_r and D_Test in math mode.
 
     >>> latex("erm_ktp, 5 % of D_f: 97.1 ± 0.2")
     'erm\\_ktp, 5 \\% of $D_{f}$: 97.1 $\\pm$ 0.2'
@@ -244,7 +244,7 @@ def latex(text: str) -> str:
 
 
 def to_html(bench: Bench) -> str:
-    """The table as a page of its own."""
+    """Table as an HTML page."""
     return fill(
         "bench.html.j2",
         title=title(bench.groups),
@@ -262,7 +262,7 @@ def to_html(bench: Bench) -> str:
 
 
 def _by_size(groups: Sequence[Group]) -> Mapping[ComparisonKey, list[Group]]:
-    """The groups of each task, data and model that were run at several sizes, by these three."""
+    """Groups with several sizes of D_f, by task, data and model."""
     parts: dict[ComparisonKey, list[Group]] = {}
     for group in groups:
         parts.setdefault(group.comparison_key[:-1], []).append(group)

@@ -1,4 +1,4 @@
-"""Draws what compares models: utility against forgetting, ROC curves of deleted against test pairs, sizes, cost."""
+"""Figures that compare models: utility against forgetting, ROC curves of D_f against test, sizes, cost."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from multidelete.report.tables import COLUMNS
 from multidelete.runs.groups import BASELINES, Group, labels, reference
 from multidelete.utils.format import NONE, duration, percent
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")  # tell variants of one method apart
-MOST_NAMED = 12  # points that have their names beside them; of more, each has a number
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")  # variants of one method
+MOST_NAMED = 12  # maximum number of points labelled by name; more points get numbers
 
 
 def scatter(groups: Sequence[Group], *, ids: str, width: float = 6.6, height: float = 4.3) -> str:
-    """Utility against forgetting: one point per group, with deviations where there are several seeds.
+    """Utility against forgetting: one point per group, with error bars if there are several seeds.
 
     Args:
-        groups: The groups to show; those without a test score or a D_f AUC are left out.
+        groups: Groups to show; those without a test score or a D_f AUC are left out.
         ids: Prefix of every id in the SVG, unique within the page.
-        width: Width in inches of 72 points; the text keeps its size.
+        width: Width in inches of 72 points; the font size does not change.
         height: Height in inches.
     """
     shown = [
@@ -63,7 +63,7 @@ def scatter(groups: Sequence[Group], *, ids: str, width: float = 6.6, height: fl
         for name, group in shown:
             x, y = group.metrics["forget_auc"], group.metrics["test_score"]
             variant = seen[group.method] = seen.get(group.method, -1) + 1
-            # A ring, so that a method that changed nothing is seen inside it.
+            # Original is a ring, so that a method at the same position is visible inside it.
             ring = group.method == "original"
             axes.errorbar(
                 x.mean,
@@ -119,12 +119,12 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # false and true positi
 
 @dataclass(frozen=True)
 class Scored:
-    """What one model says of deleted and test pairs.
+    """Scores of one model for deleted and test pairs.
 
     Args:
-        label: Its name.
-        method: Name of its method.
-        color: Color of its method.
+        label: Label of the model.
+        method: Name of the method.
+        color: Color of the method.
         forget: s(x) of D_f, ``(F,)``.
         test: s(x) of D_Test, ``(N,)``.
     """
@@ -136,22 +136,22 @@ class Scored:
     test: NDArray[np.float64]
 
 
-NAMED = (*BASELINES, "multidelete")  # drawn in their colours where many are shown
-OTHERS = "#c6cad0"  # the colour of all others there
-VARIANTS = ("-", (0, (6, 1)), (0, (5, 1, 1, 1)))  # lines that tell variants of one method apart
-FEWEST = 1e-3  # false positive rate at which the logarithmic panel begins
-POINTS = 100  # of a curve
-AT = 0.01  # false positive rate at which the true positive rate is told
+NAMED = (*BASELINES, "multidelete")  # methods that keep their colours in figures with many methods
+OTHERS = "#c6cad0"  # colour of all other methods there
+VARIANTS = ("-", (0, (6, 1)), (0, (5, 1, 1, 1)))  # line styles of variants of one method
+FEWEST = 1e-3  # smallest false-positive rate on logarithmic axes
+POINTS = 100  # maximum number of points of a curve
+AT = 0.01  # false-positive rate of the reported true-positive rate
 
 
 def roc(models: Sequence[Scored], *, ids: str, width: float = 6.6) -> str:
-    """How well the score alone tells deleted pairs from test pairs, at every threshold; above the diagonal: remembered.
+    """ROC curves of the score for deleted against test pairs; above the diagonal, deleted pairs are remembered.
 
-    On the left both rates as they are; on the right on logarithmic axes, where it shows whether a few pairs are told
-    with near certainty. Original, Retrain and MultiDelete are named, others too where they are few.
+    The axes are linear on the left and logarithmic on the right, to show whether a few pairs are detected with near
+    certainty. Original, Retrain and MultiDelete are named, and others too if there are few.
 
     Args:
-        models: Whose scores.
+        models: Scores of the models.
         ids: Prefix of every id in the SVG, unique within the page.
         width: Width in inches of 72 points.
     """
@@ -194,14 +194,14 @@ def roc(models: Sequence[Scored], *, ids: str, width: float = 6.6) -> str:
 
 
 def rates(model: Scored) -> Curve:
-    """False and true positive rates of "this pair was deleted, for it scores high", from none to all."""
+    """False and true positive rates for detecting deleted pairs by a high score."""
     true = np.concatenate([np.ones(len(model.forget)), np.zeros(len(model.test))])
     false_rate, true_rate, _ = roc_curve(true, np.concatenate([model.forget, model.test]))
     return false_rate, true_rate
 
 
 def _thinned(curve: Curve, *, logarithmic: bool) -> Curve:
-    """The points of a curve that can be told apart on these axes; of thousands a figure would weigh megabytes."""
+    """Points of a curve that are distinguishable on these axes; all points would make a figure of megabytes."""
     false, true = curve
     seen = np.geomspace(FEWEST, 1, POINTS) if logarithmic else np.linspace(0, 1, POINTS)
     kept = np.unique(np.append(np.searchsorted(false, seen, side="right") - 1, len(false) - 1))
@@ -209,7 +209,7 @@ def _thinned(curve: Curve, *, logarithmic: bool) -> Curve:
 
 
 def roc_note(model: Scored) -> str:
-    """The area under a model's curve, and its height where hardly a test pair is taken for a deleted one."""
+    """AUC of a model's curve, and its true-positive rate at the false-positive rate ``AT``."""
     false, true = rates(model)
     height = float(true[np.searchsorted(false, AT, side="right") - 1])
     area = forget_auc(model.forget, model.test)
@@ -220,12 +220,12 @@ def roc_note(model: Scored) -> str:
 
 
 def by_size(groups: Sequence[Group], *, ids: str, width: float = 9.0) -> str:
-    """Test score, forgetting and time against the number of deleted examples, a line for each method.
+    """Test score, forgetting and time against the number of deleted examples, one line for each method.
 
-    Original, Retrain and MultiDelete are named, others too where they are few.
+    Original, Retrain and MultiDelete are named, and others too if there are few.
 
     Args:
-        groups: Of one task, data and model, at several sizes.
+        groups: Groups of one task, data and model, with several sizes of D_f.
         ids: Prefix of every id in the SVG, unique within the page.
         width: Width in inches of 72 points.
     """
@@ -288,7 +288,7 @@ def by_size(groups: Sequence[Group], *, ids: str, width: float = 9.0) -> str:
 
 
 def cost_bars(groups: Sequence[Group], *, ids: str, width: float = 6.6) -> str:
-    """The time each group took, part by part, with its share of Retrain's and the peak of memory."""
+    """Time of each group by part, with its share of Retrain's time and the peak memory."""
     parts = {"update_seconds": "update", "prepare_seconds": "preparation", "evaluate_seconds": "evaluation"}
     shown = [(n, g) for n, g in zip(labels(groups), groups, strict=True) if "update_seconds" in g.cost]
     retrain = reference(groups, "retrain")

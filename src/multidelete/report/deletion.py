@@ -1,8 +1,4 @@
-"""The record of one deletion: which data, when, from which model, how, and what the tests found, in plain words.
-
-It is for whoever answers for the deletion and may know no machine learning. ``deletion.json`` is a pure function of
-the results and the ids, so that it can be made again and compared; ``deletion.html`` shows it on one page.
-"""
+"""Page of a deletion record: ``deletion.html`` shows ``deletion.json`` to readers who know no machine learning."""
 
 from __future__ import annotations
 
@@ -21,12 +17,12 @@ if TYPE_CHECKING:
     from multidelete.judgement.verify import Answers
 
 DELETION_PAGE = "deletion.html"
-SHOWN_IDS = 6  # on the page; all stand in the record
+SHOWN_IDS = 6  # maximum number of ids on the page; the record contains all
 
 
 SCOPES = {
     "all": "the whole model",
-    "fusion": "the part that joins the halves of an item",
+    "fusion": "the part that combines the halves of an item",
     "vision": "the part that reads pictures",
     "graph": "the part that reads the graph",
     "text": "the part that reads texts",
@@ -34,7 +30,7 @@ SCOPES = {
 
 
 def write_deletion(folder: Path) -> Path | None:
-    """Write the page of the record in a run's folder and return its path; None where the run has no record."""
+    """Write the page of the record in a run's folder and return its path, or None if the run has no record."""
     if not (folder / DELETION_FILE).is_file():
         return None
     page = folder / DELETION_PAGE
@@ -43,11 +39,11 @@ def write_deletion(folder: Path) -> Path | None:
 
 
 def render(result: dict[str, Any], digest: str | None) -> str:
-    """The page of a record.
+    """HTML page of a record.
 
     Args:
-        result: What :func:`record` made.
-        digest: Of the seal of its run, where that is there.
+        result: Result of :func:`~multidelete.judgement.deletion.record`.
+        digest: Digest of the run's seal, if there is one.
     """
     return fill(
         "deletion.html.j2",
@@ -61,13 +57,13 @@ def render(result: dict[str, Any], digest: str | None) -> str:
 
 
 def _shown(ids: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """The first and the last ids, as many as the page has room for; none are last where all are first."""
+    """First and last ids, at most ``SHOWN_IDS``; if all ids fit, the second part is empty."""
     half = SHOWN_IDS // 2
     return (ids, ()) if len(ids) <= SHOWN_IDS else (ids[:half], ids[-half:])
 
 
 def _moment(text: str) -> str:
-    """A time for people.
+    """Time in readable form.
 
     >>> _moment("2025-05-04T12:00:07+00:00")
     '2025-05-04 12:00:07 UTC'
@@ -76,18 +72,18 @@ def _moment(text: str) -> str:
 
 
 def check_page(run: Run) -> Answers:
-    """Check of :func:`multidelete.judgement.verify.verify`: the page shows the record."""
-    from multidelete.judgement.verify import is_same_version  # imports torch, which no page needs
+    """Check for :func:`multidelete.judgement.verify.verify` that the page matches the record."""
+    from multidelete.judgement.verify import is_same_version  # imports torch, which pages do not need
 
     page = run.folder / DELETION_PAGE
     if not (run.folder / DELETION_FILE).is_file():
         return
     if not page.is_file():
-        yield None, f"{DELETION_PAGE} is not there; 'multidelete report' makes it anew"
+        yield None, f"{DELETION_PAGE} is missing; 'multidelete report' writes it again"
     elif page.read_text(encoding="utf-8") != render(read_record(run.folder), digest_of(run.folder)):
         same = is_same_version(run)
         how = "was changed" if same else "was made by another version, or changed"
-        yield False if same else None, f"{DELETION_PAGE} {how}; 'multidelete report' makes it anew"
+        yield False if same else None, f"{DELETION_PAGE} {how}; 'multidelete report' writes it again"
     else:
         yield True, f"{DELETION_PAGE} shows {DELETION_FILE}"
 

@@ -1,4 +1,4 @@
-"""The look that all figures share: colours, fonts, labels that keep apart, and SVG that fits into a page."""
+"""Common parts of all figures: style, legends, labels without overlap, and SVG for embedding in a page."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SUBSCRIPTED = {
     "retain": r"$\mathregular{D_r}$",
     "test": r"$\mathregular{D_{Test}}$",
 }
-GUIDE = 1  # layer of the lines that labels keep clear of
+GUIDE = 1  # zorder of lines that labels must not overlap
 
 STYLE = {
-    "figure.dpi": 72,  # one pixel is one point, the example of the SVG
+    "figure.dpi": 72,  # one pixel is one point, the unit of the SVG
     "svg.fonttype": "none",
     "svg.hashsalt": "multidelete",
-    "font.family": "DejaVu Sans",  # wider than the system fonts that replace it, so nothing gets tighter
+    "font.family": "DejaVu Sans",  # wider than the system fonts that replace it in the page, so text always fits
     "font.size": 8.5,
     "text.color": INK,
     "axes.labelcolor": MUTED,
@@ -59,12 +59,12 @@ FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 
 
 
 def style() -> AbstractContextManager[None]:
-    """The look of all figures, whatever the user's matplotlibrc says."""
+    """Style context of all figures, independent of the user's matplotlibrc."""
     return matplotlib.style.context(["default", STYLE])
 
 
 def to_svg(figure: Figure, ids: str, title: str) -> str:
-    """The figure as an SVG element: its ids begin with ``ids``, the page sizes it, ``title`` is read out."""
+    """Figure as an SVG element without a fixed size; ids get the prefix ``ids``, ``title`` is the aria-label."""
     file = io.StringIO()
     with style():
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -83,7 +83,7 @@ def to_svg(figure: Figure, ids: str, title: str) -> str:
 
 
 def legend(figure: Figure, handles: Mapping[str, Artist], *, columns: int = 4, below: bool = False) -> None:
-    """Names what is drawn, above the axes or below them."""
+    """Add a legend above or below the axes."""
     figure.legend(
         list(handles.values()),
         list(handles),
@@ -98,7 +98,7 @@ def legend(figure: Figure, handles: Mapping[str, Artist], *, columns: int = 4, b
 
 @dataclass(frozen=True)
 class Mark:
-    """A labelled point: where it is and how far its deviations reach, in data coordinates."""
+    """Labelled point with the half-lengths of its error bars, in data coordinates."""
 
     text: str
     ink: str
@@ -110,7 +110,7 @@ class Mark:
 
 
 def position_labels(figure: Figure, axes: Axes, marks: Sequence[Mark]) -> None:
-    """Writes each label at the free place nearest to its point, with a thin line where that is far."""
+    """Put each label at the nearest free position, with a thin line to its point if that is far."""
     figure.draw_without_rendering()
     frame = axes.get_window_extent()
     taken: list[Box] = []
@@ -166,13 +166,13 @@ def position_labels(figure: Figure, axes: Axes, marks: Sequence[Mark]) -> None:
 
 
 def _darker(ink: str) -> str:
-    """The colour, dark enough for text on white."""
+    """Darker colour for text on white."""
     red, green, blue = matplotlib.colors.to_rgb(ink)
     return matplotlib.colors.to_hex((0.68 * red, 0.68 * green, 0.68 * blue))
 
 
 def _wrapped(name: str, length: int = 22) -> str:
-    """A long label on two lines, broken before its parenthesis or after its first comma."""
+    """Long label on two lines, broken before its parenthesis or after its first comma."""
     if len(name) <= length:
         return name
     return re.sub(r" (?=\()|(?<=,) ", "\n", name, count=1)

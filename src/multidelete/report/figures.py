@@ -1,4 +1,4 @@
-"""Draws what is shown of one model: how it scores pairs, and how its losses went, as SVG text inside a page."""
+"""Figures of one model as SVG: score histograms and loss curves."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ TERM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
 # --- score histograms -----------------------------------------------------------------------------
 
-WIDEST = 14.0  # log-odds beyond this, one in a million or in a billion, share the outermost bins
-# Log-odds that are marked, the most telling first; a mark is left out where it would touch an earlier one.
+WIDEST = 14.0  # log-odds beyond this (a probability of about one in a million) are in the outermost bins
+# Candidates for ticks by priority; a tick is left out if it would overlap an earlier one.
 PROBABILITIES = (0.5, 0.01, 0.99, 1e-4, 1 - 1e-4, 0.1, 0.9, 1e-6, 1 - 1e-6, 0.3, 0.7)
 
 
 def common_bins(scores: Sequence[NDArray[np.float64]], count: int = 36) -> NDArray[np.float64]:
-    """Edges of bins that hold all ``scores``; what lies beyond ``WIDEST`` belongs into the outermost bins."""
+    """Bin edges for all ``scores``; values beyond ``WIDEST`` fall into the outermost bins."""
     every = np.clip(np.concatenate(scores), -WIDEST, WIDEST)
     low, high = float(every.min()), float(every.max())
     if high - low < 1:
@@ -43,15 +43,15 @@ def histogram(
     title: str,
     of: str = "a match",
 ) -> str:
-    """How one model scores the pairs of D_f, D_r and the test split, each set as shares of itself.
+    """Normalised histograms of one model's scores for D_f, D_r and the test split.
 
     Args:
         scores: Log-odds by split (``forget``, ``retain``, ``test``).
         bins: Common edges, see ``common_bins``.
         color: Color of D_f.
         ids: Prefix of every id in the SVG, unique within the page.
-        title: What the figure shows, for those who cannot see it.
-        of: What the log-odds are of.
+        title: Alternative text of the figure.
+        of: Event of the log-odds, for the axis label.
     """
     with style():
         figure = Figure(figsize=(3.5, 2.15), layout="constrained")
@@ -110,14 +110,14 @@ MOST_POINTS = 400
 
 
 def loss_curves(history: RowHistory, *, ids: str, title: str) -> str:
-    """The terms of one row's loss over its steps, and what validation said of the checkpoints.
+    """Loss terms of one row over the steps, and validation metrics of the checkpoints.
 
-    The axis is logarithmic where every term is positive. Triangles mark the steps at which a checkpoint was
-    evaluated; the filled one is the checkpoint that was kept.
+    The axis is logarithmic if all terms are positive. Triangles mark evaluated checkpoints; the filled one is the
+    selected checkpoint.
     """
     steps_checked = sorted(history.validation)
     validated = any({"utility", "forget_auc"} & history.validation[step].keys() for step in steps_checked)
-    # A term that is zero throughout (UKR where only the fusion trains) has no place on a logarithmic axis.
+    # A term that is always zero (UKR in scope fusion) cannot be shown on a logarithmic axis.
     silent = [term for term, curve in history.losses.items() if not any(curve.values())]
     terms = [term for term in history.losses if term not in (*silent, "total")]
     if "total" in history.losses and len(terms) != 1:
@@ -172,7 +172,7 @@ def loss_curves(history: RowHistory, *, ids: str, title: str) -> str:
 
 
 def _validation(figure: Figure, above: Axes, history: RowHistory) -> Axes:
-    """Draws what validation said under the losses, over the same steps."""
+    """Draw validation metrics below the losses, with the same x axis."""
     axes = figure.add_subplot(3, 1, 3, sharex=above)
     above.tick_params(labelbottom=False)
     for term, name, ink, marker in (
@@ -192,7 +192,7 @@ def _validation(figure: Figure, above: Axes, history: RowHistory) -> Axes:
 
 
 def _thinned(curve: Mapping[int, float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Steps and values of a curve; a long one as means over equal stretches, so that a page stays small."""
+    """Steps and values of a curve; a long curve is averaged over equal intervals, to keep the page small."""
     steps = np.array(sorted(curve), dtype=np.float64)
     values = np.array([curve[int(step)] for step in steps], dtype=np.float64)
     if len(steps) <= MOST_POINTS:
@@ -203,7 +203,7 @@ def _thinned(curve: Mapping[int, float]) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def _smoothed(values: NDArray[np.float64], least: int = 60) -> NDArray[np.float64]:
-    """The running mean of a long curve; a short curve itself."""
+    """Running mean of a long curve; a short curve is returned unchanged."""
     if len(values) < least:
         return values
     window = np.ones(max(3, len(values) // 25))

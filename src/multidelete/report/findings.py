@@ -1,4 +1,4 @@
-"""What each study asks, what it found in two or three sentences made from its numbers, and how it is drawn."""
+"""Question, findings (sentences with numbers) and figure of each study."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from multidelete.runs.groups import SYMBOLS, WEIGHTS, Spread
 from multidelete.utils.format import NONE, duration, percent, signed
 
 ATTACK = "attack_loss_auc"
-LINEAR = 0.9  # R² from which times are said to lie on a line
+LINEAR = 0.9  # minimum R² of linear growth
 
 
 @dataclass(frozen=True)
 class View:
-    """How a study is shown.
+    """Texts and figure of a study.
 
     Args:
-        title: In a few words.
-        question: What it asks.
-        caption: How to read the figure.
-        figure: Draws it as SVG: of what, the prefix of its ids, the width in inches.
-        findings: The sentences.
-        facts: Numbers that were computed from the table, for ``study.json``.
+        title: Title.
+        question: Question of the study.
+        caption: Caption of the figure.
+        figure: Function of the result, the prefix of ids and the width in inches that returns an SVG.
+        findings: Function that yields the findings as sentences.
+        facts: Function that returns numbers for ``study.json``.
     """
 
     title: str
@@ -37,15 +37,15 @@ class View:
     facts: Callable[[StudyResult], Mapping[str, Any]] = lambda result: {}
 
     def sentences(self, result: StudyResult) -> list[str]:
-        """What was found; so far, where cells have not run."""
-        return list(self.findings(result)) or ["Too few cells have finished to say anything."]
+        """Findings from the finished cells."""
+        return list(self.findings(result)) or ["Too few cells have finished for any finding."]
 
 
 def _ablation(result: StudyResult) -> Iterator[str]:
     full = result.line("full")
     if full is None:
         return
-    yield f"Whole, it reaches {_pair(full)}{_beside(result, (SCORE, AUC))}."
+    yield f"The full loss reaches {_pair(full)}{_beside(result, (SCORE, AUC))}."
     for line in result.done:
         if line is not full:
             apart = " and ".join(_signed(_paired(line, full, key)) for key in (SCORE, AUC))
@@ -65,7 +65,7 @@ def _scopes(result: StudyResult) -> Iterator[str]:
     all_seconds, seconds = (line.mean("update_seconds") for line in (whole, fusion))
     if all_seconds and seconds:
         yield (
-            f"The fusion only takes {percent(seconds / all_seconds)} of the update time of all parameters "
+            f"Training only the fusion takes {percent(seconds / all_seconds)} of the update time of all parameters "
             f"({duration(seconds)} of {duration(all_seconds)})."
         )
     for name, line in (("all parameters", whole), ("the fusion only", fusion)):
@@ -81,9 +81,9 @@ def _scopes(result: StudyResult) -> Iterator[str]:
 def _sizes(result: StudyResult) -> Iterator[str]:
     fit, first, last = fitted(result), result.done[0], result.done[-1]
     if fit is not None:
-        how = "grows as a line with" if fit.r_squared >= LINEAR else "does not grow as a line with"
+        how = "grows linearly with" if fit.r_squared >= LINEAR else "does not grow linearly with"
         yield (
-            f"Update time {how} the number of deleted examples: {1000 * fit.slope:.3g} ms for each more, "
+            f"Update time {how} the number of deleted examples: {1000 * fit.slope:.3g} ms per example, "
             f"R² = {fit.r_squared:.3f} over {fit.n} cells."
         )
     retrain = result.retrain(last.examples)
@@ -121,7 +121,7 @@ def _sensitivity(result: StudyResult) -> Iterator[str]:
             of_weights[SYMBOLS[weight]] = max(values) - min(values)
             ranges.append(f"between {signed(min(values))} and {signed(max(values))}")
         yield (
-            f"With {points[0][0]:g} to {points[-1][0]:g} times its own {SYMBOLS[weight]} the test score lies "
+            f"With {points[0][0]:g} to {points[-1][0]:g} times the recipe's {SYMBOLS[weight]} the test score lies "
             f"{ranges[0]}, the D_f AUC {ranges[1]}."
         )
     if len(swings[SCORE]) > 1:
@@ -139,14 +139,14 @@ def _sequential(result: StudyResult) -> Iterator[str]:
         return
     last = steps[-1]
     yield (
-        f"After {len(steps)} requests one after another ({last.examples:,} examples) the test score is "
+        f"After {len(steps)} sequential requests ({last.examples:,} examples) the test score is "
         f"{last.said(SCORE)} and D_f vs test AUC {last.said(TEST_AUC)}; "
         f"after all {at_once.examples:,} at once {at_once.said(SCORE)} and "
         f"{at_once.said(TEST_AUC)}{_beside(result, (SCORE, TEST_AUC))}."
     )
     if last.examples == at_once.examples:
         score, auc = (_signed(_paired(last, at_once, key)) for key in (SCORE, TEST_AUC))
-        yield f"Against all at once, of the same seed, that is {score} in test score and {auc} in D_f vs test AUC."
+        yield f"Compared with all at once (same seeds), this is {score} in test score and {auc} in D_f vs test AUC."
     times = [line.mean("update_seconds") or 0.0 for line in steps]
     whole = at_once.mean("update_seconds")
     if all(times) and whole:
@@ -158,19 +158,19 @@ def _stop(result: StudyResult) -> Iterator[str]:
     if lowest is None or unseen is None:
         return
     yield (
-        f"As low as possible, D_f vs test AUC ends at {lowest.said(TEST_AUC)}; stopped where deleted pairs look "
-        f"unseen, at {unseen.said(TEST_AUC)}{_beside(result, (TEST_AUC,))}."
+        f"D_f vs test AUC is {lowest.said(TEST_AUC)} with the rule 'as low as possible' and "
+        f"{unseen.said(TEST_AUC)} with 'until they look unseen'{_beside(result, (TEST_AUC,))}."
     )
     if lowest.spread(ATTACK) and unseen.spread(ATTACK):
         yield (
-            f"The loss attack tells deleted from test pairs with an AUC of {lowest.said(ATTACK)} and "
+            f"The AUC of the loss attack is {lowest.said(ATTACK)} and "
             f"{unseen.said(ATTACK)}{_beside(result, (ATTACK,))}."
         )
     far, near = lowest.mean(GAP), unseen.mean(GAP)
     if far is not None and near is not None:
         yield (
             f"The gap to Retrain is {lowest.said(GAP)} and {unseen.said(GAP)}: the second is "
-            f"{'nearer' if near < far else 'no nearer'}. The test score is {lowest.said(SCORE)} and "
+            f"{'smaller' if near < far else 'not smaller'}. The test score is {lowest.said(SCORE)} and "
             f"{unseen.said(SCORE)}."
         )
     whole, taken = _last_step(lowest), _last_step(unseen)
@@ -179,7 +179,7 @@ def _stop(result: StudyResult) -> Iterator[str]:
 
 
 def _last_step(line: Line) -> float:
-    """Mean number of steps that were taken."""
+    """Mean number of steps."""
     histories = [run.history().get(run.key(len(run.rows) - 1)) for run in line.runs]
     steps = [max(max(curve) for curve in one.losses.values()) for one in histories if one and one.losses]
     return sum(steps) / len(steps) if steps else 0.0
@@ -189,7 +189,7 @@ def _last_step(line: Line) -> float:
 
 
 def _beside(result: StudyResult, keys: tuple[str, ...], examples: int | None = None) -> str:
-    """Retrain's numbers in parentheses, where there are some."""
+    """Retrain's values in parentheses, if there are any."""
     retrain = result.retrain(examples)
     if retrain is None or not all(retrain.spread(key) for key in keys):
         return ""
@@ -201,7 +201,7 @@ def _pair(line: Line) -> str:
 
 
 def _paired(line: Line, other: Line, key: str) -> Spread | None:
-    """The difference of two variants over the seeds that both have."""
+    """Difference of two variants over their common seeds."""
     values = [
         {row["seed"]: float(row["metrics"][key]) for row in each.group.rows if key in row["metrics"]}
         for each in (line, other)
@@ -218,9 +218,9 @@ def _signed(spread: Spread | None) -> str:
 
 VIEWS: dict[str, View] = {
     "ablation": View(
-        "Each term of the loss left out",
-        "What does each term of MultiDelete's loss do? MD takes deleted pairs apart, MKR keeps what the model makes of "
-        "kept pairs, UKR what it makes of each half alone.",
+        "Ablation of the loss terms",
+        "What does each term of MultiDelete's loss do? MD decouples deleted pairs, MKR keeps the representations of "
+        "kept pairs, UKR those of each modality.",
         "A point for each variant, with one standard deviation over seeds. A higher test score is better, and a lower "
         "D_f AUC, down to that of Retrain.",
         partial(study_figures.dots, (SCORE, AUC)),
@@ -228,14 +228,14 @@ VIEWS: dict[str, View] = {
     ),
     "scopes": View(
         "All parameters, or the fusion only",
-        "How do test score and forgetting develop when all parameters may move, and when only the fusion may?",
-        "What the validation split said of the checkpoints: mean over seeds, in a band of one standard deviation. "
-        "Original and Retrain stand where they ended; their D_f AUC is against test pairs.",
+        "How do test score and forgetting develop when all parameters are trained, and when only the fusion is?",
+        "Metrics of the checkpoints on the validation split: mean over seeds, with a band of one standard deviation. "
+        "Original and Retrain are shown by their final values; their D_f AUC is against test pairs.",
         study_figures.courses,
         _scopes,
     ),
     "sizes": View(
-        "From few to many deleted examples",
+        "Number of deleted examples",
         "How do quality and time change with the number of deleted examples?",
         "A point for each size, with one standard deviation over seeds; the line is the least-squares fit over all "
         "cells. Update time is the time of parameter updates alone.",
@@ -244,28 +244,27 @@ VIEWS: dict[str, View] = {
         _size_facts,
     ),
     "sensitivity": View(
-        "How much the weights matter",
+        "Sensitivity to the weights",
         "How do test score and forgetting change when the weight of one term is changed and the others stay?",
-        "Each line changes one weight, from a quarter of its own to four times that, with one standard deviation over "
-        "seeds.",
+        "Each line varies one weight, from a quarter of the recipe's value to four times it, with one standard "
+        "deviation over seeds.",
         study_figures.by_weight,
         _sensitivity,
     ),
     "sequential": View(
-        "One request after another, or all at once",
-        "What becomes of a model that is asked to forget again and again, each time starting from where the last "
-        "request left it?",
-        "After each request all pairs that were deleted so far are judged. Beside the last one stand the same deletion "
-        "at once, and Retrain.",
+        "Sequential requests, or all at once",
+        "How does a model change over sequential requests, each applied to the model that the previous one produced?",
+        "After each request all pairs deleted so far are evaluated. The points at the end are the same deletion at "
+        "once, and Retrain.",
         study_figures.by_request,
         _sequential,
     ),
     "stop": View(
-        "As low as possible, or until they look unseen",
-        "When should unlearning end: where deleted pairs score as low as they can, or where they cannot be told from "
-        "pairs that were never seen?",
-        "A point for each rule, with one standard deviation over seeds. A D_f vs test AUC far below Retrain's tells "
-        "deleted pairs as surely as one far above.",
+        "Stopping rules: as low as possible, or until they look unseen",
+        "When should unlearning stop: when deleted pairs score as low as possible, or when they cannot be "
+        "distinguished from unseen pairs?",
+        "A point for each rule, with one standard deviation over seeds. A D_f vs test AUC far below Retrain's reveals "
+        "deleted pairs as much as one far above.",
         partial(study_figures.dots, (SCORE, TEST_AUC, GAP)),
         _stop,
     ),

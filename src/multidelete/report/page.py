@@ -1,4 +1,4 @@
-"""Writes the report of one or several runs: one page that needs no network, no script and no other file."""
+"""Report of one or several runs as one self-contained HTML page, without scripts or network access."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from multidelete.runs.reader import Run, Scores, Seeds, numbers
 from multidelete.utils.errors import InputError
 from multidelete.utils.format import NONE, signed
 
-MOST_CARDS = 12  # pictures per split; more would make the page heavy without showing more
+MOST_CARDS = 12  # maximum number of pictures per split, to keep the page small
 MOST_PIXELS = 256  # longest side of an embedded picture
 SPLITS = {"forget": "Deleted pairs", "retain": "Kept pairs"}
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A small figure of one model."""
+    """Small figure of one model."""
 
     label: str
     svg: Markup
@@ -42,7 +42,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Caption:
-    """A text of an example, and its s(x) as a probability by the index of the row that gives it."""
+    """Text of an example, and its s(x) as a probability, by row index."""
 
     text: str
     probability: Mapping[int, float]
@@ -50,7 +50,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class Card:
-    """An example of the gallery: its picture as a data URI (or nothing) and its captions."""
+    """Example in the gallery: its picture as a data URI (or "") and its captions."""
 
     example: str
     picture: str
@@ -58,11 +58,11 @@ class Card:
 
 
 def write_report(runs: Sequence[Run], out: Path) -> Path:
-    """Writes the report and returns its path.
+    """Write the report and return its path.
 
     Args:
         runs: One run, or several of one task, data, model and size of D_f.
-        out: The page to write if it ends in ``.html``; else the folder that gets a ``report.html``.
+        out: Page to write if it ends in ``.html``, else the folder of ``report.html``.
     """
     page = out if out.suffix == ".html" else out / "report.html"
     text = render(runs)
@@ -77,7 +77,7 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
 
 
 def render(runs: Sequence[Run]) -> str:
-    """The report of one or several runs, as HTML."""
+    """Report of one or several runs as HTML."""
     groups = comparable(runs)
     retrain = reference(groups, "retrain")
     seeds = sorted({seed for group in groups for seed in group.seeds})
@@ -114,10 +114,10 @@ def render(runs: Sequence[Run]) -> str:
 
 
 def comparable(runs: Sequence[Run]) -> list[Group]:
-    """The rows of runs that answer one question, by method.
+    """Groups of the rows of runs with one comparison key.
 
     Raises:
-        InputError: There is none, one is given twice, or they answer several questions.
+        InputError: There is no run, one is given twice, or there are several comparison keys.
     """
     if not runs:
         raise InputError("a report needs at least one run folder; none was given")
@@ -137,7 +137,7 @@ def comparable(runs: Sequence[Run]) -> list[Group]:
 
 
 def _gallery(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """What the gallery section shows, from the first run that has pictures; None where none has."""
+    """Values of the gallery section, from the first run with a gallery; None without one."""
     run = next((run for run in runs if run.gallery()), None)
     if run is None:
         return None
@@ -186,7 +186,7 @@ def _card(run: Run, entry: Mapping[str, Any], stored: Mapping[int, Mapping[tuple
 
 
 def _embedded(path: Path) -> str:
-    """The picture as a data URI, small, in whichever of PNG and JPEG is smaller."""
+    """Scaled picture as a data URI, as PNG or JPEG, whichever is smaller."""
     try:
         with Image.open(path) as opened:
             rgba = opened.convert("RGBA")
@@ -208,7 +208,7 @@ def _embedded(path: Path) -> str:
 
 
 def _roc(runs: Sequence[Run], groups: Sequence[Group]) -> tuple[Markup, Markup, list[str]] | None:
-    """The ROC curves of :func:`scored`, wide and narrow, and what to note of each."""
+    """Wide and narrow figures of ROC curves of :func:`scored`, and a note for each model."""
     models = scored(runs, groups)
     if not models:
         return None
@@ -219,7 +219,7 @@ def _roc(runs: Sequence[Run], groups: Sequence[Group]) -> tuple[Markup, Markup, 
 
 
 def scored(runs: Sequence[Run], groups: Sequence[Group]) -> list[comparison.Scored]:
-    """The scores of the first row of each group that kept them."""
+    """Scores of the first row of each group with stored scores."""
     models = []
     for name, group in zip(labels(groups), groups, strict=True):
         places = ((run, i) for run in runs for i, row in enumerate(run.rows) if any(row is own for own in group.rows))
@@ -232,7 +232,7 @@ def scored(runs: Sequence[Run], groups: Sequence[Group]) -> list[comparison.Scor
 
 
 def _histograms(runs: Sequence[Run]) -> list[Panel]:
-    """A histogram for each row of the first run that kept its scores."""
+    """Histogram for each row of the first run with stored scores."""
     for run in runs:
         result: dict[int, dict[str, NDArray[np.float64]]] = {}
         for index in range(len(run.rows)):
@@ -267,7 +267,7 @@ def _histogram(run: Run, index: int, logits: Mapping[str, NDArray[np.float64]], 
 
 
 def _curves(runs: Sequence[Run]) -> list[Panel]:
-    """The loss curves of the first run that kept a history."""
+    """Loss curves of the first run with a history."""
     for run in runs:
         history = run.history()
         panels = []
@@ -305,7 +305,7 @@ def _memory(groups: Sequence[Group]) -> str:
 
 
 def _label(text: str) -> Markup:
-    """A label that breaks before its parenthesis or after a comma rather than at a hyphen."""
+    """Label that wraps before its parenthesis or after a comma rather than at a hyphen."""
     pieces = re.split(r" (?=\()|(?<=,) ", text)
     return Markup(" ").join(Markup('<span class="piece">{}</span>').format(piece) for piece in pieces)
 
@@ -316,7 +316,7 @@ def _lines(text: str) -> Markup:
 
 
 def _chance(probability: float | None) -> str:
-    """A probability for a narrow column."""
+    """Probability as short text."""
     if probability is None:
         return NONE
     if probability < 0.005:

@@ -1,4 +1,4 @@
-"""Writes results to be published: tables in Markdown, figures, numbers as CSV; no picture and no text of the data."""
+"""Results for publication: tables in Markdown, figures, numbers as CSV; without pictures or texts of the data."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from multidelete.runs.groups import comparison_title
 from multidelete.runs.reader import Run
 from multidelete.utils.files import write_file
 
-TEXT_FILE = "README.md"  # what hosts of repositories show of a folder
+TEXT_FILE = "README.md"  # shown by hosts of repositories
 
 
 def write_public(runs: Sequence[Run], out: Path, notes: Iterable[str] = (), commands: Iterable[str] = ()) -> list[Path]:
-    """Publish runs that answer one question.
+    """Publish runs with one comparison key.
 
     Args:
-        runs: Of one task, data, model and size of D_f.
-        out: The folder to write.
-        notes: What to know of them.
-        commands: By which they were made; by default the runs' own.
+        runs: Runs of one task, data, model and size of D_f.
+        out: Folder to write.
+        notes: Notes to include.
+        commands: Commands to include; by default those of the runs.
     """
     groups = comparable(runs)
     models = scored(runs, groups)
@@ -48,17 +48,17 @@ def write_public(runs: Sequence[Run], out: Path, notes: Iterable[str] = (), comm
         markdown(main_headings(groups), cells(groups)),
         "\n".join(f"- {note}" for note in notes),
         "![Test score against D_f AUC](scatter.svg)",
-        *_section("Which attacks tell deleted pairs from unseen ones?", attacks(groups)),
+        *_section("Which attacks distinguish deleted pairs from unseen ones?", attacks(groups)),
         *(["![ROC curves of deleted against test pairs](roc.svg)"] if models else []),
-        *_section("Beside Retrain, seed by seed (mean difference, 95 % interval)", differences_to_retrain(groups)),
-        *_section("What is still known of each modality alone (linear probes)", probes(groups)),
+        *_section("Paired differences to Retrain (mean, 95 % interval)", differences_to_retrain(groups)),
+        *_section("Linear probes of each modality", probes(groups)),
         "## Verdicts",
         "\n".join(
             f"- **{each.label}.** " + " ".join(f"{finding.answer}: {finding.details}" for finding in each.findings)
             for each in verdict.verdicts(groups)
         ),
         verdict.THRESHOLDS,
-        "## What it took",
+        "## Cost",
         "![Time of preparation, updates and evaluation](cost.svg)",
         "## Made by",
         _code(commands or [str(run.provenance["command"]) for run in runs if "command" in run.provenance]),
@@ -93,7 +93,7 @@ def _code(commands: Iterable[str]) -> str:
 
 
 def _versions(runs: Sequence[Run]) -> list[str]:
-    """The versions that made the runs, and the data that they read."""
+    """Versions of the package and hashes of the data."""
     facts = [run.provenance for run in runs if run.provenance]
     commits = sorted({str(each["commit"])[:12] for each in facts if each.get("commit")})
     result = sorted({f"multidelete {each['version']}" for each in facts if each.get("version")})

@@ -1,4 +1,4 @@
-"""Tables beside the main one, as headings and lines: differences to Retrain, membership attacks, one modality alone."""
+"""Additional tables as headings and lines: differences to Retrain, membership attacks, unimodal probes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from multidelete.utils.format import NONE, signed
 Lines = list[tuple[Group, list[str]]]
 Section = tuple[list[str], Lines]
 
-COMPARED = {  # metrics whose differences to Retrain are shown
+COMPARED = {  # metrics in the table of differences to Retrain
     "Test score": "test_score",
     "D_r score": "retain_score",
     "D_f score": "forget_score",
@@ -20,11 +20,11 @@ COMPARED = {  # metrics whose differences to Retrain are shown
     "D_f vs test AUC": "forget_test_auc",
 }
 MODALITIES = {"vision": "Pictures", "graph": "Graph", "text": "Texts"}
-STRICT = ("loss", "lira", "rmia", "u_lira")  # whose true-positive rate at 1 % false positives is shown
+STRICT = ("loss", "lira", "rmia", "u_lira")  # attacks whose true-positive rate at 1 % false positives is shown
 
 
 def differences_to_retrain(groups: Sequence[Group]) -> Section:
-    """Each group's mean differences to Retrain with their intervals, and of how many pairs; none where all have one."""
+    """Mean differences of each group to Retrain, intervals and number of pairs; only groups with several pairs."""
     lines: Lines = []
     for name, group in zip(labels(groups), groups, strict=True):
         result = differences(group, groups)
@@ -43,7 +43,7 @@ def _difference(result: Difference | None) -> str:
 
 
 def attacks(groups: Sequence[Group]) -> Section:
-    """What each membership attack reached on each group: its AUC, and how much it finds where it must not err."""
+    """AUC of each membership attack for each group, and true-positive rates at 1 % false positives."""
     columns = {
         f"{title} {what}": f"attack_{name}_{key}"
         for key, what, names in (("auc", "AUC", ATTACKS), ("tpr1", "TPR at 1 % FPR", STRICT))
@@ -59,11 +59,11 @@ def attacks(groups: Sequence[Group]) -> Section:
 
 
 def probes(groups: Sequence[Group]) -> Section:
-    """What Original's probe and its own read of each modality, for each group."""
+    """Accuracy of Original's probe and of a refitted one for each modality and group."""
     probed = [each for each in MODALITIES if any(f"probe_{each}" in group.metrics for group in groups)]
     headings = ["Method"]
     for modality in probed:
-        headings += [f"{MODALITIES[modality]}: Original's probe ↑", "beside Original", "refitted ↑"]
+        headings += [f"{MODALITIES[modality]}: Original's probe ↑", "vs Original", "refitted ↑"]
     lines: Lines = []
     for name, group in zip(labels(groups), groups, strict=True):
         texts, beside = [name], differences(group, groups, "original")

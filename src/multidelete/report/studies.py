@@ -1,4 +1,4 @@
-"""Writes a study: what was found in two or three sentences, one figure, the table, and the numbers as CSV and JSON."""
+"""Output of a study: findings, figure and table as a page, and numbers as CSV and JSON."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from multidelete.utils.files import write_file
 
 WIDE, NARROW = 7.4, 4.0  # inches of 72 points
 
-# Columns beside those of every table, where the rows have them.
+# Additional columns, if the rows have these metrics.
 MORE = {"Loss attack AUC (≈ Retrain)": "attack_loss_auc"}
 
 
 def write_study(result: StudyResult, out: Path) -> list[Path]:
-    """Write the page, the figure alone, and the numbers as CSV and JSON."""
+    """Write the page, the figure, and the numbers as CSV and JSON."""
     out.mkdir(parents=True, exist_ok=True)
     texts = {
         "study.json": to_json(result),
@@ -45,7 +45,7 @@ def write_study(result: StudyResult, out: Path) -> list[Path]:
 
 
 def headings(result: StudyResult) -> list[str]:
-    """The headings that go with :func:`table`."""
+    """Headings of :func:`table`."""
     return [
         "Variant",
         "Deleted",
@@ -56,7 +56,7 @@ def headings(result: StudyResult) -> list[str]:
 
 
 def table(result: StudyResult) -> list[list[str]]:
-    """A line for each reference and variant: its label, how many examples were deleted, how many seeds, its numbers."""
+    """One line for each reference and variant: label, number of deleted examples, number of seeds, metrics."""
     lines = []
     for line in _shown(result):
         retrain = result.retrain(line.examples)
@@ -81,7 +81,7 @@ def _measured(result: StudyResult, key: str) -> bool:
 
 
 def to_text(result: StudyResult, width: int = 160) -> str:
-    """The study for a terminal: what it asks, the table, what was found."""
+    """Study as text: question, table and findings."""
     drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     for index, heading in enumerate(headings(result)):
         drawn.add_column(heading, justify="right" if index else "left", no_wrap=not index)
@@ -93,7 +93,7 @@ def to_text(result: StudyResult, width: int = 160) -> str:
 
 
 def to_csv(result: StudyResult) -> str:
-    """The study as CSV: every metric and cost as ``_mean``, ``_sd`` (empty for one seed) and ``_n``."""
+    """Study as CSV: every metric and cost as ``_mean``, ``_sd`` (empty for one seed) and ``_n``."""
     lines = _shown(result)
     keys = list(dict.fromkeys(key for line in lines for key in (*line.group.metrics, *line.group.cost)))
     file = io.StringIO()
@@ -110,7 +110,7 @@ def to_csv(result: StudyResult) -> str:
 
 
 def to_json(result: StudyResult) -> str:
-    """The study as JSON: its rows, and what was computed from them."""
+    """Study as JSON: rows, findings and facts."""
     view = VIEWS[result.name]
     content = {
         "schema": 1,
@@ -128,7 +128,7 @@ def to_json(result: StudyResult) -> str:
 
 
 def to_html(result: StudyResult) -> str:
-    """The study as a page of its own, which needs no network, no script and no other file."""
+    """Study as a self-contained HTML page, without scripts or network access."""
     view = VIEWS[result.name]
     return fill(
         "study.html.j2",

@@ -1,4 +1,4 @@
-"""Reads the folder of a study: its variants, each with its rows over seeds, and the references beside them."""
+"""Reader of the folder of a study: variants and references, with their rows over seeds."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Line:
     """One variant at one size: a line of the table.
 
     Args:
-        variant: Its name in the grid.
-        label: Its name for readers.
-        group: Its rows, one for each seed.
-        runs: The runs that they stand in, as the last row of each.
+        variant: Name in the grid.
+        label: Display name.
+        group: Rows, one for each seed.
+        runs: Runs of these rows; each row is the last one of its run.
     """
 
     variant: str
@@ -48,7 +48,7 @@ class Line:
 
     @property
     def examples(self) -> int:
-        """How many examples were deleted."""
+        """Number of deleted examples."""
         return int(self.group.first["forget_examples"])
 
     def mean(self, key: str) -> float | None:
@@ -57,24 +57,24 @@ class Line:
         return None if spread is None else spread.mean
 
     def spread(self, key: str) -> Spread | None:
-        """A metric or a cost over seeds."""
+        """Spread of a metric or a cost over seeds."""
         return self.group.spread(key)
 
     def said(self, key: str) -> str:
-        """A metric as text."""
+        """Metric as text."""
         return str(self.spread(key) or NONE)
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study found so far.
+    """Results of the finished cells of a study.
 
     Args:
-        name: Of the study.
-        lines: The variants, in the order of the grid.
-        references: Original, and Retrain for each size.
+        name: Name of the study.
+        lines: Variants, in the order of the grid.
+        references: Original and Retrain for each size.
         notes: What failed and what has not run.
-        commands: By which it was last asked for.
+        commands: Last command of the study, if known.
     """
 
     name: str
@@ -84,25 +84,25 @@ class StudyResult:
     commands: tuple[str, ...] = ()
 
     def line(self, variant: str) -> Line | None:
-        """The line of a variant, if a cell of it has finished."""
+        """Line of a variant, or None if none of its cells has finished."""
         return next((line for line in self.lines if line.variant == variant and line.group.seeds), None)
 
     def retrain(self, examples: int | None = None) -> Line | None:
-        """Retrain without so many examples; the last one where no number is given."""
+        """Retrain without this number of examples; by default the last one."""
         result = [line for line in self.references if line.variant == RETRAIN and examples in (None, line.examples)]
         return result[-1] if result else None
 
     @property
     def done(self) -> list[Line]:
-        """The variants that have finished with at least one seed."""
+        """Variants with at least one finished seed."""
         return [line for line in self.lines if line.group.seeds]
 
 
 def read_study(folder: Path) -> StudyResult:
-    """The study in a folder.
+    """Read the study in a folder.
 
     Raises:
-        InputError: It holds none, or none of its cells has finished.
+        InputError: The folder contains no study, or no cell has finished.
     """
     name = study_of(folder)
     if name is None:
@@ -118,7 +118,7 @@ def read_study(folder: Path) -> StudyResult:
         rows.setdefault(key, {})[seed] = row
         if cell.finished:
             runs.setdefault(key, []).append(cell.run)
-            if not cell.variant.startswith("step"):  # a later step starts from the model of the one before
+            if not cell.variant.startswith("step"):  # a later step starts from the model of the previous one
                 rows.setdefault((ORIGINAL, examples), {})[seed] = cell.run.rows[0]
     lines = []
     for (variant, examples), of_seed in rows.items():
@@ -136,7 +136,7 @@ def read_study(folder: Path) -> StudyResult:
 
 
 def _with_gap(row: Row, retrain: Row | None) -> Row:
-    """The row with its distance to Retrain, where it was judged in a run that has none."""
+    """Row with its gap to Retrain, added if its own run has no Retrain."""
     if (
         retrain is None
         or GAP in row["metrics"]
@@ -147,7 +147,7 @@ def _with_gap(row: Row, retrain: Row | None) -> Row:
 
 
 def _label(study: str, variant: str, group: Group) -> str:
-    """The name of a variant for readers."""
+    """Display name of a variant."""
     if variant in LABELS:
         return LABELS[variant]
     name, _, value = variant.partition("-")
@@ -161,13 +161,13 @@ def _label(study: str, variant: str, group: Group) -> str:
 
 @dataclass(frozen=True)
 class Fit:
-    """A line through the update times.
+    """Linear fit of update times.
 
     Args:
-        slope: Seconds that one more deleted example takes.
-        intercept: Seconds of none.
-        r_squared: Share of the variance of the times that the line explains.
-        n: Cells that it was fitted to.
+        slope: Seconds per deleted example.
+        intercept: Seconds for zero examples.
+        r_squared: Share of the variance explained.
+        n: Number of cells.
     """
 
     slope: float
@@ -177,7 +177,7 @@ class Fit:
 
 
 def fitted(result: StudyResult) -> Fit | None:
-    """Update time against size, least squares over all cells; None of fewer than three, or of one size."""
+    """Least-squares fit of update time to size over all cells; None for fewer than three cells or one size."""
     points = [
         (line.examples, float(row["cost"]["update_seconds"]))
         for line in result.done

@@ -1,4 +1,4 @@
-"""Draws the figure of each study: dots, courses over steps, sizes or requests, Retrain always beside them."""
+"""Figures of the studies, with Original and Retrain as references."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TITLES = {
 
 
 def dots(keys: Sequence[str], result: StudyResult, ids: str, width: float) -> str:
-    """The variants one below the other, a panel for each metric."""
+    """Dot plot of the variants, one panel for each metric."""
     with style():
         figure, every = _panels(len(keys), width, 0.9 + 0.42 * len(result.done))
         handles: dict[str, Artist] = {}
@@ -45,7 +45,7 @@ def dots(keys: Sequence[str], result: StudyResult, ids: str, width: float) -> st
                         textcoords="offset points",
                         ha="center",
                         va="bottom",
-                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},  # over the lines of references
+                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},  # on top of the reference lines
                     ).set_in_layout(False)
             named = index == 0 or width < 5
             axes.set_yticks(range(len(result.done)), [line.label if named else "" for line in result.done])
@@ -54,7 +54,7 @@ def dots(keys: Sequence[str], result: StudyResult, ids: str, width: float) -> st
             axes.margins(x=0.28)
             low, high = axes.get_xlim()
             ticks = MaxNLocator(4).tick_values(low, high)
-            axes.set_xticks([tick for tick in ticks if max(low, 0) <= tick <= min(high, 100)])  # points, beside labels
+            axes.set_xticks([tick for tick in ticks if max(low, 0) <= tick <= min(high, 100)])  # points are 0-100
             axes.grid(True, axis="x")
             axes.set_xlabel(TITLES[key])
         legend(figure, handles, columns=2 if width < 5 else 5)
@@ -91,9 +91,9 @@ def courses(result: StudyResult, ids: str, width: float) -> str:
 
 
 def course(line: Line, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps at which checkpoints were judged, ``(K,)``, and what was found at each, by seed, ``(n, K)``.
+    """Steps of evaluated checkpoints, ``(K,)``, and the metric at each, by seed, ``(n, K)``.
 
-    One that ended earlier than the others (a rule stopped it) is followed as far as all went.
+    If a stopping rule ended some seeds earlier, all are cut to the shortest.
     """
     result = [run.history().get(run.key(len(run.rows) - 1)) for run in line.runs]
     judged = [{step: at[key] for step, at in sorted(each.validation.items()) if key in at} for each in result if each]
@@ -106,7 +106,7 @@ def course(line: Line, key: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_size(result: StudyResult, ids: str, width: float) -> str:
-    """Time with its line, test score and D_f AUC against the number of deleted examples."""
+    """Update time with its linear fit, test score and D_f AUC against the number of deleted examples."""
     lines = result.done
     with style():
         figure, every = _panels(3, width, 2.6)
@@ -137,7 +137,7 @@ def by_size(result: StudyResult, ids: str, width: float) -> str:
 
 
 def by_weight(result: StudyResult, ids: str, width: float) -> str:
-    """Test score and D_f AUC against the weight of each term, as a multiple of its own."""
+    """Test score and D_f AUC against the weight of each term, as a multiple of the recipe's weight."""
     base = result.line("as-it-is")
     with style():
         figure, every = _panels(2, width, 2.7)
@@ -148,15 +148,15 @@ def by_weight(result: StudyResult, ids: str, width: float) -> str:
                 points = weighted(result, weight)
                 if len(points) < 2:
                     continue
-                name = f"{SYMBOLS[weight]} (its own: {own_weight(base or points[0][1], weight):g})"
+                name = f"{SYMBOLS[weight]} (recipe: {own_weight(base or points[0][1], weight):g})"
                 multiples = [multiple for multiple, _ in points]
-                moved = [multiple * 2 ** (0.06 * (index - 1)) for multiple in multiples]  # bars beside one another
+                moved = [multiple * 2 ** (0.06 * (index - 1)) for multiple in multiples]  # separates error bars
                 handles |= _curve(
                     axes, [line for _, line in points], key, INKS[index], MARKS[index], name, "-", places=moved
                 )
             axes.set_xscale("log", base=2)
             axes.set_xticks([0.25, 0.5, 1, 2, 4], ["¼", "½", "1", "2", "4"])
-            axes.set_xlabel("weight, times its own")
+            axes.set_xlabel("weight, as a multiple of the recipe's")
             axes.set_ylabel(TITLES[key])
             axes.grid(True, axis="y")
         legend(figure, handles, columns=2 if width < 5 else 5)
@@ -164,12 +164,12 @@ def by_weight(result: StudyResult, ids: str, width: float) -> str:
 
 
 def own_weight(line: Line, weight: str) -> float:
-    """The weight of a term in a variant."""
+    """Weight of a term in a variant."""
     return float(line.group.first["settings"][weight])
 
 
 def weighted(result: StudyResult, weight: str) -> list[tuple[float, Line]]:
-    """The variants of one weight, as it is among them, by its multiple of its own."""
+    """Variants of one weight, including the recipe's, sorted by their multiple of the recipe's weight."""
     base = result.line("as-it-is")
     if base is None:
         return []
@@ -179,7 +179,7 @@ def weighted(result: StudyResult, weight: str) -> list[tuple[float, Line]]:
 
 
 def by_request(result: StudyResult, ids: str, width: float) -> str:
-    """Test score and D_f AUC after each request, beside all at once and Retrain."""
+    """Test score and D_f AUC after each request, compared with all at once and Retrain."""
     steps = [line for line in result.done if line.variant.startswith("step")]
     with style():
         figure, every = _panels(2, width, 2.7)
@@ -187,7 +187,7 @@ def by_request(result: StudyResult, ids: str, width: float) -> str:
         for axes, key in zip(every, (SCORE, TEST_AUC), strict=True):
             before = [line for line in result.references if line.variant == ORIGINAL]
             numbers = [0] * len(before) + [int(line.variant.removeprefix("step")) for line in steps]
-            handles |= _curve(axes, before + steps, key, INKS[0], "o", "one after another", "-", places=numbers)
+            handles |= _curve(axes, before + steps, key, INKS[0], "o", "sequential", "-", places=numbers)
             last = max(numbers, default=0)
             ends = [(result.line("at-once"), "all at once", INKS[1], "s"), (result.retrain(), "Retrain", INK, "x")]
             for place, (line, name, ink, marker) in enumerate(ends):
@@ -205,7 +205,7 @@ def by_request(result: StudyResult, ids: str, width: float) -> str:
 
 
 def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, or one below the other where it is narrow."""
+    """Figure with panels in a row, or in a column if it is narrow."""
     narrow = width < 5
     figure = Figure(figsize=(width, height * count + 0.4 if narrow else height + 0.3), layout="constrained")
     shape = (count, 1) if narrow else (1, count)
@@ -213,7 +213,7 @@ def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]
 
 
 def _references(axes: Axes, result: StudyResult, key: str, *, upright: bool = False) -> Mapping[str, Artist]:
-    """Lines where Original and Retrain are."""
+    """Draw reference lines at the values of Original and Retrain."""
     drawn: dict[str, Artist] = {}
     original = next((line for line in result.references if line.variant == ORIGINAL), None)
     for line, name in ((original, "Original"), (result.retrain(), "Retrain")):
@@ -234,7 +234,7 @@ def _curve(
     dashes: str,
     places: Sequence[float] | None = None,
 ) -> Mapping[str, Artist]:
-    """Means with deviations, joined by a line, at the sizes of the lines or at other places."""
+    """Draw means with error bars, joined by a line, at the sizes or at the given x positions."""
     at = [line.examples for line in lines] if places is None else places
     known = [(x, spread) for x, spread in zip(at, (line.spread(key) for line in lines), strict=True) if spread]
     if not known:
@@ -274,7 +274,7 @@ def _point(
 
 
 def _read_out(result: StudyResult, keys: Iterable[str]) -> str:
-    """What the figure shows, for those who cannot see it."""
+    """Alternative text of a figure."""
     names = {SCORE: "test score", AUC: "D_f AUC", TEST_AUC: "D_f vs test AUC", GAP: "gap to Retrain"}
     keys = list(keys)
     parts: dict[str, Spread | None] = {}

@@ -1,4 +1,4 @@
-"""Turns the rows of runs into labelled tables; several seeds become mean ± deviation."""
+"""Tables of groups of rows as text, Markdown and CSV; several seeds as mean ± standard deviation."""
 
 from __future__ import annotations
 
@@ -29,11 +29,6 @@ from multidelete.runs.reader import Row as Row
 from multidelete.runs.reader import Run as Run
 from multidelete.utils.format import NONE, duration, percent, signed
 
-# --- numbers as text ------------------------------------------------------------------------------
-
-
-# --- tables ---------------------------------------------------------------------------------------
-
 
 def _metric(key: str) -> Callable[[Group, Group | None], str]:
     return lambda group, retrain: str(group.metrics.get(key, NONE))
@@ -52,18 +47,18 @@ def _share_of_retrain(group: Group, retrain: Group | None) -> str:
 
 
 def _mi_ratios(group: Group, retrain: Group | None) -> str:
-    """On D_r beside D_f: a model that was destroyed lets no pair be recognised, be it deleted or kept."""
+    """MI ratios of D_f and D_r: in a destroyed model, an attack recognises neither deleted nor kept pairs."""
     result = [group.metrics.get(key) for key in ("mi_ratio", "mi_ratio_retain")]
     return " / ".join(NONE if each is None else each.text(2) for each in result) if any(result) else NONE
 
 
 def _attack(group: Group, retrain: Group | None) -> str:
-    """The AUC of the attack that tells most: that farthest from chance, which may lie below it."""
+    """AUC of the strongest attack: the one farthest from chance, in either direction."""
     aucs = [each for key, each in group.metrics.items() if key.startswith("attack_") and key.endswith("_auc")]
     return str(max(aucs, key=lambda each: abs(each.mean - 50), default=NONE))
 
 
-TIMES = "A time in parentheses is preparation, beside that of parameter updates; the share of Retrain counts both."
+TIMES = "Times are those of parameter updates, with preparation in parentheses; the share of Retrain includes both."
 COLUMNS: dict[str, Callable[[Group, Group | None], str]] = {
     "Test score ↑": _metric("test_score"),
     "D_r score": _metric("retain_score"),
@@ -76,17 +71,17 @@ COLUMNS: dict[str, Callable[[Group, Group | None], str]] = {
     "Update time": _update_time,
     "of Retrain": _share_of_retrain,
 }
-OF_ATTACKS = ("MI ratio D_f ↑ / D_r", "Attack AUC")  # columns for runs that were attacked
+OF_ATTACKS = ("MI ratio D_f ↑ / D_r", "Attack AUC")  # columns of membership attacks
 
 
 def columns(groups: Sequence[Group]) -> dict[str, Callable[[Group, Group | None], str]]:
-    """``COLUMNS``, without those of attacks where no group was attacked."""
+    """``COLUMNS``, without those of attacks that no group has."""
     left_out = {name for name in OF_ATTACKS if all(COLUMNS[name](group, None) == NONE for group in groups)}
     return {heading: column for heading, column in COLUMNS.items() if heading not in left_out}
 
 
 def cells(groups: Sequence[Group]) -> list[list[str]]:
-    """For each group its label, ``columns`` and, where there are several seeds, how many."""
+    """For each group its label, ``columns`` and, with several seeds, their number."""
     several = any(len(group.rows) > 1 for group in groups)
     shown = columns(groups).values()
     return [
@@ -97,7 +92,7 @@ def cells(groups: Sequence[Group]) -> list[list[str]]:
 
 
 def ablation(groups: Sequence[Group]) -> list[list[str]]:
-    """MultiDelete whole and without each term: label, test score and D_f AUC, and how far each is from the whole."""
+    """Full MultiDelete and without each term: label and metrics with differences to the full loss."""
     lines = []
     named = dict(zip(labels(groups), groups, strict=True))
     for name, whole in named.items():
@@ -113,7 +108,7 @@ def ablation(groups: Sequence[Group]) -> list[list[str]]:
 
 
 def _is_part(group: Group, whole: Group) -> bool:
-    """Whether one is the other with the weight of one term or several at 0."""
+    """Whether ``group`` is ``whole`` with the weight of at least one term set to 0."""
     if group.method != "multidelete" or whole.method != "multidelete" or group.comparison_key != whole.comparison_key:
         return False
     settings, full = (each.first["settings"] for each in (group, whole))
@@ -123,24 +118,24 @@ def _is_part(group: Group, whole: Group) -> bool:
 
 
 def headings(groups: Sequence[Group]) -> list[str]:
-    """The headings that go with ``cells``."""
+    """Headings of ``cells``."""
     return ["Method", *columns(groups)] + (["Seeds"] if any(len(group.rows) > 1 for group in groups) else [])
 
 
 def _title(comparison_key: tuple[Any, ...], groups: Sequence[Group]) -> str:
-    """What was asked, and how often where no column says it."""
+    """Title of a comparison key; with the number of seeds if there is no column for it."""
     return comparison_title(comparison_key) + ("" if any(len(group.rows) > 1 for group in groups) else " · n = 1")
 
 
 def rows_table(run: Run) -> RenderableType:
-    """The rows of one run, each by itself, for the terminal."""
+    """Rows of one run as a table for the terminal, not grouped."""
     return summary_table([Group.of([row]) for row in run.rows])
 
 
 def summary_table(groups: Sequence[Group]) -> RenderableType:
-    """The groups for the terminal; where they answer several questions, each has its part of the table.
+    """Groups as tables for the terminal, with one section for each comparison key.
 
-    What attacks found stands in a table below: both are narrow enough for a terminal of 80 columns.
+    Results of attacks are in a second table, so that both fit into 80 columns.
     """
     parts = _by_comparison(groups)
     groups = [group for part in parts.values() for group in part]
@@ -166,12 +161,12 @@ def summary_table(groups: Sequence[Group]) -> RenderableType:
 
 
 def to_text(groups: Sequence[Group], width: int = 140) -> str:
-    """The summary as plain text."""
+    """Summary as plain text."""
     return as_text(summary_table(groups), width)
 
 
 def as_text(table: RenderableType, width: int = 140) -> str:
-    """A table as plain text."""
+    """Table as plain text."""
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
     console.print(table)
     assert isinstance(console.file, io.StringIO)
@@ -179,7 +174,7 @@ def as_text(table: RenderableType, width: int = 140) -> str:
 
 
 def to_markdown(groups: Sequence[Group]) -> str:
-    """The summary as Markdown, one table per question."""
+    """Summary as Markdown, one table per comparison key."""
     blocks = []
     for comparison_key, part in _by_comparison(groups).items():
         blocks.append(f"**{_title(comparison_key, part)}**\n\n{markdown(headings(part), cells(part))}")
@@ -187,17 +182,17 @@ def to_markdown(groups: Sequence[Group]) -> str:
 
 
 def markdown(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, whose first column is text and whose others are numbers."""
+    """Table in Markdown; the first column is text, the others are numbers."""
     written = [headings, ["---", *["---:"] * (len(headings) - 1)], *lines]
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in written]
     return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
 
 def to_csv(groups: Sequence[Group]) -> str:
-    """The summary as CSV: every metric and cost as ``_mean``, ``_sd`` (empty for one seed) and ``_n``.
+    """Summary as CSV: every metric and cost as ``_mean``, ``_sd`` (empty for one seed) and ``_n``.
 
-    Metrics also as paired differences ``_to_retrain_mean`` with the ends ``_low`` and ``_high`` of their 95 % interval
-    (empty for fewer than three pairs) and ``_n``.
+    Metrics also as paired differences ``_to_retrain_mean`` with the bounds ``_low`` and ``_high`` of their 95 %
+    interval (empty for fewer than three pairs) and ``_n``.
     """
     keys = list(dict.fromkeys(key for group in groups for key in [*group.metrics, *group.cost]))
     compared = [differences(group, groups) for group in groups]

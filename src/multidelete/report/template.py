@@ -1,4 +1,4 @@
-"""Fills the template of a page, and sets text for it."""
+"""Rendering of page templates."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from markupsafe import Markup, escape
 
 
 def fill(name: str, filters: Mapping[str, Callable[..., Any]] | None = None, **values: Any) -> str:
-    """The page that a template of this package makes of some values.
+    """Render a template of this package.
 
     Args:
-        name: File of the template, beside this module.
-        filters: What the template may apply to a value, by name, beside :func:`sets`.
-        values: What the template shows; it is escaped unless it is markup.
+        name: File of the template.
+        filters: Filters by name, in addition to :func:`sets`.
+        values: Variables of the template; escaped unless they are markup.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -28,7 +28,7 @@ def fill(name: str, filters: Mapping[str, Callable[..., Any]] | None = None, **v
 
 
 def sets(text: str) -> Markup:
-    """Text in which D_f, D_r and D_Test have their subscripts."""
-    # An arrow stays with the word before it, an example and a deviation with their number.
+    """Markup of a text with subscripts in D_f, D_r and D_Test."""
+    # No line break between a word and its arrow, or between a number and its unit or deviation.
     bound = re.sub(r" (?=[↑↓±])|(?<=[±≈]) |(?<=\d) (?=%|(?:s|min|h)\b)", "\u00a0", str(escape(text)))
     return Markup(re.sub(r"\bD_(f|r|Test)\b", r"D<sub>\1</sub>", bound))

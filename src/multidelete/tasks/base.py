@@ -90,7 +90,7 @@ class Task(BaseModel, ABC):
         """Predict everything that metrics need, one pass per split."""
 
     def scores_only(self) -> Self:
-        """Copy of the task whose :meth:`predict` computes only scores of true pairs; :meth:`metrics` may fail on them.
+        """Copy of the task whose :meth:`predict` reads only true pairs, which may be too little for :meth:`metrics`.
 
         Used for shadow and reference models, whose task metrics are not reported.
         """

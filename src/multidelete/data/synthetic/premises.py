@@ -88,7 +88,7 @@ class Hypothesis:
         colour: Colour of the object.
         shape: Shape of the object.
         label: One of ``LABELS``.
-        text: The hypothesis in words.
+        text: The hypothesis as a sentence.
     """
 
     cell: tuple[int, int] | None

@@ -116,7 +116,7 @@ class SceneStatements:
     Args:
         scenes: The scenes, from left to right.
         assertions: Meaning of each statement.
-        texts: The statements in words.
+        texts: The statements as sentences.
         labels: "true" or "false" for each statement.
     """
 
