@@ -82,8 +82,8 @@ class ChannelMask(nn.Module):
 
     @torch.no_grad()
     def normalise_(self) -> None:
-        """Bring the largest entry of each row to 1, and all into [0, 1]."""
-        largest = self.weight.amax(1, keepdim=True).clamp_min(1e-6)
+        """Bring the largest entry of each channel to 1, and all into [0, 1]."""
+        largest = self.weight.amax(0, keepdim=True).clamp_min(1e-6)
         self.weight.copy_((self.weight / largest).clamp(0, 1))
 
     def owned(self, row: int) -> Tensor:
@@ -99,7 +99,7 @@ class ChannelMaskSettings(Extra):
 
     .. math:: 10^{-3} \left( \max(0, \lVert M \rVert_1 - 0.1 \, C K) + 0.1 \sum_{i<j} \langle M_i, M_j \rangle \right)
 
-    is added to the loss, and after each the largest entry of each row of M is brought to 1. So each class comes to use
+    is added to the loss, and after each M is divided by the largest entry of each channel. So each class comes to use
     channels of its own, and the class that is to go can be removed later.
 
     The paper deletes classes of images; here pairs are deleted. Their classes are groups: D_f is the last, and the
