@@ -108,3 +108,9 @@ def without_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     import multidelete.report.page
 
     monkeypatch.setattr(multidelete.report.page, "write_report", lambda *_: None)
+
+
+@pytest.fixture
+def cache_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("MULTIDELETE_CACHE", str(tmp_path))
+    return tmp_path

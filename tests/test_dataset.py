@@ -123,7 +123,7 @@ def test_images_are_decoded_again_by_another_version_of_the_decoder(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Dataset.load(folder).images(6)
-    monkeypatch.setattr("multidelete.data.images.decoder_version", lambda: "another")
+    monkeypatch.setattr("multidelete.utils.keys.code_version", lambda *modules: "another")
     seen: list[int] = []
     Dataset.load(folder).images(6, progress=lambda done, total: seen.append(done))
     assert seen == [1, 2, 3, 4]

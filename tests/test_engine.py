@@ -55,12 +55,6 @@ def albef() -> Model:
     return copy.deepcopy(tiny.original("albef"))
 
 
-@pytest.fixture
-def cache_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setenv("MULTIDELETE_CACHE", str(tmp_path))
-    return tmp_path
-
-
 def task_loss(model: Model, batch_size: int = 24) -> Callable[[int], dict[str, torch.Tensor]]:
     dataset = tiny.dataset()
     stream = TrainStream(PairInputs.of(dataset, model), dataset.text_rows(dataset.rows("train")), batch_size, 0)

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import io
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
 from multidelete.utils.cache import cache_dir, cache_write
 from multidelete.utils.errors import InputError
+from multidelete.utils.keys import cache_key
 
 Pixels = NDArray[np.uint8]
 ProgressCallback = Callable[[int, int], None]
@@ -59,7 +57,7 @@ def decoded_images(
         InputError: A file cannot be decoded, or its content no longer has this digest.
     """
     shape = (len(files) * panels, size, size, 3)
-    key = hashlib.sha256(repr((decoder_version(), size, panels, list(digests))).encode()).hexdigest()[:32]
+    key = cache_key("images", size, panels, list(digests), code=(__name__,))
     target = cache_dir() / f"images-{key}.npy"
     if (cached := _mapped(target, shape)) is not None:
         return cached
@@ -111,13 +109,6 @@ def squared(image: Image.Image, size: int) -> Pixels:
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(image)
-
-
-@cache
-def decoder_version() -> str:
-    """Changes with the code that decodes images: the functions of this module, and Pillow."""
-    sources = [inspect.getsource(function) for function in (decode, squared)]
-    return _sha256("\0".join([PIL.__version__, *sources]).encode())
 
 
 def _decode_all(files: Sequence[ImageFile], digests: Sequence[str], size: int, panels: int) -> Iterator[Pixels]:

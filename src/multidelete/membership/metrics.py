@@ -8,11 +8,10 @@ from collections.abc import Mapping
 
 from multidelete.membership.attacks import membership
 from multidelete.recipe import MembershipSettings
-from multidelete.store.models import source_hash
 from multidelete.tasks import Predictions, Task
 from multidelete.utils.cache import cache_dir
 from multidelete.utils.files import write_file
-from multidelete.utils.keys import digest
+from multidelete.utils.keys import cache_key
 
 
 def metrics_of(
@@ -48,7 +47,7 @@ def get_or_measure(
     seed: int,
 ) -> dict[str, float]:
     """:func:`metrics_of` a model that many runs share; read from the cache if all dependencies are unchanged."""
-    key = digest(
+    key = cache_key(
         "metrics",
         task.name,
         task.model_dump_json(),
@@ -57,7 +56,7 @@ def get_or_measure(
         _hash_of(predictions),
         _hash_of(original),
         *(f"{name} {_hash_of(each)}" for name, each in references.items()),
-        source_hash("membership/*.py", "metrics/*.py", "tasks/*.py"),
+        code=(__name__, type(task).__module__),
     )
     path = cache_dir() / "metrics" / f"{key}.json"
     if not path.is_file():

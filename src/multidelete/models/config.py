@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, Protocol, Self
+from collections.abc import Collection
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -93,6 +94,10 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    after_backbone: ClassVar[frozenset[str]] = frozenset(
+        {"labels", "extra", "fusion", "embedding_width", "temperature"}
+    )
+
     image_size: int = Field(default=48, ge=1)
     image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -112,6 +117,6 @@ class ModelConfig(BaseModel):
             update={"labels": dataset.classes if labelled else (), "images": dataset.images_per_example or 1}
         )
 
-    def canonical(self, include: set[str] | None = None) -> str:
+    def canonical(self, exclude: Collection[str] = ()) -> str:
         """The configuration as one text, the same whether it was written down just now or read from a folder."""
-        return json.dumps(self.model_dump(mode="json", include=include), sort_keys=True)
+        return json.dumps(self.model_dump(mode="json", exclude=set(exclude)), sort_keys=True)

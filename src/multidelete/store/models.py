@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
+from huggingface_hub import try_to_load_from_cache
 from pydantic import BaseModel, ValidationError
 
 from multidelete.data.batches import PairInputs
@@ -34,7 +35,7 @@ from multidelete.training.original import TrainSettings, initial_model, train
 from multidelete.utils.cache import cache_dir
 from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_atomically, write_file
-from multidelete.utils.keys import digest, weights_hash
+from multidelete.utils.keys import cache_key, folder_hash, weights_hash
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine, mode
             request = recipe.request(dataset)
             facts["request"] = request.hash
         config = config.model_copy(update={"extra": facts})
-    key = digest(
+    key = cache_key(
         "original",
         dataset.hash,
         name,
@@ -173,7 +174,8 @@ def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine, mode
         training.settings.model_dump_json(),
         seed,
         start_hash(training.start),
-        place(engine),
+        engine.device_key(),
+        code=_code(architecture, training.settings),
     )
 
     def make() -> tuple[Model, TrainingHistory]:
@@ -237,7 +239,8 @@ def get_or_unlearn(method: Method, original: Trained, data: UnlearningData, engi
 
 def outcome_key(method: Method, original: Trained, data: UnlearningData, engine: Engine) -> str:
     """What the outcome of a method that is kept depends on."""
-    return digest(
+    return cache_key(
+        "outcome",
         method.name,
         method.model_dump_json(),
         original.key,
@@ -249,7 +252,8 @@ def outcome_key(method: Method, original: Trained, data: UnlearningData, engine:
         data.seed,
         data.initial_seed,
         start_hash(data.start),
-        place(engine),
+        engine.device_key(),
+        code=(type(method).__module__, *_code(type(original.model), data.training)),
     )
 
 
@@ -305,7 +309,7 @@ def get_or_predict(
         request: The splits.
         engine: Device and precision.
     """
-    key = digest(
+    key = cache_key(
         "predictions",
         what,
         weights_hash(result.model.state_dict()),
@@ -315,8 +319,8 @@ def get_or_predict(
         task.model_dump_json(),
         request.dataset.hash,
         request.hash,
-        place(engine),
-        source_hash("tasks/*.py"),
+        engine.device_key(),
+        code=(__name__, type(task).__module__, type(result.model).__module__),
     )
     folder = cache_dir() / "predictions" / key
     if not folder.is_dir():
@@ -334,35 +338,25 @@ def work(key: str) -> Path:
     return cache_dir() / "work" / key
 
 
-def place(engine: Engine) -> str:
-    """What a trained model depends on beside its recipe: precision, device, and the code that trains."""
-    return f"{engine.device.type} {engine.dtype()} {code_hash()}"
-
-
 def pretrained_hash(config: ModelConfig) -> str:
-    """Hash of the pretrained weights that a configuration names by folder; a hub id stands for itself."""
+    """Hash of the pretrained encoders that a configuration names, by folder or hub id."""
     sources = [getattr(value, "pretrained", None) for value in vars(config).values()]
-    files = [path for source in sources if source for path in sorted(Path(source).glob("*.safetensors"))]
-    return digest(*(hashlib.sha256(path.read_bytes()).hexdigest() for path in files))
+    return " ".join(_source_hash(source) for source in sources if source)
 
 
-def code_hash() -> str:
-    """Hash of the sources that decide how a model is trained, so that a model of other code is never taken for it."""
-    return source_hash(
-        "training/*.py",
-        "utils/randomness.py",
-        "models/*.py",
-        "data/batches.py",
-        "data/samplers.py",
-        "methods/retrain.py",
-        "methods/unimodal.py",
-    )
+def _source_hash(source: str) -> str:
+    if not Path(source).is_dir():
+        file = try_to_load_from_cache(source, "config.json")
+        if not isinstance(file, str):
+            return source  # not downloaded yet: nothing of it is in the cache either
+        source = str(Path(file).parent)
+    return folder_hash(Path(source))
 
 
-def source_hash(*rooms: str) -> str:
-    """Hash of the sources in these rooms."""
-    source = Path(__file__).parents[1]
-    return digest(*(path.read_text() for room in rooms for path in sorted(source.glob(room))))
+def _code(architecture: type[Model], settings: TrainSettings) -> tuple[str, ...]:
+    """Modules that decide how a model is trained."""
+    extra = () if settings.extra is None else (type(settings.extra).__module__,)
+    return (train.__module__, architecture.__module__, *extra)
 
 
 def check_head(model: Model, task: Task) -> None:

@@ -17,7 +17,7 @@ from multidelete.training.engine import Engine
 from multidelete.training.inference import encode_all
 from multidelete.utils.cache import cache_dir
 from multidelete.utils.files import write_atomically, write_file
-from multidelete.utils.keys import digest, weights_hash
+from multidelete.utils.keys import cache_key, weights_hash
 
 
 def encode_once(
@@ -93,7 +93,11 @@ def fused_once(engine: Engine, model: Model, inputs: PairInputs, text_rows: Rows
     has = np.zeros(inputs.count("text"), dtype=bool)
     has[text_rows] = True
     weights = weights_hash(model.state_dict())
-    key = digest(weights, model.config.canonical(), inputs.hash, text_rows.tobytes().hex(), engine.device_key())
+    config = model.config.canonical()
+    rows_hash = text_rows.tobytes().hex()
+    key = cache_key(
+        "fused", weights, config, inputs.hash, rows_hash, engine.device_key(), code=(__name__, type(model).__module__)
+    )
     path = cache_dir() / "fused" / f"{key}.npy"
     if not path.is_file():
         order = text_rows[by_length(inputs.sources["text"], text_rows)]
@@ -118,10 +122,19 @@ def fused_once(engine: Engine, model: Model, inputs: PairInputs, text_rows: Rows
 def _encoding_key(engine: Engine, model: Model, inputs: PairInputs, modality: str, embedded: bool) -> str:
     parts = (modality,) if embedded else (*model.parts[modality], EXTRA)
     weights = {name: tensor for name, tensor in model.state_dict().items() if within(name, parts)}
-    # Whatever the encoders read; what only the fusion has need not be the same.
-    read = {"image_size", "image_mean", "image_std", "max_text_tokens", "neighbourhood", modality}
-    settings = model.config.canonical(read)
-    return digest(weights_hash(weights), inputs.hash, settings, modality, embedded, engine.device_key())
+    # A backbone's outputs serve models that differ only after the backbone.
+    others = {each for each in model.modalities if each != modality}
+    settings = model.config.canonical(exclude=others | (model.config.after_backbone if embedded else frozenset()))
+    return cache_key(
+        "encoding",
+        weights_hash(weights),
+        inputs.hash,
+        settings,
+        modality,
+        embedded,
+        engine.device_key(),
+        code=(__name__, type(model).__module__),
+    )
 
 
 @torch.no_grad()
