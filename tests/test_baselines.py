@@ -314,8 +314,8 @@ def test_neggrad_plus_drives_the_losses_on_the_two_sets_apart(task: str, name: s
 class OnlyAway(Scrub):
     """Every step is a max step."""
 
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
-        return super().losses(student, original, forget, replace(retain, step=1, progress=0.0))
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+        return super().losses(student, teacher, forget, replace(retain, step=1, progress=0.0))
 
 
 @pytest.mark.parametrize(("task", "name"), EFFECTS)

@@ -53,21 +53,21 @@ class Broken(NegGrad):
 class SignFlipped(Broken):
     properties = ("raises_forget_loss",)
 
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         return {"forget": student.losses(forget).mean()}
 
 
 class WrongBatch(Broken):
     properties = ("never_reads_retain",)
 
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         return {"forget": -student.losses(retain).mean()}
 
 
 class ReadsForget(FineTune):
     properties = ("never_reads_forget",)
 
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         return {"retain": student.losses(retain).mean(), "forget": 0.1 * student.losses(forget).mean()}
 
 
@@ -93,13 +93,13 @@ class _Everything:
 class MutatesTheOriginal(Broken):
     needs_teacher: ClassVar[bool] = True
 
-    def prepare(self, student: Model, original: Teacher, stream: Any, steps: int) -> None:
+    def prepare(self, student: Model, teacher: Teacher, stream: Any, steps: int) -> None:
         with torch.no_grad():
-            next(iter(original.model.parameters_of("fusion").values())).add_(1e-3)
+            next(iter(teacher.model.parameters_of("fusion").values())).add_(1e-3)
 
 
 class Unseeded(Broken):
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         noise = torch.rand(len(forget), generator=GENERATOR)
         return {"forget": -(student.losses(forget) * noise).mean()}
 
@@ -143,7 +143,7 @@ class SwitchesGradientsOff(Broken):
 
 
 class DrawsGlobally(Broken):
-    def prepare(self, student: Model, original: Teacher, stream: Any, steps: int) -> None:
+    def prepare(self, student: Model, teacher: Teacher, stream: Any, steps: int) -> None:
         torch.rand(1)
 
 
@@ -154,14 +154,14 @@ class ForgetsWhereItWas(Broken):
         .. [1] Nobody, "A method", 2024
     """
 
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         calls = student.__dict__.setdefault("calls", [])
         calls.append(retain.step)
         return {"forget": (1 if len(calls) > 2 else -1) * student.losses(forget).mean()}
 
 
 class ReadsTest(Broken):
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         assert retain.stream is not None
         inputs = retain.stream.inputs
         rows = inputs.dataset.text_rows(inputs.dataset.rows("test")[:4])

@@ -251,14 +251,14 @@ def test_every_task_is_probed(task: str) -> None:
     settings = {"rerank": 4, "sample": 10} if task == "retrieval" else {}
     request, inputs = resolve(dataset, count=6), PairInputs.of(dataset, model)
     predictions = TASKS[task](**settings).predict(model, inputs, request, tiny.engine())
-    result = TASKS[task](**settings).all_metrics(predictions, predictions)
+    result = TASKS[task](**settings).metrics(predictions, predictions)
     for modality in dataset.modalities:
         assert 0 <= result[f"probe_{modality}"] <= 100
     off = TASKS[task](probed=0, **settings)
     without = off.predict(model, inputs, request, tiny.engine())
     assert not any(name.endswith(("_features", "_shows")) for arrays in without.values() for name in arrays)
     metrics = {name: value for name, value in result.items() if not name.startswith("probe_")}
-    assert off.all_metrics(without, without) == metrics
+    assert off.metrics(without, without) == metrics
 
 
 def predicted(model: Model, data: UnlearningData, result: Unlearned | None = None) -> Predictions:

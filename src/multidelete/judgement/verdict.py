@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from multidelete.metrics.titles import ATTACKS
+from multidelete.metrics.registry import ATTACKS
 from multidelete.runs.groups import BASELINES, Group, Spread, labels, reference
 from multidelete.utils.format import duration, percent, signed
 

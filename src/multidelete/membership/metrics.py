@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 
 from multidelete.membership.attacks import membership
+from multidelete.metrics.registry import METRICS
 from multidelete.recipe import MembershipSettings
 from multidelete.tasks import Predictions, Task
 from multidelete.utils.cache import cache_dir
@@ -35,7 +36,7 @@ def metrics_of(
         seed: Seed of the original's training, so that models shared by runs have the same intervals in all of them.
     """
     attacks = membership(predictions, original, references, unlearned, resamples=settings.resamples, seed=seed)
-    return task.all_metrics(predictions, original) | attacks
+    return task.metrics(predictions, original) | attacks
 
 
 def get_or_measure(
@@ -56,7 +57,7 @@ def get_or_measure(
         _hash_of(predictions),
         _hash_of(original),
         *(f"{name} {_hash_of(each)}" for name, each in references.items()),
-        code=(__name__, type(task).__module__),
+        code=(__name__, type(task).__module__, *(each.compute.__module__ for each in METRICS.values() if each.compute)),
     )
     path = cache_dir() / "metrics" / f"{key}.json"
     if not path.is_file():

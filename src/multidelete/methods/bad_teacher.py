@@ -52,20 +52,20 @@ class BadTeacher(LossMethod):
         """See :meth:`LossMethod.mismatched_share`."""
         return self.retain_mismatched
 
-    def prepare(self, student: Model, original: Teacher, stream: ForgetRetainStream, steps: int) -> None:
+    def prepare(self, student: Model, teacher: Teacher, stream: ForgetRetainStream, steps: int) -> None:
         """Cache the original's outputs for the mismatched pairs that the steps will draw."""
         if stream.num_mismatched:
-            original.remember([stream.mismatched_rows(stream.num_mismatched, step, "retain") for step in range(steps)])
+            teacher.remember([stream.mismatched_rows(stream.num_mismatched, step, "retain") for step in range(steps)])
 
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         """Divergences from the two teachers."""
-        assert original.initial is not None
+        assert teacher.initial is not None
         terms = {}
-        for name, weight, teacher, batch in (
-            ("forget", self.forget_kl, original.initial, forget),
-            ("retain", self.retain_kl, original, retain),
+        for name, weight, source, batch in (
+            ("forget", self.forget_kl, teacher.initial, forget),
+            ("retain", self.retain_kl, teacher, retain),
         ):
             if weight:
                 now = student.head(student.fused(batch))
-                terms[name] = weight * divergence(now, teacher.logits(batch), self.temperature)
+                terms[name] = weight * divergence(now, source.logits(batch), self.temperature)
         return terms

@@ -226,7 +226,7 @@ class LossMethod(Method):
         return False
 
     @abstractmethod
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         """Named loss terms of one step, scalars; their sum is minimised, and they are logged by name."""
 
     def mismatched_share(self) -> float:
@@ -237,12 +237,12 @@ class LossMethod(Method):
         """Peak learning rate."""
         return self.learning_rate
 
-    def prepare(self, student: Model, original: Teacher, stream: ForgetRetainStream, steps: int) -> None:
+    def prepare(self, student: Model, teacher: Teacher, stream: ForgetRetainStream, steps: int) -> None:
         """Whatever is done once, before the first step.
 
         Args:
             student: Still equal to the original.
-            original: Where ``needs_teacher`` is set; what the steps will ask of it is best asked here, all at once.
+            teacher: Where ``needs_teacher`` is set; what the steps will ask of it is best asked here, all at once.
             stream: The batches of D_f and D_r.
             steps: How many steps there will be.
         """

@@ -41,6 +41,6 @@ class FineTune(LossMethod):
         """Multiple of the original's learning rate."""
         return self.rate_factor * data.training.learning_rate
 
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         """Task loss on D_r."""
         return {"retain": student.losses(retain).mean()}

@@ -66,6 +66,6 @@ class KnowledgeUnlearning(LossMethod):
         """See :meth:`LossMethod.stop_at`."""
         return 0.0
 
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         """Negative task loss on D_f."""
         return {"forget": -student.losses(forget).mean()}

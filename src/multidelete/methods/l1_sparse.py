@@ -45,7 +45,7 @@ class L1Sparse(LossMethod):
         """Multiple of the original's learning rate."""
         return self.rate_factor * data.training.learning_rate
 
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         """Task loss on D_r and the penalty of this step."""
         norm = torch.stack([parameter.abs().sum() for parameter in student.parameters_of(self.scope).values()]).sum()
         return {

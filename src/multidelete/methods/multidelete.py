@@ -134,49 +134,49 @@ class MultiDelete(LossMethod):
         """See :meth:`LossMethod.mismatched_share`."""
         return self.retain_mismatched
 
-    def prepare(self, student: Model, original: Teacher, stream: ForgetRetainStream, steps: int) -> None:
+    def prepare(self, student: Model, teacher: Teacher, stream: ForgetRetainStream, steps: int) -> None:
         """Cache the original's outputs for the mismatched pairs that the steps will draw."""
         drawn = self.alpha and self.target == "drawn"
         sizes = {"retain": stream.num_mismatched, "target": stream.forget_size if drawn else 0}
-        original.remember(
+        teacher.remember(
             [stream.mismatched_rows(size, step, use) for step in range(steps) for use, size in sizes.items()]
         )
         if self.alpha and not drawn:
-            original.mismatched_mean(stream, by_class=self.target == "undecided")
+            teacher.mismatched_mean(stream, by_class=self.target == "undecided")
 
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         """Weighted loss terms; those with weight 0 are not computed."""
         encoded = student.encode(forget)
         terms: dict[str, Tensor] = {}
         if self.alpha:
             # The paper draws the mismatched pairs from D_r; its released code re-pairs D_f. We follow the paper.
             if self.target == "drawn":
-                target = original.fused(retain.mismatched(len(forget)))  # (B_f, D)
+                target = teacher.fused(retain.mismatched(len(forget)))  # (B_f, D)
             else:
                 assert retain.stream is not None
-                mean = original.mismatched_mean(retain.stream, by_class=self.target == "undecided")
+                mean = teacher.mismatched_mean(retain.stream, by_class=self.target == "undecided")
                 target = mean.expand(len(forget), -1)
             terms["md"] = self.alpha * F.mse_loss(student.fuse(encoded).float(), target.float())
         kept = student.encode(retain) if self.beta or self.similarity else {}
         if self.beta:
-            terms["mkr"] = self.beta * F.mse_loss(student.fuse(kept).float(), original.fused(retain).float())
+            terms["mkr"] = self.beta * F.mse_loss(student.fuse(kept).float(), teacher.fused(retain).float())
         moving = [modality for modality in student.modalities if encoded[modality].tokens.requires_grad]
-        before = original.encode(forget) if self.similarity or (self.gamma and moving) else {}
+        before = teacher.encode(forget) if self.similarity or (self.gamma and moving) else {}
         if self.gamma and moving:
             drift = [token_drift(encoded[modality], before[modality]) for modality in student.modalities]
             terms["ukr"] = self.gamma * torch.stack(drift).mean()
         if self.similarity:
             own = similarities(student, encoded).diagonal()
-            known = similarities(original.model, before).diagonal()
+            known = similarities(teacher.model, before).diagonal()
             if not own.requires_grad:
                 raise InputError(
                     f"method.similarity has no effect in scope '{self.scope}', which does not move the contrastive "
                     "embeddings of this model; leave it out or choose scope all"
                 )
-            gap = original.validation_metrics["cosine_forget"] - original.validation_metrics["cosine_validation"]
+            gap = teacher.validation_metrics["cosine_forget"] - teacher.validation_metrics["cosine_validation"]
             terms["md_similarity"] = self.similarity * F.mse_loss(own, known - gap)
             terms["mkr_similarity"] = self.similarity * F.mse_loss(
-                similarities(student, kept), similarities(original.model, original.encode(retain))
+                similarities(student, kept), similarities(teacher.model, teacher.encode(retain))
             )
         if not terms:
             raise InputError("nothing to minimise: the encoders are frozen, so alpha or beta must be positive")

@@ -32,6 +32,6 @@ class NegGrad(LossMethod):
     epochs: float = Field(default=1.0, gt=0)
     learning_rate: float = Field(default=5e-5, gt=0)
 
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         """Negative task loss on D_f."""
         return {"forget": -student.losses(forget).mean()}

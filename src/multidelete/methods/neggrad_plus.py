@@ -33,7 +33,7 @@ class NegGradPlus(LossMethod):
 
     beta: float = Field(default=0.95, ge=0, le=1)
 
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         """Weighted task losses on D_r and D_f; those with weight 0 are not computed."""
         terms = {}
         if self.beta > 0:

@@ -47,10 +47,10 @@ class NPO(LossMethod):
     beta: float = Field(default=1.0, gt=0)
     gamma: float = Field(default=1.0, ge=0)
 
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         """Negative preference loss on D_f and the task loss on D_r."""
         now = label_log_probabilities(student, student.head(student.fused(forget)), forget)
-        before = label_log_probabilities(original.model, original.logits(forget), forget)
+        before = label_log_probabilities(teacher.model, teacher.logits(forget), forget)
         terms = {"forget": negative_preference(now - before, self.beta).mean()}
         if self.gamma:
             terms["retain"] = self.gamma * student.losses(retain).mean()

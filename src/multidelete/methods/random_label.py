@@ -38,6 +38,6 @@ class RandomLabel(LossMethod):
     retain_weight: float = Field(default=1.0, ge=0)
     learning_rate: float = Field(default=1e-4, gt=0)
 
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         """Task loss on D_f with random labels and on D_r with true labels."""
         return random_label_losses(student, forget, retain, self.retain_weight)

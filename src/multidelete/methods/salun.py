@@ -59,7 +59,7 @@ class SalUn(LossMethod):
         )
         return salient(mean_gradient(losses, chunks, student.parameters_of(self.scope), len(stream.forget)), self.share)
 
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         """Task loss on D_f with random labels and on D_r with true labels."""
         return random_label_losses(student, forget, retain, self.retain_weight)
 

@@ -49,13 +49,13 @@ class Scrub(LossMethod):
     ascent: float = Field(default=0.5, gt=0, lt=1)
     learning_rate: float = Field(default=1e-4, gt=0)
 
-    def losses(self, student: Model, original: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
+    def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         """Loss terms of a max step or a min step."""
         if retain.step % 2 == 1 and retain.progress < self.ascent:
-            away = divergence(student.head(student.fused(forget)), original.logits(forget), self.temperature)
+            away = divergence(student.head(student.fused(forget)), teacher.logits(forget), self.temperature)
             return {"forget": -away}
         batch = encoded(student, retain)
-        stay = divergence(student.head(student.fused(batch)), original.logits(retain), self.temperature)
+        stay = divergence(student.head(student.fused(batch)), teacher.logits(retain), self.temperature)
         terms = {"retain": self.alpha * stay}
         if self.gamma:
             terms["task"] = self.gamma * student.losses(batch).mean()

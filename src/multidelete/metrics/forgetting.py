@@ -46,14 +46,3 @@ def true_label_loss(score: Floats) -> float:
     """
     with np.errstate(invalid="ignore"):  # the caller reports infinite weights
         return float(np.mean(np.logaddexp(0, -np.asarray(score, dtype=np.float64))))
-
-
-def forgetting(predictions: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, float]:
-    """AUC of D_f against D_r and against test, and mean losses on D_f and D_r."""
-    scores = {split: arrays["score"] for split, arrays in predictions.items()}
-    return {
-        "forget_auc": forget_auc(scores["forget"], scores["retain"]),
-        "forget_test_auc": forget_auc(scores["forget"], scores["test"]),
-        "forget_loss": true_label_loss(scores["forget"]),
-        "retain_loss": true_label_loss(scores["retain"]),
-    }

@@ -178,7 +178,7 @@ class Model(nn.Module, ABC):
 
     def backbone_frozen(self, modality: str) -> bool:
         """Whether the configuration freezes this modality's backbone."""
-        return bool(getattr(self.config, modality).freeze)
+        return bool(getattr(getattr(self.config, modality, None), "freeze", False))
 
     def train(self, mode: bool = True) -> Self:
         """Training mode, except for frozen backbones, whose dropout and running statistics stay off."""

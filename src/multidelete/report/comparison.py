@@ -26,7 +26,7 @@ from multidelete.report.drawing import (
     style,
     to_svg,
 )
-from multidelete.report.tables import COLUMNS
+from multidelete.report.tables import share_of_retrain
 from multidelete.runs.groups import BASELINES, Group, labels, reference
 from multidelete.utils.format import NONE, duration, percent
 
@@ -318,7 +318,7 @@ def cost_bars(groups: Sequence[Group], *, ids: str, width: float = 6.6) -> str:
             axes.annotate(
                 duration(left), (left, place), (4, 0), textcoords="offset points", va="center", color=MUTED, fontsize=8
             )
-            share = NONE if group is retrain else COLUMNS["of Retrain"](group, retrain)
+            share = NONE if group is retrain else share_of_retrain(group, retrain)
             more = [] if share == NONE else [f"{share} of Retrain"]
             more += [f"{group.cost['peak_memory_mb'].mean:,.0f} MB"] if "peak_memory_mb" in group.cost else []
             axes.annotate(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from multidelete.judgement import verdict
+from multidelete.metrics.registry import METRICS
 from multidelete.report import comparison, figures, tables
 from multidelete.report.sections import attacks, differences_to_retrain, probes
 from multidelete.report.template import fill, sets
@@ -99,6 +100,7 @@ def render(runs: Sequence[Run]) -> str:
         gallery=_gallery(runs),
         roc=_roc(runs, groups),
         ablation=tables.ablation(groups),
+        ablation_headings=["Method", *(METRICS[key].heading for key in tables.ABLATED), "n"],
         histograms=_histograms(runs),
         curves=_curves(runs),
         cost_wide=Markup(comparison.cost_bars(groups, ids="cost-wide")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multidelete.metrics.titles import ATTACKS
+from multidelete.metrics.registry import ATTACKS, METRICS, MODALITIES
 from multidelete.runs.differences import Difference
 from multidelete.runs.groups import Group, differences, labels
 from multidelete.utils.format import NONE, signed
@@ -12,14 +12,10 @@ from multidelete.utils.format import NONE, signed
 Lines = list[tuple[Group, list[str]]]
 Section = tuple[list[str], Lines]
 
-COMPARED = {  # metrics in the table of differences to Retrain
-    "Test score": "test_score",
-    "D_r score": "retain_score",
-    "D_f score": "forget_score",
-    "D_f AUC": "forget_auc",
-    "D_f vs test AUC": "forget_test_auc",
+# Metrics in the table of differences to Retrain, by title.
+COMPARED = {
+    METRICS[key].title: key for key in ("test_score", "retain_score", "forget_score", "forget_auc", "forget_test_auc")
 }
-MODALITIES = {"vision": "Pictures", "graph": "Graph", "text": "Texts"}
 STRICT = ("loss", "lira", "rmia", "u_lira")  # attacks whose true-positive rate at 1 % false positives is shown
 
 
@@ -44,13 +40,8 @@ def _difference(result: Difference | None) -> str:
 
 def attacks(groups: Sequence[Group]) -> Section:
     """AUC of each membership attack for each group, and true-positive rates at 1 % false positives."""
-    columns = {
-        f"{title} {what}": f"attack_{name}_{key}"
-        for key, what, names in (("auc", "AUC", ATTACKS), ("tpr1", "TPR at 1 % FPR", STRICT))
-        for name, title in ATTACKS.items()
-        if name in names
-    }
-    columns = {title: key for title, key in columns.items() if any(key in group.metrics for group in groups)}
+    keys = [f"attack_{name}_auc" for name in ATTACKS] + [f"attack_{name}_tpr1" for name in STRICT]
+    columns = {METRICS[key].title: key for key in keys if any(key in group.metrics for group in groups)}
     lines = [
         (group, [name, *(str(group.metrics.get(key, NONE)) for key in columns.values()), str(len(group.rows))])
         for name, group in zip(labels(groups), groups, strict=True)
@@ -63,7 +54,7 @@ def probes(groups: Sequence[Group]) -> Section:
     probed = [each for each in MODALITIES if any(f"probe_{each}" in group.metrics for group in groups)]
     headings = ["Method"]
     for modality in probed:
-        headings += [f"{MODALITIES[modality]}: Original's probe ↑", "vs Original", "refitted ↑"]
+        headings += [METRICS[f"probe_{modality}"].heading, "vs Original", "refitted ↑"]
     lines: Lines = []
     for name, group in zip(labels(groups), groups, strict=True):
         texts, beside = [name], differences(group, groups, "original")

@@ -16,6 +16,7 @@ from rich.console import Group as Stacked
 from rich.table import Table
 from rich.text import Text
 
+from multidelete.metrics.registry import METRICS
 from multidelete.runs.groups import (
     TERMS,
     Group,
@@ -29,8 +30,10 @@ from multidelete.runs.reader import Row as Row
 from multidelete.runs.reader import Run as Run
 from multidelete.utils.format import NONE, duration, percent, signed
 
+Column = Callable[[Group, Group | None], str]  # text of a group, given Retrain's group
 
-def _metric(key: str) -> Callable[[Group, Group | None], str]:
+
+def _metric(key: str) -> Column:
     return lambda group, retrain: str(group.metrics.get(key, NONE))
 
 
@@ -41,7 +44,8 @@ def _update_time(group: Group, retrain: Group | None) -> str:
     return duration(seconds.mean, seconds.sd) + (f" (+ {duration(prepared)})" if prepared else "")
 
 
-def _share_of_retrain(group: Group, retrain: Group | None) -> str:
+def share_of_retrain(group: Group, retrain: Group | None) -> str:
+    """Time of a group as a share of Retrain's, preparation included."""
     own, whole = group.seconds, retrain.seconds if retrain else None
     return NONE if group.method == "original" or own is None or not whole else percent(own / whole)
 
@@ -59,25 +63,20 @@ def _attack(group: Group, retrain: Group | None) -> str:
 
 
 TIMES = "Times are those of parameter updates, with preparation in parentheses; the share of Retrain includes both."
-COLUMNS: dict[str, Callable[[Group, Group | None], str]] = {
-    "Test score ↑": _metric("test_score"),
-    "D_r score": _metric("retain_score"),
-    "D_f score": _metric("forget_score"),
-    "D_f AUC ↓": _metric("forget_auc"),
-    "D_f vs test AUC (≈ Retrain)": _metric("forget_test_auc"),
-    "MI ratio D_f ↑ / D_r": _mi_ratios,
-    "Attack AUC": _attack,
-    "Gap to Retrain ↓": _metric("gap_to_retrain"),
+OF_ATTACKS: dict[str, Column] = {f"{METRICS['mi_ratio'].heading} / D_r": _mi_ratios, "Attack AUC": _attack}
+GAP = METRICS["gap_to_retrain"]
+LAST: dict[str, Column] = {
+    GAP.heading: _metric("gap_to_retrain"),
     "Update time": _update_time,
-    "of Retrain": _share_of_retrain,
+    "of Retrain": share_of_retrain,
 }
-OF_ATTACKS = ("MI ratio D_f ↑ / D_r", "Attack AUC")  # columns of membership attacks
 
 
-def columns(groups: Sequence[Group]) -> dict[str, Callable[[Group, Group | None], str]]:
-    """``COLUMNS``, without those of attacks that no group has."""
-    left_out = {name for name in OF_ATTACKS if all(COLUMNS[name](group, None) == NONE for group in groups)}
-    return {heading: column for heading, column in COLUMNS.items() if heading not in left_out}
+def columns(groups: Sequence[Group]) -> dict[str, Column]:
+    """Columns of the main table: registered metrics, attacks if any group has them, and times."""
+    shown = {each.heading: _metric(key) for key, each in METRICS.items() if each.column and each is not GAP}
+    attacked = {name: column for name, column in OF_ATTACKS.items() if any(column(g, None) != NONE for g in groups)}
+    return {**shown, **attacked, **LAST}
 
 
 def cells(groups: Sequence[Group]) -> list[list[str]]:
@@ -91,6 +90,9 @@ def cells(groups: Sequence[Group]) -> list[list[str]]:
     ]
 
 
+ABLATED = ("test_score", "forget_auc", "forget_test_auc")  # metrics in the table of an ablation
+
+
 def ablation(groups: Sequence[Group]) -> list[list[str]]:
     """Full MultiDelete and without each term: label and metrics with differences to the full loss."""
     lines = []
@@ -99,7 +101,7 @@ def ablation(groups: Sequence[Group]) -> list[list[str]]:
         parts = {label: group for label, group in named.items() if group is not whole and _is_part(group, whole)}
         for label, group in {name: whole, **parts}.items() if parts else ():
             line = [label]
-            for key in ("test_score", "forget_auc", "forget_test_auc"):
+            for key in ABLATED:
                 own, full = (each.metrics.get(key) for each in (group, whole))
                 apart = f" ({signed(own.mean - full.mean, plus=True)})" if own and full and group is not whole else ""
                 line.append(f"{own or NONE}{apart}")

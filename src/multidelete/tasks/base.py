@@ -13,6 +13,7 @@ from scipy.special import expit
 from multidelete.metrics.classification import certainty, head_logits
 from multidelete.metrics.forgetting import forget_auc
 from multidelete.metrics.probes import probes
+from multidelete.metrics.registry import computed
 from multidelete.tasks.features import unimodal
 from multidelete.utils.errors import InputError
 
@@ -97,18 +98,24 @@ class Task(BaseModel, ABC):
         return self.model_copy(update={"probed": 0})
 
     @abstractmethod
-    def metrics(self, predictions: Predictions) -> dict[str, float]:
+    def scores(self, predictions: Predictions) -> dict[str, float]:
         """Metrics of one model's predictions: ``test_score``, ``retain_score``, ``forget_auc`` ..."""
 
     @final
-    def all_metrics(self, predictions: Predictions, original: Predictions) -> dict[str, float]:
-        """:meth:`metrics`, and probe accuracies, which also need the original's predictions for the same request."""
-        return {**self.metrics(predictions), **probes(predictions, original)}
+    def metrics(self, predictions: Predictions, original: Predictions | None = None) -> dict[str, float]:
+        """All metrics of one model: :meth:`scores`, registered metrics, and probes.
+
+        Args:
+            predictions: Predictions of the model.
+            original: Predictions of the original for the same request; without them there are no probes.
+        """
+        probed = {} if original is None else probes(predictions, original)
+        return {**self.scores(predictions), **computed(predictions, original), **probed}
 
     def with_features(
         self, predictions: Predictions, model: Model, inputs: PairInputs, request: Request, engine: Engine
     ) -> Predictions:
-        """Predictions extended by the unimodal features that :meth:`all_metrics` needs for probes."""
+        """Predictions extended by the unimodal features that :meth:`metrics` needs for probes."""
         if not self.probed:
             return predictions
         alone = unimodal(model, inputs, request, engine, count=self.probed, affirms=self.affirms)

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from multidelete.metrics.classification import accuracy, true_label_log_odds
-from multidelete.metrics.forgetting import forgetting
 from multidelete.tasks.base import SCORE_KEYS, Predictions, Task, true_pairs
 from multidelete.training.inference import encode_all, pair_logits
 
@@ -39,12 +38,12 @@ class Classification(Task):
         }
         return self.with_features(result, model, inputs, request, engine)
 
-    def metrics(self, predictions: Predictions) -> dict[str, float]:
-        """See :meth:`Task.metrics`; scores are accuracies."""
+    def scores(self, predictions: Predictions) -> dict[str, float]:
+        """See :meth:`Task.scores`; scores are accuracies."""
         result = {
             SCORE_KEYS[split]: accuracy(arrays["logits"], arrays["label"]) for split, arrays in predictions.items()
         }
-        return {"test_score": result.pop("test_score"), **result, **forgetting(predictions)}
+        return {"test_score": result.pop("test_score"), **result}
 
     def validation_metrics(
         self, model: Model, inputs: PairInputs, request: Request, engine: Engine

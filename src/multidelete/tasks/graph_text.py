@@ -20,7 +20,7 @@ class GraphText(Classification):
     classes: ClassVar[frozenset[str]] = frozenset({"false", "true"})
     modalities: ClassVar[tuple[str, str]] = ("graph", "text")
 
-    def metrics(self, predictions: Predictions) -> dict[str, float]:
-        """See :meth:`Task.metrics`."""
+    def scores(self, predictions: Predictions) -> dict[str, float]:
+        """See :meth:`Task.scores`."""
         test = predictions["test"]
-        return {**super().metrics(predictions), "test_f1": f1(test["logits"], test["label"], positive=1)}
+        return {**super().scores(predictions), "test_f1": f1(test["logits"], test["label"], positive=1)}

@@ -12,7 +12,6 @@ from scipy.special import logsumexp
 
 from multidelete.data.batches import Encodings, Rows
 from multidelete.metrics.classification import true_label_log_odds
-from multidelete.metrics.forgetting import forget_auc, forgetting
 from multidelete.metrics.ranking import first_true_ranks, recalls
 from multidelete.models.inputs import iterate_rows
 from multidelete.tasks.base import SCORE_KEYS, Predictions, Task, true_pairs
@@ -86,8 +85,8 @@ class Retrieval(Task):
         """See :meth:`Task.scores_only`; skips ranking."""
         return super().scores_only().model_copy(update={"sample": 0})
 
-    def metrics(self, predictions: Predictions) -> dict[str, float]:
-        """See :meth:`Task.metrics`."""
+    def scores(self, predictions: Predictions) -> dict[str, float]:
+        """See :meth:`Task.scores`."""
         scores = {split: recalls(arrays["i2t_rank"], arrays["t2i_rank"]) for split, arrays in predictions.items()}
         result = {"test_score": scores["test"].pop("mean_recall"), **scores["test"]}
         result |= {
@@ -95,10 +94,6 @@ class Retrieval(Task):
             for split in ("validation", "retain", "forget")
             if split in scores
         }
-        result |= forgetting(predictions)
-        if "cosine" in predictions["forget"]:
-            for name, others in (("forget_auc_cosine", "retain"), ("forget_test_auc_cosine", "test")):
-                result[name] = forget_auc(predictions["forget"]["cosine"], predictions[others]["cosine"])
         return result
 
     def validation_metrics(
