@@ -229,3 +229,49 @@ def test_every_public_name_can_be_imported() -> None:
         assert getattr(multidelete, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = multidelete.nothing
+
+
+def test_train_is_what_a_recipe_trains_and_evaluate_what_the_command_prints(
+    tmp_path: Path, terminal: Callable[[str], Any]
+) -> None:
+    dataset = tiny.dataset()
+    settings = multidelete.TrainSettings(epochs=1, batch_size=32)
+    model = multidelete.train(tiny.albef(), dataset, settings=settings, engine=tiny.engine(), out=tmp_path / "model")
+    recipe = load(
+        None,
+        [],
+        {
+            "precision": "fp32",
+            "data": {"reader": "scenes", "train": 40, "validation": 12, "test": 12, "size": tiny.PIXELS},
+            "model": {"name": "albef", **tiny.albef().model_dump(mode="json")},
+            "train": settings.model_dump(),
+            "forget": {"count": 3},
+            "retrain": False,
+            "method": {"name": "neggrad", "epochs": 1, "min_steps": 1, "evaluations": 0},
+        },
+    )
+    outcome = run(recipe, tmp_path / "run", tiny.engine())
+    metrics = multidelete.evaluate(tmp_path / "model", dataset, 3, engine=tiny.engine())
+    assert weights_hash(model.state_dict()) == weights_hash(Model.from_pretrained(tmp_path / "model").state_dict())
+    assert {name: outcome.rows[0]["metrics"][name] for name in metrics} == pytest.approx(metrics)
+    kept = multidelete.evaluate(model, dataset, engine=tiny.engine())
+    assert kept == {name: value for name, value in metrics.items() if not name.startswith(("forget", "retain"))}
+    words = "--reader scenes --set rerank=128 --precision fp32 --forget 3"
+    assert terminal(f"evaluate {tmp_path / 'model'} {words}").code == 0
+
+
+def test_train_refuses_an_unknown_architecture() -> None:
+    with pytest.raises(InputError, match=r"'albeef' is not a model .* did you mean 'albef'"):
+        multidelete.train("albeef", tiny.dataset())
+
+
+def test_registries_are_exported() -> None:
+    for table, name in (
+        ("METHODS", "scrub"),
+        ("MODELS", "clip"),
+        ("TASKS", "retrieval"),
+        ("METRICS", "forget_auc"),
+        ("READERS", "pgr"),
+    ):
+        assert name in getattr(multidelete, table)
+    assert multidelete.__version__

@@ -31,12 +31,13 @@ from multidelete.methods import METHODS, Method, NegGrad
 from multidelete.models import Model
 from multidelete.recipe import as_values, load
 from multidelete.report.bench import Bench, headings, latex, lines, to_latex, to_text, write_bench
+from multidelete.runs.groups import label
 from multidelete.runs.record import RESULTS_FILE
 from multidelete.store.models import stored
 from multidelete.training.engine import Engine
 from multidelete.training.loop import TrainingHistory
 from multidelete.utils.errors import InputError
-from rows import display
+from rows import display, seed_values
 from test_bad_input import RECIPE, contents
 
 Terminal = Callable[[str], Ended]
@@ -586,7 +587,7 @@ def make_bench(folder: Path, task: str, scores: dict[tuple[str, str, int], tuple
     for (method, scope, seed), given in scores.items():
         name = f"{method}-{scope}-9-seed{seed}"
         row = {"task": task, "data": "made_up", "model": "albef", "method": method, **display(method), "scope": scope}
-        row |= {"forget_examples": 9, "seed": seed, "settings": {}}
+        row |= {"forget_examples": 9, **seed_values(seed), "settings": {}}
         out = str(folder / "cells" / name)
         cells.append({"name": name, "command": "", "out": out, "after": None, "row": row, "variant": ""})
         if isinstance(given, str):
@@ -704,3 +705,11 @@ def test_nothing_finished_is_no_table(tmp_path: Path) -> None:
     make_bench(tmp_path, "retrieval", {("neggrad", "all", 0): "out of memory"})
     with pytest.raises(InputError, match=r"failed: neggrad-all-9-seed0: out of memory\nno cell has finished"):
         Bench.load([tmp_path])
+
+
+def test_an_original_with_an_extra_module_is_named_by_it() -> None:
+    rows: Any = [
+        {"method": "original", "title": "Original", "scope": "all", "settings": {"epochs": 3, "extra": extra}}
+        for extra in (None, {"name": "channel_mask", "classes": 3})
+    ]
+    assert [label(row, rows) for row in rows] == ["Original", "Original (with channel mask)"]

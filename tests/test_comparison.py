@@ -19,7 +19,7 @@ from multidelete.report.comparison import Scored, rates, roc, roc_note, scatter
 from multidelete.report.page import render
 from multidelete.runs.groups import Group, labels, summary
 from multidelete.runs.reader import Run
-from rows import display
+from rows import display, seed_values
 from test_report import PAPER, ROWS, TUNED, make_run, verdict_on, words_of
 
 METHODS = ("finetune", "neggrad", "descent_to_delete", "lcodec", "erm_ktp", "knowledge_unlearning", "scrub", "salun")
@@ -154,7 +154,7 @@ def groups_with(**metrics: tuple[float, float, float]) -> list[Group]:
             "method": method,
             **display(method),
             "scope": "all",
-            "seed": 0,
+            **seed_values(0),
         }
         row |= {"forget_examples": 4, "settings": {}, "cost": {}}
         result.append(Group.of([{**row, "metrics": {key: values[place] for key, values in metrics.items()}}]))

@@ -31,7 +31,7 @@ def test_readme_python_block_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_contributing_block_is_a_method_that_unlearns():
-    (block,) = blocks("CONTRIBUTING.md", "python")
+    block, metric = blocks("CONTRIBUTING.md", "python")
     names: dict[str, object] = {}
     exec(compile(block, "CONTRIBUTING.md", "exec"), names)
     method = names["NegGradPlus"](epochs=1, min_steps=2, evaluations=0)  # type: ignore[operator]
@@ -39,6 +39,8 @@ def test_contributing_block_is_a_method_that_unlearns():
     losses = [line["losses"] for line in outcome.history.lines]
     assert losses[0].keys() == {"retain", "forget", "total"}
     assert losses[0]["forget"] < 0 < losses[0]["retain"]
+    exec(compile(metric, "CONTRIBUTING.md", "exec"), names)
+    assert names["highest"].compute(outcome.predictions, None) == outcome.predictions["forget"]["score"].max()  # type: ignore[attr-defined]
 
 
 def test_readme_has_its_two_commands_and_ci_runs_the_checks():

@@ -24,10 +24,10 @@ from multidelete.report import tables
 from multidelete.report.page import write_report
 from multidelete.report.public import write_public
 from multidelete.report.sections import attacks
-from multidelete.report.tables import Run
 from multidelete.runs.groups import Group, Spread, label, summary
+from multidelete.runs.reader import Run
 from multidelete.utils.errors import InputError
-from rows import display
+from rows import display, seed_values
 
 TUNED = {
     "alpha": 0.2,
@@ -88,7 +88,7 @@ def make_run(folder: Path, *, seed: int = 0, shift: float = 0.0, rows: Any = Non
                 **display(method),
                 "scope": scope,
                 "forget_examples": 400,
-                "seed": seed,
+                **seed_values(seed),
                 "settings": settings,
                 "metrics": metrics,
                 "cost": cost | {"prepare_seconds": 3.5 if method == "multidelete" else 0.0},
@@ -417,7 +417,7 @@ def verdict_on(**changes: Any) -> verdict.Verdict:
                     "data": "scenes",
                     "model": "albef",
                     "forget_examples": 400,
-                    "seed": 0,
+                    **seed_values(0),
                     "method": method,
                     **display(method),
                     **display(method),

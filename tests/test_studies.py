@@ -26,7 +26,7 @@ from multidelete.report.findings import VIEWS
 from multidelete.report.studies import table, to_text, write_study
 from multidelete.report.study import StudyResult, fitted, read_study
 from multidelete.utils.errors import InputError
-from rows import display
+from rows import display, seed_values
 from test_bad_input import RECIPE, contents
 
 Terminal = Callable[[str], Ended]
@@ -239,7 +239,7 @@ def make_study(
             settings |= {weight: float(value)} if weight in settings else {}
             row = {"task": "retrieval", "data": "scenes", "model": "albef", "method": method, "scope": "all"}
             row |= display(method)
-            row |= {"forget_examples": count, "seed": seed, "settings": settings}
+            row |= {"forget_examples": count, **seed_values(seed), "settings": settings}
             out = folder / "cells" / f"{variant}-seed{seed}"
             cells.append(
                 {"name": out.name, "command": "", "out": str(out), "row": row, "variant": label, "after": None}

@@ -6,51 +6,73 @@ Names are imported when they are first used, so that ``import multidelete`` and 
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from multidelete.api import unlearn
+    from multidelete.api import evaluate, train, unlearn
     from multidelete.data.dataset import Dataset
     from multidelete.data.examples import Example
-    from multidelete.data.readers import read
+    from multidelete.data.readers import READERS, read
     from multidelete.data.requests import Request, resolve
     from multidelete.data.synthetic.genes import genes
     from multidelete.data.synthetic.premises import premises
     from multidelete.data.synthetic.scenes import scenes
     from multidelete.data.synthetic.statements import statements
-    from multidelete.methods import FineTune, LossMethod, Method, MultiDelete, NegGrad, Retrain, Unimodal
-    from multidelete.models import Albef, Blip, Clip, GraphTextModel, Model, Vilt
+    from multidelete.methods import METHODS, FineTune, LossMethod, Method, MultiDelete, NegGrad, Retrain, Unimodal
+    from multidelete.metrics.registry import METRICS, metric
+    from multidelete.models import MODELS, Albef, Blip, Clip, GraphTextModel, Model, Vilt
     from multidelete.models.graph import Graph
     from multidelete.outcome import Outcome
-    from multidelete.tasks import Entailment, GraphText, Reasoning, Retrieval
+    from multidelete.tasks import TASKS, Entailment, GraphText, Reasoning, Retrieval
+    from multidelete.training.callbacks import Callback
     from multidelete.training.engine import Engine
     from multidelete.training.original import TrainSettings
     from multidelete.utils.errors import InputError
 
+__version__: str
+
 _HOMES = {
-    "multidelete.api": ("unlearn",),
+    "multidelete.api": ("evaluate", "train", "unlearn"),
     "multidelete.outcome": ("Outcome",),
     "multidelete.data.dataset": ("Dataset",),
     "multidelete.data.examples": ("Example",),
     "multidelete.data.synthetic.genes": ("genes",),
     "multidelete.models.graph": ("Graph",),
     "multidelete.data.synthetic.premises": ("premises",),
-    "multidelete.data.readers": ("read",),
+    "multidelete.data.readers": ("READERS", "read"),
     "multidelete.data.requests": ("Request", "resolve"),
     "multidelete.data.synthetic.scenes": ("scenes",),
     "multidelete.data.synthetic.statements": ("statements",),
+    "multidelete.training.callbacks": ("Callback",),
     "multidelete.training.engine": ("Engine",),
     "multidelete.utils.errors": ("InputError",),
-    "multidelete.methods": ("FineTune", "LossMethod", "Method", "MultiDelete", "NegGrad", "Retrain", "Unimodal"),
-    "multidelete.models": ("Albef", "Blip", "Clip", "GraphTextModel", "Model", "Vilt"),
-    "multidelete.tasks": ("Entailment", "GraphText", "Reasoning", "Retrieval"),
+    "multidelete.methods": (
+        "METHODS",
+        "FineTune",
+        "LossMethod",
+        "Method",
+        "MultiDelete",
+        "NegGrad",
+        "Retrain",
+        "Unimodal",
+    ),
+    "multidelete.metrics.registry": ("METRICS", "metric"),
+    "multidelete.models": ("MODELS", "Albef", "Blip", "Clip", "GraphTextModel", "Model", "Vilt"),
+    "multidelete.tasks": ("TASKS", "Entailment", "GraphText", "Reasoning", "Retrieval"),
     "multidelete.training.original": ("TrainSettings",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "METHODS",
+    "METRICS",
+    "MODELS",
+    "READERS",
+    "TASKS",
     "Albef",
     "Blip",
+    "Callback",
     "Clip",
     "Dataset",
     "Engine",
@@ -74,17 +96,23 @@ __all__ = [
     "TrainSettings",
     "Unimodal",
     "Vilt",
+    "__version__",
+    "evaluate",
     "genes",
+    "metric",
     "premises",
     "read",
     "resolve",
     "scenes",
     "statements",
+    "train",
     "unlearn",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("multidelete")
     if name not in _HOME:
         raise AttributeError(f"module 'multidelete' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOME[name]), name)

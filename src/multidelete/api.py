@@ -1,7 +1,8 @@
-"""Unlearning in one call, for Python."""
+"""Training, unlearning and evaluation in one call each, for Python."""
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,16 +11,21 @@ from typing import Any
 
 import numpy as np
 
+from multidelete.data.batches import PairInputs
 from multidelete.data.dataset import Dataset
+from multidelete.data.requests import resolve
 from multidelete.methods import Method, MultiDelete
+from multidelete.models import MODELS
 from multidelete.models.base import Model
+from multidelete.models.config import ModelConfig
 from multidelete.outcome import Outcome
-from multidelete.pipeline import run
+from multidelete.pipeline import check_splits, run
 from multidelete.recipe import IN_MEMORY, ForgetSettings, MembershipSettings, Recipe
-from multidelete.store.models import read_training
+from multidelete.store.models import get_or_train_original, read_training, save_model
 from multidelete.tasks import TASKS, Task, task_for
 from multidelete.training.engine import Engine
 from multidelete.training.original import TrainSettings
+from multidelete.utils.registry import choose
 
 
 def unlearn(
@@ -80,6 +86,86 @@ def unlearn(
         folder = Path(out) if out else Path(temporary) / "run"
         outcome = run(recipe, folder, engine, dataset=dataset, model=original, command="multidelete.unlearn")
         return outcome if out else replace(outcome, unlearned=outcome.model, folder=None)
+
+
+def train(
+    model: str | ModelConfig,
+    dataset: Dataset,
+    *,
+    task: Task | None = None,
+    settings: TrainSettings | None = None,
+    engine: Engine | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+) -> Model:
+    """Train an original model, or load it from the cache if the same was trained before.
+
+    Args:
+        model: Name of an architecture (``"albef"``), or its configuration.
+        dataset: Training data.
+        task: Retrieval by default, or the task of the dataset's labels.
+        settings: Epochs, batch size, learning rate.
+        engine: Device, precision, progress.
+        seed: Seed of initial weights and training.
+        out: Folder for the model and how it was trained; :func:`unlearn` reads both.
+
+    Raises:
+        InputError: Model, task and data do not fit together, or the loss became infinite.
+    """
+    engine = engine or Engine()
+    name = (
+        model if isinstance(model, str) else next(n for n, kind in MODELS.items() if kind.config_class is type(model))
+    )
+    architecture = choose(MODELS, name, "model")
+    recipe = Recipe(
+        task=task or TASKS[task_for(architecture, dataset.classes)](),
+        data={"reader": IN_MEMORY, "name": dataset.name},
+        model=(name, architecture.config_class() if isinstance(model, str) else model),
+        train=settings or TrainSettings(),
+        forget=_request(1),
+        method=MultiDelete(),
+        seed=seed,
+        precision=engine.precision,
+    )
+    trained = get_or_train_original(recipe, dataset, engine)
+    if out is not None:
+        save_model(trained.model, Path(out), trained.training)
+    return trained.model
+
+
+def evaluate(
+    model: Model | str | Path,
+    dataset: Dataset,
+    forget: Sequence[str] | str | Path | int | float | None = None,
+    *,
+    task: Task | None = None,
+    engine: Engine | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Metrics of one model, by name, in points unless their name says otherwise.
+
+    Args:
+        model: The model, or its folder; it is not changed.
+        dataset: Data with a test split.
+        forget: D_f as in :func:`unlearn`; without it there are no metrics of D_f and D_r.
+        task: The task of the model; by default the task that it was trained for.
+        engine: Device, precision, progress.
+        seed: Seed of the sample, if ``forget`` is a number or a share.
+
+    Raises:
+        InputError: Model, task and data do not fit together.
+    """
+    engine = engine or Engine()
+    model = copy.deepcopy(model) if isinstance(model, Model) else Model.from_pretrained(model)
+    model = model.to(engine.device).eval()
+    task = task or TASKS[task_for(type(model), model.config.labels)]()
+    task.check(dataset, type(model))
+    request = resolve(dataset, **_request(1 if forget is None else forget).model_dump(exclude={"seed"}), seed=seed)
+    check_splits(request)
+    metrics = task.metrics(task.predict(model, PairInputs.of(dataset, model), request, engine))
+    if forget is None:
+        metrics = {name: value for name, value in metrics.items() if not name.startswith(("forget", "retain"))}
+    return metrics
 
 
 def _request(forget: Sequence[str] | str | Path | int | float) -> ForgetSettings:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from multidelete.data.requests import Request
 from multidelete.models.base import Model
 from multidelete.runs.groups import label
+from multidelete.runs.row import Row, values_of
 from multidelete.tasks import Predictions
 from multidelete.training.loop import TrainingHistory
 from multidelete.utils.errors import InputError, did_you_mean
@@ -53,7 +54,7 @@ class Outcome:
         unlearned: The unlearned model, where it is in memory.
     """
 
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[Row, ...]
     index: int
     request: Request
     predictions: Predictions
@@ -92,7 +93,10 @@ class Outcome:
         """
         common = ("task", "data", "model", "method", "scope", "forget_examples", "seed")
         return _pandas().DataFrame(
-            [{**{key: row[key] for key in common}, **row["metrics"], **row["cost"]} for row in self.rows]
+            [
+                {**dict(zip(common, values_of(row, common), strict=True)), **row["metrics"], **row["cost"]}
+                for row in self.rows
+            ]
         )
 
     def history_to_dataframe(self) -> pandas.DataFrame:

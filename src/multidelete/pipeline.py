@@ -36,6 +36,7 @@ from multidelete.runs.record import (
     row_key,
     write_gallery,
 )
+from multidelete.runs.row import Row
 from multidelete.store.models import (
     Trained,
     check_scopes,
@@ -107,7 +108,7 @@ def run(
         InputError: The recipe, the data and the folder do not fit together, or a loss became infinite.
     """
     prepared = prepare(recipe, out, engine, resume=resume, dataset=dataset, model=model)
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, Row] = {}
     unlearned: Unlearned | None = None
     for index, method in enumerate([Original(), *recipe.methods()]):
         key = row_key(index, method.name, method.scope)
@@ -159,7 +160,7 @@ def prepare(
     return Prepared(recipe, request, request.with_earlier(), original, data, halves, references, folder, engine)
 
 
-def run_method(prepared: Prepared, key: str, method: Method) -> tuple[Unlearned, dict[str, Any]]:
+def run_method(prepared: Prepared, key: str, method: Method) -> tuple[Unlearned, Row]:
     """Unlearn with one method, predict, measure, and keep the row under its key."""
     recipe, engine, folder, original = prepared.recipe, prepared.engine, prepared.folder, prepared.original
     reset_peak_memory(engine.device)
@@ -176,16 +177,18 @@ def run_method(prepared: Prepared, key: str, method: Method) -> tuple[Unlearned,
         seconds = time.perf_counter() - began
     memory = peak_memory_mb(engine.device)
     metrics = measure(prepared, key, method, data, result, predictions)
-    row = {
+    display = method.display()
+    row: Row = {
         "task": recipe.task.name,
         "data": prepared.request.dataset.name,
         "model": original.model.name,
         "method": method.name,
-        **method.display(),
+        "title": display["title"],
+        "color": display["color"],
         "scope": method.scope,
         "forget_examples": len(prepared.evaluated.forget),
         "seed": recipe.seed,
-        "seeds": seeds,
+        "seeds": {"train": seeds["train"], "forget": seeds["forget"], "method": seeds["method"]},
         "settings": method.settings(data),
         "metrics": metrics,
         "cost": {
@@ -227,9 +230,7 @@ def measure(
     return metrics
 
 
-def finish(
-    prepared: Prepared, rows: Mapping[str, dict[str, Any]], command: str, unlearned: Unlearned | None
-) -> Outcome:
+def finish(prepared: Prepared, rows: Mapping[str, Row], command: str, unlearned: Unlearned | None) -> Outcome:
     """Compare every row with Retrain, write and seal the record, and return the outcome."""
     recipe, request, original, folder = prepared.recipe, prepared.request, prepared.original, prepared.folder
     retrain = next((row["metrics"] for row in rows.values() if row["method"] == "retrain"), None)

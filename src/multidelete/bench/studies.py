@@ -11,7 +11,7 @@ from multidelete.bench.grid import Study, Variant
 from multidelete.methods import Method
 from multidelete.methods.base import LossMethod
 from multidelete.recipe import Recipe, sentences
-from multidelete.runs.groups import WEIGHTS
+from multidelete.runs.groups import TERMS
 from multidelete.utils.errors import InputError
 
 WITHOUT = {"full": None, "without-md": "alpha", "without-ukr": "gamma", "without-mkr": "beta"}
@@ -53,7 +53,7 @@ def sizes(recipe: Recipe) -> Mapping[str, Variant]:
 def sensitivity(recipe: Recipe) -> Mapping[str, Variant]:
     """Variants with a changed weight of one loss term at a time."""
     result = {"as-it-is": Variant(recipe.method)}
-    for key in WEIGHTS:
+    for key in TERMS:
         if key == "gamma" and recipe.method.scope == "fusion":
             continue  # there is no such term
         own = getattr(recipe.method, key) or 1.0

@@ -27,11 +27,8 @@ def evaluate(
     seed: Seed = None,
 ) -> None:
     """Print the metrics of one model; its folder is only read."""
-    from multidelete.data.batches import PairInputs
+    from multidelete import api
     from multidelete.data.readers import read
-    from multidelete.data.requests import resolve
-    from multidelete.models.base import Model
-    from multidelete.pipeline import check_splits
     from multidelete.recipe import load
 
     if data is None and reader is None:
@@ -44,16 +41,15 @@ def evaluate(
     settings |= {k: v for k, v in (("seed", seed), ("precision", precision)) if v is not None}
     settings["task"] = {"name": load(None, options=settings).task.name}
     recipe = load(None, [f"task.{each}" for each in overrides or []], settings)
-    loaded = Model.from_pretrained(model)
     dataset = read(**settings["data"])
-    recipe.task.check(dataset, type(loaded))
-    request = resolve(dataset, **recipe.forget.model_dump(exclude={"seed"}), seed=recipe.seed)
-    check_splits(request)
+    given = recipe.forget.ids or recipe.forget.count or recipe.forget.fraction
+    # Probes need the original.
+    task = recipe.task.model_copy(update={"probed": 0})
     with open_engine(recipe) as engine:
-        loaded.to(engine.device)
-        task = recipe.task.model_copy(update={"probed": 0})  # probes need an original to be held against
-        metrics = task.metrics(task.predict(loaded, PairInputs.of(dataset, loaded), request, engine))
-    _print_metrics(metrics, with_forget=forget is not None)
+        metrics = api.evaluate(
+            model, dataset, given if forget is not None else None, task=task, engine=engine, seed=recipe.seed
+        )
+    _print_metrics(metrics)
 
 
 @app.command(
@@ -86,13 +82,16 @@ def verify(
 
 @app.command(name="list", epilog="Examples:\n\n`multidelete list`\n\n`multidelete list methods`")
 def list_(
-    what: Annotated[str | None, typer.Argument(help="methods, models, tasks or readers; all by default.")] = None,
+    what: Annotated[
+        str | None, typer.Argument(help="methods, models, tasks, metrics or readers; all by default.")
+    ] = None,
 ) -> None:
-    """Say what there is: methods, models, tasks, readers, each with its settings."""
+    """List methods, models, tasks, metrics and readers with their settings."""
     import inspect
 
     from multidelete.data.readers import READERS
     from multidelete.methods import METHODS
+    from multidelete.metrics.registry import METRICS
     from multidelete.models import MODELS
     from multidelete.tasks import TASKS
     from multidelete.utils.registry import choose
@@ -101,6 +100,7 @@ def list_(
         "methods": METHODS,
         "models": MODELS,
         "tasks": TASKS,
+        "metrics": METRICS,
         "readers": READERS,
     }
     chosen = tables if what is None else {what: choose(tables, what, "list")}
@@ -108,9 +108,12 @@ def list_(
         typer.secho(title, bold=True)
         width = max(12, *map(len, table)) + 2
         for name, entry in table.items():
+            if title == "metrics":
+                typer.echo(f"  {name:<{width}}{entry.heading}")
+                continue
             fields = getattr(getattr(entry, "config_class", entry), "model_fields", None)
             settings = list(fields) if fields is not None else list(inspect.signature(entry).parameters)
-            summary = (inspect.getdoc(entry) or "").splitlines()[0].split(" [1]_")[0].rstrip(".")
+            summary = (inspect.getdoc(entry) or name).splitlines()[0].split(" [1]_")[0].rstrip(".")
             typer.echo(f"  {name:<{width}}{summary}")
             typer.secho(f"  {'':<{width}}{', '.join(settings)}", dim=True)
 
@@ -154,12 +157,11 @@ def check(
         typer.echo(f"forget {len(request.forget):,} examples, retain {len(request.retain):,}")
 
 
-def _print_metrics(metrics: dict[str, float], *, with_forget: bool) -> None:
+def _print_metrics(metrics: dict[str, float]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table("metric", "value")
     for name, value in metrics.items():
-        if with_forget or not name.startswith(("forget", "retain")):
-            table.add_row(name, f"{value:.2f}")
+        table.add_row(name, f"{value:.2f}")
     Console().print(table)

@@ -34,9 +34,10 @@ def report(
     """Write the page of one or several runs, or the joint table of several benches, and print their table."""
     from multidelete.report.deletion import write_deletion
     from multidelete.report.page import write_report
-    from multidelete.report.tables import Run, to_csv, to_markdown, to_text
+    from multidelete.report.tables import to_csv, to_markdown, to_text
     from multidelete.runs.bench_folder import is_bench, study_of
     from multidelete.runs.groups import summary
+    from multidelete.runs.reader import Run
     from multidelete.runs.record import check_writable
 
     printers: dict[str, Callable[..., str]] = {"text": to_text, "markdown": to_markdown, "csv": to_csv}

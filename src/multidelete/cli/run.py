@@ -157,7 +157,8 @@ def _run(recipe: Recipe, out: Path, resume: bool, tracker: str | None) -> None:
     from multidelete.pipeline import run
     from multidelete.report.deletion import DELETION_PAGE, write_deletion
     from multidelete.report.page import write_report
-    from multidelete.report.tables import Run, rows_table
+    from multidelete.report.tables import rows_table
+    from multidelete.runs.reader import Run
     from multidelete.runs.record import check_out
     from multidelete.runs.seal import digest_of
 

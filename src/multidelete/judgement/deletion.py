@@ -192,7 +192,7 @@ def record(run: Run, ids: Sequence[str], earlier: Sequence[str] = ()) -> dict[st
     phrase, words = UTILITY[kept.answer]
     utility = Finding(kept.tone, phrase, words.format(other="retrained" if anew else "original"))
     membership = _membership(after, before, anew)
-    seeds = row.get("seeds") or {"all": row["seed"]}
+    seeds = row["seeds"]
     models = {"before": before, "after": after, "trained_anew": anew}
     return {
         "schema": SCHEMA,

@@ -30,6 +30,7 @@ from multidelete.runs.record import (
     differences,
     read_identity,
 )
+from multidelete.runs.row import values_of
 from multidelete.runs.seal import DELETION_FILE, SUMS_FILE, WORK, digest_of, read_seal, sums
 from multidelete.store.models import hash_of
 from multidelete.store.predictions import read_predictions
@@ -177,7 +178,7 @@ def _copies(run: Run) -> Iterator[tuple[str, Any, Any]]:
     for index, (asked, row) in enumerate(zip(rows, run.rows, strict=True)):
         place = f"rows.{index}"
         asked |= common
-        yield "its recipe", {place: asked}, {place: {key: row[key] for key in asked}}
+        yield "its recipe", {place: asked}, {place: dict(zip(asked, values_of(row, asked), strict=True))}
         kept = run.folder / WORK / f"{run.key(index)}.json"
         if kept.is_file():  # not part of the record (only for --resume), but shows which value was changed
             metrics = {key: value for key, value in row["metrics"].items() if key != GAP}

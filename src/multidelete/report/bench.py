@@ -18,8 +18,9 @@ from multidelete.report.page import write_report
 from multidelete.report.tables import as_text, to_csv
 from multidelete.report.template import fill
 from multidelete.runs.bench_folder import CellResult, check_finished, command_of, read_cells
-from multidelete.runs.groups import Group, Spread, comparison_title, in_order, labels, summary
-from multidelete.runs.reader import Run, Seeds
+from multidelete.runs.groups import COMPARISON_KEYS, Group, Spread, comparison_title, in_order, labels, summary
+from multidelete.runs.reader import Run
+from multidelete.runs.row import Seeds, values_of
 from multidelete.utils.errors import InputError
 from multidelete.utils.format import NONE
 
@@ -84,11 +85,9 @@ def write_bench(bench: Bench, out: Path) -> list[Path]:
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
     pages = []
-    comparison_keys = _questions(bench.groups)
+    comparison_keys = _comparison_keys(bench.groups)
     for comparison_key in comparison_keys:
-        runs = [
-            run for run in bench.runs if all(run.rows[0][key] == value for key, value in _keyed(comparison_key).items())
-        ]
+        runs = [run for run in bench.runs if tuple(values_of(run.rows[0], COMPARISON_KEYS)) == comparison_key]
         name = "report.html" if len(comparison_keys) == 1 else "report-" + "-".join(map(str, comparison_key)) + ".html"
         pages += [write_report(runs, out / name)] if runs else []
     return [*(out / name for name in texts), *pages]
@@ -99,7 +98,7 @@ def write_bench(bench: Bench, out: Path) -> list[Path]:
 
 def headings(groups: Sequence[Group]) -> list[str]:
     """Headings of :func:`lines`: one column for each comparison key, the average over tasks, the number of seeds."""
-    comparison_keys = _questions(groups)
+    comparison_keys = _comparison_keys(groups)
     if len(comparison_keys) == 1:
         return ["Method", HEADING, "Seeds"]
     differing = [
@@ -111,7 +110,7 @@ def headings(groups: Sequence[Group]) -> list[str]:
 
 def lines(groups: Sequence[Group]) -> list[list[str]]:
     """For each method and scope the label, ``test score / D_f AUC`` for each comparison key, and number of seeds."""
-    comparison_keys = _questions(groups)
+    comparison_keys = _comparison_keys(groups)
     rows: dict[str, dict[ComparisonKey, Group]] = {}
     for name, group in zip(labels(groups), groups, strict=True):
         rows.setdefault(name, {})[group.comparison_key] = group
@@ -162,12 +161,8 @@ def _averaged(comparison_keys: Sequence[ComparisonKey]) -> bool:
     )
 
 
-def _questions(groups: Iterable[Group]) -> list[ComparisonKey]:
+def _comparison_keys(groups: Iterable[Group]) -> list[ComparisonKey]:
     return list(dict.fromkeys(group.comparison_key for group in groups))
-
-
-def _keyed(comparison_key: ComparisonKey) -> Mapping[str, Any]:
-    return dict(zip(("task", "data", "model", "forget_examples"), comparison_key, strict=True))
 
 
 def _in_grid_order(groups: Sequence[Group]) -> list[Group]:
@@ -186,7 +181,7 @@ def _in_grid_order(groups: Sequence[Group]) -> list[Group]:
 
 def title(groups: Sequence[Group]) -> str:
     """Title of the table, one line."""
-    comparison_keys = _questions(groups)
+    comparison_keys = _comparison_keys(groups)
     spread = "mean ± standard deviation over seeds" if any(len(group.seeds) > 1 for group in groups) else "one seed"
     return f"{comparison_title(comparison_keys[0]) if len(comparison_keys) == 1 else HEADING}; {spread}"
 
@@ -266,4 +261,4 @@ def _by_size(groups: Sequence[Group]) -> Mapping[ComparisonKey, list[Group]]:
     parts: dict[ComparisonKey, list[Group]] = {}
     for group in groups:
         parts.setdefault(group.comparison_key[:-1], []).append(group)
-    return {key: part for key, part in parts.items() if len(_questions(part)) > 1}
+    return {key: part for key, part in parts.items() if len(_comparison_keys(part)) > 1}

@@ -9,7 +9,7 @@ from typing import Any
 
 from multidelete.report import study_figures
 from multidelete.report.study import AUC, GAP, SCORE, TEST_AUC, Line, StudyResult, fitted
-from multidelete.runs.groups import SYMBOLS, WEIGHTS, Spread
+from multidelete.runs.groups import SYMBOLS, TERMS, Spread
 from multidelete.utils.format import NONE, duration, percent, signed
 
 ATTACK = "attack_loss_auc"
@@ -111,7 +111,7 @@ def _size_facts(result: StudyResult) -> Mapping[str, Any]:
 
 def _sensitivity(result: StudyResult) -> Iterator[str]:
     swings: dict[str, dict[str, float]] = {SCORE: {}, AUC: {}}
-    for weight in WEIGHTS:
+    for weight in TERMS:
         points = study_figures.weighted(result, weight)
         if len(points) < 2:
             continue

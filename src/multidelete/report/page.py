@@ -23,7 +23,8 @@ from multidelete.report import comparison, figures, tables
 from multidelete.report.sections import attacks, differences_to_retrain, probes
 from multidelete.report.template import fill, sets
 from multidelete.runs.groups import BASELINES, Group, comparison_title, label, labels, reference, summary
-from multidelete.runs.reader import Run, Scores, Seeds, numbers
+from multidelete.runs.reader import Run, Scores, numbers
+from multidelete.runs.row import Seeds
 from multidelete.utils.errors import InputError
 from multidelete.utils.format import NONE, signed
 

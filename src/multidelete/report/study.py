@@ -9,8 +9,9 @@ from scipy.stats import linregress
 
 from multidelete.metrics.forgetting import GAP_METRICS, gap_to_retrain
 from multidelete.runs.bench_folder import check_finished, command_of, read_cells, study_of
-from multidelete.runs.groups import SYMBOLS, WEIGHTS, Group, Spread, label
-from multidelete.runs.reader import Row, Run
+from multidelete.runs.groups import SYMBOLS, TERMS, Group, Spread, label
+from multidelete.runs.reader import Run
+from multidelete.runs.row import Row
 from multidelete.utils.errors import InputError
 from multidelete.utils.format import NONE
 
@@ -151,7 +152,7 @@ def _label(study: str, variant: str, group: Group) -> str:
     if variant in LABELS:
         return LABELS[variant]
     name, _, value = variant.partition("-")
-    if name in WEIGHTS:
+    if name in TERMS:
         return f"{SYMBOLS[name]} = {value}"
     if name.startswith("step"):
         return f"Request {name.removeprefix('step')}"

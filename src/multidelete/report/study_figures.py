@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from multidelete.report.drawing import GUIDE, INK, MUTED, SUBSCRIPTED, legend, style, to_svg
 from multidelete.report.study import AUC, GAP, ORIGINAL, SCORE, TEST_AUC, Line, StudyResult, fitted
-from multidelete.runs.groups import SYMBOLS, WEIGHTS, Spread
+from multidelete.runs.groups import SYMBOLS, TERMS, Spread
 from multidelete.utils.format import duration
 
 INKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
@@ -144,7 +144,7 @@ def by_weight(result: StudyResult, ids: str, width: float) -> str:
         handles: dict[str, Artist] = {}
         for axes, key in zip(every, (SCORE, AUC), strict=True):
             handles |= _references(axes, result, key)
-            for index, weight in enumerate(WEIGHTS):
+            for index, weight in enumerate(TERMS):
                 points = weighted(result, weight)
                 if len(points) < 2:
                     continue

@@ -26,8 +26,8 @@ from multidelete.runs.groups import (
     labels,
     reference,
 )
-from multidelete.runs.reader import Row as Row
-from multidelete.runs.reader import Run as Run
+from multidelete.runs.reader import Run
+from multidelete.runs.row import values_of
 from multidelete.utils.format import NONE, duration, percent, signed
 
 Column = Callable[[Group, Group | None], str]  # text of a group, given Retrain's group
@@ -206,7 +206,7 @@ def to_csv(groups: Sequence[Group]) -> str:
     numbered += [f"{key}_to_retrain_{part}" for key in apart for part in ("mean", "low", "high", "n")]
     writer.writerow(["label", *common, "settings", "seeds", *numbered])
     for name, group, result in zip(labels(groups), groups, compared, strict=True):
-        line = [name, *(group.first[key] for key in common)]
+        line = [name, *values_of(group.first, common)]
         line += [json.dumps(group.first["settings"], sort_keys=True), " ".join(map(str, group.seeds))]
         for key in keys:
             spread = group.spread(key)

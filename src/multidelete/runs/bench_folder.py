@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from multidelete.runs.reader import Run, read_json
+from multidelete.runs.row import Row
 from multidelete.utils.errors import InputError
 
 GRID_FILE = "bench.json"
-
-
 FAILED_FILE = "failed.json"
-
-
 CELLS = "cells"
 
 
@@ -42,10 +39,10 @@ def read_cells(folder: Path) -> tuple[list[CellResult], list[str]]:
     for cell in content["cells"]:
         place, asked = folder / CELLS / cell["name"], cell["row"]
         finished = (place / "results.json").is_file()
-        run = Run.load(place) if finished else Run(place, ({**asked, "metrics": {}, "cost": {}},), {})
+        run = Run.load(place) if finished else Run(place, (cast(Row, {**asked, "metrics": {}, "cost": {}}),), {})
         # Copies can make D_f larger for some seeds; the requested size is the same.
-        rows = tuple({**row, "forget_examples": asked["forget_examples"]} for row in run.rows)
-        rows = rows if finished else tuple({**row, "failed": cell["name"] in failed} for row in rows)
+        rows = tuple(cast(Row, {**row, "forget_examples": asked["forget_examples"]}) for row in run.rows)
+        rows = rows if finished else tuple(cast(Row, {**row, "failed": cell["name"] in failed}) for row in rows)
         cells.append(CellResult(str(cell["variant"]), Run(place, rows, run.provenance), finished))
     notes = [*content["notes"], *(f"failed: {name}: {reason}" for name, reason in failed.items())]
     waiting = sum(not cell.finished and not cell.run.rows[0]["failed"] for cell in cells)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from scipy.special import stdtrit
 
-from multidelete.runs.reader import Row, Seeds, numbers
+from multidelete.runs.reader import numbers
+from multidelete.runs.row import Row, Seeds
 
 LEVEL = 0.95
 LEAST = 3  # minimum number of pairs; with two, the interval is twelve times as wide as their difference

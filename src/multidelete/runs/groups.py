@@ -6,22 +6,17 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from multidelete.runs.differences import Difference, paired
-from multidelete.runs.reader import Row, Run, Seeds, numbers
+from multidelete.runs.reader import Run, numbers
+from multidelete.runs.row import Row, Seeds, values_of
 from multidelete.utils.format import signed
 
 COMPARISON_KEYS = ("task", "data", "model", "forget_examples")  # rows are comparable if these are equal
-
-
 BASELINES = ("original", "retrain", "unimodal")  # always listed first, in this order; they unlearn nothing
-
-
 PREPARED = 0.05  # minimum share of the time for which preparation is shown separately
 TERMS = {"alpha": "MD", "beta": "MKR", "gamma": "UKR"}  # weight of MultiDelete -> its loss term
-
-
 SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "γ", "retain_mismatched": "mismatched", "learning_rate": "lr"}
 
 
@@ -54,7 +49,8 @@ def _name(row: Row, rows: Iterable[Row]) -> str:
     if method == "unimodal":
         return f"Only {settings['modality']}"
     if method in BASELINES:
-        return f"{name} (with mask)" if settings.get("mask") else name
+        extra = settings.get("extra")
+        return f"{name} (with {str(extra['name']).replace('_', ' ')})" if extra else name
     name += {"all": "", "fusion": "-F"}.get(scope, f" ({scope})")
     if method != "multidelete":
         return name
@@ -147,7 +143,7 @@ class Group:
     @property
     def comparison_key(self) -> tuple[Any, ...]:
         """Values of ``COMPARISON_KEYS``; only groups with the same key may be compared."""
-        return tuple(self.first[key] for key in COMPARISON_KEYS)
+        return tuple(values_of(self.first, COMPARISON_KEYS))
 
     @property
     def seeds(self) -> list[Seeds]:
@@ -173,7 +169,7 @@ class Group:
         return prepare.mean if prepare and self.seconds and prepare.mean >= PREPARED * self.seconds else None
 
 
-def _spreads(rows: Sequence[Row], part: str) -> dict[str, Spread]:
+def _spreads(rows: Sequence[Row], part: Literal["metrics", "cost"]) -> dict[str, Spread]:
     values: dict[str, list[float]] = {}
     for row in rows:
         for key, value in numbers(row[part]).items():
@@ -190,7 +186,7 @@ def summary(runs: Iterable[Run]) -> list[Group]:
     for run in runs:
         for row in run.rows:
             settings = {key: value for key, value in row["settings"].items() if key != "seed"}
-            same = [*(row[key] for key in COMPARISON_KEYS), row["method"], row["scope"], settings]
+            same = [*values_of(row, COMPARISON_KEYS), row["method"], row["scope"], settings]
             rows = result.setdefault(json.dumps(same, sort_keys=True, default=str), [])
             if row["method"] not in BASELINES or Seeds.of(row).shared not in [Seeds.of(each).shared for each in rows]:
                 rows.append(row)
@@ -235,6 +231,3 @@ def comparison_title(comparison_key: tuple[Any, ...]) -> str:
     """
     task, data, model, forget_examples = comparison_key
     return f"{task} · {data} · {model} · {forget_examples:,} examples deleted"
-
-
-WEIGHTS = ("alpha", "beta", "gamma")

@@ -8,55 +8,13 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from multidelete.runs.row import Row, checked_rows
 from multidelete.utils.errors import InputError, did_you_mean
-
-Row = Mapping[str, Any]  # one entry of "rows" in results.json
-
-SCHEMA = 1
-ROW_KEYS = (
-    "task",
-    "data",
-    "model",
-    "method",
-    "title",
-    "color",
-    "scope",
-    "forget_examples",
-    "seed",
-    "settings",
-    "metrics",
-    "cost",
-)
-
-
-class Seeds(NamedTuple):
-    """The seeds of a row: of training, deletion set and unlearning.
-
-    >>> str(Seeds(0, 0, 0)), str(Seeds(0, 0, 2))
-    ('0', '0/0/2')
-    """
-
-    train: int
-    forget: int
-    method: int
-
-    @classmethod
-    def of(cls, row: Row) -> Seeds:
-        """Seeds of a row; a row without ``seeds`` has its ``seed`` in all three."""
-        return cls(**row["seeds"]) if "seeds" in row else cls(row["seed"], row["seed"], row["seed"])
-
-    @property
-    def shared(self) -> tuple[int, int]:
-        """Seeds that Original and Retrain depend on."""
-        return self[:2]
-
-    def __str__(self) -> str:
-        return "/".join(map(str, self if len(set(self)) > 1 else self[:1]))
 
 
 @dataclass(frozen=True)
@@ -101,15 +59,7 @@ class Run:
         if not path.is_file():
             raise InputError(f"{folder} has no results.json: a run writes it when it is done")
         content = read_json(path)
-        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            came = repr(content.get("schema")) if isinstance(content, dict) else f"a {type(content).__name__}"
-            raise InputError(f'{path}: expected results with "schema": {SCHEMA}, got {came}')
-        rows = content.get("rows")
-        if not isinstance(rows, list) or not rows:
-            raise InputError(f'{path}: expected a list "rows" with at least one row, got {rows!r}')
-        for index, row in enumerate(rows):
-            _check_row(path, index, row)
-        return cls(folder, tuple(rows), content.get("provenance") or {})
+        return cls(folder, checked_rows(content, path), content.get("provenance") or {})
 
     @classmethod
     def load_all(cls, folders: Iterable[Path]) -> list[Run]:
@@ -127,7 +77,7 @@ class Run:
         return [
             run
             if size is None
-            else replace(run, rows=tuple({**row, "forget_examples": sizes[size]} for row in run.rows))
+            else replace(run, rows=tuple(cast(Row, {**row, "forget_examples": sizes[size]}) for row in run.rows))
             for run, size in zip(runs, asked, strict=True)
         ]
 
@@ -209,20 +159,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from error
-
-
-def _check_row(path: Path, index: int, row: object) -> None:
-    if not isinstance(row, dict):
-        raise InputError(f"{path}, row {index}: expected an object, got {row!r}")
-    for key in ROW_KEYS:
-        if key not in row:
-            raise InputError(f"{path}, row {index} has no {key!r}")
-    for key in ("settings", "metrics", "cost"):
-        if not isinstance(row[key], dict):
-            raise InputError(f"{path}, row {index}: expected an object as {key!r}, got {row[key]!r}")
-    if "seeds" in row and (not isinstance(row["seeds"], dict) or row["seeds"].keys() != set(Seeds._fields)):
-        expected = ", ".join(Seeds._fields)
-        raise InputError(f"{path}, row {index}: expected an object with {expected} as 'seeds', got {row['seeds']!r}")
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from PIL import Image
 from multidelete.data.dataset import Dataset
 from multidelete.data.examples import Example
 from multidelete.data.requests import Request
+from multidelete.runs.row import SCHEMA, Row
 from multidelete.runs.seal import DELETION_FILE, PAGES, SUMS_FILE, WORK, write_seal
 from multidelete.store.predictions import PredictionFolder
 from multidelete.tasks.base import Predictions
@@ -30,7 +31,6 @@ from multidelete.training.loop import TrainingHistory
 from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_atomically, write_file
 
-SCHEMA = 1
 RESULTS_FILE = "results.json"
 IDENTITY_FILE = "run.json"
 HISTORY_FILE = "history.jsonl"
@@ -104,12 +104,12 @@ class RunFolder:
         """Folder of the checkpoints of a row, until it is finished."""
         return self.path / WORK / key
 
-    def finished(self, key: str) -> dict[str, Any] | None:
+    def finished(self, key: str) -> Row | None:
         """Row of this key if an earlier start of this run finished it, else None."""
         path = self.path / WORK / f"{key}.json"
         return json.loads(path.read_text()) if path.exists() else None
 
-    def add(self, key: str, row: dict[str, Any], predictions: Predictions, history: Iterable[dict[str, Any]]) -> None:
+    def add(self, key: str, row: Row, predictions: Predictions, history: Iterable[dict[str, Any]]) -> None:
         """Write a finished row; its own file is written last, so that it implies predictions and history."""
         (self.path / RESULTS_FILE).unlink(missing_ok=True)  # with a new row, the run is not finished
         self.predictions.write(key, predictions)
@@ -126,7 +126,7 @@ class RunFolder:
     def finish(
         self,
         keys: list[str],
-        rows: list[dict[str, Any]],
+        rows: list[Row],
         provenance: dict[str, Any],
         deletion: dict[str, Any] | None = None,
     ) -> None:
