@@ -305,7 +305,7 @@ def test_the_record_says_what_when_from_which_by_what_and_on_whose_command() -> 
     assert result["method"]["settings"] == TUNED
     assert result["ordered_by"] == {"account": "curator", "command": LONG}
     numbers = result["findings"]["numbers"]
-    assert list(numbers) == ["before", "after", "trained_anew"]
+    assert list(numbers) == ["before", "after", "retrained"]
     assert numbers["after"]["forget_test_auc"] == run.rows[2]["metrics"]["forget_test_auc"]
     assert json.loads(json.dumps(result)) == result
 

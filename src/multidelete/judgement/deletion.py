@@ -186,14 +186,14 @@ def record(run: Run, ids: Sequence[str], earlier: Sequence[str] = ()) -> dict[st
     one, many, halves = ITEMS.get(row["task"], ("item", "items", "its two parts"))
     groups = [Group.of([each]) for each in run.rows]
     after, before = groups[place], reference(groups, "original")
-    anew = next((group for group in groups if group is not after and _is_anew(group)), None)
-    forgetting = _forgetting(after, before, anew)
-    kept = verdict.utility(after, before, anew)
+    retrained = next((group for group in groups if group is not after and _is_retrain(group)), None)
+    forgetting = _forgetting(after, before, retrained)
+    kept = verdict.utility(after, before, retrained)
     phrase, words = UTILITY[kept.answer]
-    utility = Finding(kept.tone, phrase, words.format(other="retrained" if anew else "original"))
-    membership = _membership(after, before, anew)
+    utility = Finding(kept.tone, phrase, words.format(other="retrained" if retrained else "original"))
+    membership = _membership(after, before, retrained)
     seeds = row["seeds"]
-    models = {"before": before, "after": after, "trained_anew": anew}
+    models = {"before": before, "after": after, "retrained": retrained}
     return {
         "schema": SCHEMA,
         "result": _result(forgetting, utility, membership),
@@ -252,27 +252,27 @@ def read_record(folder: Path) -> dict[str, Any]:
     return result
 
 
-def _forgetting(after: Group, before: Group | None, anew: Group | None) -> Finding:
+def _forgetting(after: Group, before: Group | None, retrained: Group | None) -> Finding:
     """Verdict on forgetting in plain English."""
-    if _is_anew(after):
+    if _is_retrain(after):
         return ANEW
-    result = verdict.forgetting(after, before, anew)
-    missing = NOTHING_TO_COMPARE if anew is None else LITTLE_TO_FORGET
+    result = verdict.forgetting(after, before, retrained)
+    missing = NOTHING_TO_COMPARE if retrained is None else LITTLE_TO_FORGET
     return Finding(result.tone, *FORGETTING.get(result.answer, missing))
 
 
-def _membership(after: Group, before: Group | None, anew: Group | None) -> Finding:
+def _membership(after: Group, before: Group | None, retrained: Group | None) -> Finding:
     """Verdict on membership in plain English, with the numbers of the strongest attack."""
-    if _is_anew(after):
+    if _is_retrain(after):
         return ANEW_MEMBERSHIP
-    result = verdict.membership(after, before, anew)
+    result = verdict.membership(after, before, retrained)
     if result is None:
         return NOT_TESTED
     answer, words = MEMBERSHIP[result.answer]
     return Finding(result.tone, answer, f"{words} ({result.details.rstrip('.')})" if "AUC" in result.details else words)
 
 
-def _is_anew(group: Group) -> bool:
+def _is_retrain(group: Group) -> bool:
     """Whether all parameters were retrained without the deleted data."""
     return group.method == "retrain" and group.first["scope"] == "all"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from importlib.resources import files
 from typing import Any
 
 import jinja2
@@ -20,11 +19,14 @@ def fill(name: str, filters: Mapping[str, Callable[..., Any]] | None = None, **v
         values: Variables of the template; escaped unless they are markup.
     """
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("multidelete", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"sets": sets, **(filters or {})}
-    source = files("multidelete.report").joinpath(name).read_text(encoding="utf-8")
-    return environment.from_string(source).render(**values)
+    return environment.get_template(name).render(**values)
 
 
 def sets(text: str) -> Markup:
