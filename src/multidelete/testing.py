@@ -284,7 +284,7 @@ _SEEDLESS = "another seed gave other weights, although it says that it draws not
 def check_resumed(case: Case) -> None:
     """Killed half-way and resumed, it ends where it would have ended."""
     work = _Work()
-    whole = _weights(case.run(engine=Engine("fp32", work)).model)
+    uninterrupted = _weights(case.run(engine=Engine("fp32", work)).model)
     half = work.last()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -295,7 +295,7 @@ def check_resumed(case: Case) -> None:
         else:
             case.expect(half is None, "it went on after Ctrl-C")
         resumed = _weights(case.run(folder=folder, engine=Engine("fp32", resume=True)).model)
-    case.expect(not _changed(whole, resumed), "killed and resumed, it ended with other weights")
+    case.expect(not _changed(uninterrupted, resumed), "killed and resumed, it ended with other weights")
 
 
 def check_folder(case: Case) -> None:

@@ -312,15 +312,23 @@ def _methods(recipe: Recipe) -> tuple[list[Method], list[str]]:
             if scope not in own:
                 notes.append(f"{name}, scope '{scope}': left out, its scopes here are {' and '.join(own)}")
                 continue
-            told = [each for each in (recipe.method, *recipe.compare) if (each.name, each.scope) == (name, scope)]
-            if len(told) > 1 and told[0] is not recipe.method:
-                notes.append(f"{name}, scope '{scope}': the recipe names it {len(told)} times, the first is taken")
-            given = {key: getattr(told[0], key) for key in told[0].model_fields_set} if told else {}
+            named_by_recipe = [
+                each for each in (recipe.method, *recipe.compare) if (each.name, each.scope) == (name, scope)
+            ]
+            if len(named_by_recipe) > 1 and named_by_recipe[0] is not recipe.method:
+                notes.append(
+                    f"{name}, scope '{scope}': the recipe names it {len(named_by_recipe)} times, the first is taken"
+                )
+            given = (
+                {key: getattr(named_by_recipe[0], key) for key in named_by_recipe[0].model_fields_set}
+                if named_by_recipe
+                else {}
+            )
             try:
                 chosen.append(kind.model_validate({**given, **bench.settings.get(name, {}), "scope": scope}))
             except ValidationError as error:
                 why = "; ".join(sentences(error, kind, name, f"method '{name}'"))
-                if told or bench.settings.get(name):  # methods with explicit settings are never left out
+                if named_by_recipe or bench.settings.get(name):  # methods with explicit settings are never left out
                     raise InputError(f"bench, {name}, scope '{scope}': {why}") from error
                 notes.append(f"{name}, scope '{scope}': left out, {why}")
     return chosen, notes

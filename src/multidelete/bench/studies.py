@@ -39,10 +39,10 @@ def scopes(recipe: Recipe) -> Mapping[str, Variant]:
         raise InputError(
             f"the study 'scopes' compares all and fusion; {method.name} has the scopes {' and '.join(method.scopes)}"
         )
-    told: dict[str, Method] = {
+    given: dict[str, Method] = {
         each.scope: each for each in (*reversed(recipe.compare), method) if each.name == method.name
     }
-    return {name: Variant(_with_evaluations(told.get(scope, method), scope=scope)) for scope, name in wanted.items()}
+    return {name: Variant(_with_evaluations(given.get(scope, method), scope=scope)) for scope, name in wanted.items()}
 
 
 def sizes(recipe: Recipe) -> Mapping[str, Variant]:

@@ -51,12 +51,12 @@ def demo(
     from multidelete.recipe import load
 
     given = {key: value for key, value in (("seed", seed), ("precision", precision)) if value is not None}
-    places = {name: out / name for name in demo_names()} if all_tasks else {task: out}
-    recipes = {name: load(demo_recipe(name), overrides or [], given) for name in places}
-    for name, place in places.items():
+    folders = {name: out / name for name in demo_names()} if all_tasks else {task: out}
+    recipes = {name: load(demo_recipe(name), overrides or [], given) for name in folders}
+    for name, folder in folders.items():
         if not resume:
-            _make_room(recipes[name], place)
-        _run(recipes[name], place, resume, tracker)
+            _make_room(recipes[name], folder)
+        _run(recipes[name], folder, resume, tracker)
 
 
 @app.command(

@@ -79,7 +79,7 @@ LITTLE_TO_FORGET = (
 )
 
 
-ANEW = Finding(
+RETRAINED = Finding(
     "good",
     "Retrained without the deleted data",
     "The model was not changed but trained again from its initial weights, without the deleted data. It never read "
@@ -143,7 +143,7 @@ NOT_TESTED = Finding(
 )
 
 
-ANEW_MEMBERSHIP = Finding(
+RETRAINED_MEMBERSHIP = Finding(
     "good",
     "There is nothing to detect",
     "The model did not read the deleted data in this training. If an attack succeeds, this is chance, or follows from "
@@ -178,14 +178,14 @@ def record(run: Run, ids: Sequence[str], earlier: Sequence[str] = ()) -> dict[st
         ids: Ids of the deleted examples, in the order of the request.
         earlier: Ids deleted by earlier requests, which are evaluated together with ``ids``.
     """
-    told = run.provenance
-    place = 1 + bool(told["recipe"]["retrain"])  # row of the recipe's method, after Original and Retrain
-    row = run.rows[place]
+    provenance = run.provenance
+    index = 1 + bool(provenance["recipe"]["retrain"])  # row of the recipe's method, after Original and Retrain
+    row = run.rows[index]
     if row["method"] in BASELINES and row["method"] != "retrain":
         return None
     one, many, halves = ITEMS.get(row["task"], ("item", "items", "its two parts"))
     groups = [Group.of([each]) for each in run.rows]
-    after, before = groups[place], reference(groups, "original")
+    after, before = groups[index], reference(groups, "original")
     retrained = next((group for group in groups if group is not after and _is_retrain(group)), None)
     forgetting = _forgetting(after, before, retrained)
     kept = verdict.utility(after, before, retrained)
@@ -200,22 +200,22 @@ def record(run: Run, ids: Sequence[str], earlier: Sequence[str] = ()) -> dict[st
         "deleted": {
             "count": len(ids),
             "what": one if len(ids) == 1 else many,
-            "asked": told["recipe"]["forget"],
-            "sha256": told["forget_hash"],
+            "asked": provenance["recipe"]["forget"],
+            "sha256": provenance["forget_hash"],
             "ids": list(ids),
             **({"earlier": list(earlier)} if earlier else {}),
         },
-        "began": told["began"],
-        "ended": told["created"],
+        "began": provenance["began"],
+        "ended": provenance["created"],
         "model": {
             "kind": row["model"],
-            "source": told["original"],
-            "sha256_before": told["original_hash"],
-            "sha256_after": told["model_hash"],
+            "source": provenance["original"],
+            "sha256_before": provenance["original_hash"],
+            "sha256_after": provenance["model_hash"],
             "folder": "model",
-            "row": run.key(place),
+            "row": run.key(index),
         },
-        "data": {"name": row["data"], "read": told["recipe"]["data"], "sha256": told["data_hash"]},
+        "data": {"name": row["data"], "read": provenance["recipe"]["data"], "sha256": provenance["data_hash"]},
         "method": {
             "name": row["method"],
             "label": label(row, run.rows),
@@ -224,8 +224,8 @@ def record(run: Run, ids: Sequence[str], earlier: Sequence[str] = ()) -> dict[st
             **({"seeds": seeds} if set(seeds.values()) != {row["seed"]} else {}),
             "settings": row["settings"],
         },
-        "made_by": {key: told[key] for key in ("version", "commit", "dirty", "device", "python", "packages")},
-        "ordered_by": {key: told[key] for key in ("account", "command")},
+        "made_by": {key: provenance[key] for key in ("version", "commit", "dirty", "device", "python", "packages")},
+        "ordered_by": {key: provenance[key] for key in ("account", "command")},
         "findings": {
             "forgetting": asdict(forgetting),
             "utility": asdict(utility),
@@ -255,7 +255,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 def _forgetting(after: Group, before: Group | None, retrained: Group | None) -> Finding:
     """Verdict on forgetting in plain English."""
     if _is_retrain(after):
-        return ANEW
+        return RETRAINED
     result = verdict.forgetting(after, before, retrained)
     missing = NOTHING_TO_COMPARE if retrained is None else LITTLE_TO_FORGET
     return Finding(result.tone, *FORGETTING.get(result.answer, missing))
@@ -264,7 +264,7 @@ def _forgetting(after: Group, before: Group | None, retrained: Group | None) -> 
 def _membership(after: Group, before: Group | None, retrained: Group | None) -> Finding:
     """Verdict on membership in plain English, with the numbers of the strongest attack."""
     if _is_retrain(after):
-        return ANEW_MEMBERSHIP
+        return RETRAINED_MEMBERSHIP
     result = verdict.membership(after, before, retrained)
     if result is None:
         return NOT_TESTED

@@ -131,12 +131,12 @@ def utility(group: Group, original: Group | None, retrain: Group | None) -> Find
     """Finding on utility: test score lost against Retrain, or against Original if there is no Retrain."""
     own = group.metrics.get("test_score")
     aim, name = (retrain, "Retrain") if retrain else (original, "Original")
-    whole = aim.metrics.get("test_score") if aim else None
-    if own is None or whole is None:
+    expected = aim.metrics.get("test_score") if aim else None
+    if own is None or expected is None:
         return Finding("open", "Utility cannot be evaluated", "the run has no test score to compare with.")
-    loss = whole.mean - own.mean
-    share = loss / whole.mean if whole.mean > 0 else 0.0
-    details = f"test score {own}, {name} {whole} ({signed(-loss, plus=True)})."
+    loss = expected.mean - own.mean
+    share = loss / expected.mean if expected.mean > 0 else 0.0
+    details = f"test score {own}, {name} {expected} ({signed(-loss, plus=True)})."
     if loss > DESTROYED_POINTS or share > DESTROYED_SHARE:
         return Finding("bad", "Destroyed utility", details)
     if loss > KEPT_POINTS or share > KEPT_SHARE:
@@ -207,16 +207,16 @@ def membership(group: Group, original: Group | None, retrain: Group | None) -> F
 
 def cost(group: Group, retrain: Group | None) -> Finding:
     """Finding on cost: time as a share of Retrain's."""
-    seconds, whole = group.seconds, retrain.seconds if retrain else None
+    seconds, full = group.seconds, retrain.seconds if retrain else None
     if seconds is None:
         return Finding("open", "Cost was not measured", "the run has no update time for this model.")
     words = duration(seconds)
     if group.prepared is not None:
         words += f", {duration(group.prepared)} of it preparation"
-    if not whole:
+    if not full:
         return Finding("open", "Cost cannot be compared", f"{words}; the run has no Retrain to compare with.")
-    share = seconds / whole
-    details = f"{words}; {percent(share)} of Retrain's {duration(whole)}."
+    share = seconds / full
+    details = f"{words}; {percent(share)} of Retrain's {duration(full)}."
     if share > 1:
         return Finding("bad", "More expensive than retraining", details)
     if share > CHEAP:
@@ -249,8 +249,8 @@ def headline(verdict: Verdict, group: Group, retrain: Group | None) -> str:
     }.get(verdict.utility.answer, "its utility cannot be evaluated here")
     contrast = (verdict.forgetting.tone == "good") != (verdict.utility.tone == "good")
     sentence = f"{verdict.label} {forgot} {'but' if contrast else 'and'} {kept}"
-    own, whole = group.seconds, retrain.seconds if retrain else None
-    return f"{sentence}, in {percent(own / whole)} of Retrain's time." if own and whole else f"{sentence}."
+    own, full = group.seconds, retrain.seconds if retrain else None
+    return f"{sentence}, in {percent(own / full)} of Retrain's time." if own and full else f"{sentence}."
 
 
 def meaning_of_retrain(retrain: Group | None) -> str:

@@ -95,21 +95,21 @@ def _bench(folder: Path, extra: Mapping[str, Look]) -> Iterator[Check]:
 
 def _run(folder: Path, digest: str | None, extra: Mapping[str, Look]) -> Iterator[Check]:
     yield _digest(folder, digest)
-    yield from _found("files", _files, folder)
+    yield from _checked("files", _files, folder)
     try:
         run = Run.load(folder)
     except InputError as error:
         yield Check("results", False, str(error))
         return
-    yield from _found("results", _results, run)
-    yield from _found("history", _history, run)
+    yield from _checked("results", _results, run)
+    yield from _checked("history", _history, run)
     for index in range(len(run.rows)):
-        yield from _found(f"metrics of {run.key(index)}", _metrics, run, index)
+        yield from _checked(f"metrics of {run.key(index)}", _metrics, run, index)
     for what, look in (*PARTS.items(), *extra.items()):
-        yield from _found(what, look, run)
+        yield from _checked(what, look, run)
 
 
-def _found(what: str, look: Look, *where: Any) -> Iterator[Check]:
+def _checked(what: str, look: Look, *where: Any) -> Iterator[Check]:
     """Results of the checks of one part; an exception is a failed check."""
     try:
         for holds, words in look(*where):
@@ -149,8 +149,8 @@ def _files(folder: Path) -> Answers:
 def _results(run: Run) -> Answers:
     """Check that values stored in several files are the same in all of them."""
     wrong = [
-        f"{key} is {_short(result)} in {RESULTS_FILE}, but {_short(recorded)} in {place}"
-        for place, before, now in _copies(run)
+        f"{key} is {_short(result)} in {RESULTS_FILE}, but {_short(recorded)} in {location}"
+        for location, before, now in _copies(run)
         for key, (recorded, result) in differences(before, now).items()
     ]
     yield from ((False, words) for words in wrong)
@@ -176,13 +176,17 @@ def _copies(run: Run) -> Iterator[tuple[str, Any, Any]]:
     if len(rows) != len(run.rows):
         raise InputError(f"{RESULTS_FILE} has {len(run.rows)} rows, but its recipe makes {len(rows)}")
     for index, (asked, row) in enumerate(zip(rows, run.rows, strict=True)):
-        place = f"rows.{index}"
+        location = f"rows.{index}"
         asked |= common
-        yield "its recipe", {place: asked}, {place: dict(zip(asked, values_of(row, asked), strict=True))}
+        yield "its recipe", {location: asked}, {location: dict(zip(asked, values_of(row, asked), strict=True))}
         kept = run.folder / WORK / f"{run.key(index)}.json"
         if kept.is_file():  # not part of the record (only for --resume), but shows which value was changed
             metrics = {key: value for key, value in row["metrics"].items() if key != GAP}
-            yield f"{WORK}/{kept.name}", {place: json.loads(kept.read_text())}, {place: {**row, "metrics": metrics}}
+            yield (
+                f"{WORK}/{kept.name}",
+                {location: json.loads(kept.read_text())},
+                {location: {**row, "metrics": metrics}},
+            )
 
 
 def _history(run: Run) -> Answers:
@@ -219,7 +223,7 @@ def recomputed(run: Run, index: int) -> dict[str, float]:
     common = {name: name for name in stored if not name.startswith(tuple(rows))}
     own = {name.removeprefix(f"{key}-"): name for name in stored if name.startswith(f"{key}-")}
     references, unlearned = (
-        {name: read_predictions(run.folder / "predictions" / place) for name, place in each.items()}
+        {name: read_predictions(run.folder / "predictions" / location) for name, location in each.items()}
         for each in (common, own)
     )
     membership = MembershipSettings.model_validate(recipe["membership"])

@@ -92,8 +92,8 @@ def attacks(
     members, others = (signals(predictions[split]) for split in ("forget", "test"))
     result = {name: (members[name], others[name]) for name in members}
     if SHADOW in references:
-        judge = support_vectors(references[SHADOW], seed)
-        result["svc"] = judge.decision_function(_features(members)), judge.decision_function(_features(others))
+        attacker = support_vectors(references[SHADOW], seed)
+        result["svc"] = attacker.decision_function(_features(members)), attacker.decision_function(_features(others))
     pairs = {split: predictions[split] for split in ("forget", "test")}
     own = {"forget": members["loss"], "test": others["loss"]}
     halves = [each for name, each in sorted(references.items()) if name != SHADOW]
@@ -106,8 +106,8 @@ def attacks(
         asked = [_by_knowledge(unlearned[name], references[name]) for name in sorted(unlearned)]
         never = {split: out_scores(each, split, asked, seed) for split, each in pairs.items()}
         once = out_scores(pairs["forget"], "forget", [{**each, "forget": each["once"]} for each in asked], seed)
-        judge = u_lira(once, never["forget"])
-        result["u_lira"] = judge(own["forget"], never["forget"]), judge(own["test"], never["test"])
+        attacker = u_lira(once, never["forget"])
+        result["u_lira"] = attacker(own["forget"], never["forget"]), attacker(own["test"], never["test"])
     return result
 
 
@@ -298,12 +298,12 @@ def u_lira(once: Floats, never: Floats) -> Callable[[Floats, Floats], Floats]:
     for distances in (once - others, never - others):
         worlds.append(norm(distances.mean(), distances.std() + 1e-30))
 
-    def judge(score: Floats, out: Floats) -> Floats:
+    def attack(score: Floats, out: Floats) -> Floats:
         distances = score - out.mean(1)
         result: Floats = worlds[0].logpdf(distances) - worlds[1].logpdf(distances)
         return result
 
-    return judge
+    return attack
 
 
 def rmia(score: Floats, out: Floats, a: float = 0.3) -> Floats:

@@ -231,8 +231,8 @@ class Lcodec(Method):
             return here, rank_one((here, there), away)
 
         gradient, deleted = secant(pairs)
-        _, whole = secant(sample)
-        step = deletion_step(gradient, whole, deleted, len(left), len(pairs), self.damping).float()
+        _, train = secant(sample)
+        step = deletion_step(gradient, train, deleted, len(left), len(pairs), self.damping).float()
         sigma = newton_sigma(len(left), self.damping, self.lipschitz, self.epsilon, self.delta)
         drawn = torch.randn(step.shape, generator=generator(key[0], "noise", key[1])).to(step)
         values = weights.get()

@@ -69,8 +69,8 @@ class Watch:
     def neuron(self, column: int) -> tuple[str, int]:
         """Layer and number of the neuron that a column is of."""
         ends = np.cumsum(self.widths)
-        place = int(np.searchsorted(ends, column, side="right"))
-        return self.seen[place], column - int(ends[place] - self.widths[place])
+        layer = int(np.searchsorted(ends, column, side="right"))
+        return self.seen[layer], column - int(ends[layer] - self.widths[layer])
 
 
 class _Means:
@@ -223,11 +223,11 @@ def _replace_token(tokens: Tokens, model: Model, randomness: torch.Generator) ->
     words = words[~torch.isin(words, special)]
     ids, own = tokens.ids.cpu(), torch.arange(len(tokens.ids))
     ordinary = torch.isin(ids, words) & tokens.mask.cpu().bool()
-    place = torch.rand(ids.shape, generator=randomness).masked_fill(~ordinary, -1).argmax(1)
+    position = torch.rand(ids.shape, generator=randomness).masked_fill(~ordinary, -1).argmax(1)
     # So many words further on, which is never the word that stood there.
     further = torch.randint(1, max(2, len(words)), (len(ids),), generator=randomness)
-    old = torch.searchsorted(words, ids[own, place])
+    old = torch.searchsorted(words, ids[own, position])
     new = words[(old + further) % len(words)]
     ids = ids.clone()
-    ids[own, place] = torch.where(ordinary.any(1), new, ids[own, place])
+    ids[own, position] = torch.where(ordinary.any(1), new, ids[own, position])
     return Tokens(ids.to(tokens.ids.device), tokens.mask)

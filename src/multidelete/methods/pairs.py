@@ -73,13 +73,13 @@ def with_wrong_labels(model: Model, forget: Batch, retain: RetainBatch) -> Batch
         others = torch.randint(1, classes, (len(forget),), generator=generator(seed, "wrong labels", step))
         return replace(forget, labels=(forget.labels + others.to(forget.labels.device)) % classes)
     randomness = np.random.default_rng(derive(seed, "wrong texts", step))
-    whole = retain.stream.inputs.modalities[0]
+    other = retain.stream.inputs.modalities[0]
     examples = retain.stream.inputs.dataset.text_examples
-    images, own = forget.rows[whole].numpy(), forget.rows["text"].numpy()
+    images, own = forget.rows[other].numpy(), forget.rows["text"].numpy()
     texts = own[randomness.permutation(len(own))]
     same = examples[texts] == images
     texts[same] = randomness.choice(retain.stream.retain, int(same.sum()))
-    paired = retain.stream.inputs.batch({whole: images, "text": texts}, forget.examples[whole].device, forget.generator)
+    paired = retain.stream.inputs.batch({other: images, "text": texts}, forget.examples[other].device, forget.generator)
     return replace(paired, examples=dict.fromkeys(paired.examples, paired.examples["text"]))
 
 

@@ -92,9 +92,9 @@ class Teacher:
         true = (self.inputs.dataset.text_examples[texts] == examples) & self._true.has[texts]
         fused[true] = torch.from_numpy(self._true.values[texts[true]])
         keys = self._key(examples, texts)
-        place = np.searchsorted(self._keys, keys)
-        remembered = ~true & (np.append(self._keys, -1)[place] == keys)
-        fused[remembered] = self._fused[place[remembered]]
+        index = np.searchsorted(self._keys, keys)
+        remembered = ~true & (np.append(self._keys, -1)[index] == keys)
+        fused[remembered] = self._fused[index[remembered]]
         unknown = ~true & ~remembered
         if unknown.any():
             fused[unknown] = self._compute(examples[unknown], texts[unknown])

@@ -53,8 +53,8 @@ class Probe:
         scores = cross_val_predict(model, states, targets, cv=FOLDS).reshape(shows.shape)
         thresholds = (np.mean(scores, 0, where=shows) + np.mean(scores, 0, where=~shows)) / 2
         if read is None:
-            told = balanced_accuracy(scores > thresholds, shows)
-            read = np.sort(np.argsort(-told, kind="stable")[:KEPT])
+            accuracies = balanced_accuracy(scores > thresholds, shows)
+            read = np.sort(np.argsort(-accuracies, kind="stable")[:KEPT])
         scaler, ridge = model.fit(states, targets[:, read])
         weights = np.atleast_2d(ridge.coef_) / scaler.scale_
         return cls(weights, thresholds[read] - ridge.intercept_ + weights @ scaler.mean_, read)

@@ -106,7 +106,7 @@ class Albef(ImageTextModel):
             if self.embeds:
                 self.add_module(f"{modality}_projection", nn.Linear(width, config.embedding_width))
         self.fusion = FusionEncoder(config.fusion)
-        self.add_head(config.fusion.width, beside=int(config.similarity))
+        self.add_head(config.fusion.width, extra_width=int(config.similarity))
         if self.embeds:
             self.log_scale = nn.Parameter(torch.tensor(1 / config.temperature).log())
 

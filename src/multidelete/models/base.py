@@ -228,8 +228,8 @@ class Model(nn.Module, ABC):
             config = architecture.config_class.model_validate(fields)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise InputError(f"{folder / CONFIG_FILE} is damaged: '{place}': {first['msg']}") from error
+            field = ".".join(map(str, first["loc"]))
+            raise InputError(f"{folder / CONFIG_FILE} is damaged: '{field}': {first['msg']}") from error
         tokenizer = read_tokenizer(folder)
         try:
             model = architecture(config, tokenizer)

@@ -105,32 +105,37 @@ class Blip(ImageTextModel):
         with seeded(seed, "initial weights"):
             source = config.text.pretrained
             shared = config.vision.pretrained == source
-            whole = load_retrieval_model(source, both=shared)
+            source_model = load_retrieval_model(source, both=shared)
             tokenizer = tokenizer or build_tokenizer(config.text, texts, "model.text")
-            layers = whole.text_encoder.encoder.layer
+            layers = source_model.text_encoder.encoder.layer
             crossings = [layer._modules.pop("crossattention", None) for layer in layers]
-            whole.text_encoder.config.is_decoder = False
+            source_model.text_encoder.config.is_decoder = False
             if shared:
-                vision, fields = whole.vision_model, describe(whole.vision_model)
+                vision, fields = source_model.vision_model, describe(source_model.vision_model)
             else:
                 vision, fields = build_backbone(_for_drawing(config).vision, "vision")
             update = {
                 "vision": config.vision.model_copy(update={"config": fields}),
-                "text": config.text.model_copy(update={"config": describe(whole.text_encoder)}),
-                "embedding_width": whole.vision_proj.out_features,
+                "text": config.text.model_copy(update={"config": describe(source_model.text_encoder)}),
+                "embedding_width": source_model.vision_proj.out_features,
             }
-            model = cls(config.model_copy(update=update), tokenizer, {"vision": vision, "text": whole.text_encoder})
-            model._take(whole, crossings)
+            model = cls(
+                config.model_copy(update=update), tokenizer, {"vision": vision, "text": source_model.text_encoder}
+            )
+            model._take(source_model, crossings)
         model.eval().check_sizes()
         return model
 
     @torch.no_grad()
-    def _take(self, whole: Any, crossings: Sequence[nn.Module | None]) -> None:
+    def _take(self, source_model: Any, crossings: Sequence[nn.Module | None]) -> None:
         """Take over what ``transformers`` calls the retrieval model, but for its towers."""
         pairs: list[tuple[Any, Any]] = list(zip(self.fusion, crossings, strict=True))
         if not self.config.labels:
-            pairs += [(self.vision_projection, whole.vision_proj), (self.text_projection, whole.text_proj)]
-            pairs += [(self.matching_head, whole.itm_head)]
+            pairs += [
+                (self.vision_projection, source_model.vision_proj),
+                (self.text_projection, source_model.text_proj),
+            ]
+            pairs += [(self.matching_head, source_model.itm_head)]
         for mine, theirs in pairs:
             if theirs is None:  # a tower that was saved without cross-attention
                 continue
@@ -220,9 +225,9 @@ def load_retrieval_model(source: str, *, both: bool) -> Any:
     from transformers import BlipForImageTextRetrieval
 
     architecture: Any = BlipForImageTextRetrieval
-    with loading(source, "model.text") as place:
+    with loading(source, "model.text") as path:
         model, facts = architecture.from_pretrained(
-            place,
+            path,
             dtype=torch.float32,
             key_mapping={r"^text_model\.": "text_encoder."},  # the plain model's name of the same tower
             output_loading_info=True,

@@ -139,9 +139,9 @@ def from_lavis(state_dict: Mapping[str, Tensor], config: AlbefConfig) -> dict[st
     if config.labels:
         unused = (*RETRIEVAL.values(), "log_scale")
         weights = {name: tensor for name, tensor in weights.items() if not within(name, unused)}
-    place = "vision.embeddings.position_embeddings"
-    if place in weights and place in wanted:
-        weights[place] = resized_positions(weights[place], wanted[place][1])
+    name = "vision.embeddings.position_embeddings"
+    if name in weights and name in wanted:
+        weights[name] = resized_positions(weights[name], wanted[name][1])
     _refuse("lacks what would be weight", [n for n in wanted if n not in weights and not within(n, NEW)])
     _refuse("is larger than the configuration: it has what would be weight", [n for n in weights if n not in wanted])
     wrong = [name for name, tensor in weights.items() if tensor.shape != wanted[name]]

@@ -49,10 +49,10 @@ def load_pretrained(source: str, where: str) -> nn.Module:
     """A pretrained model from a folder or hub id, in fp32."""
     from transformers import AutoConfig, AutoModel
 
-    with loading(source, where) as place:
+    with loading(source, where) as path:
         # Stored in half precision or not: training and unlearning hold their weights in fp32.
-        config = AutoConfig.from_pretrained(place)
-        model: nn.Module = AutoModel.from_pretrained(place, dtype=torch.float32, **_without_pooler(config))
+        config = AutoConfig.from_pretrained(path)
+        model: nn.Module = AutoModel.from_pretrained(path, dtype=torch.float32, **_without_pooler(config))
     return model
 
 
@@ -131,8 +131,8 @@ def reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].startswith("Validation error"):
         return lines[1].removeprefix("TypeError: ")
-    told = lines and not isinstance(error, KeyError)  # whose text is only the key
-    return lines[0] if told else " ".join([type(error).__name__, *lines[:1]])
+    informative = lines and not isinstance(error, KeyError)  # whose text is only the key
+    return lines[0] if informative else " ".join([type(error).__name__, *lines[:1]])
 
 
 def _without_pooler(config: Any) -> dict[str, bool]:

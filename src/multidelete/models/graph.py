@@ -143,12 +143,12 @@ class Graph:
                 break
             chosen[row] = None
         nodes = np.fromiter(chosen, dtype=np.int64)
-        place = {row: number for number, row in enumerate(chosen)}
+        index = {row: number for number, row in enumerate(chosen)}
         edges = [
-            (place[row], place[other])
+            (index[row], index[other])
             for row in chosen
             for other in self._around[row].tolist()
-            if row < other and other in place and not self._answers(row, other, first, hidden)
+            if row < other and other in index and not self._reveals(row, other, first, hidden)
         ]
         cut = hidden.intersection(around)  # what loses its edge to the first node, and the degree that goes with it
         degrees = np.array([len(self._around[row]) - (row in cut) for row in chosen], dtype=np.float32)
@@ -161,7 +161,7 @@ class Graph:
         return Neighbourhood(nodes, np.array(edges, dtype=np.int64).reshape(-1, 2), features)
 
     @staticmethod
-    def _answers(row: int, other: int, first: int, hidden: frozenset[int]) -> bool:
+    def _reveals(row: int, other: int, first: int, hidden: frozenset[int]) -> bool:
         return (row == first and other in hidden) or (other == first and row in hidden)
 
     def _similarity(self, row: int, term: int) -> float:

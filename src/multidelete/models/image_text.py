@@ -132,15 +132,15 @@ class ImageTextModel(Model):
         fused = self.fuse_picture(text[again], replace(vision, tokens=tokens, mask=mask, pooled=tokens[:, 0]))
         return torch.cat(fused.chunk(count), dim=-1)
 
-    def add_head(self, width: int, beside: int = 0) -> None:
+    def add_head(self, width: int, extra_width: int = 0) -> None:
         """Make what judges fused representations: of classes, or of matching.
 
         Args:
             width: Of those of single pictures.
-            beside: What stands beside them all, where there are classes.
+            extra_width: Width of further inputs of a class head.
         """
         if self.config.labels:
-            self.class_head = ClassHead(self.config.images * width + beside, len(self.config.labels))
+            self.class_head = ClassHead(self.config.images * width + extra_width, len(self.config.labels))
         else:
             self.matching_head = nn.Linear(width, 2)
 

@@ -225,8 +225,8 @@ def load_backbone(source: str) -> Any:
     from transformers import ViltModel
 
     architecture: Any = ViltModel
-    with loading(source, "model.encoder") as place:
-        model, facts = architecture.from_pretrained(place, dtype=torch.float32, output_loading_info=True)
+    with loading(source, "model.encoder") as path:
+        model, facts = architecture.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     if missing := sorted(facts["missing_keys"]):
         raise InputError(
             f"model.encoder.pretrained: '{source}' has no whole ViLT: weight '{missing[0]}' is missing; "

@@ -123,13 +123,13 @@ class _State:
 
     def condition_on(self, column: Tensor) -> None:
         """Add a column to S."""
-        apart = (_around(column) - column[:, None]).square_()
-        self.distances = apart if self.distances is None else self.distances.add_(apart)
+        gaps_squared = (_around(column) - column[:, None]).square_()
+        self.distances = gaps_squared if self.distances is None else self.distances.add_(gaps_squared)
         self.nearest = self._sample(self.distances.argmin(1))
         self.given += 1
         counts = [each[min(self.given, len(each)) - 1] for each in (NEAR, FAR)]
-        values, places = self.distances.topk(min(counts[-1] + 1, self.size - 1), dim=1, largest=False)
-        self.near, self.far = (self._nearest(values, places, count) for count in counts)
+        values, indices = self.distances.topk(min(counts[-1] + 1, self.size - 1), dim=1, largest=False)
+        self.near, self.far = (self._nearest(values, indices, count) for count in counts)
 
     def dependence(self, candidates: Tensor) -> Tensor:
         """T of each candidate column given S, ``(p,)``."""
@@ -177,24 +177,24 @@ class _State:
         own = columns.T.contiguous()  # (P, c)
         best, total = torch.full_like(own, torch.inf), torch.empty_like(own)
         nearer = torch.empty_like(own, dtype=torch.bool)
-        place = torch.zeros_like(own, dtype=torch.uint8)
+        index = torch.zeros_like(own, dtype=torch.uint8)
         at = nearer.view(torch.uint8)
         for number, (there, distance) in enumerate(zip(near.samples.T, near.distances.T, strict=True)):
             torch.index_select(own, 0, there, out=total)
             total.sub_(own)
             torch.addcmul(distance[:, None], total, total, out=total)
             torch.lt(total, best, out=nearer)  # strict: ties go to the first
-            torch.maximum(place, at.mul_(number), out=place)  # numbers increase; masked_fill is 6x slower
+            torch.maximum(index, at.mul_(number), out=index)  # numbers increase; masked_fill is 6x slower
             torch.minimum(best, total, out=best)
-        neighbours = near.samples.gather(1, place.long()).T.contiguous()  # (c, P)
+        neighbours = near.samples.gather(1, index.long()).T.contiguous()  # (c, P)
         unclear = (best >= near.beyond[:, None]).T.contiguous()
         far = self.far
         for part in unclear.nonzero().split(BLOCK // far.samples.shape[1]):
             which, sample = part.unbind(1)
             there = far.samples[sample]  # (n, K)
             gaps = columns[which[:, None], there].sub_(columns[which, sample][:, None])
-            nearest, place = torch.addcmul(far.distances[sample], gaps, gaps).min(1)
-            neighbours[which, sample] = there.gather(1, place[:, None])[:, 0]
+            nearest, index = torch.addcmul(far.distances[sample], gaps, gaps).min(1)
+            neighbours[which, sample] = there.gather(1, index[:, None])[:, 0]
             unclear[which, sample] = nearest >= far.beyond[sample]
         return self._decide(columns, neighbours, unclear)
 
@@ -211,20 +211,20 @@ class _State:
             neighbours[which, sample] = (sample + 1 + total.argmin(1)) % self.size
         return neighbours
 
-    def _nearest(self, values: Tensor, places: Tensor, count: int) -> _Nearest:
+    def _nearest(self, values: Tensor, indices: Tensor, count: int) -> _Nearest:
         """The ``count`` nearest neighbours, from ascending distances and their positions in the rows."""
         assert self.distances is not None
         if count < values.shape[1]:
-            beyond, places = values[:, count], places[:, :count]
+            beyond, indices = values[:, count], indices[:, :count]
         else:  # all of them
             beyond = torch.full_like(values[:, 0], torch.inf)
-        places = places.sort(1).values
-        return _Nearest(self._sample(places), self.distances.gather(1, places), beyond)
+        indices = indices.sort(1).values
+        return _Nearest(self._sample(indices), self.distances.gather(1, indices), beyond)
 
-    def _sample(self, places: Tensor) -> Tensor:
+    def _sample(self, indices: Tensor) -> Tensor:
         """Sample indices from positions in the rows of distances, ``(P,)`` or ``(P, K)``."""
-        own = torch.arange(self.size, device=places.device).view(-1, *[1] * (places.dim() - 1))
-        return (own + 1 + places) % self.size
+        own = torch.arange(self.size, device=indices.device).view(-1, *[1] * (indices.dim() - 1))
+        return (own + 1 + indices) % self.size
 
 
 def _around(columns: Tensor) -> Tensor:

@@ -103,8 +103,8 @@ def differentiable(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
 
 def _each(losses: Tensor, parameters: Mapping[str, nn.Parameter]) -> Iterator[Gradients]:
     assert losses.dim() == 1, "one loss for each example is needed, not their sum"
-    for place in range(len(losses)):
-        yield _gradient(losses[place].float(), parameters, keep=place + 1 < len(losses))
+    for index in range(len(losses)):
+        yield _gradient(losses[index].float(), parameters, keep=index + 1 < len(losses))
 
 
 def _gradient(loss: Tensor, parameters: Mapping[str, nn.Parameter], *, keep: bool = False) -> Gradients:

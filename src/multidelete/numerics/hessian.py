@@ -43,7 +43,7 @@ def solve(damping: float, vectors: Tensor, weights: Tensor, right: Tensor) -> Te
     return (g - U @ inner) / damping
 
 
-def deletion_step(gradient: Tensor, whole: Tensor, deleted: Tensor, count: int, batch: int, damping: float) -> Tensor:
+def deletion_step(gradient: Tensor, train: Tensor, deleted: Tensor, count: int, batch: int, damping: float) -> Tensor:
     r"""Newton step for the weights when ``batch`` of ``count`` examples are deleted.
 
     .. math::
@@ -53,7 +53,7 @@ def deletion_step(gradient: Tensor, whole: Tensor, deleted: Tensor, count: int, 
 
     Args:
         gradient: g of the deleted examples, ``(W,)``.
-        whole: Vector of :math:`H_{train}`, see :func:`rank_one`, ``(W,)``.
+        train: Vector of :math:`H_{train}`, see :func:`rank_one`, ``(W,)``.
         deleted: Vector of :math:`H_z`, ``(W,)``.
         count: n, number of examples before the deletion.
         batch: b, number of deleted examples; fewer than n.
@@ -64,4 +64,4 @@ def deletion_step(gradient: Tensor, whole: Tensor, deleted: Tensor, count: int, 
     """
     left = count - batch
     weights = torch.tensor([count / left, -batch / left], device=gradient.device)
-    return solve(damping, torch.stack([whole, deleted], dim=1), weights, gradient) * (batch / left)
+    return solve(damping, torch.stack([train, deleted], dim=1), weights, gradient) * (batch / left)

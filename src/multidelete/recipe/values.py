@@ -64,9 +64,9 @@ def merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
 def _read_toml(path: Path) -> dict[str, Any]:
     if not path.exists() or path.is_dir():
-        beside = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        siblings = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         kind = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(f"recipe '{path}' {kind}{did_you_mean(path.name, beside)}")
+        raise InputError(f"recipe '{path}' {kind}{did_you_mean(path.name, siblings)}")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:

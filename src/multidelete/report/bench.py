@@ -62,9 +62,9 @@ class Bench:
         notes: list[str] = []
         commands: list[str] = []
         for folder in folders:
-            result, said = read_cells(folder)
+            result, more = read_cells(folder)
             cells += result
-            notes += said
+            notes += more
             commands += command_of(folder)
         check_finished(cells, notes)
         runs = [cell.run for cell in cells if cell.finished]
@@ -169,11 +169,11 @@ def _in_grid_order(groups: Sequence[Group]) -> list[Group]:
     """Groups sorted: references first, then methods in the order of the grid, each with its scopes together."""
     order = list(dict.fromkeys(group.method for group in groups))
 
-    def place(group: Group) -> tuple[int, bool, str]:  # the "-F" row comes last, as in the paper's table
+    def rank(group: Group) -> tuple[int, bool, str]:  # the "-F" row comes last, as in the paper's table
         scope = group.first["scope"]
         return order.index(group.method), scope == "fusion", scope
 
-    return in_order(sorted(groups, key=place))
+    return in_order(sorted(groups, key=rank))
 
 
 # -- formats --------------------------------------------------------------------------------------------------------
@@ -201,10 +201,10 @@ def to_latex(bench: Bench) -> str:
     """Table as a LaTeX ``tabular``, which needs no package."""
     columns = headings(bench.groups)
     body = "".join(" & ".join(map(latex, line)) + r" \\" + "\n" for line in lines(bench.groups))
-    said = "".join(f"% {line}\n" for line in (title(bench.groups), *bench.notes))
+    comments = "".join(f"% {line}\n" for line in (title(bench.groups), *bench.notes))
     head = " & ".join(map(latex, columns)) + r" \\"
     begin = rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}"
-    return f"{said}{begin}\n\\hline\n{head}\n\\hline\n{body}\\hline\n\\end{{tabular}}\n"
+    return f"{comments}{begin}\n\\hline\n{head}\n\\hline\n{body}\\hline\n\\end{{tabular}}\n"
 
 
 _LATEX = {

@@ -296,12 +296,12 @@ def cost_bars(groups: Sequence[Group], *, ids: str, width: float = 6.6) -> str:
         figure = Figure(figsize=(width, 0.62 + 0.4 * len(shown)), layout="constrained")
         axes = figure.add_subplot()
         longest = 0.0
-        for place, (name, group) in enumerate(shown):
+        for index, (name, group) in enumerate(shown):
             ink, left = group.color, 0.0
             for key in parts:
                 seconds = group.cost[key].mean if key in group.cost else 0.0
                 axes.barh(
-                    place,
+                    index,
                     seconds,
                     0.36,
                     left=left,
@@ -313,17 +313,17 @@ def cost_bars(groups: Sequence[Group], *, ids: str, width: float = 6.6) -> str:
                 left += seconds
             longest = max(longest, left)
             axes.annotate(
-                name, (0, place), (0, 7), textcoords="offset points", va="bottom", color=INK, parse_math=False
+                name, (0, index), (0, 7), textcoords="offset points", va="bottom", color=INK, parse_math=False
             )
             axes.annotate(
-                duration(left), (left, place), (4, 0), textcoords="offset points", va="center", color=MUTED, fontsize=8
+                duration(left), (left, index), (4, 0), textcoords="offset points", va="center", color=MUTED, fontsize=8
             )
             share = NONE if group is retrain else share_of_retrain(group, retrain)
             more = [] if share == NONE else [f"{share} of Retrain"]
             more += [f"{group.cost['peak_memory_mb'].mean:,.0f} MB"] if "peak_memory_mb" in group.cost else []
             axes.annotate(
                 " · ".join(more),
-                (1, place),
+                (1, index),
                 (0, 7),
                 xycoords=("axes fraction", "data"),
                 textcoords="offset points",

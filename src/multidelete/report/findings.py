@@ -45,30 +45,30 @@ def _ablation(result: StudyResult) -> Iterator[str]:
     full = result.line("full")
     if full is None:
         return
-    yield f"The full loss reaches {_pair(full)}{_beside(result, (SCORE, AUC))}."
+    yield f"The full loss reaches {_pair(full)}{_retrain(result, (SCORE, AUC))}."
     for line in result.done:
         if line is not full:
-            apart = " and ".join(_signed(_paired(line, full, key)) for key in (SCORE, AUC))
-            yield f"Without {line.label.removeprefix('− ')} it reaches {_pair(line)} ({apart})."
+            changes = " and ".join(_signed(_paired(line, full, key)) for key in (SCORE, AUC))
+            yield f"Without {line.label.removeprefix('− ')} it reaches {_pair(line)} ({changes})."
 
 
 def _scopes(result: StudyResult) -> Iterator[str]:
-    whole, fusion = (
+    everything, fusion = (
         next((line for line in result.done if line.variant.endswith(s)), None) for s in ("-all", "-fusion")
     )
-    if whole is None or fusion is None:
+    if everything is None or fusion is None:
         return
     yield (
-        f"With all parameters it reaches {_pair(whole)}; with the fusion only {_pair(fusion)}"
-        f"{_beside(result, (SCORE, AUC))}."
+        f"With all parameters it reaches {_pair(everything)}; with the fusion only {_pair(fusion)}"
+        f"{_retrain(result, (SCORE, AUC))}."
     )
-    all_seconds, seconds = (line.mean("update_seconds") for line in (whole, fusion))
+    all_seconds, seconds = (line.mean("update_seconds") for line in (everything, fusion))
     if all_seconds and seconds:
         yield (
             f"Training only the fusion takes {percent(seconds / all_seconds)} of the update time of all parameters "
             f"({duration(seconds)} of {duration(all_seconds)})."
         )
-    for name, line in (("all parameters", whole), ("the fusion only", fusion)):
+    for name, line in (("all parameters", everything), ("the fusion only", fusion)):
         steps, values = study_figures.course(line, "forget_auc")
         below = [int(steps[i]) for i in range(len(steps)) if values[:, i].mean() <= 50]
         if below:
@@ -87,18 +87,18 @@ def _sizes(result: StudyResult) -> Iterator[str]:
             f"R² = {fit.r_squared:.3f} over {fit.n} cells."
         )
     retrain = result.retrain(last.examples)
-    own, whole = last.mean("update_seconds"), retrain.mean("update_seconds") if retrain else None
-    if own and whole:
+    own, everything = last.mean("update_seconds"), retrain.mean("update_seconds") if retrain else None
+    if own and everything:
         yield (
-            f"Deleting {last.examples:,} examples takes {percent(own / whole)} of Retrain's time "
-            f"({duration(own)} of {duration(whole)})."
+            f"Deleting {last.examples:,} examples takes {percent(own / everything)} of Retrain's time "
+            f"({duration(own)} of {duration(everything)})."
         )
     if first is not last:
         yield (
             f"From {first.examples:,} to {last.examples:,} deleted examples "
-            f"the test score goes from {first.said(SCORE)} "
-            f"to {last.said(SCORE)} and D_f vs test AUC from {first.said(TEST_AUC)} to {last.said(TEST_AUC)}"
-            f"{_beside(result, (SCORE, TEST_AUC), last.examples)}."
+            f"the test score goes from {first.text(SCORE)} "
+            f"to {last.text(SCORE)} and D_f vs test AUC from {first.text(TEST_AUC)} to {last.text(TEST_AUC)}"
+            f"{_retrain(result, (SCORE, TEST_AUC), last.examples)}."
         )
 
 
@@ -140,17 +140,17 @@ def _sequential(result: StudyResult) -> Iterator[str]:
     last = steps[-1]
     yield (
         f"After {len(steps)} sequential requests ({last.examples:,} examples) the test score is "
-        f"{last.said(SCORE)} and D_f vs test AUC {last.said(TEST_AUC)}; "
-        f"after all {at_once.examples:,} at once {at_once.said(SCORE)} and "
-        f"{at_once.said(TEST_AUC)}{_beside(result, (SCORE, TEST_AUC))}."
+        f"{last.text(SCORE)} and D_f vs test AUC {last.text(TEST_AUC)}; "
+        f"after all {at_once.examples:,} at once {at_once.text(SCORE)} and "
+        f"{at_once.text(TEST_AUC)}{_retrain(result, (SCORE, TEST_AUC))}."
     )
     if last.examples == at_once.examples:
         score, auc = (_signed(_paired(last, at_once, key)) for key in (SCORE, TEST_AUC))
         yield f"Compared with all at once (same seeds), this is {score} in test score and {auc} in D_f vs test AUC."
     times = [line.mean("update_seconds") or 0.0 for line in steps]
-    whole = at_once.mean("update_seconds")
-    if all(times) and whole:
-        yield f"Together the requests take {duration(sum(times))} of updates, all at once {duration(whole)}."
+    everything = at_once.mean("update_seconds")
+    if all(times) and everything:
+        yield f"Together the requests take {duration(sum(times))} of updates, all at once {duration(everything)}."
 
 
 def _stop(result: StudyResult) -> Iterator[str]:
@@ -158,24 +158,24 @@ def _stop(result: StudyResult) -> Iterator[str]:
     if lowest is None or unseen is None:
         return
     yield (
-        f"D_f vs test AUC is {lowest.said(TEST_AUC)} with the rule 'as low as possible' and "
-        f"{unseen.said(TEST_AUC)} with 'until they look unseen'{_beside(result, (TEST_AUC,))}."
+        f"D_f vs test AUC is {lowest.text(TEST_AUC)} with the rule 'as low as possible' and "
+        f"{unseen.text(TEST_AUC)} with 'until they look unseen'{_retrain(result, (TEST_AUC,))}."
     )
     if lowest.spread(ATTACK) and unseen.spread(ATTACK):
         yield (
-            f"The AUC of the loss attack is {lowest.said(ATTACK)} and "
-            f"{unseen.said(ATTACK)}{_beside(result, (ATTACK,))}."
+            f"The AUC of the loss attack is {lowest.text(ATTACK)} and "
+            f"{unseen.text(ATTACK)}{_retrain(result, (ATTACK,))}."
         )
     far, near = lowest.mean(GAP), unseen.mean(GAP)
     if far is not None and near is not None:
         yield (
-            f"The gap to Retrain is {lowest.said(GAP)} and {unseen.said(GAP)}: the second is "
-            f"{'smaller' if near < far else 'not smaller'}. The test score is {lowest.said(SCORE)} and "
-            f"{unseen.said(SCORE)}."
+            f"The gap to Retrain is {lowest.text(GAP)} and {unseen.text(GAP)}: the second is "
+            f"{'smaller' if near < far else 'not smaller'}. The test score is {lowest.text(SCORE)} and "
+            f"{unseen.text(SCORE)}."
         )
-    whole, taken = _last_step(lowest), _last_step(unseen)
-    if whole and taken:
-        yield f"It took {taken:,.0f} steps instead of {whole:,.0f}."
+    everything, taken = _last_step(lowest), _last_step(unseen)
+    if everything and taken:
+        yield f"It took {taken:,.0f} steps instead of {everything:,.0f}."
 
 
 def _last_step(line: Line) -> float:
@@ -188,16 +188,16 @@ def _last_step(line: Line) -> float:
 # -- parts of sentences ---------------------------------------------------------------------------------------------
 
 
-def _beside(result: StudyResult, keys: tuple[str, ...], examples: int | None = None) -> str:
+def _retrain(result: StudyResult, keys: tuple[str, ...], examples: int | None = None) -> str:
     """Retrain's values in parentheses, if there are any."""
     retrain = result.retrain(examples)
     if retrain is None or not all(retrain.spread(key) for key in keys):
         return ""
-    return f" (Retrain: {' and '.join(retrain.said(key) for key in keys)})"
+    return f" (Retrain: {' and '.join(retrain.text(key) for key in keys)})"
 
 
 def _pair(line: Line) -> str:
-    return f"a test score of {line.said(SCORE)} and a D_f AUC of {line.said(AUC)}"
+    return f"a test score of {line.text(SCORE)} and a D_f AUC of {line.text(AUC)}"
 
 
 def _paired(line: Line, other: Line, key: str) -> Spread | None:

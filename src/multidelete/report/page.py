@@ -225,8 +225,8 @@ def scored(runs: Sequence[Run], groups: Sequence[Group]) -> list[comparison.Scor
     """Scores of the first row of each group with stored scores."""
     models = []
     for name, group in zip(labels(groups), groups, strict=True):
-        places = ((run, i) for run in runs for i, row in enumerate(run.rows) if any(row is own for own in group.rows))
-        for run, index in places:
+        matches = ((run, i) for run in runs for i, row in enumerate(run.rows) if any(row is own for own in group.rows))
+        for run, index in matches:
             forget, test = (run.scores(index, split) for split in ("forget", "test"))
             if forget is not None and test is not None and np.isfinite(np.r_[forget.score, test.score]).all():
                 models.append(comparison.Scored(name, group.method, group.color, forget.score, test.score))

@@ -98,8 +98,8 @@ def _versions(runs: Sequence[Run]) -> list[str]:
     commits = sorted({str(each["commit"])[:12] for each in facts if each.get("commit")})
     result = sorted({f"multidelete {each['version']}" for each in facts if each.get("version")})
     data = sorted({f"data {str(each['data_hash'])[:12]}" for each in facts if each.get("data_hash")})
-    told = [*result, *(["commit " + ", ".join(commits)] if commits else []), *data]
-    return ["; ".join(told) + "."] if told else []
+    parts = [*result, *(["commit " + ", ".join(commits)] if commits else []), *data]
+    return ["; ".join(parts) + "."] if parts else []
 
 
 def _write(out: Path, parts: Iterable[str], files: dict[str, str]) -> list[Path]:

@@ -57,11 +57,11 @@ def probes(groups: Sequence[Group]) -> Section:
         headings += [METRICS[f"probe_{modality}"].heading, "vs Original", "refitted ↑"]
     lines: Lines = []
     for name, group in zip(labels(groups), groups, strict=True):
-        texts, beside = [name], differences(group, groups, "original")
+        texts, lost_by = [name], differences(group, groups, "original")
         for key in (f"probe_{modality}" for modality in probed):
             result = [group.metrics.get(each) for each in (key, f"{key}_refitted")]
             unchanged, refitted = (NONE if each is None else str(each) for each in result)
-            lost = signed(beside[key].mean, plus=True) if key in beside else NONE
+            lost = signed(lost_by[key].mean, plus=True) if key in lost_by else NONE
             texts += [unchanged, lost, refitted]
         lines.append((group, [*texts, str(len(group.rows))]))
     return [*headings, "n"], lines if probed else []

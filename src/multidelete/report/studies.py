@@ -62,7 +62,7 @@ def table(result: StudyResult) -> list[list[str]]:
         retrain = result.retrain(line.examples)
         group = retrain.group if retrain else None
         cells = [column(line.group, group) for column in _columns(result).values()]
-        cells += [line.said(key) for key in MORE.values() if _measured(result, key)]
+        cells += [line.text(key) for key in MORE.values() if _measured(result, key)]
         lines.append([line.label, f"{line.examples:,}", str(len(line.group.seeds)), *cells])
     return lines
 

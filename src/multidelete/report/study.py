@@ -61,7 +61,7 @@ class Line:
         """Spread of a metric or a cost over seeds."""
         return self.group.spread(key)
 
-    def said(self, key: str) -> str:
+    def text(self, key: str) -> str:
         """Metric as text."""
         return str(self.spread(key) or NONE)
 

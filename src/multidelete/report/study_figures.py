@@ -34,13 +34,13 @@ def dots(keys: Sequence[str], result: StudyResult, ids: str, width: float) -> st
         for index, (axes, key) in enumerate(zip(every, keys, strict=True)):
             if key != GAP:
                 handles |= _references(axes, result, key, upright=True)
-            for place, line in enumerate(result.done):
+            for index, line in enumerate(result.done):
                 spread = line.spread(key)
                 if spread is not None:
-                    _point(axes, spread.mean, place, x_reach=spread.sd, ink=INKS[place % len(INKS)])
+                    _point(axes, spread.mean, index, x_reach=spread.sd, ink=INKS[index % len(INKS)])
                     axes.annotate(
                         str(spread),
-                        (spread.mean, place),
+                        (spread.mean, index),
                         (0, 5),
                         textcoords="offset points",
                         ha="center",
@@ -66,7 +66,7 @@ def courses(result: StudyResult, ids: str, width: float) -> str:
     with style():
         figure, every = _panels(2, width, 2.7)
         handles: dict[str, Artist] = {}
-        for axes, key, said, of_retrain in (
+        for axes, key, title, of_retrain in (
             (every[0], "utility", "score on validation", "valid_score"),
             (every[1], "forget_auc", f"{SUBSCRIPTED['forget']} AUC against validation", TEST_AUC),
         ):
@@ -83,7 +83,7 @@ def courses(result: StudyResult, ids: str, width: float) -> str:
                     reach = values.std(0, ddof=1)
                     axes.fill_between(steps, mean - reach, mean + reach, color=ink, alpha=0.15, linewidth=0)
             axes.set_xlabel("step")
-            axes.set_ylabel(said)
+            axes.set_ylabel(title)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.grid(True, axis="y")
         legend(figure, handles, columns=2 if width < 5 else 5)
@@ -96,13 +96,15 @@ def course(line: Line, key: str) -> tuple[np.ndarray, np.ndarray]:
     If a stopping rule ended some seeds earlier, all are cut to the shortest.
     """
     result = [run.history().get(run.key(len(run.rows) - 1)) for run in line.runs]
-    judged = [{step: at[key] for step, at in sorted(each.validation.items()) if key in at} for each in result if each]
-    judged = [each for each in judged if each]
-    if not judged:
+    validated = [
+        {step: at[key] for step, at in sorted(each.validation.items()) if key in at} for each in result if each
+    ]
+    validated = [each for each in validated if each]
+    if not validated:
         return np.empty(0), np.empty((0, 0))
-    shortest = min(map(len, judged))
-    values = [list(each.values())[:shortest] for each in judged]
-    return np.array(list(judged[0])[:shortest]), np.array(values, dtype=np.float64)
+    shortest = min(map(len, validated))
+    values = [list(each.values())[:shortest] for each in validated]
+    return np.array(list(validated[0])[:shortest]), np.array(values, dtype=np.float64)
 
 
 def by_size(result: StudyResult, ids: str, width: float) -> str:
@@ -130,8 +132,8 @@ def by_size(result: StudyResult, ids: str, width: float) -> str:
         retrain = [line.mean("update_seconds") for line in result.references if line.variant != ORIGINAL]
         times = [seconds for seconds in retrain if seconds]
         if times:
-            said = " to ".join(dict.fromkeys(map(duration, (min(times), max(times)))))
-            every[0].set_title(f"Retrain takes {said}", fontsize=8.5, color=MUTED, loc="left")
+            span = " to ".join(dict.fromkeys(map(duration, (min(times), max(times)))))
+            every[0].set_title(f"Retrain takes {span}", fontsize=8.5, color=MUTED, loc="left")
         legend(figure, handles, columns=2 if width < 5 else 5)
     return to_svg(figure, ids, _read_out(result, ("update_seconds", SCORE, TEST_AUC)))
 
@@ -152,7 +154,7 @@ def by_weight(result: StudyResult, ids: str, width: float) -> str:
                 multiples = [multiple for multiple, _ in points]
                 moved = [multiple * 2 ** (0.06 * (index - 1)) for multiple in multiples]  # separates error bars
                 handles |= _curve(
-                    axes, [line for _, line in points], key, INKS[index], MARKS[index], name, "-", places=moved
+                    axes, [line for _, line in points], key, INKS[index], MARKS[index], name, "-", positions=moved
                 )
             axes.set_xscale("log", base=2)
             axes.set_xticks([0.25, 0.5, 1, 2, 4], ["¼", "½", "1", "2", "4"])
@@ -187,12 +189,12 @@ def by_request(result: StudyResult, ids: str, width: float) -> str:
         for axes, key in zip(every, (SCORE, TEST_AUC), strict=True):
             before = [line for line in result.references if line.variant == ORIGINAL]
             numbers = [0] * len(before) + [int(line.variant.removeprefix("step")) for line in steps]
-            handles |= _curve(axes, before + steps, key, INKS[0], "o", "sequential", "-", places=numbers)
+            handles |= _curve(axes, before + steps, key, INKS[0], "o", "sequential", "-", positions=numbers)
             last = max(numbers, default=0)
             ends = [(result.line("at-once"), "all at once", INKS[1], "s"), (result.retrain(), "Retrain", INK, "x")]
-            for place, (line, name, ink, marker) in enumerate(ends):
+            for index, (line, name, ink, marker) in enumerate(ends):
                 if line is not None:
-                    handles |= _curve(axes, [line], key, ink, marker, name, "", places=[last + 0.2 + 0.2 * place])
+                    handles |= _curve(axes, [line], key, ink, marker, name, "", positions=[last + 0.2 + 0.2 * index])
             axes.set_xticks(range(last + 1), ["before", *map(str, range(1, last + 1))])
             axes.set_xlabel("after request")
             axes.set_ylabel(TITLES[key])
@@ -232,10 +234,10 @@ def _curve(
     marker: str,
     name: str,
     dashes: str,
-    places: Sequence[float] | None = None,
+    positions: Sequence[float] | None = None,
 ) -> Mapping[str, Artist]:
     """Draw means with error bars, joined by a line, at the sizes or at the given x positions."""
-    at = [line.examples for line in lines] if places is None else places
+    at = [line.examples for line in lines] if positions is None else positions
     known = [(x, spread) for x, spread in zip(at, (line.spread(key) for line in lines), strict=True) if spread]
     if not known:
         return {}
@@ -278,9 +280,9 @@ def _read_out(result: StudyResult, keys: Iterable[str]) -> str:
     names = {SCORE: "test score", AUC: "D_f AUC", TEST_AUC: "D_f vs test AUC", GAP: "gap to Retrain"}
     keys = list(keys)
     parts: dict[str, Spread | None] = {}
-    said = []
+    texts = []
     for line in (*result.done, *result.references):
         parts = {names.get(key, key.replace("_", " ")): line.spread(key) for key in keys}
         numbers = ", ".join(f"{name} {spread}" for name, spread in parts.items() if spread)
-        said.append(f"{line.label}, {line.examples:,} deleted: {numbers}")
-    return "; ".join(said) + "."
+        texts.append(f"{line.label}, {line.examples:,} deleted: {numbers}")
+    return "; ".join(texts) + "."

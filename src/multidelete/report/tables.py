@@ -46,8 +46,8 @@ def _update_time(group: Group, retrain: Group | None) -> str:
 
 def share_of_retrain(group: Group, retrain: Group | None) -> str:
     """Time of a group as a share of Retrain's, preparation included."""
-    own, whole = group.seconds, retrain.seconds if retrain else None
-    return NONE if group.method == "original" or own is None or not whole else percent(own / whole)
+    own, total = group.seconds, retrain.seconds if retrain else None
+    return NONE if group.method == "original" or own is None or not total else percent(own / total)
 
 
 def _mi_ratios(group: Group, retrain: Group | None) -> str:
@@ -97,26 +97,34 @@ def ablation(groups: Sequence[Group]) -> list[list[str]]:
     """Full MultiDelete and without each term: label and metrics with differences to the full loss."""
     lines = []
     named = dict(zip(labels(groups), groups, strict=True))
-    for name, whole in named.items():
-        parts = {label: group for label, group in named.items() if group is not whole and _is_part(group, whole)}
-        for label, group in {name: whole, **parts}.items() if parts else ():
+    for name, full_group in named.items():
+        parts = {
+            label: group for label, group in named.items() if group is not full_group and _is_part(group, full_group)
+        }
+        for label, group in {name: full_group, **parts}.items() if parts else ():
             line = [label]
             for key in ABLATED:
-                own, full = (each.metrics.get(key) for each in (group, whole))
-                apart = f" ({signed(own.mean - full.mean, plus=True)})" if own and full and group is not whole else ""
-                line.append(f"{own or NONE}{apart}")
+                own, full = (each.metrics.get(key) for each in (group, full_group))
+                change = (
+                    f" ({signed(own.mean - full.mean, plus=True)})" if own and full and group is not full_group else ""
+                )
+                line.append(f"{own or NONE}{change}")
             lines.append([*line, str(len(group.rows))])
     return lines
 
 
-def _is_part(group: Group, whole: Group) -> bool:
+def _is_part(group: Group, full_group: Group) -> bool:
     """Whether ``group`` is ``whole`` with the weight of at least one term set to 0."""
-    if group.method != "multidelete" or whole.method != "multidelete" or group.comparison_key != whole.comparison_key:
+    if (
+        group.method != "multidelete"
+        or full_group.method != "multidelete"
+        or group.comparison_key != full_group.comparison_key
+    ):
         return False
-    settings, full = (each.first["settings"] for each in (group, whole))
+    settings, full = (each.first["settings"] for each in (group, full_group))
     without = [weight for weight in TERMS if settings.get(weight) == 0 != full.get(weight)]
     same = {**full, **dict.fromkeys(without, 0)} == dict(settings)
-    return bool(without) and same and group.first["scope"] == whole.first["scope"]
+    return bool(without) and same and group.first["scope"] == full_group.first["scope"]
 
 
 def headings(groups: Sequence[Group]) -> list[str]:
@@ -146,9 +154,9 @@ def summary_table(groups: Sequence[Group]) -> RenderableType:
     shown = [(_title(next(iter(parts)), groups) if len(parts) == 1 else None, set(range(len(named))) - {*below})]
     shown += [("membership attacks", {0, *below})] if below else []
     tables = []
-    for title, places in shown:
+    for title, indices in shown:
         table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, title=title)
-        for i in sorted(places):
+        for i in sorted(indices):
             table.add_column("\n".join(textwrap.wrap(named[i], 8)), justify="right" if i else "left")
         lines = iter(rows)
         for comparison_key, part in parts.items():
@@ -157,7 +165,7 @@ def summary_table(groups: Sequence[Group]) -> RenderableType:
                 table.add_row(Text(_title(comparison_key, groups), style="bold"))
             for _ in part:
                 line = next(lines)
-                table.add_row(*(Text(line[i]) for i in sorted(places)))
+                table.add_row(*(Text(line[i]) for i in sorted(indices)))
         tables.append(table)
     return Stacked(*tables)
 
@@ -198,12 +206,12 @@ def to_csv(groups: Sequence[Group]) -> str:
     """
     keys = list(dict.fromkeys(key for group in groups for key in [*group.metrics, *group.cost]))
     compared = [differences(group, groups) for group in groups]
-    apart = list(dict.fromkeys(key for result in compared for key in result))
+    compared_keys = list(dict.fromkeys(key for result in compared for key in result))
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     common = ["task", "data", "model", "method", "scope", "forget_examples"]
     numbered = [f"{key}_{part}" for key in keys for part in ("mean", "sd", "n")]
-    numbered += [f"{key}_to_retrain_{part}" for key in apart for part in ("mean", "low", "high", "n")]
+    numbered += [f"{key}_to_retrain_{part}" for key in compared_keys for part in ("mean", "low", "high", "n")]
     writer.writerow(["label", *common, "settings", "seeds", *numbered])
     for name, group, result in zip(labels(groups), groups, compared, strict=True):
         line = [name, *values_of(group.first, common)]
@@ -212,7 +220,7 @@ def to_csv(groups: Sequence[Group]) -> str:
             spread = group.spread(key)
             sd = "" if spread is None or spread.sd is None else spread.sd
             line += ["", "", 0] if spread is None else [spread.mean, sd, spread.n]
-        for key in apart:  # None is written as an empty field
+        for key in compared_keys:  # None is written as an empty field
             line += astuple(result[key]) if key in result else ["", "", "", 0]
         writer.writerow(line)
     return file.getvalue()

@@ -37,13 +37,13 @@ def read_cells(folder: Path) -> tuple[list[CellResult], list[str]]:
     failed = read_bench(folder / FAILED_FILE) if (folder / FAILED_FILE).is_file() else {}
     cells: list[CellResult] = []
     for cell in content["cells"]:
-        place, asked = folder / CELLS / cell["name"], cell["row"]
-        finished = (place / "results.json").is_file()
-        run = Run.load(place) if finished else Run(place, (cast(Row, {**asked, "metrics": {}, "cost": {}}),), {})
+        path, asked = folder / CELLS / cell["name"], cell["row"]
+        finished = (path / "results.json").is_file()
+        run = Run.load(path) if finished else Run(path, (cast(Row, {**asked, "metrics": {}, "cost": {}}),), {})
         # Copies can make D_f larger for some seeds; the requested size is the same.
         rows = tuple(cast(Row, {**row, "forget_examples": asked["forget_examples"]}) for row in run.rows)
         rows = rows if finished else tuple(cast(Row, {**row, "failed": cell["name"] in failed}) for row in rows)
-        cells.append(CellResult(str(cell["variant"]), Run(place, rows, run.provenance), finished))
+        cells.append(CellResult(str(cell["variant"]), Run(path, rows, run.provenance), finished))
     notes = [*content["notes"], *(f"failed: {name}: {reason}" for name, reason in failed.items())]
     waiting = sum(not cell.finished and not cell.run.rows[0]["failed"] for cell in cells)
     if waiting:

@@ -198,11 +198,11 @@ def in_order(groups: Iterable[Group]) -> list[Group]:
     groups = list(groups)
     comparison_keys = list(dict.fromkeys(group.comparison_key for group in groups))
 
-    def place(group: Group) -> tuple[int, int]:
+    def rank(group: Group) -> tuple[int, int]:
         baseline = BASELINES.index(group.method) if group.method in BASELINES else len(BASELINES)
         return comparison_keys.index(group.comparison_key), baseline
 
-    return sorted(groups, key=place)
+    return sorted(groups, key=rank)
 
 
 def labels(groups: Sequence[Group]) -> list[str]:

@@ -123,8 +123,8 @@ class Run:
             except (ValueError, KeyError, TypeError) as error:
                 if number == len(lines) and not line.endswith("\n"):
                     break  # A run that was killed while writing leaves an incomplete last line.
-                came = repr(line[:60])
-                raise InputError(f"{path}, line {number}: expected a logged step, got {came}") from error
+                received = repr(line[:60])
+                raise InputError(f"{path}, line {number}: expected a logged step, got {received}") from error
             # A resumed run repeats the steps since its checkpoint; the later line is used.
             for term, value in (entry.get("losses") or {}).items():
                 one.losses.setdefault(term, {})[step] = math.nan if value is None else float(value)

@@ -221,17 +221,17 @@ def read_identity(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.keys() == IDENTITY.keys() else None
 
 
-def differences(before: Any, now: Any, place: str = "") -> dict[str, tuple[Any, Any]]:
+def differences(before: Any, now: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
     """Dotted names of the values in which two tables differ, with both values.
 
     >>> differences({"method": {"alpha": 1.0, "beta": 1.0}}, {"method": {"alpha": 0.5, "beta": 1.0}})
     {'method.alpha': (1.0, 0.5)}
     """
     if not isinstance(before, dict) or not isinstance(now, dict):
-        return {} if before == now else {place: (before, now)}
+        return {} if before == now else {name: (before, now)}
     result: dict[str, tuple[Any, Any]] = {}
     for key in dict.fromkeys([*before, *now]):
-        result |= differences(before.get(key), now.get(key), f"{place}.{key}" if place else key)
+        result |= differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
     return result
 
 

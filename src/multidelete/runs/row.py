@@ -101,8 +101,8 @@ def checked_rows(content: Any, path: Path) -> tuple[Row, ...]:
         first = error.errors()[0]
         index, *keys = first["loc"]
         name = ".".join(map(str, keys))
-        place = f"{path}, row {index}"
+        location = f"{path}, row {index}"
         if first["type"] == "missing":
-            raise InputError(f"{place} has no '{name}'") from error
-        raise InputError(f"{place}: {repr(name) + ': ' if name else ''}{first['msg']}") from error
+            raise InputError(f"{location} has no '{name}'") from error
+        raise InputError(f"{location}: {repr(name) + ': ' if name else ''}{first['msg']}") from error
     return tuple(rows)

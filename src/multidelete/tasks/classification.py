@@ -63,11 +63,11 @@ class Classification(Task):
     ) -> dict[str, NDArray[Any]]:
         dataset = inputs.dataset
         texts, own, named = true_pairs(dataset, examples)
-        whole, text = (
+        image_or_graph, text = (
             encode_all(engine, model, inputs, modality, rows)
             for modality, rows in zip(inputs.modalities, (examples, texts), strict=True)
         )
-        logits = pair_logits(engine, model, whole, text, (own, np.arange(len(texts))), what=what)
+        logits = pair_logits(engine, model, image_or_graph, text, (own, np.arange(len(texts))), what=what)
         assert dataset.labels is not None
         label = dataset.labels[texts]
         return {

@@ -54,11 +54,11 @@ def unimodal(
     asked: dict[str, list[str]] = {}
     for split, examples in (("retain", request.retain), ("test", request.test)):
         rng = np.random.default_rng(derive(len(examples), "probed", split))
-        told = (row for row in rng.permutation(examples).tolist() if shown(dataset, row, affirms))
-        rows = np.sort(np.fromiter(islice(told, count), dtype=np.int64))
-        places = rng.integers(dataset.text_counts[rows])
-        texts = dataset.text_rows(rows)[np.cumsum(dataset.text_counts[rows]) - dataset.text_counts[rows] + places]
-        result[split] = {"probed_example": np.array([dataset.examples[row].id for row in rows]), "probed_text": places}
+        usable = (row for row in rng.permutation(examples).tolist() if shown(dataset, row, affirms))
+        rows = np.sort(np.fromiter(islice(usable, count), dtype=np.int64))
+        numbers = rng.integers(dataset.text_counts[rows])
+        texts = dataset.text_rows(rows)[np.cumsum(dataset.text_counts[rows]) - dataset.text_counts[rows] + numbers]
+        result[split] = {"probed_example": np.array([dataset.examples[row].id for row in rows]), "probed_text": numbers}
         for modality, chosen, shows in (
             (dataset.modalities[0], rows, [shown(dataset, row, affirms) for row in rows]),
             ("text", texts, [words(dataset.texts[row]) for row in texts]),

@@ -123,10 +123,12 @@ class Retrieval(Task):
         result = {**named, "score": match_log_odds(matched)}
         cosines = None
         if model.contrastive:
-            unit = [embeddings(engine, model, m, e) for m, e in (("vision", vision), ("text", text))]
-            result["cosine"] = np.einsum("pd,pd->p", unit[0][own], unit[1]).astype(np.float32)
+            embedded = [embeddings(engine, model, m, e) for m, e in (("vision", vision), ("text", text))]
+            result["cosine"] = np.einsum("pd,pd->p", embedded[0][own], embedded[1]).astype(np.float32)
             if candidates is not None:
-                result["i2t_loss"], result["t2i_loss"] = rank_losses(unit[0], unit[1], own, examples, candidates)
+                result["i2t_loss"], result["t2i_loss"] = rank_losses(
+                    embedded[0], embedded[1], own, examples, candidates
+                )
         if not sample:
             return result
         order = np.random.default_rng(derive(len(examples), "ranked sample")).permutation(len(examples))
@@ -134,7 +136,7 @@ class Retrieval(Task):
         kept = np.flatnonzero(np.isin(own, ranked))
         true = own[kept][None, :] == ranked[:, None]  # (I, T)
         if model.contrastive:
-            cosines = unit[0][ranked] @ unit[1][kept].T
+            cosines = embedded[0][ranked] @ embedded[1][kept].T
         scores = self._scores(model, vision, text, (ranked, kept), cosines, engine, what)
         result["ranked_example"] = np.array([dataset.examples[examples[row]].id for row in ranked])
         result["i2t_rank"] = first_true_ranks(scores[0], true)
