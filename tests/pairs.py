@@ -36,7 +36,7 @@ def tokens(model: Model, texts: Sequence[str]) -> Tokens:
 
 
 def batch(model: Model, count: int = 4, **changes: Any) -> Batch:
-    """Noise beside texts, each pair an example of its own."""
+    """Noise images with texts, one pair per example."""
     several = (model.config.images,) if model.config.images > 1 else ()
     size = model.config.image_size
     noise = torch.Generator().manual_seed(0)

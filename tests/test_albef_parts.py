@@ -1,4 +1,4 @@
-"""What ALBEF can begin with and look at: a BERT cut in two, and the similarity of captions beside the fused state."""
+"""Parts of ALBEF: a BERT split in two, and the caption similarity appended to the fused state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rooms of the package and their imports: no arrow upwards, no circle, and pages are read by nobody."""
+"""Imports between subpackages: only upwards in the table, no cycles, and only the command line imports ``report``."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def room_of(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """Rooms that a file imports, wherever in the file the import stands."""
+    """Subpackages that a file imports, at any position in the file."""
     rooms = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         modules = []

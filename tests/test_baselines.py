@@ -212,12 +212,12 @@ def test_wrong_texts_are_of_other_examples(size: int) -> None:
 
 
 class Scripted(Retrieval):
-    """A task whose judgements stand in a list."""
+    """A task that returns validation metrics from a list."""
 
     script: ClassVar[Iterator[float]] = iter(())
 
     def validation_metrics(self, model: Any, inputs: Any, request: Any, engine: Any) -> dict[str, float]:
-        """Confidence on validation falls with that on D_f, as it does where ascent takes all down alike."""
+        """Confidence on validation drops together with that on D_f, as in gradient ascent."""
         confidence = next(self.script)
         return {"utility": 0.0, "confidence_forget": confidence, "confidence_validation": 0.5 * confidence}
 

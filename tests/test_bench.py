@@ -222,7 +222,7 @@ BAD = {
     "unknown-key": ("bench.sedes=[1]", ["'bench' has no setting 'sedes'; did you mean 'seeds'?"]),
     "unknown-method": ("--methods neggrad,negrad", ["'negrad' is not a method", "did you mean 'neggrad'?"]),
     "unknown-scope": ("--scopes fussion", ["'fussion' is not a scope", "did you mean 'fusion'?"]),
-    "empty-methods": ("bench.methods=[]", ["'bench.methods': the list is empty; leave it out for the default"]),
+    "empty-methods": ("bench.methods=[]", ["'bench.methods': the list is empty; remove it for the default"]),
     "empty-seeds": ("--seeds ,", ["'bench.seeds': the list is empty"]),
     "no-seed": ("--seeds 0,x", ["'bench.seeds'", "should be a valid integer", "got 'x'"]),
     "negative-seed": ("bench.seeds=[-1]", ["'bench.seeds'", "greater than or equal to 0"]),
@@ -427,7 +427,7 @@ def test_two_at_once_train_a_model_once(cache: Path) -> None:
             each.join(60)
     assert outcome == [1]
     assert result == [TrainingHistory(update_seconds=3.0)] * 2
-    assert any("found as trained before" in each for each in messages)
+    assert any("trained before, loaded from the store" in each for each in messages)
 
 
 def test_a_worker_that_is_killed_has_failed_its_cell(here: Path) -> None:
@@ -542,7 +542,7 @@ def test_ctrl_c_stops_the_workers_and_says_how_to_go_on(
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "stopped; what was done is kept: the same command continues"
+    assert said.splitlines()[-1] == "stopped; progress is saved: the same command continues"
     assert "failed" not in said
     assert not alive(str(here / "cache"))
     assert len(list((here / "cache/work").glob("*/checkpoint.safetensors"))) == 2  # where they go on
@@ -692,7 +692,7 @@ def test_report_joins_benches(two: tuple[Path, Path], tmp_path: Path, terminal: 
     assert terminal(f"report {a} --public --out {tmp_path / 'public'}").code == 0
     assert (tmp_path / "public/README.md").read_text().startswith("# ")
     for bad, fragment in [
-        (f"report {a} {b}", "say where with --out"),
+        (f"report {a} {b}", "choose its folder with --out"),
         (f"report {a} {a} --out {tmp_path / 'joint'}", "is given twice"),
         (f"report {a} {tmp_path} --out {tmp_path / 'joint'}", "holds no bench: there is no bench.json"),
     ]:

@@ -255,7 +255,7 @@ def test_a_finished_run_is_continued_without_work(ground: Path, finished: Path, 
         f"--precision fp32 train.epochs=1 {QUICK} --resume"
     )
     assert ended.code == 0
-    assert ended.err.count("finished before, not run again") == 3
+    assert ended.err.count("already finished, skipped") == 3
     assert contents(ground) == before
 
 
@@ -281,8 +281,8 @@ def test_report_of_several_seeds(here: Path, terminal: Terminal) -> None:
         ("report run-0 run-0", "is given twice"),
         ("report run-0 --out recipe.toml", "--out 'recipe.toml' is a file"),
         ("report run-0 --out recipe.toml/page.html", "is a file"),
-        ("report run-0 --public", "--public writes a folder of its own: say which with --out"),
-        ("report run-0 --public --out page.html", "--public writes a folder of its own"),
+        ("report run-0 --public", "--public writes a separate folder: choose it with --out"),
+        ("report run-0 --public --out page.html", "--public writes a separate folder"),
     ]:
         ended = terminal(bad)
         assert ended.code == 2
@@ -318,8 +318,8 @@ def test_retrain_repeats_the_training_that_the_model_folder_tells(here: Path, ph
     ended = terminal(f"{plain} --out other")
     assert ended.code == 2
     assert ended.errors == [
-        "how 'new/model' was trained is not known, and retrain needs it: give a table [train] (or train.epochs=...), "
-        "or leave Retrain out with --no-retrain"
+        "the training settings of 'new/model' are unknown, and retrain needs them; add [train] (or train.epochs=...), "
+        "or skip Retrain with --no-retrain"
     ]
     assert not (here / "other").exists()
     (here / "new/model/training.json").write_text("{")
@@ -441,7 +441,7 @@ def test_ctrl_c_stops_with_a_sentence_and_resume_finishes(stage: str, here: Path
     code = process.wait()
     killer.cancel()
     assert code == 130, said
-    assert said.splitlines()[-1] == "stopped; what was done is kept: the same command with --resume continues"
+    assert said.splitlines()[-1] == "stopped; progress is saved: the same command with --resume continues"
     assert "Traceback" not in said
     assert not (here / "out/results.json").exists()
 

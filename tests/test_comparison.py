@@ -43,7 +43,7 @@ def many() -> list[Any]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
-    """One run for each method, as a bench leaves them: Original and Retrain stand in every one."""
+    """One run for each method, as in a bench: all have Original and Retrain."""
     rows, folder = many(), tmp_path_factory.mktemp("many")
     return [
         Run.load(make_run(folder / str(number), rows=[*rows[:2], row], parts="p"))

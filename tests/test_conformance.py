@@ -196,9 +196,9 @@ def unlearned(model: Model, data: UnlearningData) -> Unlearned:
 @pytest.mark.parametrize(
     ("method", "problem"),
     [
-        (SignFlipped, "it claims to raise it"),
-        (WrongBatch, "it reads D_r, which it claims never to do"),
-        (ReadsForget, "it reads D_f, which it claims never to do"),
+        (SignFlipped, "it should rise"),
+        (WrongBatch, "it reads D_r, despite its property"),
+        (ReadsForget, "it reads D_f, despite its property"),
         (TrainsOnAll, "it changed nothing"),  # it is the original once more
         (MutatesTheOriginal, "it changed the original's weights"),
         (Unseeded, "the same seed gave other weights"),
@@ -206,13 +206,13 @@ def unlearned(model: Model, data: UnlearningData) -> Unlearned:
         (LeavesItsScope, "which is not in its scope"),
         (GivesTheOriginalBack, "its model shares memory with the original"),
         (LeavesTrainingMode, "its model is in training mode"),
-        (SwitchesGradientsOff, "it left gradients switched otherwise"),
-        (DrawsGlobally, "it drew from torch's global random numbers"),
-        (ForgetsWhereItWas, "killed and resumed, it ended with other weights"),
+        (SwitchesGradientsOff, "it changed torch.is_grad_enabled"),
+        (DrawsGlobally, "it used torch's global random generator"),
+        (ForgetsWhereItWas, "interrupted and resumed, it ended with other weights"),
         (ReadsTest, "it reads the test split"),
         (Undocumented, "no docstring says what its setting 'strength' is"),
         (Uncited, "its docstring cites no paper"),
-        (ClaimsTheImpossible, r"it claims \['forgets_everything'\], which nothing checks"),
+        (ClaimsTheImpossible, r"it has unknown properties \['forgets_everything'\]"),
     ],
 )
 def test_broken_methods_fail(method: type[Method], problem: str) -> None:

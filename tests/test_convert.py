@@ -226,7 +226,7 @@ def test_interpolation_of_a_constant_is_constant() -> None:
         ),
         (
             lambda w: w.update({"text_proj.bias": torch.ones(9)}),
-            r"shape \(9,\) instead of \(8,\) of what would be weight 'text_projection.bias'",
+            r"shape \(9,\) instead of \(8,\) of the weight for 'text_projection.bias'",
         ),
     ],
 )
@@ -246,10 +246,10 @@ class Foreign:
     ("content", "expected"),
     [
         (None, "there is no checkpoint"),
-        (b"no weights", "could not be read as weights alone"),
-        ({"model": Foreign()}, "could not be read as weights alone"),
-        ({"model": {"temp": 3}}, "holds no weights by name"),
-        ([torch.ones(1)], "holds no weights by name"),
+        (b"no weights", "could not be read as weights"),
+        ({"model": Foreign()}, "could not be read as weights"),
+        ({"model": {"temp": 3}}, "has no weights by name"),
+        ([torch.ones(1)], "has no weights by name"),
     ],
 )
 def test_file_that_is_no_checkpoint_is_refused(content: Any, expected: str, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_pictures_are_seen_through_the_mask_in_every_nth_epoch(monkeypatch: pyte
 
 @pytest.mark.parametrize("name", IMAGE_TEXT)
 def test_what_the_mask_does_to_features(name: str) -> None:
-    """Each picture's map times its own row; what is fused is made of that; the whole features are untouched."""
+    """Each image's map is multiplied by its row before the fusion; the original features are unchanged."""
     model = copy.deepcopy(original(name))
     mask_of(model).weight.copy_(torch.rand(mask_of(model).weight.shape))
     batch = batch_of(model)
@@ -304,7 +304,7 @@ def test_a_recipe_with_a_mask_runs(tmp_path: Path) -> None:
     # What is left behind is an original with a mask no more: its channels are closed.
     brought = settings_of(original=str(tmp_path / "run" / "model"), method="erm_ktp", forget={"count": 4})
     del brought["model"], brought["train"]
-    with pytest.raises(InputError, match="was learned for another deletion than these 4 examples"):
+    with pytest.raises(InputError, match="was trained for another deletion than these 4 examples"):
         run(validate(brought, "here"), tmp_path / "other", tiny.engine())
 
 
@@ -548,7 +548,7 @@ def frozen(name: str) -> dict[str, Any]:
         ),
         (
             masked_settings(task="graph_text", data="genes", model="graph_text"),
-            "'train.extra': channel_mask needs vision, which a graph_text model lacks; leave it out",
+            "'train.extra': channel_mask needs vision, which a graph_text model lacks; remove it",
         ),
         (
             settings_of(train={"epochs": 2, "extra": "channel_mask"}),
@@ -572,7 +572,7 @@ def test_a_brought_original_without_a_mask_is_refused(tmp_path: Path) -> None:
     values = {"forget": {"count": 3}, "method": "erm_ktp", "original": str(tmp_path / "plain")}
     with pytest.raises(InputError, match=r"train one by a recipe: add a table \[train.extra\]"):
         validate(values, "here")
-    with pytest.raises(InputError, match=r"'original' was trained without 'channel_mask'; leave out 'train.extra'"):
+    with pytest.raises(InputError, match=r"'original' was trained without 'channel_mask'; remove 'train.extra'"):
         validate({**values, "method": "neggrad", "train": MASK}, "here")
     validate({**values, "original": str(tmp_path / "masked")}, "here")
     validate({**values, "original": str(tmp_path / "nowhere")}, "here")  # is refused when it is to be read
@@ -613,15 +613,15 @@ def test_a_model_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPat
     )
     with pytest.raises(InputError, match="'vision' is not a scope of a model of kind 'graph_text'"):
         ErmKtp().check(graph)
-    with pytest.raises(InputError, match="this albef model was made without 'channel_mask'; leave the table out"):
+    with pytest.raises(InputError, match="this albef model was trained without 'channel_mask'; remove the table"):
         check_extra(plain, ChannelMaskSettings())
-    with pytest.raises(InputError, match=r"train.extra: this albef model was made without 'channel_mask'"):
+    with pytest.raises(InputError, match=r"train.extra: this albef model was trained without 'channel_mask'"):
         train(plain, tiny.data_for(plain).inputs, np.arange(3), tiny.MASKED, tiny.engine(), seed=0, what="test")
 
 
 @pytest.mark.parametrize(("name", "sentence"), [("albef", "visual feature map"), ("clip", "scope 'vision' of this")])
 def test_a_frozen_feature_map_is_refused(name: str, sentence: str) -> None:
-    """Backbone and adapter: in the tiny albef the widths are the same, and nothing stands between it and the fusion."""
+    """Backbone and adapter; the tiny albef has equal widths and thus no adapter."""
     config: Any = tiny.CONFIGS[name]
     config = config.model_copy(update={"vision": config.vision.model_copy(update={"freeze": True})})
     model = tiny.build(tiny.masked(config, tiny.request_of()))

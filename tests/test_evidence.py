@@ -149,7 +149,7 @@ def test_the_cost_is_told_before_it_arises(finished: tuple[Path, list[str]]) -> 
     sentences = finished[1]
     cost = next(each for each in sentences if each.startswith("membership attacks need 3 models"))
     assert "trained on half of the data, about as long as 1.5 trainings of the original: " in cost
-    assert not any("found as trained before" in each for each in sentences[: sentences.index(cost)])
+    assert not any("trained before, loaded from the store" in each for each in sentences[: sentences.index(cost)])
 
 
 def test_metrics_can_be_computed_again_from_the_run_alone(finished: tuple[Path, list[str]]) -> None:
@@ -174,7 +174,9 @@ def test_another_deletion_finds_the_models_of_the_first(finished: tuple[Path, li
     assert "; for U-LiRA multidelete will then run on each reference model" in text
     assert "membership attacks need 2 models" in text
     assert "about as long as 1 training of the original: " in text
-    assert text.count("Model on half of the data (all): found as trained before") == 3 + 4  # and for U-LiRA
+    assert (
+        text.count("Model on half of the data (all): trained before, loaded from the store") == 3 + 4
+    )  # and for U-LiRA
 
 
 def test_killed_and_resumed_gives_the_same_numbers(
@@ -336,7 +338,7 @@ def test_what_is_learned_by_heart_is_found_out_and_retrain_is_not(tmp_path: Path
         (
             {"u_lira": ["erm_ktp"], "references": 4},
             "'membership.u_lira': erm_ktp cannot run on reference models, because it needs a model that was trained "
-            "for the very pairs that it deletes; leave it out",
+            "for the same deletion; remove it",
         ),
         ({"shadows": 1}, "'membership' has no setting 'shadows'; did you mean 'shadow'?"),
         ("shadow", "'membership' must be a table, not 'shadow'"),

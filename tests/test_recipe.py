@@ -1,4 +1,4 @@
-"""Recipes: how values are laid over each other, what is taken by default, and that every mistake is told."""
+"""Recipes: merging of values, defaults, and messages about mistakes."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_two_requests_on_the_command_line_are_refused(recipe: Path) -> None:
 def test_a_model_that_is_brought_takes_the_place_of_the_recipes(recipe: Path) -> None:
     for loaded in (load(recipe, ["original=models/mine"]), load(recipe, options={"original": "models/mine"})):
         assert (loaded.original, loaded.model) == ("models/mine", None)
-    with pytest.raises(InputError, match="'original' brings a model of its own"):
+    with pytest.raises(InputError, match="'original' is a trained model"):
         load(recipe, ["original=models/mine", "model.name=clip"])
 
 

@@ -1,4 +1,4 @@
-"""The recipes that are committed: each is checked whole, and those of the published sizes take a step."""
+"""Committed recipes: each is validated, and those of published sizes take a training step."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_recipe_is_whole_and_says_what_it_is(path: Path) -> None:
 
 
 def shallow(config: Any) -> Any:
-    """The configuration with one layer of random weights of the architecture that each hub id stands for."""
+    """The configuration with one randomly initialised layer instead of each hub id."""
     fields = {}
     for modality in ("vision", "text", "encoder"):
         encoder = getattr(config, modality, None)

@@ -28,7 +28,7 @@ Scores = NDArray[np.float64]
 
 
 def varied(name: str) -> Model:
-    """A model whose scores lie far apart, so that rounding decides no rank."""
+    """A model with very different scores, so that rounding does not affect ranks."""
     model = tiny.build(tiny.CONFIGS[name])
     randomness = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -283,7 +283,7 @@ def test_predictions_from_kept_encodings_are_the_same(model: Model, uneven: Data
 
 
 def test_many_pairs_at_once_are_fused_as_few_are(uneven: Dataset) -> None:
-    """Large batches may be taken apart and put together again; the order must survive."""
+    """Large batches may be split and reordered internally; the output order must be kept."""
     model = varied("albef")
     inputs = PairInputs.of(uneven, model)
     rng = np.random.default_rng(0)

@@ -122,8 +122,8 @@ def test_seeds_of_unlearning_share_original_and_retrain(here: Path, terminal: Te
     assert [row["seeds"] for row in result["method"]] == [{"train": 0, "forget": 0, "method": 1}] * 3
     assert result["forget"][2]["seeds"] == {"train": 0, "forget": 1, "method": 0}
     assert (result["train"][2]["seed"], result["train"][2]["seeds"]["train"]) == (0, 1)
-    assert "Retrain (all): found as trained before" in said["method"]
-    assert "the original (retrieval): found as trained before" in said["forget"]
+    assert "Retrain (all): trained before, loaded from the store" in said["method"]
+    assert "the original (retrieval): trained before, loaded from the store" in said["forget"]
     assert "Retrain (all): found" not in said["forget"] + said["train"]
     # each changes what it is of, and nothing else
     assert metrics_of("method")[:2] == metrics_of("zero")[:2]

@@ -73,7 +73,7 @@ def test_weights_are_taken_by_name_and_word_vectors_by_word() -> None:
 
 
 def test_a_model_of_other_sizes_has_nothing_to_take() -> None:
-    with pytest.raises(InputError, match="no weight of the albef model that this one should start from fits it"):
+    with pytest.raises(InputError, match="no weight of the albef model fits: this model cannot start from it"):
         fresh(width=32).take_weights(tiny.original("albef"))
 
 

@@ -23,7 +23,7 @@ from test_methods import learned
 
 
 class Scripted(Retrieval):
-    """A task whose judgements stand in a list: the AUCs of the signals, and utility."""
+    """A task that returns validation metrics (AUCs of the signals, utility) from a list."""
 
     script: ClassVar[Iterator[dict[str, float]]] = iter(())
 
@@ -40,7 +40,7 @@ BEFORE = signals(95)  # of the original
 
 
 def judged(method: MultiDelete, *script: dict[str, float]) -> tuple[list[int], list[int]]:
-    """The steps at which a checkpoint was judged, and that of the one that was kept."""
+    """Steps of validated checkpoints, and the step of the selected one."""
     original = tiny.original("albef")
     Scripted.script = iter([BEFORE, *script] if method.needs_before() else script)
     lines = method(original, tiny.data_for(original, task=Scripted()), tiny.engine()).history.lines

@@ -227,7 +227,7 @@ Made = dict[str, tuple[float, float, float, float]]  # variant: test score, D_f 
 def make_study(
     folder: Path, name: str, result: Made, *, seeds: int = 3, examples: dict[str, int] | None = None
 ) -> Path:
-    """A study with these means; each seed is a point apart from the next."""
+    """A study with these means; consecutive seeds differ by one point."""
     cells = []
     for variant, (score, auc, test_auc, seconds) in result.items():
         for seed in range(seeds):
@@ -419,5 +419,5 @@ def test_what_is_not_there_yet_is_said(tmp_path: Path) -> None:
 def test_a_study_is_shown_by_itself(tmp_path: Path, terminal: Terminal) -> None:
     folder = make_study(tmp_path / "stop", "stop", MADE["stop"], seeds=1)
     ended = terminal(f"report {folder} {folder} --out {tmp_path / 'new'}")
-    assert (ended.code, "is a study, which is shown by itself" in ended.errors[0]) == (2, True)
+    assert (ended.code, "is a study, which has a separate page" in ended.errors[0]) == (2, True)
     assert terminal(f"report {folder}").out.startswith("Stopping rules: as low as possible, or until they look unseen")

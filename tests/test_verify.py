@@ -213,7 +213,7 @@ def test_data_that_were_cleaned_afterwards_prove_nothing(here: Path) -> None:
 
 
 def test_a_request_that_follows_another_passes(here: Path, terminal: Terminal) -> None:
-    """What went before is judged with D_f, and is told apart in the record."""
+    """Earlier requests are evaluated with D_f and listed separately in the record."""
     (here / "more.txt").write_text("train-00007\n")
     command = "unlearn recipe.toml --model out/model --data photos --forget more.txt forget.earlier=ids.txt --out next"
     assert terminal(f"{command} --no-retrain").code == 0
@@ -557,7 +557,7 @@ def test_the_terminal_tells_what_differs_and_exits_with_1(here: Path, terminal: 
     ended = terminal("verify out")
     assert ended.code == 1
     assert re.search(rf"^✗ metrics of {MAIN_ROW}: test_score recorded [\d.]+, found [\d.]+$", ended.out, re.MULTILINE)
-    assert ended.out.splitlines()[-1] == "this is not the record of what was run"
+    assert ended.out.splitlines()[-1] == "the record does not match the run"
     assert "Traceback" not in ended.out + ended.err
 
 

@@ -278,7 +278,7 @@ def test_folder_of_another_model_is_refused(tmp_path: Path) -> None:
 
     transformers.ViTModel(transformers.ViTConfig(image_size=24, patch_size=8, **SIZE)).save_pretrained(tmp_path)
     word_tokenizer(TEXTS).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"model.encoder.pretrained: .* (could not be loaded|has no whole ViLT)"):
+    with pytest.raises(InputError, match=r"model.encoder.pretrained: .* (could not be loaded|no complete ViLT)"):
         build(vilt(encoder=EncoderConfig(pretrained=str(tmp_path))))
 
 

@@ -1,6 +1,6 @@
-"""Multimodal machine unlearning: make a trained model forget chosen pairs, keep everything else, and prove it.
+"""Multimodal machine unlearning: make a trained model forget chosen pairs, keep everything else, and verify it.
 
-Names are imported when they are first used, so that ``import multidelete`` and ``multidelete --help`` are immediate.
+Names are imported at first use, so that ``import multidelete`` and ``multidelete --help`` are fast.
 """
 
 from __future__ import annotations

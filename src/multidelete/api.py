@@ -43,20 +43,20 @@ def unlearn(
     seed: int = 0,
     out: str | Path | None = None,
 ) -> Outcome:
-    """Make a model forget examples of its training data: the flow of ``multidelete unlearn``, on objects in memory.
+    """Make a model forget examples of its training data, like ``multidelete unlearn``, on objects in memory.
 
     Args:
-        model: The trained model, or its folder; it is not changed.
-        dataset: What it was trained on, with validation and test splits.
-        forget: Ids, a text file with one id per line, a number of examples, or a share of them.
-        method: MultiDelete with the paper's settings by default.
+        model: Trained model or its folder; it is not changed.
+        dataset: Training data of the model, with validation and test splits.
+        forget: Ids, a text file with one id per line, a number of examples, or a fraction of them.
+        method: Unlearning method; by default MultiDelete with the paper's settings.
         compare: Other methods to run on the same request.
-        retrain: Whether Retrain is made; by default where it is known how the original was trained.
-        task: What the model is for; by default the task that it was trained for.
-        training: How the original was trained, for Retrain and shadow models; by default what its folder says.
+        retrain: Whether to train Retrain; by default if the training settings are known.
+        task: Task of the model; by default the task that it was trained for.
+        training: Training settings of the original, for Retrain and shadow models; by default read from its folder.
         membership: Settings of membership attacks.
         engine: Device, precision, progress.
-        seed: Seed of the sample and of every draw.
+        seed: Seed of the request and all other random draws.
         out: Folder for the record of the run; by default nothing is kept on disk.
 
     Raises:
@@ -169,7 +169,7 @@ def evaluate(
 
 
 def _request(forget: Sequence[str] | str | Path | int | float) -> ForgetSettings:
-    """The request as a recipe states it; what is wrong with it is said when it is resolved."""
+    """Deletion settings of a recipe, not validated; errors are raised when the request is resolved."""
     given: dict[str, Any] = {"ids": forget if isinstance(forget, str) else None}
     if isinstance(forget, Path):
         given = {"ids": str(forget)}

@@ -1,4 +1,4 @@
-"""The result of a run for Python: model, metrics, predictions and loss history, as objects, tables and a figure."""
+"""Result of a run in Python: model, metrics, predictions and loss history, as objects, tables and a figure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHOWN = ("test_score", "retain_score", "forget_score", "forget_auc", "forget_tes
 
 
 class Metrics(dict[str, float]):
-    """Metrics by name, as keys and as attributes: ``metrics["test_score"]`` and ``metrics.test_score``."""
+    """Metrics by name, as keys and attributes: ``metrics["test_score"]`` and ``metrics.test_score``."""
 
     test_score: float
     retain_score: float
@@ -45,13 +45,13 @@ class Outcome:
     """Result of :func:`multidelete.unlearn`, and of every run of the command line.
 
     Args:
-        rows: One row for each model, as in ``results.json``: Original first, then Retrain where it was made.
-        index: Position in ``rows`` of the method that the run is about.
+        rows: Row of each model, as in ``results.json``: Original first, then Retrain if it was trained.
+        index: Position in ``rows`` of the recipe's method.
         request: D_f, D_r, validation and test.
         predictions: Stored scores of the unlearned model, by split.
         history: Loss terms of each step and validation metrics of each checkpoint.
-        folder: Where the run was written; None where it was kept in memory.
-        unlearned: The unlearned model, where it is in memory.
+        folder: Run folder; None for runs in memory.
+        unlearned: Unlearned model, if it is in memory.
     """
 
     rows: tuple[Row, ...]
@@ -82,11 +82,11 @@ class Outcome:
 
     @property
     def retrained(self) -> Metrics | None:
-        """Metrics of Retrain; None where it was not made."""
+        """Metrics of Retrain; None if it was not trained."""
         return next((Metrics(row["metrics"]) for row in self.rows if row["method"] == "retrain"), None)
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """One line for each model: what was run, every metric, and the cost.
+        """One line for each model: settings, all metrics, and the cost.
 
         Raises:
             InputError: pandas is not installed.
@@ -100,7 +100,7 @@ class Outcome:
         )
 
     def history_to_dataframe(self) -> pandas.DataFrame:
-        """One line for each step: its loss terms and learning rate, and validation metrics where it was a checkpoint.
+        """One line for each step: loss terms and learning rate, and validation metrics of checkpoints.
 
         Raises:
             InputError: pandas is not installed.
@@ -114,7 +114,7 @@ class Outcome:
         return _pandas().DataFrame(list(steps.values()))
 
     def plot(self) -> Figure:
-        """A bar chart of the main metrics for each model."""
+        """Bar chart of the main metrics for each model."""
         from matplotlib.figure import Figure
 
         names = [name for name in SHOWN[:-1] if name in self.rows[0]["metrics"]]

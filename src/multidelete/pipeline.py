@@ -58,17 +58,17 @@ ORIGINAL_KEY = row_key(0, Original.name, "all")  # Original is the first row of 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What all methods of a run share.
+    """Everything that the methods of a run share.
 
     Args:
-        recipe: The run, validated.
+        recipe: Validated recipe.
         request: D_f, D_r, validation and test.
-        evaluated: The request merged with earlier ones, on which every model is evaluated.
-        original: The model before unlearning.
-        data: What the methods are given.
-        halves: A request for each shadow or reference model: it is trained on ``retain`` and never sees ``forget``.
+        evaluated: The request merged with earlier ones; every model is evaluated on it.
+        original: Model before unlearning.
+        data: Inputs of the methods.
+        halves: Request of each shadow or reference model, which is trained on ``retain``, but not on ``forget``.
         references: Predictions of the shadow and reference models.
-        folder: Where rows and predictions are kept.
+        folder: Folder of rows and predictions.
         engine: Device, precision, progress.
     """
 
@@ -93,19 +93,19 @@ def run(
     model: Model | None = None,
     command: str | None = None,
 ) -> Outcome:
-    """Run a recipe and leave results, predictions, the record and the unlearned model in ``out``.
+    """Run a recipe; writes results, predictions, the record and the unlearned model to ``out``.
 
     Args:
-        recipe: What to run.
-        out: A new or empty folder, or that of the same run with ``resume``.
+        recipe: Recipe to run.
+        out: New or empty folder, or the folder of the same run with ``resume``.
         engine: Device, precision, progress.
-        resume: Continue a run that was stopped.
-        dataset: The recipe's data, where they are in memory already.
-        model: The model that the recipe brings, where it is in memory already; it is not changed.
-        command: The command recorded for this run; by default the one that was typed.
+        resume: Resume an interrupted run.
+        dataset: Dataset of the recipe, if it is in memory already.
+        model: User-provided original of the recipe, if it is in memory already; it is not changed.
+        command: Command to record for this run; by default the current command line.
 
     Raises:
-        InputError: The recipe, the data and the folder do not fit together, or a loss became infinite.
+        InputError: Recipe, data and folder are inconsistent, or a loss is not finite.
     """
     prepared = prepare(recipe, out, engine, resume=resume, dataset=dataset, model=model)
     rows: dict[str, Row] = {}
@@ -114,7 +114,7 @@ def run(
         key = row_key(index, method.name, method.scope)
         row = prepared.folder.finished(key)
         if row is not None:
-            logger.info("%s (%s): finished before, not run again", method.name, method.scope)
+            logger.info("%s (%s): already finished, skipped", method.name, method.scope)
         else:
             result, row = run_method(prepared, key, method)
             if method is recipe.method:
@@ -145,7 +145,7 @@ def prepare(
     original = get_or_train_original(recipe, dataset, engine, model)
     check_scopes(original.model, recipe.methods(), request)
     training = original.training or no_training(recipe)
-    inputs = PairInputs.of(dataset, original.model)  # reads every picture: a damaged one stops the run here
+    inputs = PairInputs.of(dataset, original.model)  # reads all images: a damaged one stops the run here
     folder = RunFolder(out, {**known, "original_hash": original.hash}, resume=resume)
     data = UnlearningData(
         request,
@@ -161,11 +161,11 @@ def prepare(
 
 
 def run_method(prepared: Prepared, key: str, method: Method) -> tuple[Unlearned, Row]:
-    """Unlearn with one method, predict, measure, and keep the row under its key."""
+    """Unlearn with one method, predict, compute metrics, and write the row under its key."""
     recipe, engine, folder, original = prepared.recipe, prepared.engine, prepared.folder, prepared.original
     reset_peak_memory(engine.device)
     seeds = recipe.seeds()
-    # A stored control (Original, Retrain) is trained as the original was, whatever the seed of unlearning.
+    # Stored controls (Original, Retrain) use the original's training seed, not the seed of unlearning.
     data = replace(prepared.data, seed=seeds["train" if method.stored else "method"], folder=folder.work(key))
     result = get_or_unlearn(method, original, data, engine)
     if method.stored:
@@ -212,7 +212,7 @@ def measure(
     result: Unlearned,
     predictions: Predictions,
 ) -> dict[str, float]:
-    """All metrics of a model but its gap to Retrain, from its predictions, the original's and the reference models'."""
+    """All metrics of a model except its gap to Retrain, from stored predictions."""
     recipe, engine, folder = prepared.recipe, prepared.engine, prepared.folder
     before = folder.predictions.read(ORIGINAL_KEY) or predictions
     seed = recipe.seeds()["train"]
@@ -259,10 +259,10 @@ def finish(prepared: Prepared, rows: Mapping[str, Row], command: str, unlearned:
 
 
 def check_splits(request: Request, methods: Iterable[Method] = ()) -> None:
-    """Refuse a dataset without the splits that evaluation needs.
+    """Check that a dataset has the splits for evaluation.
 
     Raises:
-        InputError: There is no test split, or no validation split for a method that selects its checkpoint there.
+        InputError: The test split is too small, or the validation split for a method that selects its checkpoint there.
     """
     name = request.dataset.name
     if len(request.test) < 2:
@@ -277,7 +277,7 @@ def check_splits(request: Request, methods: Iterable[Method] = ()) -> None:
 
 
 def check_finite(metrics: Mapping[str, float], name: str) -> None:
-    """Refuse metrics that are not finite: weights that diverged show here at the latest.
+    """Check that metrics are finite, which detects diverged weights.
 
     Raises:
         InputError: A metric is not finite.
@@ -291,6 +291,6 @@ def check_finite(metrics: Mapping[str, float], name: str) -> None:
 
 
 def identity(recipe: Recipe, request: Request) -> dict[str, Any]:
-    """What identifies a run besides its original: recipe, data and deletion request."""
+    """Values that identify a run besides its original: recipe, data and deletion request."""
     values = json.loads(json.dumps(as_values(recipe)))
     return {"recipe": values, "data_hash": request.dataset.hash, "forget_hash": request.hash}

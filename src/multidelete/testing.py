@@ -1,12 +1,12 @@
-"""Checks that every unlearning method must pass: ``check_method`` runs them on a method of any package.
+"""Checks that every unlearning method must pass; ``check_method`` runs them on a method of any package.
 
     from multidelete.testing import check_method
 
     check_method(MyMethod)
     check_method(MyMethod, task="graph_text", scope="fusion", strength=0.5)
 
-They take seconds: the model is tiny, the data are generated, and nothing is asked of how well the method forgets. What
-a method says of itself in ``claims`` is checked as well.
+They take seconds: the model is tiny, the data are generated, and the quality of forgetting is not checked. The
+``properties`` of a method are checked too.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ QUICK = {"epochs": 1, "min_steps": 4, "batch_size": 8, "retain_ratio": 2, "evalu
 
 
 class CheckError(AssertionError):
-    """A method does not do what every method must, or what it claims."""
+    """A method fails a check of every method, or of its properties."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A small original on generated data, and some of its examples to delete.
+    """Small original on generated data, with a deletion request.
 
     Args:
-        task: What the original does.
-        original: It; every check must leave it as it is.
-        request: What is to be deleted.
-        inputs: The dataset as the original reads it.
-        training: How it was trained.
+        task: Task of the original.
+        original: The original; checks must not change it.
+        request: Deletion request.
+        inputs: Model inputs of the dataset.
+        training: Training settings of the original.
     """
 
     task: Task
@@ -74,11 +74,11 @@ class Trial:
 
 @cache
 def trial(task: str = "retrieval", extra: str | None = None) -> Trial:
-    """The trial of a task: an ALBEF, or for graphs a GCN with a sentence encoder, of one layer and width 16.
+    """Trial of a task: an ALBEF, or for graphs a GCN with a sentence encoder, of one layer and width 16.
 
     Args:
-        task: Its name.
-        extra: An extra module that the original is trained with, for methods that require one.
+        task: Name of the task.
+        extra: Extra module of the original, for methods that require one.
 
     Raises:
         InputError: There is no such task.
@@ -105,7 +105,7 @@ def trial(task: str = "retrieval", extra: str | None = None) -> Trial:
 
 
 def trial_for(method: type[Method], task: str | None = None) -> Trial:
-    """A trial that provides what a method requires, on this task or the first possible one."""
+    """Trial with everything that a method requires, on this task or the first suitable one."""
     extras = method.requires & EXTRAS.keys()
     task = task or next(name for name, kind in TASKS.items() if method.requires - extras <= kind.provides())
     return trial(task, next(iter(extras), None))
@@ -127,12 +127,12 @@ def _small(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Case:
-    """One method with its settings on one trial.
+    """A method and its settings on a trial.
 
     Args:
-        method: Its class.
-        trial: What it is run on.
-        settings: Its settings; of those that are not given, a :class:`LossMethod` takes few steps.
+        method: Method class.
+        trial: The trial.
+        settings: Settings; a :class:`LossMethod` takes few steps by default.
     """
 
     method: type[Method]
@@ -140,14 +140,14 @@ class Case:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def make(self, **more: Any) -> Method:
-        """The method."""
+        """Create the method."""
         known = self.method.model_fields
         few = {name: value for name, value in QUICK.items() if name in known and issubclass(self.method, LossMethod)}
         return self.method(**{**few, **self.settings, **more})
 
     @cached_property
     def plain(self) -> Model:
-        """What the method makes of the trial with seed 0, undisturbed."""
+        """Unlearned model of an uninterrupted run with seed 0."""
         return self.run().model
 
     def run(
@@ -168,25 +168,25 @@ class Case:
         return (method or self.make())(original or trial.original, data, engine or Engine("fp32"))
 
     def loss(self, model: Model, examples: Rows) -> float:
-        """The task's mean loss of the true pairs of some examples."""
+        """The task's mean loss on the true pairs of some examples."""
         inputs = self.trial.inputs
         rows = inputs.true_pairs(self.trial.request.dataset.text_rows(examples))
         with torch.no_grad():
             return float(model.losses(inputs.batch(rows, torch.device("cpu"))).mean())
 
     def expect(self, holds: bool, problem: str) -> None:
-        """Raise a :class:`CheckError` that names the method, unless something holds."""
+        """Raise a :class:`CheckError` that names the method, unless ``holds``."""
         if not holds:
             raise CheckError(f"{self.method.__name__} on {self.trial.task.name}: {problem}")
 
 
 def check_method(method: type[Method], *, task: str | None = None, **settings: Any) -> None:
-    """Run every check, and those of what the method claims.
+    """Run every check of a method, and those of its properties.
 
     Args:
-        method: Its class.
-        task: On which task; by default the first one that provides what the method requires.
-        settings: Its settings.
+        method: Method class.
+        task: Name of the task; by default the first one that provides what the method requires.
+        settings: Settings of the method.
 
     Raises:
         CheckError: A check failed; the message says which and how.
@@ -202,11 +202,11 @@ def check_method(method: type[Method], *, task: str | None = None, **settings: A
         PROPERTIES[property_name](case)
 
 
-# -- what every method must do --------------------------------------------------------------------------------------
+# -- checks of every method -----------------------------------------------------------------------------------------
 
 
 def check_documented(case: Case) -> None:
-    """The docstring says what each setting is and cites a paper; name and title are there."""
+    """The docstring describes each setting and cites a paper; name and title exist."""
     method = case.method
     own = inspect.getdoc(method) or ""
     case.expect(bool(getattr(method, "name", "")) and bool(getattr(method, "title", "")), "it has no name or title")
@@ -215,44 +215,44 @@ def check_documented(case: Case) -> None:
     for name in method.model_fields:
         case.expect(f"{name}: " in every, f"no docstring says what its setting '{name}' is")
     unknown = [property_name for property_name in method.properties if property_name not in PROPERTIES]
-    case.expect(not unknown, f"it claims {unknown}, which nothing checks (there are {', '.join(PROPERTIES)})")
+    case.expect(not unknown, f"it has unknown properties {unknown} (there are {', '.join(PROPERTIES)})")
 
 
 def check_settings(case: Case) -> None:
-    """It can be made, is not changed afterwards, and refuses settings that it does not have."""
+    """The method can be created, is immutable, and refuses unknown settings."""
     result = case.make()
     try:
         case.make(larning_rate=1.0)
     except ValidationError as error:
         case.expect("larning_rate" in str(error), "the refusal of an unknown setting does not name it")
     else:
-        case.expect(False, "it takes a setting that it does not have")
+        case.expect(False, "it accepts an unknown setting")
     try:
         setattr(result, "scope", "text")  # noqa: B010 - a type checker knows that it cannot be done
     except ValidationError:
         return
-    case.expect(False, "its settings can be changed after it was made")
+    case.expect(False, "its settings can be changed")
 
 
 def check_original(case: Case) -> None:
-    """The original is as it was: weights, what needs gradients, modes; and torch is too."""
+    """The original (weights, requires_grad, modes) and torch's global state are unchanged."""
     original = copy.deepcopy(case.trial.original).requires_grad_(True).train()
     before, modes = _weights(original), [module.training for module in original.modules()]
     state, grads = torch.get_rng_state(), torch.is_grad_enabled()
     result = case.run(original=original)
     case.expect(not _changed(before, _weights(original)), "it changed the original's weights")
-    case.expect(all(each.requires_grad for each in original.parameters()), "it changed what needs gradients")
-    case.expect(all(each.grad is None for each in original.parameters()), "it left gradients at the original")
+    case.expect(all(each.requires_grad for each in original.parameters()), "it changed requires_grad")
+    case.expect(all(each.grad is None for each in original.parameters()), "it left gradients in the original")
     case.expect([module.training for module in original.modules()] == modes, "it left the original in another mode")
-    case.expect(torch.is_grad_enabled() is grads, "it left gradients switched otherwise than they were")
-    case.expect(torch.equal(torch.get_rng_state(), state), "it drew from torch's global random numbers")
+    case.expect(torch.is_grad_enabled() is grads, "it changed torch.is_grad_enabled()")
+    case.expect(torch.equal(torch.get_rng_state(), state), "it used torch's global random generator")
     own = {each.data_ptr() for each in result.model.parameters()}
     shared = own & {each.data_ptr() for each in original.parameters()}
     case.expect(not shared, "its model shares memory with the original")
 
 
 def check_scope(case: Case) -> None:
-    """Something in scope moved, nothing else did, everything is finite, and the model is in eval mode."""
+    """Parameters in scope changed, no others did, all are finite, and the model is in eval mode."""
     original, result = case.trial.original, case.plain
     moved = _changed(_weights(original), _weights(result))
     allowed = set(original.parameters_of(case.make().scope))
@@ -267,22 +267,22 @@ def check_scope(case: Case) -> None:
 
 
 def check_seed(case: Case) -> None:
-    """The seed decides the outcome, whatever was drawn before."""
+    """The result depends on the seed, but not on global random states."""
     first = _weights(case.plain)
     with torch.random.fork_rng():
         torch.rand(7)
-        np.random.rand(7)  # noqa: NPY002 - the global generator is what must not matter
+        np.random.rand(7)  # noqa: NPY002 - the global generator must not matter
         again = _weights(case.run().model)
     case.expect(not _changed(first, again), "the same seed gave other weights")
     other = _changed(first, _weights(case.run(seed=1).model))
     case.expect(bool(other) is case.method.seeded, "another seed gave the same weights" if not other else _SEEDLESS)
 
 
-_SEEDLESS = "another seed gave other weights, although it says that it draws nothing (seeded = False)"
+_SEEDLESS = "another seed gave other weights, although seeded = False"
 
 
 def check_resumed(case: Case) -> None:
-    """Killed half-way and resumed, it ends where it would have ended."""
+    """Interrupted half-way and resumed, the method gives the same result."""
     work = _Work()
     uninterrupted = _weights(case.run(engine=Engine("fp32", work)).model)
     half = work.last()
@@ -293,13 +293,13 @@ def check_resumed(case: Case) -> None:
         except KeyboardInterrupt:
             pass
         else:
-            case.expect(half is None, "it went on after Ctrl-C")
+            case.expect(half is None, "it continued after Ctrl-C")
         resumed = _weights(case.run(folder=folder, engine=Engine("fp32", resume=True)).model)
-    case.expect(not _changed(uninterrupted, resumed), "killed and resumed, it ended with other weights")
+    case.expect(not _changed(uninterrupted, resumed), "interrupted and resumed, it ended with other weights")
 
 
 def check_folder(case: Case) -> None:
-    """The model can be written and read again, and says the same."""
+    """The saved and loaded model gives the same outputs."""
     result = case.plain
     inputs = case.trial.inputs
     rows = inputs.true_pairs(case.trial.request.dataset.text_rows(case.trial.request.test[:3]))
@@ -309,11 +309,11 @@ def check_folder(case: Case) -> None:
     batch = inputs.batch(rows, torch.device("cpu"))
     with torch.no_grad():
         same = torch.equal(read.head(read.fused(batch)), result.head(result.fused(batch)))
-    case.expect(same, "its model says something else after it was written and read")
+    case.expect(same, "its model gives other outputs after saving and loading")
 
 
 def check_test_split(case: Case) -> None:
-    """It never reads the test split."""
+    """The method never reads the test split."""
     case.expect(_ignores(case, case.trial.request.test), "it reads the test split")
 
 
@@ -329,29 +329,29 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
 )
 
 
-# -- what a method claims of itself ---------------------------------------------------------------------------------
+# -- checks of properties -----------------------------------------------------------------------------------------
 
 
 def _never_reads_forget(case: Case) -> None:
-    """No update reads D_f. (The choice of a checkpoint may: it asks how far the forgetting went.)"""
-    case.expect(_ignores(case, case.trial.request.forget), "it reads D_f, which it claims never to do")
+    """No update reads D_f. (Checkpoint selection may, because it measures forgetting.)"""
+    case.expect(_ignores(case, case.trial.request.forget), "it reads D_f, despite its property")
 
 
 def _never_reads_retain(case: Case) -> None:
     """No update reads D_r."""
-    case.expect(_ignores(case, case.trial.request.retain), "it reads D_r, which it claims never to do")
+    case.expect(_ignores(case, case.trial.request.retain), "it reads D_r, despite its property")
 
 
 def _raises_forget_loss(case: Case) -> None:
     """The task's loss on D_f rises."""
     before, after = _losses(case, case.trial.request.forget)
-    case.expect(after > before, f"the loss on D_f went from {before:.4f} to {after:.4f}; it claims to raise it")
+    case.expect(after > before, f"the loss on D_f went from {before:.4f} to {after:.4f}; it should rise")
 
 
 def _lowers_retain_loss(case: Case) -> None:
     """The task's loss on D_r falls."""
     before, after = _losses(case, case.trial.request.retain)
-    case.expect(after < before, f"the loss on D_r went from {before:.4f} to {after:.4f}; it claims to lower it")
+    case.expect(after < before, f"the loss on D_r went from {before:.4f} to {after:.4f}; it should fall")
 
 
 PROPERTIES: dict[str, Callable[[Case], None]] = {
@@ -370,7 +370,7 @@ def _weights(model: Model) -> dict[str, Tensor]:
 
 
 def _changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[str]:
-    """Names of the tensors that are not the same bit for bit."""
+    """Names of tensors that are not bitwise equal."""
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
@@ -380,16 +380,16 @@ def _losses(case: Case, examples: Rows) -> tuple[float, float]:
 
 
 def _last_checkpoint(case: Case, **more: Any) -> Method:
-    """The method without a choice among checkpoints, which would read D_f and validation."""
+    """The method without checkpoint selection, which would read D_f and validation."""
     known = {name: value for name, value in more.items() if name in case.method.model_fields}
     try:
         return case.make(**known, **({"evaluations": 0} if "evaluations" in case.method.model_fields else {}))
-    except ValidationError:  # it cannot do without
+    except ValidationError:  # the method requires evaluations
         return case.make(**known)
 
 
 def _ignores(case: Case, examples: Rows) -> bool:
-    """Whether the outcome is the same when these examples hold something else."""
+    """Whether the result is the same if these examples are replaced by others."""
     trial = case.trial
     dataset = trial.request.dataset
     other = np.setdiff1d(np.arange(len(dataset.examples)), examples)
@@ -399,7 +399,7 @@ def _ignores(case: Case, examples: Rows) -> bool:
     of_examples = dataset.text_rows(examples)
     texts[of_examples] = np.resize(dataset.text_rows(other), len(of_examples))
     first = trial.inputs.modalities[0]
-    spoilt = replace(  # as data with a hash of their own, so that nothing computed of the true ones is found
+    spoilt = replace(  # a separate hash of the data, so that no cached encodings are used
         trial.inputs.with_sources(
             {
                 first: Elsewhere(trial.inputs.sources[first], rows),
@@ -414,23 +414,23 @@ def _ignores(case: Case, examples: Rows) -> bool:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A source that gives other rows than those asked for.
+    """Source that returns other rows than requested.
 
     Args:
-        inner: Where they come from.
-        rows: Which row stands for each, ``(N,)``.
+        inner: Source of the rows.
+        rows: Replacement of each row, ``(N,)``.
     """
 
     inner: Source
     rows: Rows
 
     def take(self, rows: Rows) -> ModalityInput:
-        """The inputs of the rows that stand for these."""
+        """Inputs of the replacements of these rows."""
         return self.inner.take(self.rows[rows])
 
 
 class _Work(ProgressReporter):
-    """Remembers the pieces of work of a run; presses Ctrl-C at one place in one of them."""
+    """Records the progress of a run; raises Ctrl-C at a given step of a given task."""
 
     def __init__(self, kill: tuple[str, int] | None = None) -> None:
         self._done: dict[str, int] = {}
@@ -448,5 +448,5 @@ class _Work(ProgressReporter):
         return advance
 
     def last(self) -> tuple[str, int] | None:
-        """The middle of the last piece of work: in a method with steps, of these."""
+        """Middle of the last task with progress; for methods with steps, of the steps."""
         return next(((what, max(1, done // 2)) for what, done in reversed(self._done.items()) if done), None)

@@ -1,1 +1,1 @@
-"""The command line, one verb a function."""
+"""The command line: one function per command."""

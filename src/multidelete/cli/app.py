@@ -1,4 +1,4 @@
-"""The command line. Nothing slow is imported before a command needs it: ``--help`` answers at once."""
+"""The command line. Slow imports happen only in the commands that need them, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from multidelete.utils.errors import InputError
 
 app = typer.Typer(
     name="multidelete",
-    help="Make a trained multimodal model forget chosen pairs, keep everything else, and prove it.",
+    help="Make a trained multimodal model forget chosen pairs, keep everything else, and verify it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -23,13 +23,13 @@ for commands in (run, bench, report, inspect):
     app.add_typer(commands.app)
 
 
-# What Ctrl-C leaves to do, where a command keeps what it did.
+# Messages after Ctrl-C, for commands that save their progress.
 CONTINUES = {
-    "bench": "; what was done is kept: the same command continues",
-    "study": "; what was done is kept: the same command continues",
-    "demo": "; what was done is kept: the same command with --resume continues",
-    "unlearn": "; what was done is kept: the same command with --resume continues",
-    "train": "; what was done is kept: the same command continues",
+    "bench": "; progress is saved: the same command continues",
+    "study": "; progress is saved: the same command continues",
+    "demo": "; progress is saved: the same command with --resume continues",
+    "unlearn": "; progress is saved: the same command with --resume continues",
+    "train": "; progress is saved: the same command continues",
 }
 
 
@@ -51,7 +51,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; what the user can mend is one sentence, without a traceback."""
+    """Run the command line; errors that the user can correct are shown without a traceback."""
     try:
         app(prog_name="multidelete")
     except InputError as error:
@@ -59,6 +59,6 @@ def main() -> None:
             typer.secho(f"error: {line}", fg="red", err=True)
         sys.exit(2)
     except SystemExit as end:
-        if end.code == 130:  # what typer makes of Ctrl-C
+        if end.code == 130:  # typer's exit code for Ctrl-C
             typer.secho(f"stopped{CONTINUES.get(sys.argv[1], '')}", fg="yellow", err=True)
         raise

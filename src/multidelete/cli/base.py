@@ -1,4 +1,4 @@
-"""Options and values that commands share."""
+"""Options and values shared by several commands."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings over the recipe's, as `method.scope=all`."),
+    typer.Argument(metavar="KEY=VALUE", help="Settings that override the recipe, such as `method.scope=all`."),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for results, predictions, model and report.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped, where it stopped.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of weights, training, deletion set, unlearning.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of weights, training, deletion set and unlearning.")]
 Data = Annotated[
     Path | None,
     typer.Option("--data", help="Folder with the data: a dataset (manifest.jsonl) or a Karpathy split file."),
 ]
-Seeds = Annotated[str | None, typer.Option(help="As `0,1,2`, the default.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Cells at a time; one a core by default.")]
+Seeds = Annotated[str | None, typer.Option(help="Comma-separated; `0,1,2` by default.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Number of parallel cells; one per core by default.")]
 Launcher = Annotated[str, typer.Option(help="processes, or submitit for a cluster.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the command of each cell, run nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the command of each cell.")]
 Precision = Annotated[
     str | None,
-    typer.Option("--precision", help="auto, fp32 or bf16 (auto: bf16 where the device is fast at it)."),
+    typer.Option("--precision", help="auto, fp32 or bf16 (auto: bf16 if the device is fast with it)."),
 ]
 
 
@@ -47,11 +47,11 @@ Tracker = Annotated[
 def open_engine(
     recipe: Recipe, resume: bool = False, tracker: str | None = None, out: Path | None = None
 ) -> Iterator[Engine]:
-    """An engine with progress bars, log messages on standard error, and an experiment tracker.
+    """Context with an engine that has progress bars, log messages on standard error, and an experiment tracker.
 
     Args:
-        recipe: Precision, and the settings that the tracker records.
-        resume: Continue from existing checkpoints.
+        recipe: Recipe, for the precision and the tracker.
+        resume: Resume from existing checkpoints.
         tracker: Name of the tracker; none by default.
         out: Folder of the run; trackers that write files use a folder next to it.
     """
@@ -71,7 +71,7 @@ def open_engine(
 
 
 def demo_names() -> list[str]:
-    """Tasks of the demo, retrieval first, because others start from its model."""
+    """Tasks of the demo; retrieval first, because others start from its model."""
     from importlib.resources import files
 
     names = (entry.name for entry in (files("multidelete") / "demos").iterdir())
@@ -96,7 +96,7 @@ def demo_recipe(task: str) -> Path:
 
 
 def data_values(data: Path | None, reader: str | None) -> dict[str, Any]:
-    """The recipe table ``data`` for ``--data`` and ``--reader``."""
+    """Recipe table ``data`` for ``--data`` and ``--reader``."""
     from multidelete.data.readers import detect
 
     if data is None:
@@ -105,7 +105,7 @@ def data_values(data: Path | None, reader: str | None) -> dict[str, Any]:
 
 
 def forget_values(text: str) -> dict[str, Any]:
-    """The recipe table ``forget`` for ``ids.txt``, ``300`` or ``0.05``."""
+    """Recipe table ``forget`` for ``ids.txt``, ``300`` or ``0.05``."""
     if Path(text).exists():
         return {"ids": text}
     try:

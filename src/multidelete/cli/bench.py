@@ -29,21 +29,21 @@ def bench(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="A recipe (TOML) or a task of the demo; the recipe's table `bench` may say what these options say."
+            help="Recipe (TOML) or task of the demo; the recipe's table `bench` can also set these options."
         ),
     ] = "retrieval",
     overrides: Overrides = None,
-    methods: Annotated[str | None, typer.Option(help="Names, as `multidelete,neggrad`; all by default.")] = None,
-    scopes: Annotated[str | None, typer.Option(help="As `all,fusion`, the default where a method has both.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Such as `multidelete,neggrad`; all by default.")] = None,
+    scopes: Annotated[str | None, typer.Option(help="Such as `all,fusion`, the default for methods with both.")] = None,
     seeds: Seeds = None,
-    counts: Annotated[str | None, typer.Option(help="Sizes of the deletion, as `100,200`.")] = None,
-    fractions: Annotated[str | None, typer.Option(help="Sizes of the deletion, as `0.05,0.1`.")] = None,
+    counts: Annotated[str | None, typer.Option(help="Sizes of D_f, such as `100,200`.")] = None,
+    fractions: Annotated[str | None, typer.Option(help="Sizes of D_f as fractions, such as `0.05,0.1`.")] = None,
     workers: Workers = None,
     launcher: Launcher = "processes",
     dry_run: DryRun = False,
     out: Out = Path("runs/bench"),
 ) -> None:
-    """Run every method, scope, size and seed on a recipe's task, each cell a run of its own; write one table."""
+    """Run every method, scope, size and seed on a recipe's task, each as a separate run, and write one table."""
     lists = {"methods": methods, "scopes": scopes, "seeds": seeds, "counts": counts, "fractions": fractions}
     if _run_cells(recipe, overrides, lists, out, workers, launcher, dry_run):
         raise typer.Exit(1)
@@ -57,23 +57,22 @@ def bench(
 def study(
     name: Annotated[str, typer.Argument(help="ablation, scopes, sizes, sensitivity, sequential or stop.")],
     recipe: Annotated[
-        str, typer.Argument(help="A recipe (TOML) or a task of the demo, whose method is what is studied.")
+        str, typer.Argument(help="Recipe (TOML) or task of the demo, whose method is varied.")
     ] = "retrieval",
     overrides: Overrides = None,
     seeds: Seeds = None,
-    counts: Annotated[str | None, typer.Option(help="Sizes of the deletion, of the study `sizes`.")] = None,
-    fractions: Annotated[str | None, typer.Option(help="The same as shares; 0.01 to 0.15 by default.")] = None,
+    counts: Annotated[str | None, typer.Option(help="Sizes of D_f, for the study `sizes`.")] = None,
+    fractions: Annotated[str | None, typer.Option(help="The same as fractions; 0.01 to 0.15 by default.")] = None,
     workers: Workers = None,
     launcher: Launcher = "processes",
     dry_run: DryRun = False,
     out: Out = Path("runs/study"),
 ) -> None:
-    """Vary one thing of a recipe's method, each cell a run of its own; write a page with one figure and what was found.
+    """Vary one aspect of a recipe's method, each variant as a separate run; write a page with figure and findings.
 
-    **ablation**: each term of the loss left out. **scopes**: all parameters against the fusion only, along training.
-    **sizes**: quality and time from 1 to 15 % deleted. **sensitivity**: each weight from a quarter to four times its
-    own. **sequential**: five requests one after another against all at once. **stop**: as low as possible against
-    until deleted pairs look unseen.
+    **ablation**: loss without each of its terms. **scopes**: all parameters or only the fusion, during training.
+    **sizes**: quality and time for 1 to 15 % deleted. **sensitivity**: each weight times 1/4 to 4. **sequential**: five
+    sequential requests or all at once. **stop**: stop at the lowest scores, or when deleted pairs look unseen.
     """
     from multidelete.bench.studies import STUDIES
     from multidelete.utils.registry import choose
@@ -87,7 +86,7 @@ def study(
 
 
 def _listed(text: str) -> list[Any]:
-    """``a,b`` or ``1,2``; what is wrong with an entry is told where recipes are checked."""
+    """Parse ``a,b`` or ``1,2``; entries are validated with the recipe."""
     entries: list[Any] = []
     for entry in filter(None, map(str.strip, text.split(","))):
         for kind in (int, float, str):
@@ -107,7 +106,7 @@ def _run_cells(
     dry_run: bool,
     study: Study | None = None,
 ) -> bool:
-    """Run a bench or a study of a recipe, or of a task of the demo, and show it, or print its commands.
+    """Run a bench or a study of a recipe or demo task and show it, or print its commands.
 
     Returns:
         Whether a cell failed.

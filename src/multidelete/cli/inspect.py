@@ -1,4 +1,4 @@
-"""Commands that only read: evaluate, verify, list, check."""
+"""Commands that do not write files: evaluate, verify, list, check."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ app = typer.Typer()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Folder of a model.")],
     data: Data = None,
-    reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; found by itself.")] = None,
-    forget: Annotated[str | None, typer.Option("--forget", help="Ids file, number or share: adds D_f metrics.")] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Task settings, as rerank=32.")] = None,
+    reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; detected by default.")] = None,
+    forget: Annotated[str | None, typer.Option("--forget", help="Ids, number or fraction; adds D_f metrics.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Task settings, such as rerank=32.")] = None,
     precision: Precision = None,
     seed: Seed = None,
 ) -> None:
-    """Print the metrics of one model; its folder is only read."""
+    """Print the metrics of one model; its folder is not changed."""
     from multidelete import api
     from multidelete.data.readers import read
     from multidelete.recipe import load
@@ -58,12 +58,12 @@ def evaluate(
     "`multidelete verify runs/bench-flickr8k`"
 )
 def verify(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, or of a bench: each of its cells.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or of a bench to verify all its cells.")],
     digest: Annotated[
-        str | None, typer.Option(help="The line that the run printed: tells a record that was made anew as a whole.")
+        str | None, typer.Option(help="Digest that the run printed; detects a completely rewritten record.")
     ] = None,
 ) -> None:
-    """Say whether a record is what was run: compute its hashes and metrics again from what the run stored."""
+    """Check that a record is unchanged: recompute its hashes and metrics from the stored files."""
     from multidelete.judgement.verify import verify
     from multidelete.report.deletion import PAGE_CHECKS
 
@@ -76,7 +76,7 @@ def verify(
     failed, open_ = result.count(False), result.count(None)
     typer.echo(f"{result.count(True)} hold, {failed} fail, {open_} could not be checked")
     if failed:
-        typer.secho("this is not the record of what was run", fg="red")
+        typer.secho("the record does not match the run", fg="red")
         raise typer.Exit(1)
 
 
@@ -126,8 +126,8 @@ def check(
     recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A recipe (TOML).")] = None,
     overrides: Overrides = None,
     data: Data = None,
-    reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; found by itself.")] = None,
-    forget: Annotated[str | None, typer.Option("--forget", help="Ids file, number or share.")] = None,
+    reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; detected by default.")] = None,
+    forget: Annotated[str | None, typer.Option("--forget", help="Ids file, number or fraction.")] = None,
 ) -> None:
     """Check a recipe, its data and its deletion request without running anything."""
     from multidelete.data.readers import read

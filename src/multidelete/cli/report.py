@@ -1,4 +1,4 @@
-"""The command that writes pages and tables."""
+"""Command that writes pages and tables."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ app = typer.Typer()
 )
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="Folders of runs, or of benches; runs that differ by seed are averaged.")
+        list[Path], typer.Argument(help="Folders of runs or benches; runs that differ only in seeds are averaged.")
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder or .html file; the first run's by default.")
     ] = None,
-    format: Annotated[str, typer.Option(help="Table on the terminal: text, markdown or csv.")] = "text",
+    format: Annotated[str, typer.Option(help="Format of the printed table: text, markdown or csv.")] = "text",
     public: Annotated[
-        bool, typer.Option("--public", help="Markdown, figures and CSV, without pictures and texts of the data.")
+        bool, typer.Option("--public", help="Markdown, figures and CSV, without images and texts of the data.")
     ] = False,
 ) -> None:
-    """Write the page of one or several runs, or the joint table of several benches, and print their table."""
+    """Write the page of one or several runs, or the joint table of several benches, and print the table."""
     from multidelete.report.deletion import write_deletion
     from multidelete.report.page import write_report
     from multidelete.report.tables import to_csv, to_markdown, to_text
@@ -48,10 +48,10 @@ def report(
     if out is not None and out.suffix == ".html" and out.is_dir():
         raise InputError(f"--out '{out}' is a folder; expected an .html file, or a folder of another name")
     if public and (out is None or out.suffix == ".html"):
-        raise InputError("--public writes a folder of its own: say which with --out")
+        raise InputError("--public writes a separate folder: choose it with --out")
     studies = [folder for folder in runs if study_of(folder)]
     if studies and len(runs) > 1:
-        raise InputError(f"{studies[0]} is a study, which is shown by itself; give one study, or runs and benches")
+        raise InputError(f"{studies[0]} is a study, which has a separate page; give one study, or runs and benches")
     if public:
         assert out is not None
         _publish(runs, out)
@@ -61,7 +61,7 @@ def report(
         return
     if is_bench(runs[0]):
         if out is None and len(runs) > 1:
-            raise InputError("several benches are joined in a table of their own: say where with --out")
+            raise InputError("several benches are joined in a separate table: choose its folder with --out")
         show_bench(runs, out or runs[0], printers.get(format) if format != "text" else None)
         return
     loaded = Run.load_all(runs)
@@ -83,7 +83,7 @@ def show_study(folder: Path, out: Path) -> None:
 
 
 def _publish(folders: list[Path], out: Path) -> None:
-    """Write what can be shown to anybody: of a study, of benches, or of runs."""
+    """Write public pages (without data) of a study, benches or runs."""
     from multidelete.report.bench import Bench
     from multidelete.report.public import write_public, write_public_study
     from multidelete.report.study import read_study

@@ -39,7 +39,7 @@ def demo(
     overrides: Overrides = None,
     task: Annotated[str, typer.Option(help="retrieval, entailment, reasoning or graph_text.")] = "retrieval",
     all_tasks: Annotated[
-        bool, typer.Option("--all-tasks", help="Every task, one after the other, each in its folder below --out.")
+        bool, typer.Option("--all-tasks", help="Run all tasks, each in a subfolder of --out.")
     ] = False,
     seed: Seed = None,
     out: Out = Path("runs/demo"),
@@ -47,7 +47,7 @@ def demo(
     precision: Precision = None,
     tracker: Tracker = None,
 ) -> None:
-    """Train a small model on generated data, delete a part of it, and write a report: the idea at work in minutes."""
+    """Train a small model on generated data, delete a part of the data, and write a report, within minutes."""
     from multidelete.recipe import load
 
     given = {key: value for key, value in (("seed", seed), ("precision", precision)) if value is not None}
@@ -78,7 +78,7 @@ def train(
 
     loaded = load(recipe, [*(overrides or []), *set_values(seed=seed, precision=precision)])
     if loaded.original is not None:
-        raise InputError(f"{recipe} brings a trained model ('original'); there is nothing to train")
+        raise InputError(f"{recipe} has a trained model ('original'); there is nothing to train")
     check_writable(out)
     if out.exists() and any(out.iterdir()):
         raise InputError(f"--out '{out}' is not empty; choose a new folder for the model")
@@ -96,21 +96,21 @@ def train(
 def unlearn(
     recipe: Annotated[
         str | None,
-        typer.Argument(metavar="RECIPE", help="A recipe (TOML); or give --model, --data, --forget."),
+        typer.Argument(metavar="RECIPE", help="Recipe (TOML), unless --model, --data and --forget are given."),
     ] = None,
     overrides: Overrides = None,
     model: Annotated[Path | None, typer.Option("--model", help="Folder of the trained model.")] = None,
     data: Data = None,
-    reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; found by itself.")] = None,
+    reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; detected by default.")] = None,
     forget: Annotated[
         str | None,
-        typer.Option("--forget", help="Text file with one id in a line; or a number of examples; or a share."),
+        typer.Option("--forget", help="Text file with one id per line, number of examples, or fraction."),
     ] = None,
     method: Annotated[str | None, typer.Option("--method", help="See `multidelete list methods`.")] = None,
     scope: Annotated[str | None, typer.Option("--scope", help="all, fusion, vision or text.")] = None,
     retrain: Annotated[
         bool | None,
-        typer.Option("--retrain/--no-retrain", help="Make Retrain, the reference of every comparison (slow)."),
+        typer.Option("--retrain/--no-retrain", help="Train Retrain, the reference of all comparisons (slow)."),
     ] = None,
     seed: Seed = None,
     precision: Precision = None,
@@ -118,7 +118,7 @@ def unlearn(
     out: Out = Path("runs/unlearn"),
     resume: Resume = False,
 ) -> None:
-    """Make a model forget examples of its training data, and measure what was forgotten and kept."""
+    """Make a model forget examples of its training data, and evaluate forgetting and utility."""
     from multidelete.recipe import load, merged
 
     words = list(overrides or [])
@@ -162,7 +162,7 @@ def _run(recipe: Recipe, out: Path, resume: bool, tracker: str | None) -> None:
     from multidelete.runs.record import check_out
     from multidelete.runs.seal import digest_of
 
-    check_out(out, resume=resume)  # before torch, models and data are waited for
+    check_out(out, resume=resume)  # check before slow imports and reading data
     with open_engine(recipe, resume, tracker, out) as engine:
         run(recipe, out, engine, resume=resume)
     write_report([Run.load(out)], out)
@@ -171,11 +171,11 @@ def _run(recipe: Recipe, out: Path, resume: bool, tracker: str | None) -> None:
     typer.echo(f"results: {out / 'results.json'}\nreport:  {out / 'report.html'}")
     if (out / DELETION_PAGE).is_file():
         typer.echo(f"record:  {out / DELETION_PAGE}")
-    typer.echo(f"digest:  {digest_of(out)}  (write it down: multidelete verify {shlex.quote(str(out))} --digest ...)")
+    typer.echo(f"digest:  {digest_of(out)}  (keep it: multidelete verify {shlex.quote(str(out))} --digest ...)")
 
 
 def _make_room(recipe: Recipe, out: Path) -> None:
-    """Remove the finished demo in ``out``, which is asked for again and again; any other folder is left alone."""
+    """Remove a finished demo run in ``out``; other folders are not touched."""
     import shutil
 
     from multidelete.pipeline import check_splits
@@ -183,7 +183,7 @@ def _make_room(recipe: Recipe, out: Path) -> None:
 
     if (finished_command(out) or "").split()[1:2] != ["demo"]:
         return
-    # A demo that cannot run must not cost the last one.
+    # Keep the last demo if this one cannot run.
     check_splits(recipe.request(recipe.dataset()), recipe.methods())
     typer.echo(f"replacing the finished demo in {out}")
     shutil.rmtree(out)

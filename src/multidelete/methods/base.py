@@ -1,4 +1,4 @@
-"""The contract of a method: it is given the original and the data, and gives back an unlearned model."""
+"""Base classes of unlearning methods: a method maps the original and the data to an unlearned model."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from multidelete.training.original import TrainSettings, initial_model
 from multidelete.utils.errors import InputError
 
 Scope = Literal["all", "fusion", "vision", "graph", "text"]
-OTHER_COLORS = ("#44475A", "#7A5195", "#3D8361", "#A44A3F")  # for methods that have none of their own
+OTHER_COLORS = ("#44475A", "#7A5195", "#3D8361", "#A44A3F")  # default colors of methods
 
 
 @dataclass(frozen=True)
 class UnlearningData:
-    """What a method works with beside the original.
+    """Inputs of a method besides the original model.
 
     Args:
         request: D_f, D_r, validation and test. Methods never read test.
-        inputs: The dataset as the model reads it.
-        task: What is asked, for the choice of a checkpoint on validation.
-        training: How the original was trained.
-        seed: Seed of every draw.
-        folder: Where checkpoints are kept while the method runs.
+        inputs: Model inputs of the dataset.
+        task: Task, for validation metrics.
+        training: Training settings of the original.
+        seed: Seed of all random draws.
+        folder: Folder of checkpoints.
         initial_seed: Seed of the original's initial weights.
-        start: Folder of the model that the original's training started from, if it did from one.
+        start: Folder of the start model of the original's training, if any.
     """
 
     request: Request
@@ -58,7 +58,7 @@ class UnlearningData:
     start: Path | None = None
 
     def initial_model(self, original: Model) -> Model:
-        """The original as it was before its training."""
+        """The original before its training."""
         return initial_model(
             type(original), original.config, (), self.initial_seed, self.start, tokenizer=original.tokenizer
         )
@@ -76,13 +76,13 @@ class UnlearningData:
 
 @dataclass
 class Unlearned:
-    """What a method gives back.
+    """Result of a method.
 
     Args:
-        model: The unlearned model, in eval mode.
-        history: Loss terms of each step, checkpoints judged, seconds of the updates.
-        prepare_seconds: Time spent before the first update (teacher's outputs, encodings).
-        inputs: What the model reads, with what is frozen in it computed beforehand: evaluation can go on from it.
+        model: Unlearned model, in eval mode.
+        history: Loss terms of each step, validated checkpoints, seconds of updates.
+        prepare_seconds: Seconds before the first update (teacher outputs, encodings).
+        inputs: Model inputs with precomputed encodings of frozen parts, for evaluation.
     """
 
     model: Model
@@ -92,23 +92,23 @@ class Unlearned:
 
 
 class Method(BaseModel, ABC):
-    """A method: its fields are its hyper-parameters, and calling it unlearns.
+    """Unlearning method: fields are hyper-parameters, calling the method unlearns.
 
     Args:
-        scope: Which parameters may change: ``all``, ``fusion`` (the "-F" rows), or the encoder of one modality:
+        scope: Parameters that may change: ``all``, ``fusion`` (the "-F" rows), or the encoder of one modality:
             ``vision``, ``graph`` or ``text``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: ClassVar[str]
-    title: ClassVar[str]  # what tables and figures call it
-    color: ClassVar[str] = ""  # in figures; by default one that follows from the name
-    needs_training: ClassVar[bool] = False  # whether it must be known how the original was trained
-    stored: ClassVar[bool] = False  # whether its outcome is kept beside the originals, to be found again
-    seeded: ClassVar[bool] = True  # whether it draws anything, so that another seed gives other weights
-    properties: ClassVar[tuple[str, ...]] = ()  # what it says of itself, out of PROPERTIES in ``multidelete.testing``
-    requires: ClassVar[frozenset[str]] = frozenset()  # of the task ("labels", "vision") or original (an extra module)
+    title: ClassVar[str]  # name in tables and figures
+    color: ClassVar[str] = ""  # in figures; the default depends on the name
+    needs_training: ClassVar[bool] = False  # whether it needs the original's training settings
+    stored: ClassVar[bool] = False  # whether the store keeps its result for other runs
+    seeded: ClassVar[bool] = True  # whether the result depends on the seed
+    properties: ClassVar[tuple[str, ...]] = ()  # checked properties, keys of PROPERTIES in ``multidelete.testing``
+    requires: ClassVar[frozenset[str]] = frozenset()  # capabilities of the task ("labels", "vision"), or extra modules
     scopes: ClassVar[tuple[str, ...]] = get_args(Scope)
 
     scope: Scope = "all"
@@ -125,12 +125,12 @@ class Method(BaseModel, ABC):
         """Unlearn D_f.
 
         Args:
-            original: The model before; never changed.
-            data: D_f, D_r and the rest.
-            engine: Where to run.
+            original: Original model, never changed.
+            data: D_f, D_r and other inputs.
+            engine: Device, precision, progress.
 
         Raises:
-            InputError: The combination is impossible, or the loss became infinite.
+            InputError: The combination is impossible, or the loss is not finite.
         """
         modes = {module: module.training for module in original.modules()}
         original = original.to(engine.device).eval()
@@ -147,14 +147,14 @@ class Method(BaseModel, ABC):
                 module.training = mode
 
     def check(self, model: Model, request: Request | None = None) -> None:
-        """Refuse a model that the method does not apply to, before anything slow starts.
+        """Check that the method applies to a model, before anything slow starts.
 
         Args:
-            model: The original, or what is to be trained to be it.
-            request: What is to be deleted, where that is known.
+            model: The original, or a model of the same configuration before training.
+            request: The deletion request, if it is known.
 
         Raises:
-            InputError: The scope is unknown to it, or everything in it is frozen.
+            InputError: The method or model does not have the scope, or the scope is entirely frozen.
         """
         model.parameters_of(self.scope)
         extra = model.config.extra["name"] if model.config.extra else None
@@ -165,44 +165,44 @@ class Method(BaseModel, ABC):
             )
 
     def reads(self, inputs: PairInputs, model: Model) -> PairInputs:
-        """What the method's model reads of the dataset: all of it, but for methods that blank a part."""
+        """Model inputs of this method: all by default; methods may blank a part."""
         return inputs
 
     @classmethod
     def display(cls) -> dict[str, str]:
-        """Title and color, as rows of results carry them."""
+        """Title and color, for rows of results."""
         return {"title": cls.title, "color": cls.color or OTHER_COLORS[sum(map(ord, cls.name)) % len(OTHER_COLORS)]}
 
     def settings(self, data: UnlearningData) -> dict[str, Any]:
-        """Settings that a row of results records: the fields of the method without its scope."""
+        """Settings for rows of results: the fields of the method without its scope."""
         return self.model_dump(exclude={"scope"})
 
     @abstractmethod
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
-        """Change the student, a copy of the original, and return it."""
+        """Unlearn in place: change the student, a copy of the original, and return it."""
 
 
 class LossMethod(Method):
-    """A method that is a loss over batches of D_f and D_r.
+    """Method defined by a loss over batches of D_f and D_r.
 
-    The student runs in eval mode: without dropout and with frozen running statistics. The checkpoint is chosen on
+    The student runs in eval mode: without dropout and with frozen running statistics. The checkpoint is selected on
     validation by ``utility − forget_weight · |forget_auc − forget_target|``, all in points: utility is the task's score
-    on validation, ``forget_auc`` that of D_f against validation pairs, which nobody trained on. With a target of 0
-    deleted pairs should score as low as possible (the paper), with 50 they should look unseen: a method can also forget
-    too much.
+    on validation, ``forget_auc`` that of D_f against validation pairs, which are not trained on. With target 0, deleted
+    pairs should score as low as possible (the paper); with target 50, they should look unseen, since a method can also
+    forget too much.
 
     Args:
         epochs: Passes over the pairs of D_f.
-        batch_size: Pairs of D_f in a step.
-        retain_ratio: Pairs of D_r in a step, for each pair of D_f.
-        learning_rate: Peak of the schedule: linear warm-up, then cosine to zero.
-        weight_decay: AdamW's, on matrices only.
-        warmup: Share of the steps.
-        clip: Largest norm of the gradient.
-        min_steps: Steps that are taken at least, however small D_f is.
-        evaluations: Checkpoints judged on validation; 0 takes the last.
-        forget_weight: Points of utility that one point of ``forget_auc`` is worth in that choice.
-        forget_target: The ``forget_auc`` that is aimed at.
+        batch_size: Pairs of D_f per step.
+        retain_ratio: Pairs of D_r per pair of D_f in a step.
+        learning_rate: Peak learning rate; linear warm-up, then cosine to zero.
+        weight_decay: Weight decay of AdamW, for matrices only.
+        warmup: Fraction of the steps.
+        clip: Maximum gradient norm.
+        min_steps: Minimum number of steps for small D_f.
+        evaluations: Number of checkpoints to validate; 0 keeps the last.
+        forget_weight: Weight of ``forget_auc`` relative to utility in checkpoint selection.
+        forget_target: Target of ``forget_auc``.
     """
 
     epochs: float = Field(default=3.0, gt=0)
@@ -218,19 +218,19 @@ class LossMethod(Method):
     forget_target: float = Field(default=0.0, ge=0, le=100)
 
     needs_teacher: ClassVar[bool] = False
-    needs_initial: ClassVar[bool] = False  # whether ``original.initial`` is asked about D_f; needs a teacher too
+    needs_initial: ClassVar[bool] = False  # whether ``original.initial`` is used on D_f; requires needs_teacher
     schedule: ClassVar[Literal["cosine", "constant"]] = "cosine"
 
     def needs_before(self) -> bool:
-        """Whether it asks what the task judges of the original."""
+        """Whether the method needs validation metrics of the original."""
         return False
 
     @abstractmethod
     def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
-        """Named loss terms of one step, scalars; their sum is minimised, and they are logged by name."""
+        """Named loss terms of one step, scalars; their sum is minimised, and each is logged."""
 
     def mismatched_share(self) -> float:
-        """Share of the D_r batch that is re-paired, image and text from two different examples."""
+        """Fraction of the D_r batch that is re-paired: image and text from two different examples."""
         return 0.0
 
     def peak_rate(self, data: UnlearningData) -> float:
@@ -238,36 +238,36 @@ class LossMethod(Method):
         return self.learning_rate
 
     def prepare(self, student: Model, teacher: Teacher, stream: ForgetRetainStream, steps: int) -> None:
-        """Whatever is done once, before the first step.
+        """Prepare once before the first step.
 
         Args:
-            student: Still equal to the original.
-            teacher: Where ``needs_teacher`` is set; what the steps will ask of it is best asked here, all at once.
-            stream: The batches of D_f and D_r.
-            steps: How many steps there will be.
+            student: Student, still equal to the original.
+            teacher: The original, if ``needs_teacher`` is set; requests of later steps should be precomputed here.
+            stream: Batches of D_f and D_r.
+            steps: Number of steps.
         """
 
     def masks(self, student: Model, stream: ForgetRetainStream, engine: Engine) -> Mapping[str, Tensor]:
-        """Which entries of a parameter may move, by name; gradients of the others are 0. None are given: all may.
+        """Masks by parameter name: entries that may change; gradients of others are set to 0. Without a mask, all may.
 
         Args:
-            student: Still equal to the original.
-            stream: The batches of D_f and D_r.
+            student: Student, still equal to the original.
+            stream: Batches of D_f and D_r.
             engine: Device and precision.
         """
         return {}
 
     def criterion(self, metrics: Mapping[str, float], before: Mapping[str, float]) -> float:
-        """What a checkpoint is worth; the best is kept, the first of equals.
+        """Selection criterion of a checkpoint, higher is better; the first maximum is kept.
 
         Args:
-            metrics: What :meth:`Task.validation_metrics` found of it.
-            before: What that found of the original, where it is asked for.
+            metrics: :meth:`Task.validation_metrics` of the checkpoint.
+            before: The same of the original, if :meth:`needs_before`.
         """
         return metrics["utility"] - self.forget_weight * abs(metrics["forget_auc"] - self.forget_target)
 
     def stop_at(self) -> float:
-        """A checkpoint whose criterion reaches this is the last."""
+        """Criterion value at which training stops."""
         return math.inf
 
     @final
@@ -276,7 +276,7 @@ class LossMethod(Method):
         if len(data.request.validation) == 0 and self.evaluations:
             raise InputError(
                 f"dataset '{data.request.dataset.name}' has no validation split, "
-                f"on which {self.name} chooses its checkpoint; add one, or set method.evaluations=0 to keep the last"
+                f"on which {self.name} selects its checkpoint; add one, or set method.evaluations=0 to keep the last"
             )
         began = time.perf_counter()
         inputs = frozen_inputs(engine, original, data.inputs, self.scope)
@@ -334,7 +334,7 @@ class LossMethod(Method):
 
 @contextmanager
 def masked(model: Model, masks: Mapping[str, Tensor]) -> Iterator[None]:
-    """Gradients are multiplied by these masks inside, as soon as they are there: what is clipped is what is left."""
+    """Context in which gradients are multiplied by masks when they are computed, and thus before clipping."""
     parameters = {name: model.get_parameter(name).requires_grad_(True) for name in masks}
     handles = [parameter.register_hook(masks[name].mul) for name, parameter in parameters.items()]
     try:

@@ -1,4 +1,4 @@
-"""The mask over visual channels that ERM-KTP needs, learned by the original beside its task."""
+"""Mask over visual channels for ERM-KTP, trained together with the original."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from multidelete.utils.randomness import derive
 
 
 class ChannelMask(nn.Module):
-    r"""A mask :math:`M \in [0, 1]^{C \times K}` over the K channels of the last visual feature map.
+    r"""Mask :math:`M \in [0, 1]^{C \times K}` over the K channels of the last visual feature map.
 
-    The feature map is what the fusion reads of a picture: token states, or the pooled vector where no token is read.
-    It is multiplied with rows of M only inside :meth:`seen_through`, and always with ``open``, which is 0 for the
-    channels that ERM-KTP has removed.
+    The feature map is what the fusion reads of an image: token states, or the pooled vector if no token is read. It is
+    multiplied with rows of M only inside :meth:`seen_through`, and always with ``open``, which is 0 for the channels
+    that ERM-KTP has removed.
 
     Args:
-        classes: Rows C.
-        width: Channels K.
+        classes: Number of rows C.
+        width: Number of channels K.
         pooled: Whether the feature map is the pooled vector.
     """
 
@@ -45,24 +45,24 @@ class ChannelMask(nn.Module):
         self._rows: Tensor | None = None
 
     def forward(self, modality: str, encoding: Encoding) -> Encoding:
-        """The encoding with its feature map multiplied by the mask; other modalities unchanged."""
+        """Multiply the feature map by the mask; other modalities are unchanged."""
         if modality != "vision":
             return encoding
         encoding = self.gated(encoding, self.open)
         return encoding if self._rows is None else self.gated(encoding, self.weight[self._rows])
 
     def feature_map(self, vision: Encoding) -> Tensor:
-        """The feature map of pictures, ``(B, L, K)``."""
+        """Feature map of images, ``(B, L, K)``."""
         return vision.pooled[:, None] if self.pooled else vision.tokens
 
     def gated(self, vision: Encoding, gates: Tensor) -> Encoding:
-        """The encoding with its channels multiplied by gates, ``(K,)`` or ``(B, K)``."""
+        """Multiply the channels by gates, ``(K,)`` or ``(B, K)``."""
         tokens = vision.tokens * gates[..., None, :]
         return replace(vision, tokens=tokens, pooled=vision.pooled * gates if self.pooled else vision.pooled)
 
     @contextmanager
     def seen_through(self, rows: Tensor) -> Iterator[None]:
-        """Context in which the next batch of pictures is seen through these rows of the mask, ``(B,)``."""
+        """Context in which the next batch of images is multiplied with these rows of the mask, ``(B,)``."""
         self._rows = rows
         try:
             yield
@@ -70,52 +70,52 @@ class ChannelMask(nn.Module):
             self._rows = None
 
     def penalty(self, share: float, overlap: float) -> Tensor:
-        """Penalty on a mask that is not sparse, and on rows that have channels in common.
+        """Penalty on dense masks, and on channels that several rows share.
 
         Args:
             share: Mask density allowed before the penalty applies.
             overlap: Weight of the inner products of rows.
         """
-        # The products of all pairs of rows, each pair once.
+        # Sum of the inner products of all pairs of different rows.
         pairs = (self.weight.sum(0).square().sum() - self.weight.square().sum()) / 2
         return (self.weight.abs().sum() - share * self.weight.numel()).relu() + overlap * pairs
 
     @torch.no_grad()
     def normalise_(self) -> None:
-        """Bring the largest entry of each channel to 1, and all into [0, 1]."""
+        """Scale the largest entry of each channel to 1, and clamp all entries to [0, 1]."""
         largest = self.weight.amax(0, keepdim=True).clamp_min(1e-6)
         self.weight.copy_((self.weight / largest).clamp(0, 1))
 
     def owned(self, row: int) -> Tensor:
-        """Channels that this class uses more than any other class does, ``(K,)``."""
+        """Channels that this class uses more than any other class, ``(K,)``."""
         others = torch.cat([self.weight[:row], self.weight[row + 1 :]])
         return self.weight[row] > others.amax(0)
 
 
 class ChannelMaskSettings(Extra):
-    r"""A mask over visual channels that the original learns beside its task, the first half of ERM-KTP [1]_.
+    r"""Mask over visual channels, trained together with the original: the first half of ERM-KTP [1]_.
 
-    In every third epoch each picture's last visual feature map is multiplied with its class' row of M; at all steps
+    In every third epoch each image's last visual feature map is multiplied with its class's row of M; in every step
 
     .. math:: 10^{-3} \left( \max(0, \lVert M \rVert_1 - 0.1 \, C K) + 0.1 \sum_{i<j} \langle M_i, M_j \rangle \right)
 
-    is added to the loss, and after each M is divided by the largest entry of each channel. So each class comes to use
-    channels of its own, and the class that is to go can be removed later.
+    is added to the loss, and after each step M is divided by the largest entry of each channel. Thus each class learns
+    to use its own channels, and the class to delete can be removed later.
 
-    The paper deletes classes of images; here pairs are deleted. Their classes are groups: D_f is the last, and the
-    other examples are assigned to the rest by a hash of their ids (:func:`groups_of`). In tasks with labels too: labels
-    belong to texts, and pictures seen through a mask by label would reveal the answer. So the mask, and the original
-    that is trained with it, depend on what is to be deleted.
+    The paper deletes classes of images; we delete pairs. Classes are groups: D_f is the last, and the other examples
+    are assigned to the rest by a hash of their ids (:func:`groups_of`), also in tasks with labels: labels belong to
+    texts, and masking images by label would reveal the answer. The mask, and the original that is trained with it, thus
+    depend on the deletion request.
 
     Args:
-        classes: Rows C, D_f's included.
+        classes: Number of rows C, including D_f's.
         every: The mask is applied in each epoch whose number (from 1) is a multiple of this.
-        weight: Weight of the whole term.
+        weight: Weight of the entire term.
         share: Mask density allowed before the penalty applies.
         overlap: Weight of the inner products of rows.
-        learning_rate: Peak for M itself. Its largest entries are brought back to 1 after every step, so that only
-            differences between entries last: at the learning rate of the weights M would stay full. (The paper uses
-            SGD with 0.1 for everything.) M needs about 500 steps to become as sparse as ``share`` asks for.
+        learning_rate: Peak learning rate of M. The largest entries are scaled to 1 after every step, so that only
+            differences between entries persist: at the learning rate of the weights M would stay dense. (The paper uses
+            SGD with 0.1 for everything.) M needs about 500 steps to reach the density ``share``.
 
     References:
         .. [1] Lin et al., "ERM-KTP: Knowledge-Level Machine Unlearning via Knowledge Transfer", CVPR 2023
@@ -167,7 +167,7 @@ class _MaskTraining(ExtraTraining):
     def losses(self, model: Model, batch: Batch, step: int, epoch: int) -> dict[str, Tensor]:
         """See :meth:`ExtraTraining.losses`."""
         if step:
-            self.mask.normalise_()  # the paper normalises after a step; here it is done before the next
+            self.mask.normalise_()  # the paper normalises after a step; we do it before the next one
         if (epoch + 1) % self.settings.every == 0:
             with self.mask.seen_through(self.groups[batch.examples["vision"]]):
                 task = model.losses(batch).mean()
@@ -183,7 +183,7 @@ class _MaskTraining(ExtraTraining):
 
 
 def mask_of(model: Model) -> ChannelMask:
-    """The mask of a model that was made with one."""
+    """Channel mask of a model."""
     mask = model.get_submodule(EXTRA)
     assert isinstance(mask, ChannelMask)
     return mask
@@ -194,7 +194,7 @@ def groups_of(dataset: Dataset, classes: int, forget: Rows | None = None) -> Row
 
     Args:
         dataset: The examples.
-        classes: Number of classes, D_f's included.
+        classes: Number of classes, including D_f's.
         forget: Rows of the examples of D_f.
     """
     groups = np.array([derive("mask", example.id) % (classes - 1) for example in dataset.examples], dtype=np.int64)

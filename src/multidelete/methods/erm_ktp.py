@@ -1,4 +1,4 @@
-"""ERM-KTP: the channels that a mask gives to D_f are cut out, and what is left is taught anew to a fresh encoder."""
+"""ERM-KTP: removes the channels that a mask assigns to D_f, and distils the others into a new encoder."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ logger = logging.getLogger(__name__)
 
 
 class ErmKtp(Method):
-    r"""Knowledge transfer, prohibited where an entanglement-reduced mask says that it is about D_f [1]_.
+    r"""Knowledge transfer that excludes the channels assigned to D_f by an entanglement-reduced mask [1]_.
 
     .. math:: L = Dis(F'(I_r), c \odot F(I_r)) + \lambda \, Dis(\bar{F'}_y(I_r), c \odot \bar{F}_y(I_r)),
        \qquad \bar{F}_y = \text{mean of the tokens of } M_y \odot F
 
-    The original learned a mask M beside its task (:class:`ChannelMaskSettings`, ``[train.extra]`` in a recipe), which
-    says how much each class uses each channel of the last visual feature map F. Classes are groups of examples; the
-    last one is D_f. c is 0 for the channels that D_f uses more than any other class, and 1 elsewhere. The student is
-    the original with a new vision encoder in which those channels stay closed, in training and afterwards; everything
-    after F (the paper's head) keeps the original's weights. It learns F' from the original's feature maps of pictures
-    of D_r, without texts and labels; y is the group of the picture's example. D_f is never read.
+    The original is trained with a mask M (:class:`ChannelMaskSettings`, ``[train.extra]`` in a recipe), which measures
+    how much each class uses each channel of the last visual feature map F. Classes are groups of examples; the last one
+    is D_f. c is 0 for channels that D_f uses more than any other class, and 1 elsewhere. The student is the original
+    with a new vision encoder in which those channels are always 0; everything after F (the paper's head) keeps the
+    original's weights. It learns F' from the original's feature maps of images of D_r, without texts and labels; y is
+    the group of the example. D_f is never read.
 
-    F is what the fusion reads of a picture: the token states behind the adapter (albef), of the vision tower (blip) or
-    of the patch embeddings (vilt), or the tower's pooled vector (clip). Only ``vision`` can be its scope.
+    F is what the fusion reads of an image: the token states after the adapter (albef), of the vision tower (blip) or
+    of the patch embeddings (vilt), or the tower's pooled vector (clip). The only scope is ``vision``.
 
-    Ours, for a model of two modalities: contrastive embeddings, which branch off before F, are learned from the
-    original's as a third term; each distance is a mean square over that of what is aimed at, so that maps of any scale
-    weigh alike; the student takes as many steps as Retrain, by the settings that the original was trained with; and
-    what M has learned of D_f does not stay in the model: it is as it was before training.
+    Ours, for models of two modalities: a third term for contrastive embeddings, which branch off before F; distances
+    are mean squared errors relative to the mean square of the target, to balance the terms; the student takes as many
+    steps as Retrain, with the original's training settings; and M is reset to its initial values, to remove what it
+    learned about D_f.
 
     Args:
-        epochs_factor: Passes, as a multiple of the original's training.
+        epochs_factor: Number of epochs, relative to the original's training.
         pooled_weight: Weight of the masked pooled feature.
 
     References:
@@ -69,11 +69,11 @@ class ErmKtp(Method):
     pooled_weight: float = Field(default=1.0, ge=0)
 
     def check(self, model: Model, request: Request | None = None) -> None:
-        """See :meth:`Method.check`; there must be a mask for this request, and a feature map that can change."""
+        """See :meth:`Method.check`; there must be a mask for this request, and a trainable feature map."""
         super().check(model, request)
         if request is not None and (model.config.extra or {}).get("request") != request.hash:
             raise InputError(
-                f"the mask of this {model.name} model was learned for another deletion than these "
+                f"the mask of this {model.name} model was trained for another deletion than these "
                 f"{len(request.forget):,} examples; train an original with [train.extra] for this one"
             )
         if not any(within(name, ("vision", "vision_adapter")) for name in model.parameters_of(self.scope)):
@@ -91,7 +91,7 @@ class ErmKtp(Method):
         logger.info("%s: %d of %d visual channels belong to D_f", self.title, int((1 - kept).sum()), len(kept))
         self._renew(student, data.initial_model(original).to(engine.device), kept)
         inputs = frozen_inputs(engine, student, data.inputs, self.scope)
-        encoded = encode_once(engine, original, data.inputs, "vision", what="encoding vision once")
+        encoded = encode_once(engine, original, data.inputs, "vision", what="encoding vision")
         lessons = data.inputs if encoded is None else data.inputs.with_sources({"vision": encoded})
         pictures = EpochSampler(data.request.retain, data.seed, "retain")
         size = min(data.training.batch_size, len(data.request.retain))
@@ -135,7 +135,7 @@ class ErmKtp(Method):
 
     @torch.no_grad()
     def _renew(self, student: Model, fresh: Model, kept: Tensor) -> None:
-        """Begin anew with everything in scope, running statistics and mask included, and close D_f's channels."""
+        """Reset everything in scope, including running statistics and mask, and close D_f's channels."""
         begun = fresh.state_dict()
         for name, tensor in student.state_dict().items():
             if within(name, (*student.parts[self.scope], EXTRA)):
@@ -144,5 +144,5 @@ class ErmKtp(Method):
 
 
 def distance(own: Tensor, aim: Tensor) -> Tensor:
-    """Mean squared difference, as a share of the mean square of what is aimed at."""
+    """Mean squared error relative to the mean square of the target."""
     return F.mse_loss(own.float(), aim.float()) / aim.float().square().mean().clamp_min(1e-12)

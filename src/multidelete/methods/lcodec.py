@@ -1,4 +1,4 @@
-"""L-CODEC: a Newton step against each deleted example, on the few neurons that its loss depends on."""
+"""L-CODEC: a Newton step for each batch of deleted pairs, on the few neurons that their loss depends on."""
 
 from __future__ import annotations
 
@@ -31,55 +31,54 @@ logger = logging.getLogger(__name__)
 
 
 class Lcodec(Method):
-    r"""A Newton step on the neurons that the loss of deleted pairs depends on, and noise [1]_.
+    r"""Newton step on the neurons that the loss of deleted pairs depends on, with noise [1]_.
 
-    For one batch z of pairs of D_f after the other:
+    For each batch z of pairs of D_f:
 
-    1. P perturbed copies of z: pixels (normalised) + 0.1 N(0, 1), one token of the text replaced by another; of a graph
-       the nodes' features + 0.1 N(0, 1) (ours). Mean activations :math:`A \in R^{P \times p}` of the neurons of every
-       linear and convolutional layer in scope, over places of a picture or words of a text, and losses
+    1. P perturbed copies of z: pixels (normalised) + 0.1 N(0, 1), one token of the text replaced; in graphs, node
+       features + 0.1 N(0, 1) (ours). Mean activations :math:`A \in R^{P \times p}` of the neurons of all linear and
+       convolutional layers in scope, over positions of an image or tokens of a text, and losses
        :math:`\ell \in R^P`.
-    2. Neurons are chosen by FOCI with the coefficient of conditional dependence
-    (:mod:`multidelete.numerics.dependence`),
-       until none tells more about the losses.
+    2. FOCI selects neurons with the coefficient of conditional dependence
+       (:mod:`multidelete.numerics.dependence`),
+       until none adds information about the losses.
     3. On their rows and biases w a Newton step away from z,
 
        .. math:: w \leftarrow w + (H + \lambda I)^{-1} \frac{b \, g}{n - b}, \qquad g = \nabla_w \ell(z), \qquad
                  H = \frac{n H_{train} - b H_z}{n - b},
 
        both Hessians rank-one finite differences :math:`(g_1 - g_2)(g_1 - g_2)^T / \lVert w_1 - w_2 \rVert_1` with
-       gradients computed afresh, solved by the Sherman-Morrison-Woodbury identity.
+       newly computed gradients, solved by the Sherman-Morrison-Woodbury identity.
     4. Noise on w, :math:`\sigma = (\gamma / \varepsilon) \sqrt{2 \ln(1.25 / \delta)}` with
        :math:`\gamma = 2 \cdot 0.25 \, m^2 / (n^2 \lambda^3)`.
-    5. The step is reverted if the utility on validation drops by more than 5 points by it, or if the curvature is so
-       negative that it would lead towards z.
+    5. The step is reverted if it lowers the utility on validation by more than 5 points, or if the curvature is so
+       negative that the step would lead towards z.
 
-    Where we leave the paper, which deletes one example at a time (``batch_size`` 1 is the paper, and as many times
-    slower): the P copies are shared evenly among the b pairs of z, and activations and losses are taken as deviations
-    from their means over the copies of the same pair, so that what tells pairs apart is not taken for dependence. A
-    batch is also what gives a pair its in-batch negatives. The second weights of a finite difference lie a short way
-    down the gradient; the released code takes those of an earlier epoch, which a model that is brought does not have.
-    :math:`H_{train}` is of a sample of the pairs not yet deleted. With an encoder frozen by the scope, the copies
-    still go through it: inputs are perturbed, not encodings; all gradients begin where something can move. All of it
-    is computed in fp32: small differences are what is looked at.
+    Where we leave the paper, which deletes one example at a time (``batch_size`` 1, as many times slower): the P copies
+    are shared evenly among the b pairs of z, and activations and losses are centred on their means over the copies of
+    the same pair, so that differences between pairs do not count as dependence. A batch also provides in-batch
+    negatives. The second weights of a finite difference are a small step along the negative gradient; the released code
+    uses those of an earlier epoch, which user-provided models lack. :math:`H_{train}` is estimated on a sample of the
+    pairs not yet deleted. Copies pass through frozen encoders too, since inputs are perturbed, not encodings; gradients
+    start at the first trainable layer. All computations are in fp32, because the differences are small.
 
-    The noise falls with :math:`n^2`: at n = 12,000 pairs it is 0.1, the size of a weight, and at 1,000 it is 15, so
-    that every step is reverted. A larger ``epsilon`` or ``damping`` then lets steps be taken. A killed run goes on at
-    the last batch that was kept.
+    The noise decreases with :math:`n^2`: at n = 12,000 pairs it is 0.1, the size of a weight, and at 1,000 it is 15, so
+    that every step is reverted; a larger ``epsilon`` or ``damping`` then helps. An interrupted run resumes at the last
+    saved batch.
 
     Args:
         perturbations: P.
-        batch_size: b, pairs of D_f that are deleted together.
-        input_noise: Deviation of the noise on normalised pixels, or on node features.
-        neurons: Most neurons that are chosen for a batch. Ours; the paper leaves it to the coefficient alone.
+        batch_size: b, number of pairs of D_f to delete together.
+        input_noise: Standard deviation of the noise on normalised pixels, or on node features.
+        neurons: Maximum number of neurons per batch. Ours; the paper uses only the coefficient.
         damping: :math:`\lambda`.
-        displacement: Distance of the two weights of a finite difference, as a share of their norm.
-        hessian_pairs: Pairs of the sample for :math:`H_{train}`.
+        displacement: Distance of both weights of a finite difference, relative to their norm.
+        hessian_pairs: Sample size for :math:`H_{train}`.
         lipschitz: m, Lipschitz constant of a pair's loss.
-        epsilon: Of the noise; smaller means more.
-        delta: Of the noise.
-        largest_drop: Points of utility on validation that a step may cost; 100 takes every step, and validation is not
-            read.
+        epsilon: Privacy parameter of the noise; smaller means more noise.
+        delta: Privacy parameter of the noise.
+        largest_drop: Maximum drop of utility on validation, in points; with 100 every step is taken, and validation is
+            not read.
 
     References:
         .. [1] Mehta et al., "Deep Unlearning via Randomized Conditionally Independent Hessians", CVPR 2022
@@ -102,7 +101,7 @@ class Lcodec(Method):
     largest_drop: float = Field(default=5.0, ge=0, le=100)
 
     def model_post_init(self, _: Any) -> None:
-        """Refuse copies too few to see a pair vary."""
+        """Check that every pair gets at least two copies."""
         if self.perturbations < 2 * self.batch_size:
             raise ValueError(
                 f"each of the {self.batch_size} pairs of a batch needs 2 perturbed copies or more: perturbations must "
@@ -110,12 +109,12 @@ class Lcodec(Method):
             )
 
     def check(self, model: Model, request: Request | None = None) -> None:
-        """See :meth:`Method.check`; without a validation split it cannot be seen what a step costs."""
+        """See :meth:`Method.check`; the drop of utility needs a validation split."""
         super().check(model, request)
         if self.largest_drop < 100 and request is not None and len(request.validation) == 0:
             raise InputError(
                 f"dataset '{request.dataset.name}' has no validation split, "
-                f"on which {self.name} sees whether a step costs too much; "
+                f"on which {self.name} measures the drop of utility; "
                 "add one, or set method.largest_drop=100 to take every step"
             )
 
@@ -126,9 +125,9 @@ class Lcodec(Method):
         inputs = frozen_inputs(engine, original, data.inputs, self.scope)
         student.eval().requires_grad_(False)
         parameters = student.parameters_of(self.scope)
-        # Mixed, so that the pairs of a batch are of different examples and can be each other's negatives.
+        # Shuffled, so that pairs of a batch belong to different examples and can be each other's negatives.
         forget = np.random.default_rng(derive(data.seed, "deletions")).permutation(data.forget_pairs)
-        # As even as they go: a last batch of one pair would have no negatives.
+        # Evenly, because a last batch of one pair would have no negatives.
         batches = np.array_split(forget, -(-len(forget) // self.batch_size))
         what = f"{self.title} ({self.scope})"
         state = Steps(what, parameters, f"{self!r} seed {data.seed} forget {data.request.hash}", data.folder, engine)
@@ -143,7 +142,7 @@ class Lcodec(Method):
             engine.synchronise()
             began = time.perf_counter()
             line: dict[str, Any] = {"step": number + 1}
-            left = np.concatenate([data.retain_pairs, *batches[number:]])  # not yet deleted, z among them
+            left = np.concatenate([data.retain_pairs, *batches[number:]])  # not yet deleted, including z
             key = (data.seed, number)
             result, undo = self._delete(student, data.inputs, inputs, batches[number], left, key, engine)
             line |= result
@@ -163,8 +162,8 @@ class Lcodec(Method):
         taken = sum(bool(line["neurons"]) and not line["reverted"] for line in state.history.lines)
         if taken < len(batches):
             logger.info(
-                f"{what}: {taken} of {len(batches)} steps were taken, the others reverted or without a neuron "
-                "to change; with a larger method.epsilon there is less noise"
+                f"{what}: {taken} of {len(batches)} steps were taken, the others were reverted or had no neuron "
+                "to change; a larger method.epsilon reduces the noise"
             )
         return Unlearned(student, state.history, prepared, inputs)
 
@@ -178,19 +177,19 @@ class Lcodec(Method):
         key: tuple[int, int],
         engine: Engine,
     ) -> tuple[dict[str, Any], Callable[[], None]]:
-        """One step on the student, in place.
+        """Delete one batch from the student, in place.
 
         Args:
-            student: Changed.
+            student: Model to change.
             raw: Pixels, tokens and graphs, to perturb.
-            inputs: What the student reads, with what is frozen computed beforehand.
+            inputs: Model inputs with precomputed encodings of frozen parts.
             pairs: z.
-            left: Pairs not yet deleted, z among them.
+            left: Pairs not yet deleted, including z.
             key: Seed and number of the step.
-            engine: Where to run.
+            engine: Device, precision, progress.
 
         Returns:
-            What is logged of it, and what takes it back.
+            Line of the history, and a function that reverts the step.
         """
         watch = Watch(student, self.scope)
         columns, losses = perturbed(
@@ -214,7 +213,7 @@ class Lcodec(Method):
         sample = np.random.default_rng(derive(key[0], "hessian", key[1])).permutation(left)[: self.hessian_pairs]
 
         def secant(rows: Rows) -> tuple[Tensor, Tensor]:
-            """Mean gradient at the weights as they are, and the vector of the Hessian there, ``(W,)`` both."""
+            """Mean gradient at the current weights, and the vector of the rank-one Hessian, ``(W,)`` each."""
             chunks = np.array_split(rows, -(-len(rows) // ROWS))
 
             def gradient() -> Tensor:
@@ -222,7 +221,7 @@ class Lcodec(Method):
                 return weights.pick(result)
 
             here, values = gradient(), weights.get()
-            if not here.any():  # flat: no way leads down
+            if not here.any():  # zero gradient: no descent direction
                 return here, torch.zeros_like(here)
             away = -self.displacement * values.norm().clamp_min(1e-6) / here.norm() * here
             weights.set(values + away)

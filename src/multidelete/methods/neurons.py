@@ -1,4 +1,4 @@
-"""Activations, perturbations and weights of single neurons, for L-CODEC."""
+"""Activations, perturbed inputs and weights of single neurons, for L-CODEC."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from multidelete.models.base import Model
 from multidelete.models.inputs import Batch, Encoding, ModalityInput, Subgraphs, Tokens, iterate_rows
 from multidelete.utils.randomness import generator
 
-ROWS = 64  # pairs that are fused together: of more, a fusion module may put some in another order to save padding
+ROWS = 64  # pairs fused at a time; with more, a fusion module may reorder them to save padding
 
 
 class Watch:
-    """Mean activations of the neurons of every linear and convolutional layer in scope, pair by pair.
+    """Mean activations of the neurons of all linear and convolutional layers in scope, for each pair.
 
     Args:
-        model: Whose layers are watched.
-        scope: A layer whose weight lies in it counts.
+        model: Model to observe.
+        scope: Scope that contains the layers' weights.
     """
 
     def __init__(self, model: Model, scope: str) -> None:
@@ -35,11 +35,11 @@ class Watch:
             if isinstance(module, nn.Linear | _ConvNd) and f"{name}.weight" in moving
         }
         self.pictures: int = model.config.images
-        self.seen: list[str] = []  # layers that took part, in the order of the columns
+        self.seen: list[str] = []  # layers that were called, in the order of the columns
 
     @contextmanager
     def _listen(self, count: int) -> Iterator[_Means]:
-        """Hooks on every layer, for one pass of ``count`` pairs."""
+        """Context with hooks on every layer, for one pass of ``count`` pairs."""
         means = _Means(count, self.pictures)
         handles = [
             layer.register_forward_hook(
@@ -54,7 +54,7 @@ class Watch:
                 handle.remove()
 
     def columns(self, model: Model, batch: Batch) -> tuple[Tensor, dict[str, Encoding]]:
-        """The neurons side by side, ``(B, p)``, and the encodings on the way there."""
+        """Activations of all neurons, ``(B, p)``, and the encodings."""
         with self._listen(len(batch)) as means:
             encoded = model.encode(batch)
             means.fusing = True
@@ -67,38 +67,37 @@ class Watch:
         return torch.cat([means.sums[name] / means.calls[name] for name in self.seen], dim=1), encoded
 
     def neuron(self, column: int) -> tuple[str, int]:
-        """Layer and number of the neuron that a column is of."""
+        """Layer and index of the neuron of a column."""
         ends = np.cumsum(self.widths)
         layer = int(np.searchsorted(ends, column, side="right"))
         return self.seen[layer], column - int(ends[layer] - self.widths[layer])
 
 
 class _Means:
-    """What the layers said in one pass; a layer that is called several times speaks by the mean.
+    """Mean activations of one pass; layers that are called several times are averaged.
 
     Args:
-        count: Pairs, B.
-        pictures: In an example.
+        count: Number of pairs, B.
+        pictures: Number of images per example.
     """
 
     def __init__(self, count: int, pictures: int) -> None:
         self.count, self.pictures = count, pictures
         self.fusing = False
-        self.rows = slice(0, count)  # of which pairs is being spoken
+        self.rows = slice(0, count)  # rows of the pairs being processed
         self.sums: dict[str, Tensor] = {}
         self.calls: dict[str, int] = {}
 
     def add(self, name: str, output: Tensor, convolution: bool) -> None:
-        """Take the mean over everything but pairs and neurons, ``(B, neurons)``.
+        """Add the mean over all dimensions except pairs and neurons, ``(B, neurons)``.
 
-        In an encoder the pictures of an example, or whatever else was flattened, stand side by side; the fusion puts
-        all first pictures before all second ones.
+        In an encoder images of an example are adjacent rows; in the fusion, all first images precede all second ones.
         """
         values = output.detach().float()
         values = values.movedim(1, -1) if convolution else values
         count, width = self.rows.stop - self.rows.start, values.shape[-1]
         if len(values) % count:
-            return  # of something that all pairs share
+            return  # shared by all pairs
         if self.fusing and self.pictures > 1 and len(values) == self.pictures * count:
             means = values.reshape(self.pictures, count, -1, width).mean((0, 2))
         else:
@@ -108,11 +107,11 @@ class _Means:
 
 
 class NeuronWeights:
-    """Rows of weights, and biases, of some neurons as one vector.
+    """Weight rows and biases of selected neurons as one vector.
 
     Args:
-        model: Whose weights.
-        neurons: Layer and number of each, all different.
+        model: Model with the weights.
+        neurons: Layer and index of each neuron, without duplicates.
     """
 
     def __init__(self, model: Model, neurons: list[tuple[str, int]]) -> None:
@@ -129,16 +128,16 @@ class NeuronWeights:
                     self.rows[name] = torch.tensor(chosen, device=moving[name].device)
 
     def pick(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """What whole tensors, gradients say, have for these neurons, ``(W,)``."""
+        """Select the entries of these neurons from tensors by parameter name, such as gradients, ``(W,)``."""
         return torch.cat([tensors[name][rows].flatten() for name, rows in self.rows.items()])
 
     def get(self) -> Tensor:
-        """The weights as they are, ``(W,)``."""
+        """Current weights, ``(W,)``."""
         return self.pick({name: parameter.detach() for name, parameter in self.parameters.items()})
 
     @torch.no_grad()
     def set(self, values: Tensor) -> None:
-        """Change the weights, and no others."""
+        """Set the weights."""
         start = 0
         for name, rows in self.rows.items():
             shape = self.parameters[name][rows].shape
@@ -157,20 +156,20 @@ def perturbed(
     key: tuple[int, int],
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """Activations ``(P, p)`` and losses ``(P,)`` of perturbed copies, as deviations from the means of each pair.
+    """Activations ``(P, p)`` and losses ``(P,)`` of perturbed copies, centred on the means of each pair.
 
     Args:
-        model: In eval mode.
-        inputs: Raw.
-        pairs: Each is copied equally often, so that P may be a little more than ``count``.
-        watch: What to listen to.
+        model: Model in eval mode.
+        inputs: Raw inputs.
+        pairs: Pairs; each is copied equally often, so that P may slightly exceed ``count``.
+        watch: Layers to observe.
         count: P.
         noise: See :func:`perturb`.
         key: Seed and number of the step.
-        device: Where to run; in fp32, for small differences are what is looked at.
+        device: Device; computations are in fp32, because the differences are small.
     """
     size = len(pairs)
-    rounds = -(-count // size)  # each has every pair once: they are each other's negatives, as in training
+    rounds = -(-count // size)  # each round has every pair once: they are each other's negatives, as in training
     columns: list[Tensor] = []
     losses: list[Tensor] = []
     for part in iterate_rows(rounds, max(1, ROWS // size)):
@@ -198,13 +197,13 @@ def _rows_of(batch: Batch, encoded: Mapping[str, Encoding], rows: Tensor) -> Bat
 
 
 def perturb(inputs: ModalityInput, model: Model, noise: float, randomness: torch.Generator) -> ModalityInput:
-    """Slightly different inputs, drawn on the CPU so that they are the same on every device.
+    """Perturb inputs; random numbers are drawn on the CPU, so that they are the same on every device.
 
     Args:
-        inputs: Raw: pixels, tokens or graphs.
-        model: Whose mean and deviation of pixels count, and whose vocabulary.
-        noise: Deviation of what is added to normalised pixels, or to the features of nodes.
-        randomness: Where from.
+        inputs: Raw pixels, tokens or graphs.
+        model: Model with the pixel normalisation and the vocabulary.
+        noise: Standard deviation of the noise on normalised pixels, or on node features.
+        randomness: Random generator.
     """
     if isinstance(inputs, Tokens):
         return _replace_token(inputs, model, randomness)
@@ -217,14 +216,14 @@ def perturb(inputs: ModalityInput, model: Model, noise: float, randomness: torch
 
 
 def _replace_token(tokens: Tokens, model: Model, randomness: torch.Generator) -> Tokens:
-    """One token of each text becomes another of the vocabulary; special ones neither go nor come."""
+    """Replace one token of each text by another one of the vocabulary; special tokens are excluded."""
     special = torch.tensor(sorted(model.tokenizer.all_special_ids))
     words = torch.arange(len(model.tokenizer))
     words = words[~torch.isin(words, special)]
     ids, own = tokens.ids.cpu(), torch.arange(len(tokens.ids))
     ordinary = torch.isin(ids, words) & tokens.mask.cpu().bool()
     position = torch.rand(ids.shape, generator=randomness).masked_fill(~ordinary, -1).argmax(1)
-    # So many words further on, which is never the word that stood there.
+    # A shift in the vocabulary never yields the same word.
     further = torch.randint(1, max(2, len(words)), (len(ids),), generator=randomness)
     old = torch.searchsorted(words, ids[own, position])
     new = words[(old + further) % len(words)]

@@ -1,4 +1,4 @@
-"""The model before unlearning, as a control that stands in every comparison."""
+"""The model before unlearning, as a control in every comparison."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from multidelete.training.loop import TrainingHistory
 
 
 class Original(Method):
-    """The original model, unchanged. It unlearns nothing; every method starts from it and is compared with it."""
+    """The original model, unchanged: start and baseline of every method. It unlearns nothing."""
 
     name: ClassVar[str] = "original"
     title: ClassVar[str] = "Original"
@@ -20,9 +20,9 @@ class Original(Method):
     stored: ClassVar[bool] = True
 
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
-        """See :meth:`Method.unlearn`; returns the copy of the original as it is."""
+        """See :meth:`Method.unlearn`; returns an unchanged copy of the original."""
         return Unlearned(student, TrainingHistory(), 0.0, encoded_inputs(engine, student, data.inputs))
 
     def settings(self, data: UnlearningData) -> dict[str, Any]:
-        """See :meth:`Method.settings`; those of its training."""
+        """See :meth:`Method.settings`; the training settings."""
         return data.training.model_dump()

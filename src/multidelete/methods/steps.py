@@ -1,4 +1,4 @@
-"""Checkpoints and history of a method that has its own loop."""
+"""Checkpoints and history of methods with their own loop."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from multidelete.training.loop import TrainingHistory
 
 
 class Steps:
-    """Parameters that change, the number of steps taken, and their history.
+    """Changed parameters, number of finished steps, and history.
 
-    Everything else that a step depends on must follow from the seed and the number of the step.
+    All other state of a step must follow from the seed and the step number.
 
     Args:
         what: Name of the loop for callbacks.
-        parameters: What the method changes.
-        settings: Text of everything that the steps depend on; a checkpoint of other settings is refused.
-        folder: Where checkpoints are kept; without a folder a killed run starts again.
-        engine: Whether to continue from a checkpoint, and the callbacks.
+        parameters: Parameters that the method changes.
+        settings: String with everything that determines the steps; a checkpoint with other settings is refused.
+        folder: Folder of checkpoints; without it an interrupted run starts again.
+        engine: Provides callbacks and whether to resume.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Steps:
             self.done, self.history = stored[1]["done"], TrainingHistory(**stored[1]["history"])
 
     def finished(self, line: dict[str, Any]) -> None:
-        """Record one step, and write a checkpoint where one is due."""
+        """Record one step, and write a checkpoint if one is due."""
         self.done += 1
         self.history.lines.append(line)
         if self.checkpoint.due:

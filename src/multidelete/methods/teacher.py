@@ -1,4 +1,4 @@
-"""The original model as a frozen teacher that computes nothing twice."""
+"""The original model as a frozen teacher with cached outputs."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from multidelete.models.inputs import Batch, Encoding, iterate_rows
 from multidelete.training.engine import Engine
 from multidelete.training.features import fused_once
 
-MEAN_OF = 2048  # mismatched pairs whose mean is taken for that of all
+MEAN_OF = 2048  # number of mismatched pairs in an estimated mean
 
 
 class Teacher:
-    """The original model: frozen, in eval mode, and never asked twice for the same thing.
+    """The original model: frozen, in eval mode, with cached outputs.
 
-    Its encodings of the dataset and its fused representation of every true training pair are computed once, kept on
-    disk and looked up. Mismatched pairs are drawn afresh at every step, but the draws are known beforehand
-    (:meth:`remember`); one that was not announced costs a pass of the fusion module.
+    Encodings of the dataset and fused representations of all true training pairs are computed once and cached on disk.
+    Mismatched pairs are drawn at every step, but known beforehand, so that :meth:`remember` can precompute them; other
+    pairs cost a pass of the fusion module.
 
     Args:
         model: The original.
-        inputs: The dataset as it reads it, encoded where that fits on disk.
+        inputs: Model inputs of the dataset, encoded if the encodings fit on disk.
         engine: Device and precision.
-        pairs: Text rows of the true pairs that it will be asked for; all of the training split by default.
-        initial: The original as it was before its training, where the method asks for it.
-        validation_metrics: Its validation metrics, where the method asks for them.
+        pairs: Text rows of the true pairs to cache; by default all of the training split.
+        initial: The original before its training, if the method needs it.
+        validation_metrics: Validation metrics of the original, if the method needs them.
     """
 
     def __init__(
@@ -53,18 +53,18 @@ class Teacher:
         self._means: dict[bool, Tensor] = {}
 
     def remember(self, rows: Sequence[Mapping[str, Rows]]) -> None:
-        """Compute these pairs now, in large batches, to look them up later."""
+        """Precompute these pairs in large batches."""
         examples, texts = (np.concatenate([each[modality] for each in rows]) for modality in self.inputs.modalities)
         self._keys, first = np.unique(self._key(examples, texts), return_index=True)
         self._fused = self._compute_all(examples[first], texts[first])
 
     def mismatched_mean(self, stream: ForgetRetainStream, *, by_class: bool = False) -> Tensor:
-        """Mean of ``f(I_p, T_q)`` over many mismatched pairs of D_r, ``(D,)``; the draws are those of the first call.
+        """Mean of ``f(I_p, T_q)`` over many mismatched pairs of D_r, ``(D,)``, cached at the first call.
 
         Args:
-            stream: What draws the pairs.
-            by_class: Whether the mean is taken over each class that the original decides for, and these are mixed so
-                that the original's head cannot decide between them, see :func:`undecided_mixture`.
+            stream: Stream that draws the pairs.
+            by_class: Whether to compute a mean for each class that the original predicts, and mix them so that its
+                head cannot decide between the classes, see :func:`undecided_mixture`.
         """
         if by_class not in self._means:
             rows = stream.mismatched_rows(MEAN_OF, 0, "mean")
@@ -86,7 +86,7 @@ class Teacher:
             return self.model.encode(self.inputs.batch(rows, self._engine.device))
 
     def fused(self, batch: Batch) -> Tensor:
-        """``f(I, T)`` of the batch's pairs, ``(B, D)``, true pairs of the training split and mismatched ones."""
+        """``f(I, T)`` of the batch's pairs, ``(B, D)``, for true pairs of the training split and mismatched ones."""
         examples, texts = (batch.rows[modality].numpy() for modality in self.inputs.modalities)
         fused = torch.empty(len(texts), self._fused.shape[1])
         true = (self.inputs.dataset.text_examples[texts] == examples) & self._true.has[texts]
@@ -101,7 +101,7 @@ class Teacher:
         return fused.to(self._engine.device)
 
     def logits(self, batch: Batch) -> Tensor:
-        """The head's logits of the batch's pairs, ``(B, C)``, without a gradient."""
+        """Logits of the head for the batch's pairs, ``(B, C)``, without gradient."""
         with torch.no_grad():
             return self.model.head(self.fused(batch)).float()
 
@@ -109,7 +109,7 @@ class Teacher:
         return examples * len(self.inputs.dataset.texts) + texts
 
     def _compute_all(self, examples: Rows, texts: Rows) -> Tensor:
-        """:meth:`_compute` in large batches of texts of about the same length."""
+        """:meth:`_compute` in large batches of texts of similar length."""
         order = by_length(self.inputs.sources["text"], texts)
         fused = torch.empty(len(order), self._true.values.shape[1])
         for part in iterate_rows(len(order), 512):
@@ -124,13 +124,13 @@ class Teacher:
 
 
 def undecided_mixture(means: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
-    """The mixture of class means about which the head is least decided, ``(D,)``.
+    """Mixture of class means for which the head's prediction is closest to uniform, ``(D,)``.
 
-    Halfway between two classes a head of several layers may well be sure of one of them.
+    A nonlinear head may be certain of one class even at the midpoint of two class means.
 
     Args:
-        means: One for each class, ``(K, D)``.
-        head: Logits of representations, ``(..., C)``.
+        means: Mean of each class, ``(K, D)``.
+        head: Function from representations to logits, ``(..., C)``.
     """
     leaning = torch.zeros(len(means), device=means.device, requires_grad=True)
     optimiser = torch.optim.LBFGS([leaning], max_iter=200, line_search_fn="strong_wolfe")

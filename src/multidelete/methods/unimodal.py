@@ -42,7 +42,7 @@ class Unimodal(Method):
     def model_post_init(self, _: Any) -> None:
         """Check that the scope is ``all``: this control trains all parameters."""
         if self.scope != "all":
-            raise ValueError(f"a single modality trains a whole model: scope must be 'all', not '{self.scope}'")
+            raise ValueError(f"unimodal trains all parameters: scope must be 'all', not '{self.scope}'")
 
     def reads(self, inputs: PairInputs, model: Model) -> PairInputs:
         """The inputs with the other modality blanked."""

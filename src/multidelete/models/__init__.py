@@ -1,4 +1,4 @@
-"""Architectures: the table is the registry, and packages add to it by the entry point ``multidelete.models``."""
+"""Registry of model architectures; other packages add theirs by the entry point ``multidelete.models``."""
 
 from multidelete.models.albef import Albef
 from multidelete.models.base import Model

@@ -1,4 +1,4 @@
-"""ALBEF: two encoders aligned by contrast, a cross-attention fusion encoder, and a matching head."""
+"""ALBEF: two encoders aligned by a contrastive loss, a cross-attention fusion encoder, and a matching head."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from multidelete.models.image_text import ImageTextModel
 from multidelete.models.inputs import Encoding
 from multidelete.utils.errors import InputError
 
-CHUNK = 64  # pairs that are fused together on a CPU
+CHUNK = 64  # pairs fused at a time on a CPU
 
 
 class FusionConfig(BaseModel):
-    """Size of the cross-attention fusion encoder, and what it begins as.
+    """Size and initialisation of the cross-attention fusion encoder.
 
     Args:
-        layers: BERT layers.
-        width: D.
-        heads: Attention heads.
+        layers: Number of BERT layers.
+        width: Hidden size D.
+        heads: Number of attention heads.
         expansion: Width of the feed-forward networks, in multiples of D.
-        dropout: In training.
-        pretrained: Folder or hub id of a BERT whose last layers these begin as, cross-attention apart; random by
-            default. In ALBEF the layers before them are the text encoder (``text.tokens_after``).
+        dropout: Dropout probability.
+        pretrained: Folder or hub id of a BERT whose last layers initialise these, except for cross-attention; random by
+            default. In ALBEF the preceding layers are the text encoder (``text.tokens_after``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -42,7 +42,7 @@ class FusionConfig(BaseModel):
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     def model_post_init(self, _: Any) -> None:
-        """Refuse a width that the heads cannot share."""
+        """Check that the width is a multiple of the number of heads."""
         if self.width % self.heads:
             raise ValueError(f"a width of {self.width} cannot be shared by {self.heads} heads; expected a multiple")
 
@@ -54,11 +54,11 @@ class AlbefConfig(ModelConfig):
         vision: Vision encoder.
         text: Text encoder.
         fusion: Fusion encoder; text tokens attend to each other and to the image's tokens.
-        similarity: Whether, with classes, the contrastive similarity of picture and text stands beside the fused
-            representation: what a model that was aligned on captions (``start``) knows of a pair as a whole, and
-            what few labelled examples do not teach a fusion encoder. Ours.
+        similarity: With classes, whether to append the contrastive similarity of image and text to the fused
+            representation. A few labelled examples do not teach a fusion encoder what a model aligned on captions
+            (``start``) already knows. Ours.
         embedding_width: Width P of the contrastive embeddings.
-        temperature: Initial temperature of the contrastive loss; it is learned.
+        temperature: Initial value of the learned temperature of the contrastive loss.
     """
 
     vision: EncoderConfig = small_encoder(
@@ -76,12 +76,12 @@ class AlbefConfig(ModelConfig):
 class Albef(ImageTextModel):
     """Align before fuse [1]_, assembled from ``transformers`` parts.
 
-    Encoders give token states; a linear map takes them to the fusion's width where the widths differ; BERT layers
-    with cross-attention fuse text tokens with image tokens; the first fused token is the fused representation.
-    Training loss of a pair: contrastive (both directions, every pair of one example is a positive) + matching (the
-    pair, and one in-batch hard negative for its image and one for its text). Without ALBEF's momentum queue: a queue
-    would carry embeddings of deleted pairs inside the checkpoint. With classes (entailment, reasoning) the loss is
-    their cross-entropy alone, and there are no contrastive embeddings but for ``similarity``.
+    Linear adapters project token states to the fusion's width if it differs; BERT layers with cross-attention fuse
+    text tokens with image tokens; the first fused token is the fused representation. Training loss of a pair:
+    contrastive (both directions, every pair of one example is a positive) + matching (the pair, one in-batch hard
+    negative for its image and one for its text). ALBEF's momentum queue is left out, because it would store
+    embeddings of deleted pairs in the checkpoint. With classes (entailment, reasoning) the loss is only their
+    cross-entropy, and there are contrastive embeddings only with ``similarity``.
 
     References:
         .. [1] Li et al., "Align before Fuse: Vision and Language Representation Learning with Momentum
@@ -112,7 +112,7 @@ class Albef(ImageTextModel):
 
     @classmethod
     def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> Albef:
-        """See :meth:`Model.build`; the fusion's layers come along where a BERT is named for them."""
+        """See :meth:`Model.build`; the fusion can be initialised from a BERT."""
         model = super().build(config, texts, seed, tokenizer)
         assert isinstance(model, cls)
         if config.fusion.pretrained is not None:
@@ -120,16 +120,16 @@ class Albef(ImageTextModel):
         return model
 
     def encoding_width(self, modality: str) -> int:
-        """See :meth:`Model.encoding_width`; adapters bring both modalities to the width of the fusion."""
+        """See :meth:`Model.encoding_width`; the fusion's width."""
         return self.config.fusion.width
 
     @property
     def embeds(self) -> bool:
-        """Whether there are contrastive embeddings."""
+        """Whether the model has contrastive embeddings."""
         return not self.config.labels or self.config.similarity
 
     def project(self, modality: str, embedded: Encoding) -> Encoding:
-        """See :meth:`Model.project`; ``pooled`` becomes the example-length contrastive embedding where there is one."""
+        """See :meth:`Model.project`; ``pooled`` becomes the normalised contrastive embedding, if there is one."""
         tokens = getattr(self, f"{modality}_adapter")(embedded.tokens)
         if not self.embeds:
             return Encoding(tokens, embedded.mask, embedded.pooled)
@@ -137,7 +137,7 @@ class Albef(ImageTextModel):
         return Encoding(tokens, embedded.mask, pooled)
 
     def fuse(self, encodings: Mapping[str, Encoding]) -> Tensor:
-        """See :meth:`ImageTextModel.fuse`; the similarity comes last where the configuration asks for it.
+        """See :meth:`ImageTextModel.fuse`; the similarity is appended if the configuration requests it.
 
         Returns:
             ``(B, n · D)``, or ``(B, n · D + 1)``.
@@ -152,13 +152,13 @@ class Albef(ImageTextModel):
         """See :meth:`ImageTextModel.fuse_picture`; the first token of the fusion encoder."""
         if len(text) < 2 * CHUNK or text.mask.device.type != "cpu":
             return self.fusion(text, vision)  # type: ignore[no-any-return]
-        # On a CPU padding costs as much as words do: texts of similar length go together, cut to their longest.
+        # On a CPU padding costs as much as words: batch texts of similar length, without common padding.
         order = text.mask.sum(1).argsort(stable=True)
         parts = [self.fusion(text[rows].cut(), vision[rows]) for rows in order.split(CHUNK)]
         return torch.cat(parts)[order.argsort()]
 
     def fuse_pairs(self, encodings: Mapping[str, Encoding], rows: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`Model.fuse_pairs`; where texts are judged, each meets but one image."""
+        """See :meth:`Model.fuse_pairs`; with classes each text has only one image, so nothing is shared."""
         if self.config.labels:
             return super().fuse_pairs(encodings, rows)
         sides = (encodings["text"], encodings["vision"], rows["text"], rows["vision"])
@@ -166,7 +166,7 @@ class Albef(ImageTextModel):
 
 
 class FusionEncoder(nn.Module):
-    """BERT layers in which text tokens attend to each other, in both directions, and to the image's tokens."""
+    """BERT layers with bidirectional self-attention of text tokens and cross-attention to image tokens."""
 
     def __init__(self, size: FusionConfig) -> None:
         super().__init__()
@@ -179,27 +179,27 @@ class FusionEncoder(nn.Module):
             intermediate_size=size.expansion * size.width,
             hidden_dropout_prob=size.dropout,
             attention_probs_dropout_prob=size.dropout,
-            is_decoder=True,  # transformers gives cross-attention to decoders only ...
+            is_decoder=True,  # transformers supports cross-attention only in decoders ...
             add_cross_attention=True,
-            # BERT's 0.02 belongs to its width of 768; a narrow layer with it starts almost dead.
+            # BERT's 0.02 is for width 768; narrow layers with it hardly pass any signal.
             initializer_range=0.02 * (768 / size.width) ** 0.5,
         )
         config._attn_implementation = "sdpa"
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(size.layers))
         layer: Any
         for layer in self.layers:
-            layer.attention.self.is_causal = False  # ... and a fusion encoder reads both ways
+            layer.attention.self.is_causal = False  # ... but a fusion encoder is bidirectional
         self.apply(lambda module: _initialise(module, config.initializer_range))
 
     @torch.no_grad()
     def begin_as(self, bert: nn.Module) -> None:
-        """Take over the last layers of a BERT, so that every layer first computes nearly what it did there.
+        """Initialise from the last layers of a BERT; every layer first computes almost the same as in BERT.
 
-        Cross-attention adds nothing yet, and the norm behind it, which BERT does not have, gets the deviation and the
-        mean that token states have behind the norm before it.
+        The output of cross-attention starts at 0. BERT has no layer norm after it; this one gets the mean and standard
+        deviation of token states after the preceding layer norm.
 
         Raises:
-            InputError: The model has no such layers.
+            InputError: The model has no such layers or other sizes.
         """
         theirs: Any = getattr(getattr(bert, "encoder", None), "layer", ())
         given: Any = bert.config
@@ -229,16 +229,15 @@ class FusionEncoder(nn.Module):
     def forward(self, text: Encoding, vision: Encoding) -> Tensor:
         """First fused token of each pair, ``(B, D)``, from ``(B, L, D)`` text and ``(B, K, D)`` image states."""
         own = text.mask[:, None, None, :].bool()  # (B, 1, 1, L)
-        # Images have no padding: without a mask, attention takes its fast path.
+        # Images have no padding; attention is faster without a mask.
         other = None if vision.mask.all() else vision.mask[:, None, None, :].bool()
         return self._first(text.tokens, own, self._shown(vision), other, begun=False)
 
     def of_pairs(self, text: Encoding, vision: Encoding, texts: Tensor, images: Tensor) -> Tensor:
-        """What :meth:`forward` says of pairs of rows, ``(B, D)``.
+        """Like :meth:`forward`, for pairs of rows, ``(B, D)``.
 
-        Computed once for all pairs of a side are the first layer's self-attention, which no image has reached yet, and
-        the keys and values of the images in every layer. Pairs of one text so share its dropout in that layer, as they
-        share that of its encoder.
+        The first layer's self-attention, which does not depend on the image, and the keys and values of the images are
+        computed once per row. Pairs of one text share its dropout in the first self-attention, as in its encoder.
         """
         first: Any = self.layers[0].attention
         masks = text.mask[:, None, None, :].bool()
@@ -250,7 +249,7 @@ class FusionEncoder(nn.Module):
         for part in order.split(CHUNK if begun.device.type == "cpu" else 8 * CHUNK):
             longest, of_text, of_image = int(lengths[part[-1]]), texts[part], images[part]
             other = None if everywhere else vision.mask[of_image, None, None].bool()
-            # index_select: on a CPU the gradient of indexing by a tensor takes twice as long.
+            # On a CPU the gradient of index_select is twice as fast as that of tensor indexing.
             states = begun[:, :longest].index_select(0, of_text)
             seen = [(keys.index_select(0, of_image), values.index_select(0, of_image)) for keys, values in shown]
             fused.append(self._first(states, masks[of_text, ..., :longest], seen, other, begun=True))
@@ -264,19 +263,19 @@ class FusionEncoder(nn.Module):
     def _first(
         self, states: Tensor, own: Tensor, shown: Sequence[tuple[Tensor, Tensor]], other: Tensor | None, *, begun: bool
     ) -> Tensor:
-        """First fused token of each pair, ``(B, D)``; all others are read by it alone after the last layer.
+        """First fused token of each pair, ``(B, D)``; the last layer computes no other token.
 
         Args:
-            states: Of the text's tokens, ``(B, L, D)``.
-            own: Which of them are there, ``(B, 1, 1, L)``.
+            states: Token states of the text, ``(B, L, D)``.
+            own: Mask of the text, ``(B, 1, 1, L)``.
             shown: Keys and values of the image in each layer.
-            other: Which of the image's tokens are there, ``(B, 1, 1, K)``; None: all.
-            begun: Whether the states come from the first layer's self-attention.
+            other: Mask of the image, ``(B, 1, 1, K)``; None means no padding.
+            begun: Whether the states have passed the first layer's self-attention.
         """
         layer: Any
         for depth, (layer, seen) in enumerate(zip(self.layers, shown, strict=True)):
-            # A product of a strided view depends in its last bit on where the weights lie in memory, so that a loaded
-            # model would not quite equal the saved one.
+            # Products of strided views vary in the last bit with the memory layout of the weights: a loaded model would
+            # not exactly equal the saved one.
             read = states[:, :1].contiguous() if depth == len(self.layers) - 1 else states
             if depth or not begun:
                 read = _attend(layer.attention, read, _keys_and_values(layer.attention.self, states), own)
@@ -294,7 +293,7 @@ def _keys_and_values(attention: Any, states: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _attend(block: Any, states: Tensor, seen: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-    """Token states after a BERT attention block that sees these keys and values."""
+    """Token states after a BERT attention block, for these keys and values."""
     attention = block.self
     queries = attention.query(states).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
     dropped = attention.dropout.p if attention.training else 0.0
@@ -304,7 +303,7 @@ def _attend(block: Any, states: Tensor, seen: tuple[Tensor, Tensor], mask: Tenso
 
 
 def adapter(width: int, fusion_width: int) -> nn.Module:
-    """What takes an encoder's token states to the width of the fusion encoder; nothing where they have it."""
+    """Projection of token states to the fusion encoder's width; the identity if the widths are equal."""
     if width == fusion_width:
         return nn.Identity()
     return nn.Sequential(nn.Linear(width, fusion_width), nn.LayerNorm(fusion_width))

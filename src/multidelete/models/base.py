@@ -1,4 +1,4 @@
-"""The contract of every model: ``f = head ∘ fuse ∘ encode``, three separate calls over batches of pairs."""
+"""Base class of models: ``f = head ∘ fuse ∘ encode``, three separate calls on batches of pairs."""
 
 from __future__ import annotations
 
@@ -23,54 +23,54 @@ from multidelete.utils.files import write_atomically
 
 
 class Model(nn.Module, ABC):
-    """A model of two modalities whose encoders, fusion and head can be called one by one.
+    """Model of two modalities whose encoders, fusion and head can be called separately.
 
-    Subclasses give :attr:`name`, :attr:`config_class` and the abstract methods. ``parts`` maps each scope but ``all``
-    to the names of the submodules and parameters that it covers.
+    Subclasses define :attr:`name`, :attr:`config_class` and the abstract methods. ``parts`` maps each scope except
+    ``all`` to names of submodules and parameters.
     """
 
     name: ClassVar[str]
     config_class: ClassVar[type[ModelConfig]]
     parts: ClassVar[dict[str, tuple[str, ...]]]
     modalities: ClassVar[tuple[str, ...]] = ("vision", "text")
-    provides: ClassVar[frozenset[str]]  # its modalities, "ranking", "labels", "several_images": see :class:`Task`
-    fusion_reads: ClassVar[Literal["tokens", "pooled"]] = "tokens"  # which part of an encoding
-    contrastive: ClassVar[bool] = True  # it has embeddings by whose similarity retrieval picks candidates
-    shares_sides: ClassVar[bool] = False  # pairs that have a side in common are fused faster together
-    matching: ClassVar[bool] = True  # the head sees more than the contrastive similarity does: re-ranking helps
+    provides: ClassVar[frozenset[str]]  # modalities, "ranking", "labels", "several_images"; see :class:`Task`
+    fusion_reads: ClassVar[Literal["tokens", "pooled"]] = "tokens"  # which part of an encoding the fusion reads
+    contrastive: ClassVar[bool] = True  # has embeddings whose similarity preselects candidates in retrieval
+    shares_sides: ClassVar[bool] = False  # fuse_pairs is faster for pairs with a common side
+    matching: ClassVar[bool] = True  # the head sees more than the contrastive similarity, so that re-ranking helps
 
-    neighbourhood: int = 0  # nodes of a graph that it sees around a pair, the pair included
+    neighbourhood: int = 0  # number of graph nodes visible around a pair, including the pair
 
     config: ModelConfig
     tokenizer: Any
 
     @abstractmethod
     def embed(self, modality: str, inputs: Tensor | Tokens | Subgraphs) -> Encoding:
-        """The backbone alone: the slow part, and the one that can be frozen."""
+        """Run the backbone, the slow part, which can be frozen."""
 
     @abstractmethod
     def project(self, modality: str, embedded: Encoding) -> Encoding:
-        """What follows the backbone in one modality: token states at the fusion's width, and the pooled vector."""
+        """Project the backbone's output: token states to the fusion's width, and the pooled vector."""
 
     @abstractmethod
     def fuse(self, encodings: Mapping[str, Encoding]) -> Tensor:
-        """The fused representation ``f(I, T)`` of each pair, before the head, ``(B, D)``."""
+        """Fused representation ``f(I, T)`` of each pair, before the head, ``(B, D)``."""
 
     def fuse_pairs(self, encodings: Mapping[str, Encoding], rows: Mapping[str, Tensor]) -> Tensor:
-        """:meth:`fuse` of pairs of rows, ``(B,)`` of each modality, ``(B, D)``.
+        """:meth:`fuse` for pairs given by rows, ``(B,)`` per modality; returns ``(B, D)``.
 
-        A model that ``shares_sides`` computes once what one side brings to all its pairs.
+        Models with ``shares_sides`` compute once what pairs with a common side share.
         """
         return self.fuse({modality: encodings[modality][rows[modality]] for modality in self.modalities})
 
     @abstractmethod
     def head(self, fused: Tensor) -> Tensor:
-        """Logits of the classes, ``(B, C)``; without classes C = 2, the last column is "these two match"."""
+        """Logits of the classes, ``(B, C)``; without classes C = 2, and the last column means "match"."""
 
     def losses(self, batch: Batch) -> Tensor:
         """Training loss of each example, ``(B,)``, never reduced.
 
-        With classes the cross-entropy of the head on the fused representation, else :meth:`pair_losses`.
+        With classes: cross-entropy of the head on the fused representation; otherwise :meth:`pair_losses`.
         """
         encodings = self.encode(batch)
         if not self.config.labels:
@@ -79,11 +79,11 @@ class Model(nn.Module, ABC):
         return F.cross_entropy(self.head(self.fuse(encodings)).float(), batch.labels, reduction="none")
 
     def pair_losses(self, batch: Batch, encodings: Mapping[str, Encoding]) -> Tensor:
-        """Training loss of each pair where the head tells matching pairs from others (retrieval), ``(B,)``."""
+        """Training loss of each pair in retrieval, ``(B,)``."""
         raise NotImplementedError(f"{self.name} does no retrieval")
 
     def encode_one(self, modality: str, inputs: ModalityInput) -> Encoding:
-        """Encodings of one modality from whatever stage the input is at."""
+        """Encode one modality from raw inputs, backbone outputs or finished encodings."""
         if not isinstance(inputs, Encoding):
             inputs = self.embed(modality, inputs)
         encoding = inputs if inputs.stage == "encoded" else self.project(modality, inputs)
@@ -93,7 +93,7 @@ class Model(nn.Module, ABC):
         return changed
 
     def encode(self, batch: Batch) -> dict[str, Encoding]:
-        """Encodings of every modality of a batch."""
+        """Encode all modalities of a batch."""
         return {modality: self.encode_one(modality, inputs) for modality, inputs in batch.inputs.items()}
 
     def fused(self, batch: Batch) -> Tensor:
@@ -105,33 +105,33 @@ class Model(nn.Module, ABC):
         return encoding.pooled
 
     def contrastive_scale(self) -> float:
-        """One over the temperature of the contrastive loss."""
+        """Inverse temperature of the contrastive loss."""
         return 1.0
 
     def encoding_width(self, modality: str) -> int:
-        """Width of what the fusion reads of a modality, for extra modules."""
+        """Width of the encodings that the fusion reads, for extra modules."""
         raise NotImplementedError(f"a {self.name} model takes no extra module")
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, cut at ``max_text_tokens``."""
+        """Token ids of each text, truncated to ``max_text_tokens``."""
         encoded = self.tokenizer(list(texts), truncation=True, max_length=self.config.max_text_tokens)
         return list(encoded["input_ids"])
 
     def check_dataset(self, dataset: DataFacts) -> None:
-        """Refuse data that this model cannot read.
+        """Check that the model fits a dataset.
 
         Raises:
-            InputError: Other modalities, another number of pictures, or other classes.
+            InputError: The modalities, the number of images or the classes differ.
         """
         if dataset.modalities != self.modalities:
             raise InputError(
                 f"a model of kind '{self.name}' reads {' and '.join(self.modalities)}, "
-                f"but dataset '{dataset.name}' holds {' and '.join(dataset.modalities)}"
+                f"but dataset '{dataset.name}' has {' and '.join(dataset.modalities)}"
             )
         config = self.config
         if dataset.graph is None and dataset.images_per_example != config.images:
             raise InputError(
-                f"this {self.name} model was made for {config.images} pictures in an example, "
+                f"this {self.name} model needs {config.images} images per example, "
                 f"but dataset '{dataset.name}' has {dataset.images_per_example}"
             )
         if config.labels and dataset.classes != config.labels:
@@ -142,7 +142,7 @@ class Model(nn.Module, ABC):
             )
 
     def frozen_parameters(self) -> Iterable[str]:
-        """Names of parameters that no training and no method may change: those of the backbones that are frozen."""
+        """Names of the parameters of frozen backbones, which training and methods must not change."""
         return [
             f"{modality}.{name}"
             for modality in self.modalities
@@ -154,11 +154,11 @@ class Model(nn.Module, ABC):
         """Named parameters that a method with this scope may change.
 
         Args:
-            scope: ``all``, ``fusion`` (fusion module, heads and what follows), or one of the model's modalities.
-                Encoders that the configuration freezes are in no scope.
+            scope: ``all``, ``fusion`` (fusion module, heads, temperature), or one of the model's modalities. Frozen
+                encoders are in no scope.
 
         Raises:
-            InputError: The model has no such scope, or nothing in it may change.
+            InputError: The model has no such scope, or all its parameters are frozen.
         """
         scopes = ("all", *self.parts)
         if scope not in scopes:
@@ -181,7 +181,7 @@ class Model(nn.Module, ABC):
         return bool(getattr(getattr(self.config, modality, None), "freeze", False))
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, except for frozen backbones, whose dropout and running statistics stay off."""
+        """Set training mode; frozen backbones stay in evaluation mode."""
         super().train(mode)
         for modality in self.modalities:
             if self.backbone_frozen(modality):
@@ -191,7 +191,7 @@ class Model(nn.Module, ABC):
     # -- folders ------------------------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json``, ``model.safetensors`` and the tokenizer into a folder, all or nothing."""
+        """Write ``config.json``, ``model.safetensors`` and the tokenizer into a folder, atomically."""
         with write_atomically(Path(folder)) as part:
             fields = {"model": self.name, "format": FORMAT, **self.config.model_dump(mode="json")}
             (part / CONFIG_FILE).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
@@ -207,7 +207,7 @@ class Model(nn.Module, ABC):
         """Load a model that :meth:`save_pretrained` wrote.
 
         Raises:
-            InputError: The folder is missing, foreign, damaged or of another format.
+            InputError: The folder is missing, damaged, of another format or not a model folder.
         """
         from multidelete.models import MODELS
 
@@ -243,19 +243,19 @@ class Model(nn.Module, ABC):
 
     @torch.no_grad()
     def take_weights(self, source: Model) -> None:
-        """Begin with the weights of another model, wherever name and shape agree; word vectors go by the word.
+        """Copy weights with equal name and shape from another model; rows of word embeddings are matched by word.
 
-        Its heads are left where they answer another question, and of words that it never saw it knows nothing. A bias
-        that it does not have beside a weight that it has begins as 0.
+        Unknown words and heads of other classes keep their initial weights. A bias that the source lacks is set to 0 if
+        the source has the weight.
 
         Raises:
-            InputError: Nothing agrees.
+            InputError: No weight fits.
         """
         theirs = source.state_dict()
         words, known = self.tokenizer.get_vocab(), source.tokenizer.get_vocab()
         taken = 0
         for name, tensor in self.state_dict().items():
-            if within(name, (EXTRA,)):  # learned together with the other model, perhaps for another deletion
+            if within(name, (EXTRA,)):  # trained together with the other model, perhaps for another deletion
                 continue
             weight = name.removesuffix("bias") + "weight"
             if name.endswith(".bias") and name not in theirs and weight in theirs:
@@ -272,16 +272,16 @@ class Model(nn.Module, ABC):
                 continue
             taken += 1
         if not taken:
-            raise InputError(f"no weight of the {source.name} model that this one should start from fits it")
+            raise InputError(f"no weight of the {source.name} model fits: this model cannot start from it")
 
     @classmethod
     @abstractmethod
     def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> Model:
-        """A new model: pretrained or seeded random encoders, seeded random rest.
+        """Build a new model with pretrained or random encoders; all other weights are random.
 
         Args:
-            config: A configuration of this architecture.
-            texts: The dataset's texts, from which a tokenizer is made where the text encoder brings none.
+            config: Configuration of this architecture.
+            texts: Texts of the dataset, for the vocabulary if the text encoder has no tokenizer.
             seed: Seed of the random weights.
-            tokenizer: One to use instead.
+            tokenizer: Tokenizer to use instead.
         """

@@ -1,4 +1,4 @@
-"""BLIP: one text tower that reads alone, or grounded in the image through cross-attention, and a matching head."""
+"""BLIP: one text tower, used alone or with cross-attention to the image, and a matching head."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from multidelete.models.inputs import Encoding, Subgraphs, Tokens, within
 from multidelete.utils.errors import InputError
 from multidelete.utils.randomness import seeded
 
-ENCODE_TOKEN = "[ENC]"  # takes the place of the class token where BLIP reads text grounded in an image
+ENCODE_TOKEN = "[ENC]"  # replaces the class token in BLIP's image-grounded pass
 
 
 class BlipConfig(ModelConfig):
     """Configuration of :class:`Blip`.
 
     Args:
-        vision: Vision tower (``blip_vision_model``); a BLIP folder or hub id may be given for both towers.
+        vision: Vision tower (``blip_vision_model``); both towers may be loaded from one BLIP folder or hub id.
         text: Text tower (``blip_text_model``), without its cross-attention, which belongs to the fusion.
-        embedding_width: Width P of the contrastive embeddings; a BLIP folder brings its own.
-        temperature: Initial temperature of the contrastive loss; it is learned.
+        embedding_width: Width P of the contrastive embeddings; read from a BLIP folder if there is one.
+        temperature: Initial value of the learned temperature of the contrastive loss.
     """
 
     vision: EncoderConfig = small_encoder("blip_vision_model", 4, image_size=48, patch_size=8)
@@ -44,28 +44,28 @@ class BlipConfig(ModelConfig):
             return text
         if (kind := text.config.get("model_type")) != "blip_text_model":
             raise ValueError(f"the text tower of a blip model is a 'blip_text_model', not a {kind!r}")
-        # transformers would put cross-attention into the tower of a decoder; here it is the fusion's.
+        # transformers adds cross-attention to decoder towers; here it belongs to the fusion.
         return text.model_copy(update={"config": {**text.config, "is_decoder": False}})
 
 
 class Blip(ImageTextModel):
     """Bootstrapped language-image pre-training [1]_, assembled from ``transformers`` parts.
 
-    The text tower works twice. Alone it gives the contrastive embedding of a text; grounded, its layers are joined by
+    The text tower runs twice. The unimodal pass gives the contrastive embedding of a text; the grounded pass adds
     cross-attention to the image's tokens, and the first token's last state is the fused representation. The grounded
-    pass starts from the word embeddings again, so a text's encoding holds both, side by side along the width:
-    ``tokens`` is ``(B, L, 2D)``, the states of the unimodal pass and then the word embeddings. :meth:`fuse` reads the
-    second half; whatever compares encodings (MultiDelete's unimodal term) compares both.
+    pass starts from the word embeddings again, so ``tokens`` of a text's encoding is ``(B, L, 2D)``: the states of the
+    unimodal pass, then the word embeddings. :meth:`fuse` reads the second half; comparisons of encodings
+    (MultiDelete's unimodal term) use both.
 
-    Scope ``fusion`` is the cross-attention, the head and the temperature. Self-attention and feed-forward layers serve
-    both passes and belong to the text tower, in scope ``text``: under scope ``fusion`` gradients flow through them, but
-    they stand still.
+    Scope ``fusion`` is the cross-attention, the head and the temperature. Self-attention and feed-forward layers are
+    used in both passes and belong to scope ``text``: in scope ``fusion`` gradients flow through them, but they do not
+    change.
 
-    A tokenizer that knows ``[ENC]`` has it in place of the class token in the grounded pass, as in the paper; another
-    keeps the class token, as ``transformers`` does. Losses are those of :class:`~multidelete.models.albef.Albef`,
-    without BLIP's momentum queue for the same reason. With classes the loss is their cross-entropy alone, and there
-    are no contrastive embeddings. Each of several pictures is read in a grounded pass of its own (for NLVR2, BLIP
-    merges the two pictures after each cross-attention).
+    If the tokenizer has the token ``[ENC]``, it replaces the class token in the grounded pass, as in the paper;
+    otherwise the class token is kept, as in ``transformers``. The losses are those of
+    :class:`~multidelete.models.albef.Albef`, also without momentum queue. With classes the loss is only their
+    cross-entropy, and there are no contrastive embeddings. Each of several images has its own grounded pass (for
+    NLVR2, BLIP merges two images after each cross-attention).
 
     References:
         .. [1] Li et al., "BLIP: Bootstrapping Language-Image Pre-training for Unified Vision-Language Understanding
@@ -93,10 +93,10 @@ class Blip(ImageTextModel):
 
     @classmethod
     def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> Blip:
-        """See :meth:`Model.build`; what a BLIP folder has of cross-attention, projections and matching head is taken.
+        """See :meth:`Model.build`; cross-attention, projections and matching head are loaded from a BLIP folder.
 
         Raises:
-            InputError: The folder has no whole text tower, or its sizes do not fit the configuration.
+            InputError: The folder has no complete text tower, or its sizes do not fit the configuration.
         """
         if config.text.pretrained is None:
             model = super().build(_for_drawing(config), texts, seed, tokenizer)
@@ -128,7 +128,7 @@ class Blip(ImageTextModel):
 
     @torch.no_grad()
     def _take(self, source_model: Any, crossings: Sequence[nn.Module | None]) -> None:
-        """Take over what ``transformers`` calls the retrieval model, but for its towers."""
+        """Load the weights of the ``transformers`` retrieval model, except for its towers."""
         pairs: list[tuple[Any, Any]] = list(zip(self.fusion, crossings, strict=True))
         if not self.config.labels:
             pairs += [
@@ -137,21 +137,21 @@ class Blip(ImageTextModel):
             ]
             pairs += [(self.matching_head, source_model.itm_head)]
         for mine, theirs in pairs:
-            if theirs is None:  # a tower that was saved without cross-attention
+            if theirs is None:  # the tower was saved without cross-attention
                 continue
             try:
                 mine.load_state_dict(theirs.state_dict())
             except RuntimeError as error:
                 raise InputError(
-                    f"model.text.pretrained: '{self.config.text.pretrained}' was made for another vision tower than "
+                    f"model.text.pretrained: '{self.config.text.pretrained}' does not fit the vision tower of "
                     "model.vision; give the same folder for both"
                 ) from error
 
     def check_sizes(self) -> None:
-        """See :meth:`ImageTextModel.check_sizes`; BLIP's vision tower would read a smaller image with wrong positions.
+        """See :meth:`ImageTextModel.check_sizes`; BLIP's vision tower would use wrong positions for smaller images.
 
         Raises:
-            InputError: An encoder does not take what the configuration would give it.
+            InputError: An encoder does not accept the configured sizes.
         """
         tower: Any = self.vision
         size = self.config.image_size
@@ -174,7 +174,7 @@ class Blip(ImageTextModel):
         return replace(embedded, tokens=torch.cat([embedded.tokens, tower.embeddings(ids)], dim=-1))
 
     def project(self, modality: str, embedded: Encoding) -> Encoding:
-        """See :meth:`Model.project`; without classes ``pooled`` becomes the example-length contrastive embedding."""
+        """See :meth:`Model.project`; without classes ``pooled`` becomes the normalised contrastive embedding."""
         pooled = embedded.pooled
         if not self.config.labels:
             pooled = F.normalize(getattr(self, f"{modality}_projection")(pooled).float(), dim=-1)
@@ -185,23 +185,23 @@ class Blip(ImageTextModel):
         tower: Any = self.text
         states = text.tokens[..., self.width("text") :].contiguous()
         own = additive(text.mask)
-        # Images have no padding, and to add zeros to every score takes time.
+        # Images have no padding, and adding zeros to every score takes time.
         other = None if vision.mask.all() else additive(vision.mask)
         layer: Any
         crossing: Any
         for depth, (layer, crossing) in enumerate(zip(tower.encoder.layer, self.fusion, strict=True), start=1):
             attended = layer.attention(states, own)[0]
             if depth == len(self.fusion):
-                # Only the first token is read after the last layer; contiguous, as in ALBEF's fusion encoder.
+                # Only the first token is read after the last layer; contiguous, see ALBEF's fusion encoder.
                 attended = attended[:, :1].contiguous()
-            # Not by its own forward, which loses the mask of the tokens that are looked at.
+            # Its own forward ignores the mask of the image tokens.
             attended = crossing.output(crossing.self(attended, None, vision.tokens, other)[0], attended)
             states = layer.feed_forward_chunk(attended)
         return states[:, 0]
 
 
 def cross_attention(tower: Any, width: int) -> nn.ModuleList:
-    """Random cross-attention for each layer of a BLIP text tower, to image tokens of this width."""
+    """Randomly initialised cross-attention to image tokens of this width, for each layer of a BLIP text tower."""
     from transformers.models.blip.modeling_blip_text import BlipTextAttention
 
     config = copy(tower.config)
@@ -213,11 +213,11 @@ def cross_attention(tower: Any, width: int) -> nn.ModuleList:
 
 
 def load_retrieval_model(source: str, *, both: bool) -> Any:
-    """``transformers``' BLIP retrieval model from a folder or hub id; heads that it lacks there are random.
+    """Load the BLIP retrieval model of ``transformers``; heads that are missing in the checkpoint are random.
 
     Args:
-        source: Folder or hub id of a BLIP with a text encoder: one for retrieval, for answering, or the plain model.
-        both: Whether its vision tower is needed as well.
+        source: Folder or hub id of a BLIP with a text encoder: retrieval, question answering or the base model.
+        both: Whether the vision tower is required too.
 
     Raises:
         InputError: It cannot be loaded, or lacks a tower.
@@ -229,26 +229,26 @@ def load_retrieval_model(source: str, *, both: bool) -> Any:
         model, facts = architecture.from_pretrained(
             path,
             dtype=torch.float32,
-            key_mapping={r"^text_model\.": "text_encoder."},  # the plain model's name of the same tower
+            key_mapping={r"^text_model\.": "text_encoder."},  # name of the same tower in the base model
             output_loading_info=True,
         )
     towers = ("text_encoder", "vision_model") if both else ("text_encoder",)
     missing = sorted(name for name in facts["missing_keys"] if within(name, towers) and ".crossattention." not in name)
     if missing:
         raise InputError(
-            f"model.text.pretrained: '{source}' has no whole BLIP encoder: weight '{missing[0]}' is missing; "
+            f"model.text.pretrained: '{source}' has no complete BLIP encoder: weight '{missing[0]}' is missing; "
             "expected a BLIP for image-text retrieval, such as Salesforce/blip-itm-base-coco"
         )
     return model
 
 
 def _for_drawing(config: BlipConfig) -> BlipConfig:
-    """The configuration with what random towers need and ``transformers`` gets wrong by default."""
+    """Configuration with fields that ``transformers`` sets wrongly by default for random towers."""
     vision, text = config.vision, config.text
     if vision.pretrained is None and vision.config and vision.config.get("model_type") == "blip_vision_model":
-        # Without it the deviation would be 1e-10.
+        # The default standard deviation is 1e-10.
         vision = vision.model_copy(update={"config": drawn_by_width(vision.config)})
     if text.pretrained is None and text.config:
-        # The separator would be BERT's, which a small vocabulary does not have; the tower does not read it.
+        # The default separator is BERT's id, which a small vocabulary lacks; the tower does not use it.
         text = text.model_copy(update={"config": {"sep_token_id": None, **drawn_by_width(text.config)}})
     return config.model_copy(update={"vision": vision, "text": text})

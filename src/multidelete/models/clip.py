@@ -21,10 +21,10 @@ class ClipConfig(ModelConfig):
     """Configuration of :class:`Clip`.
 
     Args:
-        vision: Vision tower; a folder of a whole CLIP or SigLIP model may be given for both towers.
+        vision: Vision tower; both towers may be loaded from one folder of a CLIP or SigLIP model.
         text: Text tower.
         embedding_width: Width P of the shared space.
-        temperature: Initial temperature of the contrastive loss; it is learned.
+        temperature: Initial value of the learned temperature of the contrastive loss.
     """
 
     vision: EncoderConfig = small_encoder("clip_vision_model", 4, pooling="pooler", image_size=48, patch_size=8)
@@ -34,15 +34,15 @@ class ClipConfig(ModelConfig):
 
 
 class Clip(ImageTextModel):
-    r"""A dual encoder trained by contrast [1]_.
+    r"""Dual encoder trained with a contrastive loss [1]_.
 
-    A dual encoder has no fusion network; what stands for it here is documented, not invented silently:
+    A dual encoder has no fusion network. Here
 
-    - fused representation: :math:`P \cdot v \odot t`, the element-wise product of the two example-length embeddings,
-      scaled so that its mean is their cosine, ``(B, P)``;
-    - fusion module (scope ``fusion``): the two projections into the shared space and the temperature;
-    - pair score: the logistic function of cosine over temperature, plus a learned bias (SigLIP's, 0 for CLIP). It
-      orders pairs as the cosine does, so there is nothing to re-rank.
+    - the fused representation is :math:`P \cdot v \odot t`, the element-wise product of the normalised embeddings,
+      scaled so that its mean is their cosine similarity, ``(B, P)``;
+    - the fusion module (scope ``fusion``) consists of both projections into the shared space and the temperature;
+    - the pair score is the logistic function of cosine over temperature plus a learned bias (SigLIP's, 0 for CLIP).
+      It has the same order as the cosine, so there is no re-ranking.
 
     References:
         .. [1] Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021;
@@ -71,7 +71,7 @@ class Clip(ImageTextModel):
 
     @classmethod
     def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> Clip:
-        """See :meth:`Model.build`; projections and temperature come along when both towers come from one folder."""
+        """See :meth:`Model.build`; projections and temperature are loaded if both towers come from one folder."""
         source = config.vision.pretrained
         dual: Any = load_pretrained(source, "model.vision") if source and source == config.text.pretrained else None
         if dual is not None:
@@ -93,7 +93,7 @@ class Clip(ImageTextModel):
             weight = getattr(self, f"{modality}_projection").weight
             if hasattr(dual, name):
                 weight.copy_(getattr(dual, name).weight)
-            else:  # SigLIP compares the towers' outputs themselves
+            else:  # SigLIP compares the towers' outputs directly
                 weight.copy_(torch.eye(*weight.shape))
         self.log_scale.copy_(dual.logit_scale.reshape(()))
         if hasattr(dual, "logit_bias"):
@@ -103,14 +103,14 @@ class Clip(ImageTextModel):
         """See :meth:`Model.embed`."""
         tower: Any = self.text
         if isinstance(inputs, Tokens) and tower.config.model_type.startswith("siglip"):
-            # SigLIP reads its last place whatever stands there, so every text must be padded to the same length.
+            # SigLIP pools the last position, even if it is padding, so all texts must be padded to the same length.
             missing = self.config.max_text_tokens - inputs.ids.shape[1]
             ids = F.pad(inputs.ids, (0, missing), value=self.tokenizer.pad_token_id)
             inputs = Tokens(ids, torch.ones_like(ids))
         return super().embed(modality, inputs)
 
     def project(self, modality: str, embedded: Encoding) -> Encoding:
-        """See :meth:`Model.project`: a tower's output is its encoding; the projections belong to the fusion."""
+        """See :meth:`Model.project`; a tower's output is its encoding, the projections belong to the fusion."""
         return replace(embedded, stage="encoded")
 
     def embedding(self, modality: str, encoding: Encoding) -> Tensor:

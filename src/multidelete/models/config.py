@@ -12,16 +12,16 @@ from multidelete.models.graph import Graph
 
 
 class EncoderConfig(BaseModel):
-    """An encoder from a pretrained folder or hub id, or from a configuration with random weights.
+    """Encoder from a pretrained folder or hub id, or from a configuration with random weights.
 
     Args:
         pretrained: Folder or hub id that ``transformers.AutoModel`` can load.
         config: Fields of a ``transformers`` configuration, with ``model_type`` (``{"model_type": "vit", ...}``).
-        freeze: Keep the weights as they are, in training and under every method.
-        pooling: How token states become one vector; by default the first token, or the mean where there is no
-            class token (convolutional encoders); "pooler" takes the encoder's own pooled output (CLIP, SigLIP).
-        tokens_after: The layer of a text encoder whose token states are read; the last by default. The one vector is
-            that of the last layer in any case: a sentence as a whole is best told there, and its words before.
+        freeze: Freeze the weights, in training and under every method.
+        pooling: How token states are pooled into one vector: the first token by default, or the mean if there is no
+            class token (convolutional encoders); "pooler" is the encoder's own pooled output (CLIP, SigLIP).
+        tokens_after: Layer of a text encoder whose token states the fusion reads; by default the last. The pooled
+            vector always comes from the last layer, which represents the sentence best.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,12 +33,12 @@ class EncoderConfig(BaseModel):
     tokens_after: int | None = Field(default=None, ge=1)
 
     def model_post_init(self, _: Any) -> None:
-        """Refuse an encoder that is given twice or not at all."""
+        """Require exactly one of ``pretrained`` and ``config``."""
         if self.pretrained is None and self.config is None:
             raise ValueError("an encoder needs 'pretrained' (a folder or hub id) or 'config' (with 'model_type')")
 
     def for_tokenizer(self, tokenizer: Any) -> Self:
-        """The configuration of a text encoder that reads this tokenizer's ids; a pretrained one stays as it is."""
+        """Copy with the vocabulary size and special tokens of a tokenizer; pretrained encoders are not changed."""
         if self.pretrained is not None:
             return self
         ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.cls_token_id}
@@ -49,13 +49,13 @@ class EncoderConfig(BaseModel):
 def small_encoder(
     model_type: str, layers: int, pooling: Literal["pooler"] | None = None, **fields: Any
 ) -> EncoderConfig:
-    """An encoder of width 128 with random weights, as the architectures have it by default."""
+    """Encoder of width 128 with random weights, the default of the architectures."""
     size = {"hidden_size": 128, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 256}
     return EncoderConfig(pooling=pooling, config={"model_type": model_type, **size, **fields})
 
 
 class DataFacts(Protocol):
-    """What a model needs to know of a dataset; :class:`multidelete.Dataset` has it."""
+    """Properties of a dataset that models need; :class:`multidelete.Dataset` has them."""
 
     @property
     def name(self) -> str:
@@ -71,24 +71,23 @@ class DataFacts(Protocol):
 
     @property
     def images_per_example(self) -> int:
-        """Pictures in an example; 0 where a graph takes their place."""
+        """Number of images per example; 0 for graphs."""
 
     @property
     def graph(self) -> Graph | None:
-        """The graph, if there is one."""
+        """Knowledge graph, if any."""
 
 
 class ModelConfig(BaseModel):
-    """What every architecture's configuration has in common.
+    """Fields common to the configurations of all architectures.
 
     Args:
-        image_size: Side of the square that an image becomes, in pixels.
-        image_mean: Mean of each channel that is taken off pixels in [0, 1].
-        image_std: Deviation of each channel that they are divided by.
-        max_text_tokens: Longer texts are cut.
-        labels: Names of the classes that the head tells apart; none: it tells matching pairs from others. Taken from
-            the data when a model is trained.
-        images: Pictures in an example; taken from the data as well.
+        image_size: Height and width to which images are resized, in pixels.
+        image_mean: Mean of each channel, subtracted from pixels in [0, 1].
+        image_std: Standard deviation of each channel, by which pixels are divided.
+        max_text_tokens: Texts are truncated to this length.
+        labels: Class names; empty if the head classifies matching and other pairs. Set from the data before training.
+        images: Number of images per example. Set from the data before training.
         extra: Name and facts of an extra module that the model was trained with, see :class:`Extra`.
     """
 
@@ -107,16 +106,16 @@ class ModelConfig(BaseModel):
     extra: dict[str, Any] | None = None
 
     def for_dataset(self, dataset: DataFacts, *, labelled: bool) -> Self:
-        """The configuration of a model that learns a task on this dataset.
+        """Configuration of a model for a task on this dataset.
 
         Args:
             dataset: The data.
-            labelled: Whether the task is to tell the dataset's labels.
+            labelled: Whether the task predicts the dataset's labels.
         """
         return self.model_copy(
             update={"labels": dataset.classes if labelled else (), "images": dataset.images_per_example or 1}
         )
 
     def canonical(self, exclude: Collection[str] = ()) -> str:
-        """The configuration as one text, the same whether it was written down just now or read from a folder."""
+        """Canonical JSON of the configuration, for hashing."""
         return json.dumps(self.model_dump(mode="json", exclude=set(exclude)), sort_keys=True)

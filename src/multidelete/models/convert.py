@@ -1,4 +1,4 @@
-"""Official ALBEF checkpoints as weights of :class:`~multidelete.models.albef.Albef`."""
+"""Converts official ALBEF checkpoints to :class:`~multidelete.models.albef.Albef`."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ VIT_BLOCK = {
 }
 QKV = ("q_proj", "k_proj", "v_proj")
 RETRIEVAL = {"vision_proj": "vision_projection", "text_proj": "text_projection", "itm_head": "matching_head"}
-CLASSES = {"cls_head.0": "class_head.0", "cls_head.2": "class_head.2"}  # of one picture (SNLI-VE)
-# Momentum copies, and queues: the queues are embeddings of the last training examples, deleted ones among them, so
-# that no unlearned model may carry them along. The head of masked language modelling is not part of this model.
+CLASSES = {"cls_head.0": "class_head.0", "cls_head.2": "class_head.2"}  # for one image (SNLI-VE)
+# Momentum copies and queues are left out: queues hold embeddings of recent training examples, which may be deleted
+# ones. The head of masked language modelling is not part of this model.
 LEFT_OUT = re.compile(
     r"(visual_encoder|text_encoder|vision_proj|text_proj)_m\."
     r"|(image_queue|text_queue|idx_queue|queue_ptr|ptr_queue)$"
     r"|text_encoder\.cls\."
     r"|text_encoder\.(bert\.)?embeddings\.position_ids$"
 )
-NEW = ("class_head",)  # what a checkpoint that was not fine-tuned to classify does not have
+NEW = ("class_head",)  # missing in checkpoints that were not fine-tuned for classification
 
 
 def albef_base(image_size: int = 384, **changes: Any) -> AlbefConfig:
@@ -67,16 +67,16 @@ def albef_base(image_size: int = 384, **changes: Any) -> AlbefConfig:
 
 
 def load_lavis(path: str | Path, config: AlbefConfig, tokenizer: Any, seed: int = 0) -> Albef:
-    """An :class:`Albef` with the weights of an official checkpoint file.
+    """Load an official checkpoint file as an :class:`Albef`.
 
     Args:
-        path: A ``.pth`` file of salesforce/ALBEF or LAVIS; only tensors are read from it, never code.
-        config: Its sizes (:func:`albef_base`), and the task's ``labels`` and ``images``.
-        tokenizer: The tokenizer it was trained with (``bert-base-uncased``).
-        seed: Seed of what the checkpoint does not have: a class head for a new task.
+        path: ``.pth`` file of salesforce/ALBEF or LAVIS; only tensors are loaded, no code.
+        config: Sizes (:func:`albef_base`), and the task's ``labels`` and ``images``.
+        tokenizer: Tokenizer of the checkpoint (``bert-base-uncased``).
+        seed: Seed of weights that the checkpoint lacks: the class head of a new task.
 
     Raises:
-        InputError: The file is missing or not such a checkpoint, or does not fit the configuration.
+        InputError: The file is missing, not such a checkpoint, or does not fit the configuration.
     """
     path = Path(path)
     if not path.is_file():
@@ -84,10 +84,10 @@ def load_lavis(path: str | Path, config: AlbefConfig, tokenizer: Any, seed: int 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise InputError(f"'{path}' could not be read as weights alone: {reason(error)}") from error
+        raise InputError(f"'{path}' could not be read as weights: {reason(error)}") from error
     weights = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-        raise InputError(f"'{path}' holds no weights by name: expected a state dict, or one under 'model'")
+        raise InputError(f"'{path}' has no weights by name: expected a state dict, or one under 'model'")
     model = Albef.build(config, (), seed, tokenizer=tokenizer)
     assert isinstance(model, Albef)
     model.load_state_dict(from_lavis(weights, model.config), strict=False)
@@ -97,26 +97,25 @@ def load_lavis(path: str | Path, config: AlbefConfig, tokenizer: Any, seed: int 
 def from_lavis(state_dict: Mapping[str, Tensor], config: AlbefConfig) -> dict[str, Tensor]:
     """Weights of :class:`Albef` from an official ALBEF state dict [1]_.
 
-    Names of the original repository (``text_encoder.bert.*`` while pretraining, ``text_encoder.*`` when fine-tuned)
-    and of LAVIS are both read. The text encoder's first layers, as many as ``config.text`` has, are our text encoder;
-    the layers after them, which have cross-attention, are our fusion encoder. Position embeddings of another image
-    size are interpolated, as the original does before fine-tuning.
+    Reads the names of the original repository (``text_encoder.bert.*`` for pretraining, ``text_encoder.*`` for
+    fine-tuning) and of LAVIS. The first layers of its text encoder, as many as ``config.text`` has, become our text
+    encoder; the following layers, which have cross-attention, our fusion encoder. Position embeddings of another image
+    size are interpolated, as in the original before fine-tuning.
 
     Left out on purpose: momentum copies (``*_m``), the head of masked language modelling, and the queues
-    (``image_queue``, ``text_queue``, ``idx_queue``), because queues hold embeddings of training data: an unlearned
-    model that carried them along would carry what it was to forget.
+    (``image_queue``, ``text_queue``, ``idx_queue``): they hold embeddings of training data, which an unlearned model
+    must not keep.
 
     Args:
-        state_dict: The official weights by name.
-        config: Sizes of the model they are for; adapters must not be needed, so all three widths are the same.
+        state_dict: Official weights by name.
+        config: Sizes of the model; adapters are not supported, so all three widths must be equal.
 
     Returns:
-        Weights by our names. A configuration with ``labels`` has no use for projections, matching head and
-        temperature; its class head is among them where the checkpoint was fine-tuned to classify (SNLI-VE), else it
-        belongs to the new task and keeps its initial values.
+        Weights by our names. With ``labels``, there are no projections, matching head and temperature; a class head is
+        included if the checkpoint was fine-tuned for classification (SNLI-VE), else it keeps its initial values.
 
     Raises:
-        InputError: Weights are missing, unknown, or of another shape than the configuration says.
+        InputError: Weights are missing, unknown, or of another shape than in the configuration.
 
     References:
         .. [1] Li et al., "Align before Fuse: Vision and Language Representation Learning with Momentum
@@ -142,17 +141,17 @@ def from_lavis(state_dict: Mapping[str, Tensor], config: AlbefConfig) -> dict[st
     name = "vision.embeddings.position_embeddings"
     if name in weights and name in wanted:
         weights[name] = resized_positions(weights[name], wanted[name][1])
-    _refuse("lacks what would be weight", [n for n in wanted if n not in weights and not within(n, NEW)])
-    _refuse("is larger than the configuration: it has what would be weight", [n for n in weights if n not in wanted])
+    _refuse("lacks the weight for", [n for n in wanted if n not in weights and not within(n, NEW)])
+    _refuse("is larger than the configuration: it has a weight for", [n for n in weights if n not in wanted])
     wrong = [name for name, tensor in weights.items() if tensor.shape != wanted[name]]
     if wrong:
         shapes = f"{tuple(weights[wrong[0]].shape)} instead of {tuple(wanted[wrong[0]])}"
-        _refuse(f"does not fit the configuration: shape {shapes} of what would be weight", wrong)
+        _refuse(f"does not fit the configuration: shape {shapes} of the weight for", wrong)
     return weights
 
 
 def _renamed(name: str, tensor: Tensor, depth: int) -> Iterable[tuple[str, Tensor]]:
-    """Our names and tensors of one official weight; none where it is unknown."""
+    """Our names and tensors of one official weight; empty if it is unknown."""
     module, _, kind = name.rpartition(".")
     if match := re.fullmatch(r"visual_encoder\.blocks\.(\d+)\.(.+)", module):
         layer = f"vision.layers.{match[1]}"
@@ -175,12 +174,12 @@ def _renamed(name: str, tensor: Tensor, depth: int) -> Iterable[tuple[str, Tenso
         yield f"text.{match[1]}", tensor
     elif module in RETRIEVAL | CLASSES:
         yield f"{(RETRIEVAL | CLASSES)[module]}.{kind}", tensor
-    elif name == "temp":  # the official model divides by it; ours multiplies by the exponential of its scale
+    elif name == "temp":  # the official model divides by it; ours multiplies by the exponential of log_scale
         yield "log_scale", -tensor.reshape(()).log()
 
 
 def resized_positions(positions: Tensor, count: int) -> Tensor:
-    """Position embeddings of a square grid and a class token, ``(1, 1 + h², D)``, for ``count`` places.
+    """Interpolate position embeddings of a class token and a square grid, ``(1, 1 + h², D)``, to ``count`` positions.
 
     >>> resized_positions(torch.ones(1, 1 + 4, 3), 1 + 9).shape
     torch.Size([1, 10, 3])
@@ -190,7 +189,7 @@ def resized_positions(positions: Tensor, count: int) -> Tensor:
     first, grid = positions[:, :1], positions[:, 1:]
     before, after = (round((n - 1) ** 0.5) for n in (positions.shape[1], count))
     if before**2 != grid.shape[1] or after**2 != count - 1:
-        return positions  # not a square: the shape is refused as any other that does not fit
+        return positions  # not a square: the caller refuses the shape
     square = grid.reshape(1, before, before, -1).permute(0, 3, 1, 2)
     square = F.interpolate(square, size=(after, after), mode="bicubic", align_corners=False)
     return torch.cat([first, square.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)

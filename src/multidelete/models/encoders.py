@@ -1,4 +1,4 @@
-"""Vision and text backbones from ``transformers``: pretrained folders, hub ids or configurations, behind one call."""
+"""Vision and text backbones from ``transformers``: pretrained folders, hub ids or configurations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from multidelete.models.config import EncoderConfig
 from multidelete.models.inputs import Encoding, Tokens
 from multidelete.utils.errors import InputError, did_you_mean
 
-UNMAPPED = {  # towers by model_type that AutoModel does not know
+UNMAPPED = {  # by model_type: towers that AutoModel does not know
     "siglip_text_model": "SiglipTextModel",
     "blip_vision_model": "BlipVisionModel",
     "blip_text_model": "BlipTextModel",
@@ -23,11 +23,11 @@ UNMAPPED = {  # towers by model_type that AutoModel does not know
 
 
 def build_backbone(encoder: EncoderConfig, modality: str) -> tuple[nn.Module, dict[str, Any]]:
-    """A backbone and its full configuration, pretrained or with random weights.
+    """Build a backbone, pretrained or with random weights; returns it with its complete configuration.
 
     Args:
-        encoder: What to build.
-        modality: ``vision`` or ``text``; of a dual encoder's folder (CLIP, SigLIP) this tower is taken.
+        encoder: Configuration of the encoder.
+        modality: ``vision`` or ``text``; the tower to take from the folder of a dual encoder (CLIP, SigLIP).
 
     Raises:
         InputError: The folder or the configuration does not describe an encoder that ``transformers`` knows.
@@ -46,11 +46,11 @@ def build_backbone(encoder: EncoderConfig, modality: str) -> tuple[nn.Module, di
 
 
 def load_pretrained(source: str, where: str) -> nn.Module:
-    """A pretrained model from a folder or hub id, in fp32."""
+    """Load a pretrained model from a folder or hub id, in fp32."""
     from transformers import AutoConfig, AutoModel
 
     with loading(source, where) as path:
-        # Stored in half precision or not: training and unlearning hold their weights in fp32.
+        # Training and unlearning need fp32 weights, even if they are stored in half precision.
         config = AutoConfig.from_pretrained(path)
         model: nn.Module = AutoModel.from_pretrained(path, dtype=torch.float32, **_without_pooler(config))
     return model
@@ -58,10 +58,10 @@ def load_pretrained(source: str, where: str) -> nn.Module:
 
 @contextmanager
 def loading(source: str, where: str) -> Iterator[str]:
-    """The place that ``transformers`` loads from; what goes wrong inside the block is told in one line.
+    """Yield the folder or id for ``transformers``; errors inside the block become one-line messages.
 
     Raises:
-        InputError: There is no such folder, or what is in it cannot be loaded.
+        InputError: The folder does not exist or cannot be loaded.
     """
     from transformers.utils import logging
 
@@ -70,10 +70,10 @@ def loading(source: str, where: str) -> Iterator[str]:
     if not folder.is_dir() and source.startswith((".", "/", "~")):
         raise InputError(f"{where}.pretrained: there is no folder '{source}'")
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # heads of the pretraining task that are not used are not worth a warning
+    logging.set_verbosity_error()  # do not warn about unused heads of the pretraining task
     try:
         yield str(folder.resolve()) if folder.is_dir() else source
-    except Exception as error:  # a foreign or damaged folder makes transformers raise whatever it stumbles over
+    except Exception as error:  # transformers raises many kinds of errors for invalid folders
         raise InputError(f"{where}.pretrained: '{source}' could not be loaded: {reason(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
@@ -82,12 +82,12 @@ def loading(source: str, where: str) -> Iterator[str]:
 def backbone_from_config(
     fields: dict[str, Any], where: str, *, check: bool = False
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A backbone with random weights from the fields of a ``transformers`` configuration.
+    """Build a backbone with random weights from fields of a ``transformers`` configuration.
 
     Args:
-        fields: The fields, with ``model_type``.
-        where: What messages call it.
-        check: Refuse unknown fields; the configuration of a published model may well have some.
+        fields: Fields, with ``model_type``.
+        where: Name of the setting, for messages.
+        check: Refuse unknown fields; configurations of published models may have some.
     """
     import transformers
     from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
@@ -97,7 +97,7 @@ def backbone_from_config(
     if kind not in CONFIG_MAPPING:
         hint = did_you_mean(str(kind), CONFIG_MAPPING.keys())
         raise InputError(f"{where}.config: model_type {kind!r} is not one that transformers knows{hint}")
-    # A configuration takes over whatever it is given, so that only a default one tells which fields there are.
+    # Configurations accept any field; only a default one shows which fields exist.
     known = AutoConfig.for_model(kind).to_dict()
     unknown = sorted(set(fields) - set(known))
     if unknown and check:
@@ -110,15 +110,15 @@ def backbone_from_config(
             backbone: nn.Module = architecture(config, **_no_pooling(architecture))
         else:
             backbone = AutoModel.from_config(config, **_without_pooler(config))
-    except Exception as error:  # a value that does not fit makes transformers raise whatever it stumbles over
+    except Exception as error:  # transformers raises many kinds of errors for invalid values
         raise InputError(f"{where}.config does not describe a {kind} encoder: {reason(error)}") from error
     return backbone, describe(backbone)
 
 
 def drawn_by_width(fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a configuration with a deviation of random weights that goes with the width, unless they have one.
+    """Add an ``initializer_range`` that suits the width to the fields of a configuration, unless it has one.
 
-    BERT's 0.02 belongs to a width of 768; a narrow transformer that is drawn with it starts almost dead.
+    BERT's 0.02 is for width 768; narrow transformers with it hardly pass any signal.
 
     >>> drawn_by_width({"hidden_size": 192})["initializer_range"]
     0.04
@@ -127,16 +127,16 @@ def drawn_by_width(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def reason(error: Exception) -> str:
-    """What another library says was wrong, in one line."""
+    """Message of an error of another library, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].startswith("Validation error"):
         return lines[1].removeprefix("TypeError: ")
-    informative = lines and not isinstance(error, KeyError)  # whose text is only the key
+    informative = lines and not isinstance(error, KeyError)  # the text of a KeyError is only the key
     return lines[0] if informative else " ".join([type(error).__name__, *lines[:1]])
 
 
 def _without_pooler(config: Any) -> dict[str, bool]:
-    """The keyword that leaves out a pooling layer nobody reads, for the classes that have it."""
+    """Keyword arguments that omit the unused pooling layer, for classes that have one."""
     from transformers import AutoModel
 
     mapping = AutoModel._model_mapping
@@ -151,7 +151,7 @@ def _no_pooling(architecture: Any) -> dict[str, bool]:
 
 
 def describe(backbone: nn.Module) -> dict[str, Any]:
-    """The fields of a backbone's configuration from which the same architecture can be made again."""
+    """Fields of a backbone's configuration that suffice to rebuild the architecture."""
     config: Any = backbone.config
     fields = dict(config.to_diff_dict())
     for key in ("_name_or_path", "transformers_version", "architectures", "dtype"):
@@ -170,11 +170,11 @@ def width_of(backbone: nn.Module, where: str) -> int:
 
 def run_vision(backbone: nn.Module, encoder: EncoderConfig, pixels: Tensor) -> Encoding:
     """Token states and pooled vector of normalised images, ``(B, 3, H, W)``."""
-    # Convolutions are twice as fast on a CPU where the channels of a pixel stand side by side.
+    # On a CPU convolutions are twice as fast in channels_last format.
     output: Any = backbone(pixel_values=pixels.contiguous(memory_format=torch.channels_last))
     states = output.last_hidden_state
     pooling = encoder.pooling
-    if states.dim() == 4:  # a convolutional map (B, C, h, w): its h·w places are the tokens
+    if states.dim() == 4:  # convolutional map (B, C, h, w): its h·w positions are the tokens
         states = states.flatten(2).transpose(1, 2)
         pooling = pooling or "mean"
     mask = states.new_ones(states.shape[:2], dtype=torch.long)
@@ -192,7 +192,7 @@ def run_text(backbone: nn.Module, encoder: EncoderConfig, tokens: Tokens) -> Enc
 
 
 def additive(mask: Tensor) -> Tensor:
-    """What layers without a fused attention add to their scores, ``(B, 1, 1, L)``, from a mask ``(B, L)``."""
+    """Additive attention mask, ``(B, 1, 1, L)``, from a mask ``(B, L)``, for layers without fused attention."""
     return (1 - mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
 
 
@@ -206,7 +206,7 @@ def _pool(states: Tensor, mask: Tensor, pooling: str | None, output: Any) -> Ten
 
 
 def build_tokenizer(encoder: EncoderConfig, texts: Sequence[str], where: str) -> Any:
-    """The tokenizer that a pretrained text encoder brings, or a word-level one made from the dataset's texts."""
+    """Load the tokenizer of a pretrained text encoder, or build a word-level one from the dataset's texts."""
     from transformers import AutoTokenizer
 
     if encoder.pretrained is None:
@@ -219,7 +219,7 @@ def build_tokenizer(encoder: EncoderConfig, texts: Sequence[str], where: str) ->
 
 
 def word_tokenizer(texts: Sequence[str]) -> Any:
-    """A lower-casing word-level tokenizer over every word of the texts, in sorted order."""
+    """Build a lower-casing word-level tokenizer over all words of the texts, in sorted order."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

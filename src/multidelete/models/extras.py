@@ -1,4 +1,4 @@
-"""Extra modules of models, which originals learn beside their task for methods that need one."""
+"""Extra modules of models, which originals train together with their task for methods that need them."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from torch import nn
 
 from multidelete.utils.registry import choose, with_entry_points
 
-EXTRA = "extra"  # the submodule of a model
+EXTRA = "extra"  # name of the submodule
 
 
 class ExtraModules(Protocol):
-    """A kind of extra module; see :class:`multidelete.training.extras.Extra`."""
+    """Kind of extra module; see :class:`multidelete.training.extras.Extra`."""
 
     uses_request: ClassVar[bool]
 
     @classmethod
     def build(cls, model: Any, facts: Mapping[str, Any]) -> nn.Module:
-        """The module for a model, as it is before training."""
+        """Build the module for a model, before training."""
 
 
-# Entry points alone, those of this package too: models know no extra module, and nothing imports one unasked.
+# Entry points only, also for this package: models import no extra module unless it is used.
 EXTRAS: dict[str, type[ExtraModules]] = with_entry_points("multidelete.extras", {})
 
 
 def add_extra(model: Any, facts: dict[str, Any] | None) -> None:
-    """Add an extra module to a model and record it in its configuration.
+    """Add an extra module to a model and record it in the model's configuration.
 
     Args:
-        model: Changed in place.
-        facts: Name of the module and what it is built from; nothing happens without.
+        model: Model, changed in place.
+        facts: Name of the module and arguments to build it; None adds nothing.
     """
     if facts is None:
         return

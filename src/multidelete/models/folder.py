@@ -1,4 +1,4 @@
-"""Configuration, tokenizer and weights in a model's folder."""
+"""Reads configuration, tokenizer and weights from a model folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMAT = 1
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What stands in the configuration file of a model's folder.
+    """Read the configuration file of a model folder.
 
     Raises:
         InputError: The folder or the file is missing, or the file is damaged.
@@ -42,14 +42,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model's folder.
+    """Load the tokenizer of a model folder.
 
     Raises:
         InputError: It is missing or damaged.
     """
     from transformers import AutoTokenizer
 
-    # A folder without tokenizer.json would send AutoTokenizer off to look for a vocabulary elsewhere.
+    # Without tokenizer.json, AutoTokenizer would look for a vocabulary elsewhere.
     if not (folder / "tokenizer.json").is_file():
         raise InputError(f"'{folder}' has no tokenizer.json: the model folder is incomplete")
     try:
@@ -62,7 +62,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Load weights into a model.
 
     Raises:
-        InputError: The file is missing or damaged, does not fit the model, or holds values that are not finite.
+        InputError: The file is missing or damaged, does not fit the model, or has values that are not finite.
     """
     if not path.is_file():
         raise InputError(f"'{path.parent}' has no {path.name}: the model folder is incomplete")
@@ -80,5 +80,5 @@ def load_weights(model: nn.Module, path: Path) -> None:
             raise InputError(f"{path} does not fit its {CONFIG_FILE}: it {what} weight '{names[0]}'{more}")
     broken = next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None)
     if broken is not None:
-        raise InputError(f"{path} is of no use: weight '{broken}' holds values that are not finite")
+        raise InputError(f"{path} is damaged: weight '{broken}' has values that are not finite")
     model.load_state_dict(weights)

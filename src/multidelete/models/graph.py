@@ -1,4 +1,4 @@
-"""A knowledge graph, and the part of it that a model may see when it judges one pair of its nodes."""
+"""Knowledge graphs, and the neighbourhood of a node pair that a model may see."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """What is visible around one pair of nodes; the pair comes first.
+    """Visible nodes and edges around a node pair; the pair comes first.
 
     Args:
         nodes: Rows of the graph's nodes, ``(L,)``.
-        edges: Visible edges among them, as places in ``nodes``, ``(E, 2)``.
-        features: Of each node: is it the first of the pair, is it the second, does it lie in the hierarchy, how much
-            of the second node's ancestry it shares (Jaccard), and log(1 + visible degree) / 5, ``(L, FEATURES)``.
+        edges: Visible edges, as indices into ``nodes``, ``(E, 2)``.
+        features: For each node: is it the first of the pair, is it the second, is it in the hierarchy, the Jaccard
+            similarity of its ancestors and the second node's, and log(1 + visible degree) / 5, ``(L, FEATURES)``.
     """
 
     nodes: Rows
@@ -38,20 +38,20 @@ class Neighbourhood:
 
 
 class Graph:
-    """Nodes of several kinds; a hierarchy (``is_a``) over some of them, and other relations between nodes.
+    """Nodes of several kinds, with a hierarchy (``is_a``) over some of them and other relations between nodes.
 
-    Annotations propagate along the hierarchy: who is linked to a term is linked to its ancestors as well. A question
-    "are these two related?" is therefore answered not only by the edge between them, but also by the edges of the one
-    to the other's ancestors and descendants: :meth:`neighbourhood` hides them all.
+    Annotations propagate along the hierarchy: a node linked to a term is also linked to its ancestors. Whether two
+    nodes are related can thus be read from the edge between them and from edges to the other's ancestors and
+    descendants. :meth:`neighbourhood` hides all of them.
 
     Args:
-        nodes: Ids, unique.
+        nodes: Unique ids.
         kinds: Kind of each node.
         names: Name of each node.
-        edges: (head id, relation, tail id); ``is_a`` leads from a term to a more general one.
+        edges: (head id, relation, tail id); ``is_a`` points from a term to a more general one.
 
     Raises:
-        InputError: An id is used twice, or an edge names an unknown one.
+        InputError: An id is used twice, or an edge has an unknown id.
     """
 
     def __init__(
@@ -94,45 +94,44 @@ class Graph:
         return self._row[node]
 
     def unknown(self, node: str) -> str:
-        """The sentence that there is no such node."""
+        """Message that there is no such node."""
         return f"node {node!r} is not in the graph{did_you_mean(node, self._row)}"
 
     def pair_problem(self, pair: Sequence[str]) -> str | None:
-        """What is wrong with a pair of node ids, if anything."""
+        """Message about an invalid pair of node ids, or None."""
         if len(pair) != 2:
             return f"expected two nodes of the graph that the texts are about, got {len(pair)}"
         return next((self.unknown(node) for node in pair if node not in self._row), None)
 
     def ancestors(self, row: int) -> frozenset[int]:
-        """Rows of everything above a node in the hierarchy."""
+        """Rows of all nodes above a node in the hierarchy."""
         return self._closure(row, up=True)
 
     def descendants(self, row: int) -> frozenset[int]:
-        """Rows of everything below a node in the hierarchy."""
+        """Rows of all nodes below a node in the hierarchy."""
         return self._closure(row, up=False)
 
     def hidden(self, first: int, second: int) -> frozenset[int]:
-        """Rows to which no edge of ``first`` may be seen when it is asked whether it is related to ``second``."""
+        """Rows whose edges to ``first`` would reveal whether it is related to ``second``."""
         return frozenset({second}) | self.ancestors(second) | self.descendants(second)
 
     def neighbourhood(self, first: int, second: int, size: int) -> Neighbourhood:
-        """The visible surroundings of a pair: what lies around either node, without what would give the answer away.
+        """Visible neighbourhood of a pair, without the edges that reveal the answer.
 
-        Half of the room belongs to each node's neighbours. Those of the first node come in the order of the ancestry
-        they share with the second; those of the second with its own hierarchy first. Ties are broken by the ids'
-        order, so that a pair always sees the same.
+        Each node's neighbours fill half of ``size``. Neighbours of the first node are sorted by similarity to the
+        second; those of the second begin with its hierarchy. Ties are broken by row, so the result is deterministic.
 
         Args:
             first: Row of the entity (gene).
             second: Row of the term (phenotype).
-            size: Nodes at most, the pair included.
+            size: Maximum number of nodes, including the pair.
         """
         hidden = self.hidden(first, second)
         around = self._around[first].tolist()
         own = [row for row in around if row not in hidden]
         others = [row for row in self._around[second].tolist() if row != first]
         shared = {row: self._similarity(row, second) for row in {second, *own, *others}}
-        # Python's sort is stable, and the rows are sorted: ties stay in the order of the rows.
+        # Python's sort is stable, so ties keep the order of the rows.
         own.sort(key=lambda row: -shared[row])
         others.sort(key=lambda row: (row not in hidden, -shared[row]))
         room = size - 2
@@ -150,7 +149,7 @@ class Graph:
             for other in self._around[row].tolist()
             if row < other and other in index and not self._reveals(row, other, first, hidden)
         ]
-        cut = hidden.intersection(around)  # what loses its edge to the first node, and the degree that goes with it
+        cut = hidden.intersection(around)  # these lose their edge to the first node, which reduces their degree
         degrees = np.array([len(self._around[row]) - (row in cut) for row in chosen], dtype=np.float32)
         degrees[0] = len(own)
         features = np.zeros((len(nodes), FEATURES), dtype=np.float32)
@@ -165,7 +164,7 @@ class Graph:
         return (row == first and other in hidden) or (other == first and row in hidden)
 
     def _similarity(self, row: int, term: int) -> float:
-        """Share of the two nodes' ancestries, themselves included, that they have in common."""
+        """Jaccard similarity of the ancestors of two nodes, each including the node itself."""
         one, other = self.ancestors(row) | {row}, self.ancestors(term) | {term}
         common = len(one & other)
         return common / (len(one) + len(other) - common)
@@ -195,7 +194,7 @@ class Graph:
         """Read what :meth:`save` wrote.
 
         Raises:
-            InputError: A file is missing, or a line is not of three fields or names an unknown node.
+            InputError: A file is missing, or a line does not have three fields or has an unknown node.
         """
         nodes = _read_tsv(folder / NODES, "id, kind, name")
         edges = _read_tsv(folder / EDGES, "head, relation, tail")
@@ -233,7 +232,7 @@ def _read_tsv(path: Path, fields: str) -> list[tuple[str, str, str]]:
 
 
 def _neighbours(ends: Rows, count: int) -> list[Rows]:
-    """For each node the sorted rows that its edges lead to."""
+    """Sorted rows of the neighbours of each node."""
     order = np.lexsort((ends[:, 1], ends[:, 0])) if len(ends) else np.empty(0, dtype=np.int64)
     heads, tails = ends[order, 0], ends[order, 1]
     return np.split(tails, np.searchsorted(heads, np.arange(1, count)))

@@ -1,4 +1,4 @@
-"""A graph and a sentence about two of its nodes: GCN over their surroundings, sentence encoder, fusion encoder."""
+"""Graph-text model: GCN over the neighbourhood of two nodes, sentence encoder and fusion encoder."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from multidelete.utils.randomness import seeded
 
 
 class GraphConfig(BaseModel):
-    """The graph encoder.
+    """Configuration of the graph encoder.
 
     Args:
         width: Width of node states.
-        layers: Graph convolutions.
-        neighbourhood: Nodes that are seen around a pair, the pair included.
-        identity: Whether each node has a learned vector of its own beside its features.
-        dropout: Of node states, and of the nodes' own vectors as wholes.
-        freeze: Keep the weights as they are, in training and under every method.
-        nodes: Nodes of the graph; taken from the data when a model is trained.
-        hash: Which graph; taken from the data as well.
+        layers: Number of graph convolutions.
+        neighbourhood: Number of nodes visible around a pair, including the pair.
+        identity: Whether each node has a learned embedding in addition to its features.
+        dropout: Dropout probability of node states, and of entire node embeddings.
+        freeze: Freeze the weights, in training and under every method.
+        nodes: Number of nodes. Set from the data before training.
+        hash: Hash of the graph. Set from the data before training.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -73,7 +73,7 @@ class GraphTextConfig(ModelConfig):
     max_text_tokens: int = Field(default=64, ge=3)
 
     def for_dataset(self, dataset: DataFacts, *, labelled: bool) -> Self:
-        """See :meth:`ModelConfig.for_dataset`; the graph comes with it."""
+        """See :meth:`ModelConfig.for_dataset`; also sets the graph."""
         fitted = super().for_dataset(dataset, labelled=labelled)
         if dataset.graph is None:
             return fitted
@@ -82,11 +82,11 @@ class GraphTextConfig(ModelConfig):
 
 
 class GraphTextModel(Model):
-    """Does a sentence state that two nodes are related? GCN [1]_ and sentence encoder, joined by cross-attention.
+    """Classifies whether a sentence states that two nodes are related: GCN [1]_, sentence encoder, cross-attention.
 
-    The graph encoder sees the surroundings of the pair without the edges that would answer the question (see
-    :meth:`Graph.neighbourhood`). Its token states are one vector of the pair, a function of both nodes' states and
-    their product, and the states of all nodes; the fusion encoder of :class:`Albef` reads them beside the sentence's.
+    The graph encoder sees the neighbourhood of the pair without edges that reveal the answer (see
+    :meth:`Graph.neighbourhood`). Its token states are a vector of the pair (from both nodes' states and their product),
+    followed by the states of all nodes. The fusion encoder of :class:`Albef` attends to them from the sentence.
 
     References:
         .. [1] Kipf and Welling, "Semi-Supervised Classification with Graph Convolutional Networks", ICLR 2017
@@ -120,7 +120,7 @@ class GraphTextModel(Model):
         self.class_head = ClassHead(config.fusion.width, len(config.labels))
 
     def check_dataset(self, dataset: DataFacts) -> None:
-        """See :meth:`Model.check_dataset`; a model has embeddings for the nodes of one graph."""
+        """See :meth:`Model.check_dataset`; node embeddings belong to one graph."""
         super().check_dataset(dataset)
         assert dataset.graph is not None
         if dataset.graph.hash != self.config.graph.hash:
@@ -159,13 +159,13 @@ class GraphTextModel(Model):
 
 
 class GraphEncoder(nn.Module):
-    """Graph convolutions over the surroundings of a pair of nodes."""
+    """Graph convolutions over the neighbourhood of a pair of nodes."""
 
     def __init__(self, config: GraphConfig) -> None:
         super().__init__()
         from torch_geometric.nn import DenseGCNConv
 
-        self.identity = nn.Embedding(config.nodes + 1, config.width) if config.identity else None  # 0: no node
+        self.identity = nn.Embedding(config.nodes + 1, config.width) if config.identity else None  # 0 is padding
         if self.identity is not None:
             nn.init.normal_(self.identity.weight, std=0.1)
         self.features = nn.Linear(FEATURES, config.width)
@@ -177,11 +177,11 @@ class GraphEncoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, graphs: Subgraphs) -> Encoding:
-        """A vector of the pair and states of all nodes, ``(B, 1 + L, D)``."""
+        """Encode pairs as a pair vector and the states of all nodes, ``(B, 1 + L, D)``."""
         states = self.features(graphs.features)
         if self.identity is not None:
             own = self.identity(graphs.nodes + 1)
-            # A node's own vector is dropped as a whole: what it is must then be told by where it stands.
+            # Drop entire node embeddings, so that nodes must also be recognised by their position in the graph.
             states = states + own * self.dropout(own.new_ones(own.shape[:2])).unsqueeze(-1)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             spread = layer(states, graphs.adjacency.to(states.dtype), graphs.mask.bool())

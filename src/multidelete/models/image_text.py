@@ -1,4 +1,4 @@
-"""What every image-text model shares: two backbones, and losses over the similarities of a batch."""
+"""Base class of image-text models: two backbones, and losses over the similarities of a batch."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from multidelete.utils.randomness import seeded
 
 
 class ImageTextModel(Model):
-    """A vision and a text backbone from ``transformers``, each of which the configuration can freeze.
+    """Base class of models with a vision and a text backbone from ``transformers``; each can be frozen.
 
-    The token states of an example's pictures stand one behind the other.
+    The token states of an example's images are concatenated.
     """
 
     config: Any
@@ -67,10 +67,10 @@ class ImageTextModel(Model):
 
     @torch.no_grad()
     def check_sizes(self) -> None:
-        """Encode one blank image and one text of full length: sizes that do not fit show before anything is trained.
+        """Encode one blank image and one text of full length, so that wrong sizes are detected before training.
 
         Raises:
-            InputError: An encoder does not take what the configuration would give it.
+            InputError: An encoder does not accept the configured sizes.
         """
         size, length = self.config.image_size, self.config.max_text_tokens
         several = (self.config.images,) if self.config.images > 1 else ()
@@ -82,7 +82,7 @@ class ImageTextModel(Model):
         ):
             try:
                 self.encode_one(modality, inputs)
-            except Exception as error:  # each architecture has its own way to stumble
+            except Exception as error:  # the error depends on the architecture
                 raise InputError(f"model.{modality} does not work with {setting}: {reason(error)}") from error
 
     def width(self, modality: str) -> int:
@@ -94,7 +94,7 @@ class ImageTextModel(Model):
         return self.width(modality)
 
     def contrastive_scale(self) -> float:
-        """See :meth:`Model.contrastive_scale`; the learned temperature, capped as in the loss."""
+        """See :meth:`Model.contrastive_scale`; learned, and capped as in the loss."""
         return float(self.log_scale.detach().exp().clamp(max=100))
 
     def embed(self, modality: str, inputs: Tensor | Tokens | Subgraphs) -> Encoding:
@@ -115,9 +115,9 @@ class ImageTextModel(Model):
         )
 
     def fuse(self, encodings: Mapping[str, Encoding]) -> Tensor:
-        """See :meth:`Model.fuse`; the text is fused with each of n pictures, and the results stand side by side.
+        """See :meth:`Model.fuse`; fuses the text with each of n images and concatenates the results, as ViLT for NLVR2.
 
-        So ViLT reads the pairs of NLVR2; ALBEF and BLIP run through their fusion layers twice.
+        The papers of ALBEF and BLIP interleave cross-attention to both images instead.
 
         Returns:
             ``(B, n · D)``.
@@ -133,11 +133,11 @@ class ImageTextModel(Model):
         return torch.cat(fused.chunk(count), dim=-1)
 
     def add_head(self, width: int, extra_width: int = 0) -> None:
-        """Make what judges fused representations: of classes, or of matching.
+        """Add the head: for classes, or for matching.
 
         Args:
-            width: Of those of single pictures.
-            extra_width: Width of further inputs of a class head.
+            width: Width of the fused representation of one image.
+            extra_width: Width of additional inputs of a class head.
         """
         if self.config.labels:
             self.class_head = ClassHead(self.config.images * width + extra_width, len(self.config.labels))
@@ -150,7 +150,7 @@ class ImageTextModel(Model):
         return logits
 
     def fuse_picture(self, text: Encoding, vision: Encoding) -> Tensor:
-        """The fused representation of texts and single pictures, ``(B, D)``."""
+        """Fused representation of texts and single images, ``(B, D)``."""
         raise NotImplementedError
 
     def pair_losses(self, batch: Batch, encodings: Mapping[str, Encoding]) -> Tensor:
@@ -165,17 +165,17 @@ class ImageTextModel(Model):
     def matching_losses(
         self, batch: Batch, encodings: Mapping[str, Encoding], similarity: Tensor, same: Tensor
     ) -> Tensor:
-        """Matching loss over each pair, one wrong text for its image and one wrong image for its text, ``(B,)``.
+        """Matching loss over each pair, one negative text for its image and one negative image for its text, ``(B,)``.
 
         Args:
-            batch: The true pairs.
-            encodings: Theirs.
-            similarity: The likelier the wrong partner, the likelier it is drawn, ``(B, B)`` (ALBEF, section 3.2).
-            same: Which places hold true pairs, ``(B, B)``.
+            batch: True pairs.
+            encodings: Encodings of the batch.
+            similarity: Similarities by which negatives are drawn, ``(B, B)`` (ALBEF, section 3.2).
+            same: Which entries are true pairs, ``(B, B)``.
         """
         negative_text = hard_negatives(similarity, same, batch.generator)
         negative_vision = hard_negatives(similarity.T, same.T, batch.generator)
-        if negative_text is None or negative_vision is None:  # the whole batch is one example: no wrong partner in it
+        if negative_text is None or negative_vision is None:  # all pairs belong to one example: no negatives
             return F.cross_entropy(
                 self.head(self.fuse(encodings)).float(), same.new_ones(len(batch)).long(), reduction="none"
             )
@@ -188,21 +188,21 @@ class ImageTextModel(Model):
 
 
 class ClassHead(nn.Sequential):
-    """Logits of the classes from a fused representation: one hidden layer, as in ALBEF's class heads."""
+    """Class head with one hidden layer, as in ALBEF."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes))
 
 
 def normalise(images: Tensor, config: ModelConfig) -> Tensor:
-    """uint8 images ``(B, 3, H, W)`` as floats with the configuration's mean and deviation per channel."""
+    """Convert uint8 images ``(B, 3, H, W)`` to floats, normalised with the configuration's mean and deviation."""
     mean = torch.tensor(config.image_mean, device=images.device).view(3, 1, 1)
     std = torch.tensor(config.image_std, device=images.device).view(3, 1, 1)
     return (images.float() / 255 - mean) / std
 
 
 def contrastive_logits(vision: Tensor, text: Tensor, log_scale: Tensor) -> Tensor:
-    """Similarities over the learned temperature, ``(B, B)``; the scale is capped at 100 as in CLIP."""
+    """Similarities divided by the learned temperature, ``(B, B)``; the scale is capped at 100 as in CLIP."""
     return vision.float() @ text.float().T * log_scale.exp().clamp(max=100)
 
 
@@ -216,16 +216,16 @@ def contrastive_losses(similarity: Tensor, same: Tensor) -> Tensor:
 
 
 def hard_negatives(similarity: Tensor, same: Tensor, generator: torch.Generator | None) -> Tensor | None:
-    """For each row a column of another example, drawn by similarity, or the most similar without a generator.
+    """For each row a column of another example: drawn by similarity, or without a generator the most similar.
 
     Returns:
-        Columns, ``(B,)``, or None where some row has no column of another example.
+            Columns, ``(B,)``, or None if some row has no column of another example.
     """
     if same.all(1).any():
         return None
     scores = similarity.detach().masked_fill(same, -torch.inf)
     if generator is None:
         return scores.argmax(1)
-    # Gumbel-max on the CPU's generator: the same draw on every device.
+    # Gumbel-max with a CPU generator gives the same draws on every device.
     uniform = torch.rand(scores.shape, generator=generator).to(scores.device)
     return (scores - (-uniform.clamp_min(1e-20).log()).log()).argmax(1)

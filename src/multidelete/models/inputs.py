@@ -1,4 +1,4 @@
-"""What models read: images, tokens, subgraphs, encodings, and batches of pairs."""
+"""Inputs of models: tokens, subgraphs, encodings, and batches of pairs."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class Tokens:
     mask: Tensor
 
     def to(self, device: torch.device) -> Tokens:
-        """The same tokens on another device."""
+        """Copy to a device."""
         return Tokens(self.ids.to(device), self.mask.to(device))
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What one encoder says of a batch.
+    """Output of one encoder for a batch.
 
     Args:
         tokens: Token states, ``(B, L, D)``.
         mask: 1 on real tokens, ``(B, L)``.
         pooled: One vector of each example, ``(B, P)``.
-        stage: ``"embedded"`` straight from the backbone, ``"encoded"`` when the model's own projections are done.
+        stage: ``"embedded"`` for outputs of the backbone, ``"encoded"`` after the model's own projections.
     """
 
     tokens: Tensor
@@ -39,11 +39,11 @@ class Encoding:
     stage: Literal["embedded", "encoded"] = "encoded"
 
     def __getitem__(self, rows: Tensor) -> Encoding:
-        """Encodings of some rows: this is how another pairing is made without a second encoding."""
+        """Select rows, for example to form other pairs without encoding again."""
         return replace(self, tokens=self.tokens[rows], mask=self.mask[rows], pooled=self.pooled[rows])
 
     def cut(self) -> Encoding:
-        """The same encodings without the places that are padding in all of them."""
+        """Drop the positions that are padding in all rows."""
         longest = int(self.mask.sum(1).max())
         return replace(self, tokens=self.tokens[:, :longest], mask=self.mask[:, :longest])
 
@@ -51,17 +51,17 @@ class Encoding:
         return len(self.pooled)
 
     def to(self, device: torch.device) -> Encoding:
-        """The same encoding on another device."""
+        """Copy to a device."""
         return replace(self, tokens=self.tokens.to(device), mask=self.mask.to(device), pooled=self.pooled.to(device))
 
 
 @dataclass(frozen=True)
 class Subgraphs:
-    """Neighbourhoods of a batch of node pairs; the pair stands in the first two places.
+    """Neighbourhoods of a batch of node pairs; the pair is at the first two positions.
 
     Args:
         nodes: Rows of the graph's nodes, ``(B, L)``; -1 where there is none.
-        features: What is known of each node, ``(B, L, FEATURES)``.
+        features: Features of each node, ``(B, L, FEATURES)``.
         adjacency: 1 where an edge is visible, ``(B, L, L)``.
         mask: 1 on real nodes, ``(B, L)``.
     """
@@ -72,7 +72,7 @@ class Subgraphs:
     mask: Tensor
 
     def to(self, device: torch.device) -> Subgraphs:
-        """The same subgraphs on another device."""
+        """Copy to a device."""
         return Subgraphs(*(each.to(device) for each in (self.nodes, self.features, self.adjacency, self.mask)))
 
 
@@ -81,16 +81,16 @@ ModalityInput = Tensor | Tokens | Subgraphs | Encoding
 
 @dataclass(frozen=True)
 class Batch:
-    """B pairs, ready for a model.
+    """Model input: B pairs.
 
     Args:
-        inputs: Per modality the raw input (images: uint8 ``(B, 3, H, W)``, or ``(B, n, 3, H, W)`` for n pictures in an
-            example; texts: :class:`Tokens`; graphs: :class:`Subgraphs`) or, where the encoder is frozen and its outputs
-            were computed before, an :class:`Encoding`.
+        inputs: Per modality the raw input (images: uint8 ``(B, 3, H, W)``, or ``(B, n, 3, H, W)`` for n images per
+            example; texts: :class:`Tokens`; graphs: :class:`Subgraphs`), or an :class:`Encoding` that a frozen encoder
+            computed before.
         rows: Per modality the rows in the dataset, ``(B,)``.
-        examples: Example of each modality's row, ``(B,)``; a pair is a true pair where they are the same.
-        generator: Randomness of this step (hard negatives); without one the choice is deterministic.
-        labels: Class of each text, ``(B,)``; None in retrieval. Of a mismatched pair it says nothing.
+        examples: Per modality the example of each row, ``(B,)``; a pair is matched if both are equal.
+        generator: Random generator of this step (hard negatives); without it the choice is deterministic.
+        labels: Class of each text, ``(B,)``; None in retrieval. Not valid for mismatched pairs.
     """
 
     inputs: dict[str, ModalityInput]
@@ -104,7 +104,7 @@ class Batch:
 
 
 def within(name: str, parts: Iterable[str]) -> bool:
-    """Whether a weight is, or lies in, one of these parts of a model.
+    """Whether a parameter name is, or lies below, one of these module names.
 
     >>> within("text.layer.0.weight", ("text",)), within("text_adapter.weight", ("text",))
     (True, False)
@@ -113,5 +113,5 @@ def within(name: str, parts: Iterable[str]) -> bool:
 
 
 def iterate_rows(count: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of at most ``size`` rows."""
+    """Yield consecutive slices of at most ``size`` rows."""
     return (slice(start, min(start + size, count)) for start in range(0, count, size))

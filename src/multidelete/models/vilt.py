@@ -1,4 +1,4 @@
-"""ViLT: no encoders beyond embeddings; one transformer reads words and patches side by side."""
+"""ViLT: one transformer over word and patch embeddings, without separate encoders."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class ViltConfig(ModelConfig):
     """Configuration of :class:`Vilt`.
 
     Args:
-        encoder: The one backbone (``vilt``), or a folder or hub id of it; frozen, only the head can learn. Its
-            pooling is ViLT's own.
+        encoder: Backbone (``vilt``), or its folder or hub id; if it is frozen, only the head is trained. Pooling is
+            always ViLT's pooler.
     """
 
     encoder: EncoderConfig = small_encoder("vilt", 4, image_size=48, patch_size=8, max_position_embeddings=64)
@@ -50,19 +50,17 @@ class ViltConfig(ModelConfig):
 class Vilt(ImageTextModel):
     """Vision-and-language transformer without convolution or region supervision [1]_, from ``transformers`` parts.
 
-    A single stream: what is called encoding is embedding (words, or linear patches, each with their positions), and
-    all that follows is fusion: modality embeddings, transformer, norm and pooler, whose output is the fused
-    representation. With n pictures, each is read beside the text in a pass of its own, and the n outputs stand side by
-    side, ``(B, n * D)``, as ViLT reads the pairs of pictures of NLVR2.
+    A single-stream model: encoding is only embedding (words, or linear patches, with positions); fusion is the rest:
+    modality embeddings, transformer, norm and pooler, whose output is the fused representation. Each of n images is
+    processed with the text in its own pass, and the n outputs are concatenated, ``(B, n * D)``, as in ViLT for NLVR2.
 
-    There is no contrastive embedding: retrieval must score every pair by the head. ``pooled`` of an encoding is the
-    mean of its tokens, and no part of the model reads it.
+    There is no contrastive embedding, so retrieval scores every pair with the head. ``pooled`` of an encoding is the
+    mean of its tokens; the model does not use it.
 
-    Training loss of a pair in retrieval: matching the pair, and one in-batch partner of another example for its image
-    and one for its text, drawn uniformly. The paper pretrains with the image replaced in half of the pairs and
-    fine-tunes retrieval with 15 drawn texts; what we do lies between the two and is what our other models do, but for
-    the draw, which ViLT has no similarity to steer by. All patches of an image are read (the paper samples 200 of a
-    large one).
+    Training loss of a pair in retrieval: matching of the pair, one in-batch negative for its image and one for its
+    text, drawn uniformly. The paper pretrains with the image replaced in half of the pairs, and fine-tunes retrieval
+    with 15 sampled texts; we train like our other models, but without a similarity for sampling. All patches of an
+    image are used (the paper samples 200 of a large one).
 
     References:
         .. [1] Kim et al., "ViLT: Vision-and-Language Transformer Without Convolution or Region Supervision", ICML 2021
@@ -80,7 +78,7 @@ class Vilt(ImageTextModel):
     fusion: SingleStream
 
     def __init__(self, config: ViltConfig, tokenizer: Any, backbone: Any = None) -> None:
-        Model.__init__(self)  # the parts come out of one backbone, not out of two
+        Model.__init__(self)  # both modalities come from one backbone
         self.config, self.tokenizer = config, tokenizer
         if backbone is None:
             backbone = _fresh_backbone(config.encoder)
@@ -112,28 +110,28 @@ class Vilt(ImageTextModel):
         return self.fusion.token_types.shape[-1]
 
     def backbone_frozen(self, modality: str) -> bool:
-        """Whether the configuration freezes the backbone, of which either modality's embeddings are a part."""
+        """See :meth:`Model.backbone_frozen`; both modalities belong to one backbone."""
         return self.config.encoder.freeze
 
     def frozen_parameters(self) -> Iterable[str]:
-        """The whole backbone's, embeddings and transformer, where the configuration freezes it."""
+        """See :meth:`Model.frozen_parameters`; a frozen backbone includes the transformer."""
         if not self.config.encoder.freeze:
             return []
         return [name for name, _ in self.named_parameters() if within(name, ("vision", "text", "fusion"))]
 
     def train(self, mode: bool = True) -> Self:
-        """See :meth:`Model.train`; the transformer is a part of the backbone."""
+        """See :meth:`Model.train`; a frozen backbone includes the transformer."""
         super().train(mode)
         if self.config.encoder.freeze:
             self.fusion.eval()
         return self
 
     def contrastive_scale(self) -> float:
-        """See :meth:`Model.contrastive_scale`; of no use here."""
+        """See :meth:`Model.contrastive_scale`; not used."""
         return 1.0
 
     def embed(self, modality: str, inputs: Tensor | Tokens | Subgraphs) -> Encoding:
-        """See :meth:`Model.embed`; the tokens of n pictures, one behind the other, are ``(B, n * K, D)``."""
+        """See :meth:`Model.embed`; the tokens of n images are concatenated, ``(B, n * K, D)``."""
         if isinstance(inputs, Tokens):
             states, mask = self.text(input_ids=inputs.ids), inputs.mask
         else:
@@ -145,21 +143,21 @@ class Vilt(ImageTextModel):
         return Encoding(states, mask, (states * weights).sum(1) / weights.sum(1), "embedded")
 
     def project(self, modality: str, embedded: Encoding) -> Encoding:
-        """See :meth:`Model.project`: nothing follows the embeddings before the fusion."""
+        """See :meth:`Model.project`; there are no projections."""
         return replace(embedded, stage="encoded")
 
     def fuse(self, encodings: Mapping[str, Encoding]) -> Tensor:
-        """See :meth:`Model.fuse`; the pooler's output for each picture, ``(B, n * D)``."""
+        """See :meth:`Model.fuse`; the pooler's output for each image, ``(B, n * D)``."""
         return self.fusion(encodings["text"], encodings["vision"], self.config.images)  # type: ignore[no-any-return]
 
     def pair_losses(self, batch: Batch, encodings: Mapping[str, Encoding]) -> Tensor:
-        """Matching loss of each pair, ``(B,)``; wrong partners of other examples are all as likely to be drawn."""
+        """Matching loss of each pair, ``(B,)``; negatives from other examples are drawn uniformly."""
         same = batch.examples["vision"][:, None] == batch.examples["text"][None, :]  # (B, B)
         return self.matching_losses(batch, encodings, torch.zeros(same.shape, device=same.device), same)
 
 
 class PatchEmbeddings(nn.Module):
-    """Linear patches, a class token and positions, taken out of a ViLT backbone."""
+    """Linear patch embeddings, class token and positions of a ViLT backbone."""
 
     def __init__(self, backbone: Any) -> None:
         super().__init__()
@@ -184,25 +182,25 @@ class PatchEmbeddings(nn.Module):
 
 
 class SingleStream(nn.Module):
-    """What ViLT does with embedded words and patches: one transformer over both.
+    """Transformer of ViLT over embedded words and patches.
 
     Args:
-        backbone: The ViLT whose transformer, norm and pooler are taken.
-        images: Pictures that are told apart by their modality embedding.
+        backbone: ViLT that provides transformer, norm and pooler.
+        images: Number of images with their own modality embedding.
     """
 
     def __init__(self, backbone: Any, images: int) -> None:
         super().__init__()
         types: Tensor = backbone.embeddings.token_type_embeddings.weight.detach()
-        # Another picture starts as the first does, as in ViLT's own fine-tuning on NLVR2.
+        # Further images start with the embedding of the first, as in ViLT's fine-tuning on NLVR2.
         missing = max(0, 1 + images - len(types))
-        self.token_types = nn.Parameter(torch.cat([types, types[1:2].repeat(missing, 1)]))  # text, first picture, ...
+        self.token_types = nn.Parameter(torch.cat([types, types[1:2].repeat(missing, 1)]))  # text, first image, ...
         self.layers: nn.ModuleList = backbone.encoder.layer
         self.layernorm: nn.Module = backbone.layernorm
         self.pooler: nn.Module = backbone.pooler
 
     def forward(self, text: Encoding, vision: Encoding, images: int) -> Tensor:
-        """Pooled outputs ``(B, n * D)`` of ``(B, L, D)`` words beside ``(B, n * K, D)`` patches of n pictures."""
+        """Pooled outputs, ``(B, n * D)``, for words ``(B, L, D)`` and patches ``(B, n * K, D)`` of n images."""
         words = text.tokens + self.token_types[0]
         pictures = zip(vision.tokens.chunk(images, dim=1), vision.mask.chunk(images, dim=1), strict=True)
         outputs = []
@@ -217,10 +215,10 @@ class SingleStream(nn.Module):
 
 
 def load_backbone(source: str) -> Any:
-    """A whole ViLT, with its pooler, from a folder or hub id.
+    """Load a ViLT with its pooler from a folder or hub id.
 
     Raises:
-        InputError: It cannot be loaded, or is no ViLT.
+        InputError: It cannot be loaded, or is not a ViLT.
     """
     from transformers import ViltModel
 
@@ -229,7 +227,7 @@ def load_backbone(source: str) -> Any:
         model, facts = architecture.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     if missing := sorted(facts["missing_keys"]):
         raise InputError(
-            f"model.encoder.pretrained: '{source}' has no whole ViLT: weight '{missing[0]}' is missing; "
+            f"model.encoder.pretrained: '{source}' has no complete ViLT: weight '{missing[0]}' is missing; "
             "expected one such as dandelin/vilt-b32-mlm"
         )
     return model
@@ -240,7 +238,7 @@ def _fresh_backbone(encoder: EncoderConfig, *, check: bool = False) -> Any:
 
     backbone: Any = backbone_from_config(encoder.config or {}, "model.encoder", check=check)[0]
     backbone.pooler = ViltPooler(backbone.config).apply(backbone._init_weights)
-    # transformers starts these at zero, so that all places of an image look the same.
+    # transformers initialises these to zero, so that all positions would look the same.
     for parameter in (backbone.embeddings.cls_token, backbone.embeddings.position_embeddings):
         nn.init.trunc_normal_(parameter, std=backbone.config.initializer_range)
     return backbone

@@ -1,4 +1,4 @@
-"""A recipe: everything a run depends on, in TOML and ``key=value``, validated before anything starts."""
+"""Recipes: all settings of a run, from TOML and ``key=value`` words, validated before anything starts."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ __all__ = [
     "validate",
 ]
 
-IN_MEMORY = "in memory"  # reader of a dataset, and original of a recipe, that were given as objects in Python
+IN_MEMORY = "in memory"  # reader and original of recipes whose data and model were given as Python objects
 
 
 def _known_data(value: Any) -> Any:
-    """The reader and its options; a bare name is a reader."""
+    """Validate the reader and its options; a string is the name of a reader."""
     value = {"reader": value} if isinstance(value, str) else value
     if not isinstance(value, dict) or not isinstance(value.get("reader"), str):
         raise MistakesError(f"'data' needs a reader, one of {', '.join(READERS)}")
@@ -74,26 +74,26 @@ Seed = Annotated[int, Field(ge=0, strict=True)]
 
 
 class Recipe(BaseModel):
-    """One run, validated.
+    """Validated settings of one run.
 
     Args:
-        task: What is asked, with its settings; by default what a model that is brought was trained for, else retrieval.
+        task: Task and its settings; by default the task that a user-provided model was trained for, else retrieval.
         data: Name of the reader and its options.
-        model: The architecture and its configuration; None where ``original`` brings the model.
+        model: Architecture and its configuration; None with ``original``.
         original: Folder of a trained model, instead of training one.
-        start: What the training of the original starts from instead of random weights: folder of a model, or another
-            recipe (TOML, beside this one or from the working folder), whose original is then trained first.
-        train: How the original and Retrain are made; None where ``original`` brings a model that may say so itself.
-        forget: The deletion request.
-        method: The method that the run is about.
-        compare: Methods beside it.
-        retrain: Whether Retrain, the reference of every comparison, is made.
-        seed: Seed of initial weights, training, deletion set and unlearning; each can have its own.
+        start: Start of the original's training instead of random weights: folder of a model, or another recipe (TOML,
+            relative to this one or the working folder), whose original is then trained first.
+        train: Training settings of the original and Retrain; None with ``original``, whose folder may have them.
+        forget: Deletion request.
+        method: Unlearning method.
+        compare: Further methods to compare.
+        retrain: Whether to train Retrain, the reference of all comparisons.
+        seed: Default of all seeds: initial weights, training, deletion set and unlearning.
         train_seed: Seed of initial weights and training, of the original and of Retrain; ``seed`` by default.
-        method_seed: Seed of unlearning; ``seed`` by default. That of the deletion set is ``forget.seed``.
+        method_seed: Seed of unlearning; ``seed`` by default. The seed of the deletion set is ``forget.seed``.
         precision: See :class:`Engine`.
-        membership: What membership attacks go by.
-        bench: The grid of ``multidelete bench``, of which this run may be a cell.
+        membership: Settings of membership attacks.
+        bench: Grid of ``multidelete bench``, of which this run may be a cell.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -116,12 +116,12 @@ class Recipe(BaseModel):
     bench: BenchSettings = BenchSettings()
 
     def seeds(self) -> dict[str, int]:
-        """The seed of each thing that is drawn: ``train``, ``forget`` and ``method``."""
+        """Seeds of ``train``, ``forget`` and ``method``."""
         own = {"train": self.train_seed, "forget": self.forget.seed, "method": self.method_seed}
         return {name: self.seed if seed is None else seed for name, seed in own.items()}
 
     def methods(self) -> list[Method]:
-        """Every method of the run: Retrain first, then the one that it is about, then the others."""
+        """All methods of the run: Retrain, the recipe's method, then the others."""
         first: list[Method] = [Retrain()] if self.retrain else []
         return [*first, self.method, *self.compare]
 
@@ -131,18 +131,18 @@ class Recipe(BaseModel):
         return read(options.pop("reader"), **options)
 
     def request(self, dataset: Dataset) -> Request:
-        """Cut the data."""
+        """Resolve the deletion request."""
         return resolve(dataset, **self.forget.model_dump(exclude={"seed"}), seed=self.seeds()["forget"])
 
     def architecture(self) -> type[Model]:
-        """The class of the model that is to be built."""
+        """Class of the model to build."""
         assert self.model is not None
         return MODELS[self.model[0]]
 
     @model_validator(mode="before")
     @classmethod
     def _with_defaults(cls, values: Any) -> Any:
-        """What a recipe leaves out: a model that is brought says which task it was trained for."""
+        """Add default values; the task is read from a user-provided model."""
         original = values.get("original")
         defaults: dict[str, Any] = {"task": _task_of(original), "method": "multidelete", "forget": {}}
         if original is None:
@@ -154,30 +154,30 @@ def load(path: Path | None, overrides: Sequence[str] = (), options: Mapping[str,
     """Read and validate a recipe.
 
     Args:
-        path: A TOML file; none for ``options`` and overrides alone.
+        path: TOML file; None to use only ``options`` and overrides.
         overrides: ``a.b=c`` with c a TOML value; a bare word is a string.
-        options: Values over the file's and under the overrides.
+        options: Values that override the file and are overridden by ``overrides``.
 
     Raises:
-        InputError: With every mistake of the recipe, a line each.
+        InputError: The recipe is invalid; the message has one line per mistake.
     """
     return validate(read_values(path, overrides, options), source_of(path))
 
 
 def source_of(path: Path | None) -> str:
-    """How messages name a recipe."""
+    """Name of a recipe in messages."""
     return "the command line" if path is None else str(path)
 
 
 def validate(values: Mapping[str, Any], source: str) -> Recipe:
-    """A recipe from plain values; all mistakes are collected before any is reported.
+    """Validate a recipe; all mistakes are collected before any is reported.
 
     Args:
-        values: As :func:`read_values` gives them.
-        source: How messages name the recipe.
+        values: Values from :func:`read_values`.
+        source: Name of the recipe in messages.
 
     Raises:
-        InputError: With every mistake of the recipe, a line each.
+        InputError: The recipe is invalid; the message has one line per mistake.
     """
     try:
         recipe = Recipe.model_validate(dict(values))
@@ -191,7 +191,7 @@ def validate(values: Mapping[str, Any], source: str) -> Recipe:
 
 
 def _sentences(error: ValidationError) -> Iterator[str]:
-    """One sentence for each mistake of a recipe, table by table."""
+    """One message for each mistake of a recipe, table by table."""
     tables: dict[str, type[BaseModel]] = {
         "train": TrainSettings,
         "forget": ForgetSettings,
@@ -214,11 +214,11 @@ def _sentences(error: ValidationError) -> Iterator[str]:
 
 
 def _conflicts(recipe: Recipe, values: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong between tables that are right by themselves."""
+    """Messages about conflicts between valid tables."""
     if recipe.original is not None and recipe.start is not None:
-        yield "'original' is trained already; leave out 'start'"
+        yield "'original' is trained already; remove 'start'"
     if recipe.original is not None and values.get("model") is not None:
-        yield "'original' brings a model of its own; leave out the table 'model'"
+        yield "'original' is a trained model; remove the table 'model'"
     start = recipe.start
     if start is not None and not Path(start).is_dir() and not (start.endswith(".toml") and Path(start).is_file()):
         yield f"'start' is the folder of a model or a recipe (TOML); there is no '{start}'"
@@ -226,18 +226,18 @@ def _conflicts(recipe: Recipe, values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _missing_capabilities(recipe: Recipe) -> Iterator[str]:
-    """What methods require and neither the task nor the original provides."""
+    """Messages about requirements that neither the task nor the original fulfils."""
     train, model, original = recipe.train, recipe.model, recipe.original
     asked = train.extra if train is not None else None
     missing = asked.requires - MODELS[model[0]].provides if asked is not None and model is not None else ()
     if asked is not None and missing:
-        yield f"'train.extra': {asked.name} needs {', '.join(missing)}, which a {model[0]} model lacks; leave it out"  # type: ignore[index]
+        yield f"'train.extra': {asked.name} needs {', '.join(missing)}, which a {model[0]} model lacks; remove it"  # type: ignore[index]
     given = _brought(original)
     has = {asked.name} if asked is not None else set()
     if original is not None and given:
         has = {given["extra"]["name"]} if given.get("extra") else set()
         if asked is not None and asked.name not in has:
-            yield f"'original' was trained without '{asked.name}'; leave out 'train.extra'"
+            yield f"'original' was trained without '{asked.name}'; remove 'train.extra'"
     for method in (recipe.method, *recipe.compare):
         missing = method.requires - EXTRAS.keys() - recipe.task.provides()
         if missing:
@@ -253,7 +253,7 @@ def _missing_capabilities(recipe: Recipe) -> Iterator[str]:
 
 
 def _brought(original: str | None) -> dict[str, Any]:
-    """Configuration of a model that is brought; empty where it cannot be read, which is refused when it is loaded."""
+    """Configuration of a user-provided model; empty if it cannot be read, which is reported at loading."""
     try:
         return read_config(Path(original)) if isinstance(original, str) else {}
     except InputError:
@@ -261,7 +261,7 @@ def _brought(original: str | None) -> dict[str, Any]:
 
 
 def _task_of(original: str | None) -> str:
-    """The task that a model which is brought was trained for; retrieval where that cannot be read."""
+    """Task of a user-provided model; retrieval if it cannot be read."""
     try:
         fields = _brought(original)
         return task_for(MODELS[fields["model"]], fields.get("labels", ())) if fields else "retrieval"
@@ -270,7 +270,7 @@ def _task_of(original: str | None) -> str:
 
 
 def as_values(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as plain values, complete with every default; ``bench`` is about other runs than this one."""
+    """A recipe as plain values, with all defaults; without ``bench``, which concerns other runs."""
     named: Mapping[str, Any] = {
         "task": {"name": recipe.task.name, **recipe.task.model_dump(mode="json")},
         "data": recipe.data,

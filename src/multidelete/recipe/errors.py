@@ -1,4 +1,4 @@
-"""Sentences for what pydantic finds wrong with a recipe: the setting, what was expected, what was received."""
+"""Messages about errors that pydantic finds in a recipe: the setting, the expected and the received value."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from multidelete.utils.errors import did_you_mean
 
 
 def sentences(error: ValidationError, kind: type[BaseModel], location: str, owner: str | None = None) -> Iterator[str]:
-    """One sentence for each wrong setting of a table.
+    """One message for each wrong setting of a table.
 
     Args:
-        error: From validating the table.
-        kind: The settings that the table may have.
+        error: Error from validating the table.
+        kind: Settings class of the table.
         location: Dotted name of the table.
-        owner: Who has no such setting, in words; by default the table.
+        owner: Owner of the settings in messages; by default the table.
     """
     return sentences_of([(tuple(map(str, each["loc"])), each) for each in error.errors()], kind, location, owner)
 
@@ -30,7 +30,7 @@ def sentences_of(
     location: str,
     owner: str | None = None,
 ) -> Iterator[str]:
-    """:func:`sentences` of pydantic's errors, each with its path inside the table."""
+    """Like :func:`sentences`, for errors of pydantic with their paths inside the table."""
     messages: dict[str, list[str]] = {}
     received: dict[str, str] = {}
     for path, mistake in mistakes:
@@ -46,7 +46,7 @@ def sentences_of(
             inner = ".".join([location, *path[:-1]])
             yield f"{owner if owner and len(path) == 1 else repr(inner)} has no setting '{path[-1]}'{hint}"
             continue
-        # Where a setting may be of several types, pydantic adds the type to the path: all are one mistake.
+        # If a setting has several types, pydantic adds the type to the path: merge these errors.
         depth = next((i for i in range(len(path)) if path[i] not in _fields_at(kind, path[:i])), len(path))
         where = ".".join(filter(None, [location, *path[:depth]]))
         if mistake["type"] in ("model_type", "dict_type", "model_attributes_type"):
@@ -54,7 +54,7 @@ def sentences_of(
             received[where] = f", not {mistake['input']!r}"
             continue
         message = mistake["msg"].removeprefix("Input ")
-        if mistake["type"] == "value_error":  # a sentence of ours
+        if mistake["type"] == "value_error":  # one of our messages
             message = f": {mistake['ctx']['error']}"
         elif mistake["type"] == "missing" and depth < len(path):
             message = " has too few values"
@@ -75,7 +75,7 @@ def sentences_of(
 
 
 def entry_sentences(mistake: Mapping[str, Any], location: str) -> Iterator[str]:
-    """Sentences for what :class:`Entry` found wrong."""
+    """Messages for errors of :class:`Entry`."""
     if mistake["type"] == "unlocated":
         yield f"'{location}' {mistake['msg']}"
     else:
@@ -84,7 +84,7 @@ def entry_sentences(mistake: Mapping[str, Any], location: str) -> Iterator[str]:
 
 
 def _fields_at(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """Names of the settings of a table inside a table."""
+    """Names of the settings of a nested table."""
     for part in path:
         annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
         options = get_args(annotation) if get_origin(annotation) is UnionType else (annotation,)

@@ -1,4 +1,4 @@
-"""Tables of a recipe that are neither task, model nor method: request, bench and membership attacks."""
+"""Tables of a recipe for the deletion request, bench and membership attacks."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ SIZES = ("counts", "fractions")
 
 
 class ForgetSettings(BaseModel):
-    """Which examples must go: a file or list of ids, a number, or a share of the training examples.
+    """Deletion request: a file or list of ids, or a number or fraction of the training examples.
 
     Args:
-        ids: A text file with one id in a line, or a list of ids.
+        ids: Text file with one id per line, or a list of ids.
         count: Size of a seeded sample.
-        fraction: Size of a seeded sample, as a share.
+        fraction: Size of a seeded sample, as a fraction.
         seed: Seed of the sample; the recipe's by default.
-        part: ``[2, 5]`` for the second of five parts of this request, in its order; the first is deleted by then.
-        earlier: File or list of ids that were deleted before, from the model that is brought: they are in neither D_f
-            nor D_r, and are judged with D_f.
+        part: ``[2, 5]`` for the second of five parts of this request, in its order; the first has been deleted already.
+        earlier: File or list of ids that were deleted from a user-provided model before. They are not in D_f and D_r,
+            but are evaluated together with D_f.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,19 +51,19 @@ class ForgetSettings(BaseModel):
 
 
 class BenchSettings(BaseModel):
-    """The grid of ``multidelete bench``: methods × scopes × sizes × seeds, on the recipe's task.
+    """Grid of ``multidelete bench``: methods × scopes × sizes × seeds, on the recipe's task.
 
     Args:
-        methods: Names; by default all that unlearn and do the task. Original and Retrain stand beside them.
-        scopes: By default "all" and "fusion" where a method has them; one without "all" has its encoder in its place.
-        seeds: Of weights, training, deletion set and unlearning; what has its own in the recipe keeps that, so that
-            one can be varied alone (``train_seed=0 forget.seed=0``: unlearning).
+        methods: Names; by default all unlearning methods that support the task. Original and Retrain are always added.
+        scopes: By default "all" and "fusion", if a method has them; methods without "all" use their encoder scope.
+        seeds: Seeds of weights, training, deletion set and unlearning; seeds that the recipe sets are kept, so that one
+            can be varied separately (``train_seed=0 forget.seed=0``: unlearning).
         counts: Sizes of D_f; by default the recipe's request.
-        fractions: Sizes of D_f as shares, instead of counts.
-        settings: Settings of a method, by its name, over those of the recipe's tables of this name and scope.
-        extra: The extra module of an original for methods that require it, where the recipe's original has none:
-            another original, with its own row.
-        cluster: What submitit is asked for (``timeout_min``, ``slurm_partition``, ...); ``cluster`` chooses where.
+        fractions: Sizes of D_f as fractions, instead of counts.
+        settings: Settings by method name; they override the recipe's tables of this method and scope.
+        extra: Extra module for methods that require one, if the recipe's original has none: they get another original,
+            with its own row.
+        cluster: Parameters of submitit (``timeout_min``, ``slurm_partition``, ...); ``cluster`` selects the executor.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,7 +81,7 @@ class BenchSettings(BaseModel):
     @classmethod
     def _some_and_each_once(cls, given: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
         if given is not None and not given:
-            raise ValueError("the list is empty; leave it out for the default")
+            raise ValueError("the list is empty; remove it for the default")
         twice = next((each for i, each in enumerate(given or ()) if each in (given or ())[:i]), None)
         if twice is not None:
             raise ValueError(f"{twice!r} is given twice")
@@ -115,14 +115,14 @@ class BenchSettings(BaseModel):
 
 
 class MembershipSettings(BaseModel):
-    """What membership attacks have to go by beside the models of a run.
+    """Settings of membership attacks.
 
     Args:
-        shadow: Whether a model is trained like the original on half of its examples, from which attackers learn.
-        references: Models trained on half of the examples for LiRA and RMIA, in complementary pairs; each takes about
-            half as long as the original.
-        u_lira: Names of methods that are also attacked by U-LiRA: each runs on every reference model too.
-        resamples: Bootstrap samples behind each interval.
+        shadow: Whether to train a shadow model, like the original on half of the examples, for attackers to learn from.
+        references: Number of reference models for LiRA and RMIA, trained on complementary halves of the examples; each
+            takes about half as long as the original.
+        u_lira: Names of methods to attack with U-LiRA; each also runs on every reference model.
+        resamples: Number of bootstrap samples of each interval.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -149,6 +149,6 @@ class MembershipSettings(BaseModel):
             if any(EXTRAS[extra].uses_request for extra in METHODS[name].requires & EXTRAS.keys()):
                 raise MistakesError(
                     f"'membership.u_lira': {name} cannot run on reference models, because it needs a model "
-                    "that was trained for the very pairs that it deletes; leave it out"
+                    "that was trained for the same deletion; remove it"
                 )
         return names

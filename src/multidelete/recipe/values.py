@@ -1,4 +1,4 @@
-"""Plain values of a recipe: read from TOML and ``key=value`` words, and merged, before anything is validated."""
+"""Values of a recipe: read from TOML and ``key=value`` words, and merged, before validation."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _NAMED = {"task": "name", "model": "name", "method": "name", "data": "reader"}
 def read_values(
     path: Path | None, overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Plain values of a recipe before validation; see :func:`multidelete.recipe.load` for the arguments."""
+    """Read the values of a recipe before validation; see :func:`multidelete.recipe.load` for the arguments."""
     values = {} if path is None else _read_toml(path)
     start = values.get("start")
     if path is not None and isinstance(start, str) and (path.parent / start).is_file():
-        values["start"] = str(path.parent / start)  # another recipe, in the folder of this one
+        values["start"] = str(path.parent / start)  # another recipe, relative to this one
     parsed = [_parse_override(word) for word in overrides]
-    # All requests, sizes and originals of one source replace those of the source before it.
+    # Requests, sizes and originals of a later source replace those of earlier ones.
     return overridden(overridden(values, *([options] if options else [])), *parsed)
 
 
 def overridden(values: Mapping[str, Any], *over: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of a recipe with others merged over them; a new original or request replaces the old one."""
+    """Merge values into a recipe; a new original or request replaces the old one."""
     result = dict(values)
     if any(each.get("original") is not None for each in over):
-        for key in ("model", "start"):  # a model that is brought replaces the recipe's
+        for key in ("model", "start"):  # a user-provided model replaces the recipe's
             result.pop(key, None)
     if any(key in _table(each.get("forget")) for each in over for key in REQUESTS):
         result["forget"] = {k: v for k, v in _table(result.get("forget")).items() if k not in REQUESTS}
@@ -42,7 +42,7 @@ def overridden(values: Mapping[str, Any], *over: Mapping[str, Any]) -> dict[str,
 
 
 def merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Values with others laid over them, table by table; another name in a table starts that table anew.
+    """Merge values table by table; a new name in a table resets that table.
 
     >>> merged({"method": {"name": "neggrad", "epochs": 2}}, {"method": {"epochs": 3}})
     {'method': {'name': 'neggrad', 'epochs': 3}}

@@ -1,1 +1,1 @@
-"""The store of trained models, their predictions and metrics: made once, looked up by all they depend on."""
+"""Store of trained models, predictions and metrics, keyed by everything that they depend on."""

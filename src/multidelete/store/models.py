@@ -1,4 +1,4 @@
-"""Trained models: made once, found again by everything that they depend on; and how each was trained."""
+"""Trained models: trained once, stored under a key of everything that they depend on, with their training settings."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ SECONDS_FILE = "seconds.json"
 
 @dataclass
 class Trained:
-    """A model that was trained or found.
+    """A trained or user-provided model.
 
     Args:
-        model: In eval mode.
-        history: How it was trained; empty where it was brought.
-        hash: sha256 over its weights.
-        source: Where it came from, in words.
-        key: What it depends on; the weights themselves where it was brought.
-        training: How it was trained, where that is known.
+        model: Model in eval mode.
+        history: Training history; empty if the model is user-provided.
+        hash: sha256 over the weights.
+        source: Description of the origin.
+        key: Key in the store; the hash of the weights if the model is user-provided.
+        training: Training settings, if known.
     """
 
     model: Model
@@ -66,12 +66,12 @@ class Trained:
 
 
 class Training(BaseModel):
-    """How a model was trained: it stands in the model's folder, so that Retrain can be made by the same recipe.
+    """Training settings of a model, stored in its folder, so that Retrain can use the same recipe.
 
     Args:
-        settings: Settings of the training.
+        settings: Training settings.
         seed: Seed of the initial weights.
-        start: Folder of the model that it started from, if it did from one.
+        start: Folder of the start model, if any.
     """
 
     settings: TrainSettings
@@ -80,14 +80,14 @@ class Training(BaseModel):
 
 
 def save_model(model: Model, folder: Path, training: Training | None) -> None:
-    """Write a model, and beside it how its original was trained."""
+    """Write a model, together with the training settings of its original."""
     model.save_pretrained(folder)
     if training is not None:
         write_file(folder / TRAINING_FILE, training.model_dump_json(indent=2) + "\n")
 
 
 def hash_of(folder: Path) -> str:
-    """sha256 over the weights of the model in a folder, which is read as anybody would read it.
+    """sha256 over the weights of the model in a folder, loaded as users load it.
 
     Raises:
         InputError: There is no model, or it is damaged.
@@ -96,10 +96,10 @@ def hash_of(folder: Path) -> str:
 
 
 def read_training(folder: Path) -> Training | None:
-    """How a model was trained, where its folder says so.
+    """Read the training settings of a model, if its folder has them.
 
     Raises:
-        InputError: It says so in a file that is damaged.
+        InputError: The file is damaged.
     """
     path = folder / TRAINING_FILE
     if not path.is_file():
@@ -107,34 +107,32 @@ def read_training(folder: Path) -> Training | None:
     try:
         return Training.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} is damaged: expected the settings of a training ({str(error).splitlines()[0]})"
-        ) from error
+        raise InputError(f"{path} is damaged: expected training settings ({str(error).splitlines()[0]})") from error
 
 
 def no_training(recipe: Recipe) -> Training:
-    """Settings that stand in where nobody knows how the original was trained, and no method asks.
+    """Default training settings, for originals with unknown ones, if no method needs them.
 
     Raises:
-        InputError: A method asks.
+        InputError: A method needs the training settings.
     """
     asking = next((method for method in recipe.methods() if method.needs_training), None)
     if asking is not None:
         raise InputError(
-            f"how '{recipe.original}' was trained is not known, and {asking.name} needs it: give a table [train] "
-            "(or train.epochs=...)" + (", or leave Retrain out with --no-retrain" if asking.name == "retrain" else "")
+            f"the training settings of '{recipe.original}' are unknown, and {asking.name} needs them; add [train] "
+            "(or train.epochs=...)" + (", or skip Retrain with --no-retrain" if asking.name == "retrain" else "")
         )
     return Training(settings=TrainSettings())
 
 
 def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine, model: Model | None = None) -> Trained:
-    """The original: the model that a recipe brings, or the one that it trains, from the store if it was trained before.
+    """The original of a recipe: user-provided, from the store, or newly trained.
 
     Args:
-        recipe: The run.
-        dataset: Its data.
+        recipe: Recipe of the run.
+        dataset: Dataset of the recipe.
         engine: Device, precision, progress.
-        model: The model that the recipe brings, where it is in memory; it is copied.
+        model: User-provided model, if it is in memory; it is copied.
     """
     seed = recipe.seeds()["train"]
     if recipe.original is not None:
@@ -161,7 +159,7 @@ def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine, mode
     config = config.for_dataset(dataset, labelled=recipe.task.labelled).model_copy(update={"extra": None})
     if extra is not None:
         facts = {"name": extra.name, **extra.facts()}
-        if extra.uses_request:  # the one kind of original that depends on what is to be deleted
+        if extra.uses_request:  # only such originals depend on the deletion request
             request = recipe.request(dataset)
             facts["request"] = request.hash
         config = config.model_copy(update={"extra": facts})
@@ -203,7 +201,7 @@ def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine, mode
 
 
 def start_folder(recipe: Recipe, engine: Engine) -> Path | None:
-    """Folder of the model that a recipe's training starts from: a model's, or that of another recipe's original."""
+    """Folder of the start model of a recipe's training, which may be the original of another recipe."""
     if recipe.start is None:
         return None
     if Path(recipe.start).is_dir():
@@ -213,12 +211,12 @@ def start_folder(recipe: Recipe, engine: Engine) -> Path | None:
 
 
 def start_hash(folder: Path | None) -> str:
-    """Hash of the weights that a training starts from."""
+    """Hash of the start model's weights."""
     return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest() if folder else ""
 
 
 def get_or_unlearn(method: Method, original: Trained, data: UnlearningData, engine: Engine) -> Unlearned:
-    """Outcome of a method; that of a stored control (Retrain) is looked up first, and Original is known already."""
+    """Result of a method; stored controls (Retrain) are looked up in the store, Original is already known."""
     if not method.stored:
         return method(original.model, data, engine)
     if isinstance(method, Original):
@@ -238,7 +236,7 @@ def get_or_unlearn(method: Method, original: Trained, data: UnlearningData, engi
 
 
 def outcome_key(method: Method, original: Trained, data: UnlearningData, engine: Engine) -> str:
-    """What the outcome of a method that is kept depends on."""
+    """Store key of the result of a method."""
     return cache_key(
         "outcome",
         method.name,
@@ -258,18 +256,18 @@ def outcome_key(method: Method, original: Trained, data: UnlearningData, engine:
 
 
 def is_stored(key: str) -> bool:
-    """Whether the store has a trained model of this key."""
+    """Whether the store has a trained model with this key."""
     return (cache_dir() / "models" / key / HISTORY_FILE).is_file()
 
 
 def stored(
     key: str, what: str, make: Callable[[], tuple[Model, TrainingHistory]], engine: Engine
 ) -> tuple[Model, TrainingHistory]:
-    """A trained model by what it depends on: from the store, or made and put there; other processes wait for it."""
+    """Load a trained model from the store, or train and store it; other processes wait."""
     folder = cache_dir() / "models" / key
     with _alone(key, what, engine):
         if is_stored(key):
-            logger.info("%s: found as trained before, not trained again (%s)", what, folder)
+            logger.info("%s: trained before, loaded from the store (%s)", what, folder)
             history = TrainingHistory(**json.loads((folder / HISTORY_FILE).read_text()))
         else:
             model, history = make()
@@ -277,13 +275,13 @@ def stored(
             write_file(folder / HISTORY_FILE, json.dumps(asdict(history)))
             for left in work(key).glob("*"):
                 left.unlink()
-    # What was saved is what everybody gets, now and the next time.
+    # Always use the saved model, so that the first run equals later ones.
     return Model.from_pretrained(folder).to(engine.device), history
 
 
 @contextmanager
 def _alone(key: str, what: str, engine: Engine) -> Iterator[None]:
-    """One process at a time; the lock of one that was killed is free."""
+    """Lock a key for one process at a time; the lock of a killed process is free."""
     lock = FileLock(cache_dir() / "locks" / key)
     Path(lock.lock_file).parent.mkdir(exist_ok=True)
     try:
@@ -300,13 +298,13 @@ def _alone(key: str, what: str, engine: Engine) -> Iterator[None]:
 def get_or_predict(
     result: Unlearned, what: str, task: Task, request: Request, engine: Engine
 ) -> tuple[Predictions, float]:
-    """Predictions of a model that many runs have in common, made once, and the seconds that this took.
+    """Predictions of a model that many runs share, computed once, and the seconds of the computation.
 
     Args:
-        result: The model and what it reads.
-        what: How it reads: the name of a control and its settings, which may blank a modality.
-        task: What is asked.
-        request: The splits.
+        result: Model and its inputs.
+        what: Name and settings of a control, which may blank a modality.
+        task: Task.
+        request: Request with the splits.
         engine: Device and precision.
     """
     key = cache_key(
@@ -334,7 +332,7 @@ def get_or_predict(
 
 
 def work(key: str) -> Path:
-    """Where the checkpoints of a training are kept while it runs."""
+    """Folder of the checkpoints of a training."""
     return cache_dir() / "work" / key
 
 
@@ -360,21 +358,21 @@ def _code(architecture: type[Model], settings: TrainSettings) -> tuple[str, ...]
 
 
 def check_head(model: Model, task: Task) -> None:
-    """Refuse a model whose head answers another question.
+    """Check that the head of a model fits the task.
 
     Raises:
-        InputError: It tells classes apart and the task is about matching pairs, or the other way round.
+        InputError: The model classifies and the task matches pairs, or vice versa.
     """
     if bool(model.config.labels) != task.labelled:
-        does = f"tells {', '.join(model.config.labels)} apart" if model.config.labels else "matches pairs (retrieval)"
-        raise InputError(f"the task '{task.name}' cannot be asked of this {model.name} model, whose head {does}")
+        does = f"classifies {', '.join(model.config.labels)}" if model.config.labels else "matches pairs (retrieval)"
+        raise InputError(f"the task '{task.name}' does not fit this {model.name} model, whose head {does}")
 
 
 def check_scopes(model: Model, methods: Iterable[Method], request: Request | None = None) -> None:
-    """Refuse a scope in which everything is frozen, and what else a method refuses, before anything slow starts.
+    """Check that all methods apply to a model, before anything slow starts.
 
     Raises:
-        InputError: A method could change nothing, or does not apply to the model.
+        InputError: The scope of a method is frozen, or the method does not apply to the model.
     """
     for method in methods:
         method.check(model, request)

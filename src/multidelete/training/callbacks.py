@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Called by every training loop; override the events of interest.
+    """Base class of callbacks, called by every training loop.
 
-    ``what`` names the loop (``"MultiDelete (fusion)"``), a line is what the history records.
+    ``what`` is the name of the loop (``"MultiDelete (fusion)"``), ``line`` the new line of the history.
     """
 
     def on_step(self, what: str, line: Mapping[str, Any]) -> None:
-        """After an optimiser step: ``step``, ``losses`` by name with their ``total``, ``learning_rate``."""
+        """Called after an optimiser step: ``step``, ``losses`` by name with their ``total``, ``learning_rate``."""
 
     def on_validation(self, what: str, line: Mapping[str, Any]) -> None:
-        """After a checkpoint was validated: ``step`` and ``validation`` by metric."""
+        """Called after validation of a checkpoint: ``step`` and ``validation`` by metric."""
 
     def on_end(self, what: str, history: TrainingHistory) -> None:
-        """After the last step."""
+        """Called after the last step."""
 
 
 class Tracker(Callback):
@@ -38,7 +38,7 @@ class Tracker(Callback):
 
     Args:
         name: ``tensorboard``, ``wandb``, ``mlflow``, ``trackio``, or another tracker that accelerate knows.
-        folder: Where trackers that write files put them.
+        folder: Output folder of trackers that write files.
         config: Settings of the run.
 
     Raises:
@@ -65,16 +65,16 @@ class Tracker(Callback):
         self._log(what, {f"validation/{name}": value for name, value in line["validation"].items()})
 
     def close(self) -> None:
-        """Flush what was logged."""
+        """Flush all logged values."""
         self._accelerator.end_training()
 
     def _log(self, what: str, values: Mapping[str, float]) -> None:
         self._accelerator.log({f"{what}/{name}": value for name, value in values.items()}, step=self._logged)
-        self._logged += 1  # over all loops of a run, because some trackers drop steps that do not increase
+        self._logged += 1  # across all loops of a run, because some trackers drop steps that do not increase
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as ``{"method.alpha": 1.0}``, which is all that some trackers accept."""
+    """Flatten nested settings to ``{"method.alpha": 1.0}``, since some trackers accept nothing else."""
     result: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Checkpoints from which a killed run continues."""
+"""Checkpoints to resume interrupted runs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ CHECKPOINT_SECONDS = 20.0
 
 
 class Checkpoint:
-    """One file with tensors and facts of a run in progress.
+    """File with tensors and JSON facts of a run in progress.
 
     Args:
-        folder: Where the file is kept; without a folder nothing is written and a killed run starts again.
-        settings: JSON values on which the steps depend; a checkpoint of other settings is refused.
-        resume: Whether an existing file is read.
+        folder: Folder of the file; without it nothing is written, and an interrupted run starts again.
+        settings: JSON values that determine the steps; a checkpoint with other settings is refused.
+        resume: Whether to read an existing file.
     """
 
     def __init__(self, folder: Path | None, settings: Any, *, resume: bool) -> None:
@@ -41,7 +41,7 @@ class Checkpoint:
         return self.path is not None and time.monotonic() - self._saved > CHECKPOINT_SECONDS
 
     def write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Write tensors and JSON facts atomically; without a folder this does nothing."""
+        """Write tensors and JSON facts atomically; does nothing without a folder."""
         if self.path is None:
             return
         copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
@@ -50,13 +50,13 @@ class Checkpoint:
 
     @torch.no_grad()
     def read(self, current: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Copy the stored tensors into those of the same name.
+        """Copy the stored tensors into the current ones, by name.
 
         Args:
-            current: Tensors to fill; each must be in the file with the same shape.
+            current: Tensors to fill; the file must have each with the same shape.
 
         Returns:
-            The remaining tensors and the facts, or None where there is nothing to continue from.
+            The remaining tensors and the facts, or None if there is no checkpoint to resume.
 
         Raises:
             InputError: The file is damaged, or belongs to a run with other settings.

@@ -1,4 +1,4 @@
-"""Device, precision, progress and callbacks of everything that computes."""
+"""Device, precision, progress and callbacks of computations."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Engine:
     """Device, precision, progress and callbacks.
 
     Args:
-        precision: ``auto`` (bf16 where the device has fast bf16), ``fp32`` or ``bf16``.
-        progress: Progress bars; by default bars in a notebook, and none elsewhere.
-        resume: Continue from existing checkpoints.
-        cache_gigabytes: Larger encodings are not kept on disk but computed again each time.
-        callbacks: Called at every step, validation and end of a training loop.
+        precision: ``auto`` (bf16 if the device is fast with it), ``fp32`` or ``bf16``.
+        progress: Progress bars; by default only in notebooks.
+        resume: Resume from existing checkpoints.
+        cache_gigabytes: Larger encodings are recomputed instead of cached on disk.
+        callbacks: Callbacks of all training loops.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
-        """Device that accelerate chose: CUDA, MPS or CPU."""
+        """Device chosen by accelerate: CUDA, MPS or CPU."""
         device: torch.device = self.accelerator.device
         return device
 
@@ -67,22 +67,22 @@ class Engine:
             if self.dtype() != torch.float32:
                 stack.enter_context(torch.autocast(self.device.type, self.dtype()))
                 if self.device.type == "cpu":
-                    # The fused attention's bf16 backward takes five times as long as plain products on a CPU.
+                    # On a CPU the bf16 backward of fused attention takes five times as long as plain products.
                     stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             yield
 
     def synchronise(self) -> None:
-        """Wait for pending work on the device, so that a clock read afterwards includes it."""
+        """Wait for pending work on the device, for correct timing."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
     def device_key(self) -> str:
-        """Device and precision, as a part of cache keys."""
+        """Device and precision, for cache keys."""
         return f"{self.device.type} {self.dtype()}"
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether bf16 products are faster than fp32 ones here; without the instructions they are emulated."""
+    """Whether the CPU supports bf16 natively; otherwise it is emulated and slower than fp32."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and any(
         getattr(torch.cpu, check)() for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     )

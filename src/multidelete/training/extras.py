@@ -1,4 +1,4 @@
-"""Extra modules that an original learns beside its task: the hook for methods that need such an original."""
+"""Extra modules that are trained together with an original, for methods that require them."""
 
 from __future__ import annotations
 
@@ -19,52 +19,52 @@ if TYPE_CHECKING:
 
 
 class Extra(BaseModel, ABC):
-    """Settings of an extra module: the recipe table ``[train.extra]``, by the entry point ``multidelete.extras``.
+    """Settings of an extra module: recipe table ``[train.extra]``, entry point ``multidelete.extras``.
 
-    The module becomes ``model.extra``. It is called with a modality and its encoding and returns the encoding. Its
-    tensors are buffers, so that it is in no scope and no method changes it unasked.
+    The module becomes ``model.extra``. It maps a modality and its encoding to a new encoding. Its tensors are buffers,
+    so that it is in no scope and methods do not change it by accident.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: ClassVar[str]
-    requires: ClassVar[frozenset[str]] = frozenset()  # what the model must provide
-    scopes: ClassVar[tuple[str, ...]] = ("all",)  # training in another scope leaves the module as it is
-    uses_request: ClassVar[bool] = False  # whether it depends on what is to be deleted
+    requires: ClassVar[frozenset[str]] = frozenset()  # capabilities that the model must have
+    scopes: ClassVar[tuple[str, ...]] = ("all",)  # training in other scopes does not train the module
+    uses_request: ClassVar[bool] = False  # whether it depends on the deletion request
 
     def check(self, epochs: float) -> None:
-        """Refuse settings of the training that leave the module untrained.
+        """Check that the training settings suit the module.
 
         Raises:
-            ValueError: The training is too short.
+            ValueError: The training is too short for the module.
         """
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """The settings that :meth:`build` needs; the model's configuration records them."""
+        """Arguments of :meth:`build`, recorded in the model's configuration."""
 
     @classmethod
     @abstractmethod
     def build(cls, model: Model, facts: Mapping[str, Any]) -> nn.Module:
-        """The module for a model, as it is before training."""
+        """Build the module for a model, before training."""
 
     @abstractmethod
     def training(self, model: Model, dataset: Dataset, forget: Rows | None) -> ExtraTraining:
-        """The training of the module together with its model.
+        """Set up joint training of the module and its model.
 
         Args:
-            model: Has the module.
-            dataset: The training data.
-            forget: Rows of the examples of D_f; None where none of them is trained on.
+            model: Model with the module.
+            dataset: Training data.
+            forget: Rows of the examples of D_f; None if training uses none of them.
         """
 
 
 class ExtraTraining(ABC):
-    """The part of a training step that concerns an extra module.
+    """Training of an extra module together with its model.
 
     Args:
-        parameters: What the optimiser updates besides the model's parameters, by name in the model.
-        learning_rate: Its peak learning rate.
+        parameters: Further tensors for the optimiser, by name in the model.
+        learning_rate: Peak learning rate of these tensors.
     """
 
     parameters: dict[str, Tensor]
@@ -72,23 +72,23 @@ class ExtraTraining(ABC):
 
     @abstractmethod
     def losses(self, model: Model, batch: Batch, step: int, epoch: int) -> dict[str, Tensor]:
-        """All loss terms of a step, that of the task included."""
+        """All loss terms of a step, including that of the task."""
 
-    def finish(self) -> None:  # noqa: B027 - most have nothing to finish
+    def finish(self) -> None:  # noqa: B027 - optional hook
         """Called after the last step."""
 
 
 def check_extra(model: Model, extra: Extra | None) -> None:
-    """Refuse settings that ask for another extra module than the model has.
+    """Check that a model has the extra module of the settings.
 
     Raises:
-        InputError: The model has none, or one with other settings.
+        InputError: The model has no extra module, or one with other settings.
     """
     if extra is None:
         return
     if model.config.extra is None:
         raise InputError(
-            f"train.extra: this {model.name} model was made without '{extra.name}'; leave the table out, "
+            f"train.extra: this {model.name} model was trained without '{extra.name}'; remove the table, "
             "or let the recipe train an original with it"
         )
     for key, value in {"name": extra.name, **extra.facts()}.items():

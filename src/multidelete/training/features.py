@@ -1,4 +1,4 @@
-"""Encodings and fused outputs that are computed once and kept on disk."""
+"""Encodings and fused outputs that are computed once and cached on disk."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def encode_once(
     embedded: bool = False,
     what: str | None = None,
 ) -> Source | None:
-    """:func:`encode_all` over the dataset, kept on disk and memory-mapped.
+    """:func:`encode_all` over the dataset, cached on disk and memory-mapped.
 
     Returns:
-        None if they would need more than ``engine.cache_gigabytes``.
+        The encodings, or None if they need more than ``engine.cache_gigabytes``.
     """
     if isinstance(inputs.sources[modality], Constant):
         first = np.zeros(1, np.int64)
@@ -40,7 +40,7 @@ def encode_once(
     key = _encoding_key(engine, model, inputs, modality, embedded)
     folder = cache_dir() / "encodings" / key
     if not folder.is_dir():
-        if not embedded and model.backbone_frozen(modality):  # the slow part may have been done for another model
+        if not embedded and model.backbone_frozen(modality):  # the backbone's outputs may be cached already
             backbone = encode_once(engine, model, inputs, modality, embedded=True, what=what)
             inputs = inputs if backbone is None else inputs.with_sources({modality: backbone})
         if _estimated_gigabytes(engine, model, inputs, modality, embedded) > engine.cache_gigabytes:
@@ -58,9 +58,9 @@ def encode_once(
 
 
 def frozen_inputs(engine: Engine, model: Model, inputs: PairInputs, scope: str) -> PairInputs:
-    """The inputs with everything precomputed that training in this scope cannot change.
+    """Replace inputs by precomputed encodings where training in this scope cannot change them.
 
-    For a modality outside the scope these are its encodings; for one with a frozen backbone, the backbone's outputs.
+    Modalities outside the scope get their encodings, those with a frozen backbone the backbone's outputs.
     """
     moving = model.parameters_of(scope)
     sources = {}
@@ -68,27 +68,27 @@ def frozen_inputs(engine: Engine, model: Model, inputs: PairInputs, scope: str) 
         fixed = not any(within(name, model.parts[modality]) for name in moving)
         if fixed or model.backbone_frozen(modality):
             sources[modality] = encode_once(
-                engine, model, inputs, modality, embedded=not fixed, what=f"encoding {modality} once"
+                engine, model, inputs, modality, embedded=not fixed, what=f"encoding {modality}"
             )
     return inputs.with_sources({modality: source for modality, source in sources.items() if source is not None})
 
 
 def encoded_inputs(engine: Engine, model: Model, inputs: PairInputs) -> PairInputs:
-    """The inputs with precomputed encodings of every modality, for a model that does not change."""
-    sources = {m: encode_once(engine, model, inputs, m, what=f"encoding {m} once") for m in model.modalities}
+    """Replace the inputs of all modalities by precomputed encodings, for a model that does not change."""
+    sources = {m: encode_once(engine, model, inputs, m, what=f"encoding {m}") for m in model.modalities}
     return inputs.with_sources({modality: source for modality, source in sources.items() if source is not None})
 
 
 @torch.no_grad()
 def fused_once(engine: Engine, model: Model, inputs: PairInputs, text_rows: Rows, batch_size: int = 512) -> Fused:
-    """Fused representations of true pairs, kept on disk and memory-mapped.
+    """Fused representations of true pairs, cached on disk and memory-mapped.
 
     Args:
         engine: Device, precision, progress.
-        model: In eval mode.
-        inputs: The dataset as the model reads it.
-        text_rows: The pairs, one text row each.
-        batch_size: Pairs at a time.
+        model: Model in eval mode.
+        inputs: Model inputs of the dataset.
+        text_rows: Pairs, one text row each.
+        batch_size: Number of pairs per batch.
     """
     has = np.zeros(inputs.count("text"), dtype=bool)
     has[text_rows] = True
@@ -102,7 +102,7 @@ def fused_once(engine: Engine, model: Model, inputs: PairInputs, text_rows: Rows
     if not path.is_file():
         order = text_rows[by_length(inputs.sources["text"], text_rows)]
         values = None
-        advance = engine.progress.start("teacher's outputs once", len(order))
+        advance = engine.progress.start("teacher outputs", len(order))
         for part in iterate_rows(len(order), batch_size):
             rows = order[part]
             with engine.autocast():

@@ -25,17 +25,17 @@ def encode_all(
     batch_size: int | None = None,
     what: str | None = None,
 ) -> Encodings:
-    """Encodings of rows of one modality, in memory.
+    """Encode rows of one modality, in memory.
 
     Args:
         engine: Device, precision, progress.
-        model: In eval mode.
-        inputs: What it reads.
-        modality: Which encoder.
-        rows: Which rows; all by default. The result has one entry for each, in this order.
+        model: Model in eval mode.
+        inputs: Model inputs of the dataset.
+        modality: Modality to encode.
+        rows: Rows to encode, in the order of the result; all by default.
         embedded: Stop after the backbone.
-        batch_size: Rows at a time; by default as many as suit the encoder.
-        what: Name for progress; silent without.
+        batch_size: Rows per batch; the default depends on the encoder.
+        what: Label of the progress bar; None shows no bar.
     """
     chosen = np.arange(inputs.count(modality)) if rows is None else rows
     source = inputs.sources[modality]
@@ -45,7 +45,7 @@ def encode_all(
         return one.select(np.zeros_like(chosen))
     if isinstance(source, Encodings) and (source.stage == "encoded" or embedded):
         return source.select(chosen)
-    # Texts of similar length share a batch, so that little is spent on padding.
+    # Texts of similar length share a batch, to reduce padding.
     order = by_length(source, chosen)
     tokens: list[Any] = [None] * len(chosen)
     pooled: list[Any] = [None] * len(chosen)
@@ -69,7 +69,7 @@ def encode_all(
 
 
 def _rows_at_a_time(engine: Engine, model: Model, modality: str) -> int:
-    """Rows that an encoder is given together: on a CPU pictures so few that they stay in the processor's cache."""
+    """Batch size of an encoder; on a CPU, batches of images are small enough for the processor's cache."""
     if modality != "vision" or engine.device.type != "cpu":
         return 256
     return min(256, max(4, CACHED_PIXELS // (model.config.images * model.config.image_size**2)))
@@ -86,16 +86,16 @@ def pair_logits(
     batch_size: int = 512,
     what: str | None = None,
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The head's logits of each pair, ``(P, C)``.
+    """Logits of the head for each pair, ``(P, C)``.
 
     Args:
         engine: Device, precision, progress.
-        model: In eval mode.
+        model: Model in eval mode.
         image_or_graph: Encodings of examples (images, graphs).
         text: Encodings of texts.
-        pairs: Rows into the two, ``(P,)`` each.
-        batch_size: Pairs at a time; more of them where the model computes once what their sides have in common.
-        what: Name for progress; silent without.
+        pairs: Rows of both encodings, ``(P,)`` each.
+        batch_size: Pairs per batch; larger for models that share computations between pairs with a common side.
+        what: Label of the progress bar; None shows no bar.
     """
     examples, texts = pairs
     order = by_length(text, texts)
@@ -132,9 +132,7 @@ def embeddings(
         return model.embedding(modality, Encoding(nothing, nothing, pooled)).float().cpu().numpy()
 
 
-SHARED_BYTES = (
-    1 << 28
-)  # of the encodings of examples whose pairs are fused at a time, where more of them make it faster
+SHARED_BYTES = 1 << 28  # maximum size of example encodings per batch, for models that share computations
 
 
-CACHED_PIXELS = 1 << 20  # 20 pictures of 224 px: of more the activations leave the cache, and each takes twice as long
+CACHED_PIXELS = 1 << 20  # 20 images of 224 px; with more, activations leave the cache, and an image takes twice as long

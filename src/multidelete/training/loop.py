@@ -1,4 +1,4 @@
-"""The training loop: ``fit`` takes optimiser steps on named losses."""
+"""Training loop: ``fit`` takes optimiser steps on named losses."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class FitSettings:
     """Settings of ``fit``.
 
     Args:
-        steps: Optimiser steps.
-        learning_rate: Peak of the schedule: linear warm-up, then cosine to zero, or constant.
-        weight_decay: AdamW's, on matrices only, never on norms and biases.
-        warmup: Share of the steps.
-        schedule: What follows the warm-up.
-        clip: Largest norm of the gradient.
-        evaluations: Evenly spaced checkpoints that are validated; the best is kept. 0 keeps the last step.
-        stop_at: Training ends early at a checkpoint whose criterion reaches this.
+        steps: Number of optimiser steps.
+        learning_rate: Peak learning rate after linear warm-up.
+        weight_decay: Weight decay of AdamW, for matrices only, not for norms and biases.
+        warmup: Fraction of the steps.
+        schedule: Schedule after the warm-up: cosine to zero, or constant.
+        clip: Maximum gradient norm.
+        evaluations: Number of evenly spaced checkpoints to validate; the best is kept. 0 keeps the last step.
+        stop_at: Training stops early at a checkpoint whose criterion reaches this value.
         seed: Seed of dropout.
-        lr_multipliers: Parameters whose learning rate is multiplied by this; they have no weight decay.
+        lr_multipliers: Factors of the learning rate by parameter; these parameters have no weight decay.
     """
 
     steps: int
@@ -74,7 +74,7 @@ class FitSettings:
 
 @dataclass
 class TrainingHistory:
-    """Log of one ``fit``: a line for each step and one for each validated checkpoint."""
+    """Log of one ``fit``, with a line for each step and each validated checkpoint."""
 
     lines: list[dict[str, Any]] = field(default_factory=list)
     update_seconds: float = 0.0
@@ -96,18 +96,18 @@ def fit(
     """Take optimiser steps on the sum of the named losses, until ``fit_settings.steps`` or ``stop_at``.
 
     Args:
-        engine: Device, precision, progress, callbacks, and whether to continue from a checkpoint.
-        model: Changed in place; it must be on the engine's device.
-        parameters: What the optimiser updates; everything else is constant.
-        losses: Named loss terms of a step, scalars, summed.
+        engine: Device, precision, progress, callbacks, and whether to resume.
+        model: Model on the engine's device, changed in place.
+        parameters: Parameters of the optimiser; all others are frozen.
+        losses: Function from step to named scalar loss terms, which are summed.
         fit_settings: Steps, learning rates, selection.
         what: Name for progress, callbacks and messages.
-        training: Training mode (dropout, running statistics); unlearning runs in eval mode.
-        validate: Validation metrics of the current model, with the key ``criterion``, higher is better.
-        folder: Where checkpoints are kept during training; without a folder a killed run starts again.
+        training: Whether to use training mode (dropout, running statistics); unlearning uses eval mode.
+        validate: Function that returns validation metrics, with the key ``criterion``, higher is better.
+        folder: Folder of checkpoints; without it an interrupted run starts again.
 
     Returns:
-        The history; ``model`` holds the weights of the last step, or of the selected checkpoint.
+        The history; ``model`` has the weights of the last step or the selected checkpoint.
 
     Raises:
         InputError: The loss is not finite, or a checkpoint belongs to another run.
@@ -191,7 +191,7 @@ def _validate(validate: Callable[[], dict[str, float]], state: _FitState) -> Non
 
 
 def _set_mode(model: Model, parameters: Mapping[str, Tensor], training: bool) -> None:
-    """Training mode for the parts that change; the others keep dropout and running statistics off."""
+    """Set the mode: training only for parts that change, eval for the others."""
     model.train(training)
     for parts in model.parts.values():
         if not any(within(name, parts) for name in parameters):
@@ -223,7 +223,7 @@ def _optimiser(parameters: Mapping[str, Tensor], fit_settings: FitSettings) -> t
     ]
     for name, lr_multiplier in fit_settings.lr_multipliers.items():
         groups.append({"params": [parameters[name]], "weight_decay": 0.0, "lr_multiplier": lr_multiplier})
-    # With many small weights the Python loop over them costs more than the updates.
+    # fused avoids a slow Python loop over many small weights.
     fused = all(parameter.device.type == "cpu" for parameter in parameters.values())
     return torch.optim.AdamW(
         [g for g in groups if g["params"]], lr=fit_settings.learning_rate, betas=(0.9, 0.999), fused=fused or None
@@ -231,7 +231,7 @@ def _optimiser(parameters: Mapping[str, Tensor], fit_settings: FitSettings) -> t
 
 
 class _FitState:
-    """Everything that a step depends on, so that a resumed run equals an uninterrupted one."""
+    """State that determines the next steps, so that a resumed run equals an uninterrupted one."""
 
     def __init__(
         self, model: Model, parameters: Mapping[str, Tensor], fit_settings: FitSettings, checkpoint: Checkpoint
@@ -273,7 +273,7 @@ class _FitState:
         self.checkpoint.write(tensors, {**facts, "history": asdict(self.history)})
 
     def restore(self, device: torch.device) -> bool:
-        """Continue from the checkpoint, if there is one. See :meth:`Checkpoint.read` for errors."""
+        """Resume from the checkpoint, if there is one. See :meth:`Checkpoint.read` for errors."""
         stored = self.checkpoint.read({f"model.{n}": t for n, t in self.moving().items()})
         if stored is None:
             return False

@@ -1,4 +1,4 @@
-"""How an original model is made, and by the same recipe a retrained one."""
+"""Training of originals, and of retrained models by the same recipe."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from multidelete.utils.entries import Entry
 
 
 class TrainSettings(BaseModel):
-    """Settings of training; the last checkpoint is the model ("trained to convergence").
+    """Settings of training; the last checkpoint is used ("trained to convergence").
 
     Args:
         epochs: Passes over the pairs.
-        batch_size: Pairs in a step.
-        learning_rate: Peak of the schedule: linear warm-up, then cosine to zero.
-        weight_decay: AdamW's, on matrices only.
-        warmup: Share of the steps.
-        clip: Largest norm of the gradient.
-        extra: An extra module that is learned too, for methods that require one; none by default.
+        batch_size: Pairs per step.
+        learning_rate: Peak learning rate; linear warm-up, then cosine to zero.
+        weight_decay: Weight decay of AdamW, for matrices only.
+        warmup: Fraction of the steps.
+        clip: Maximum gradient norm.
+        extra: Extra module to train too, for methods that require one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -45,7 +45,7 @@ class TrainSettings(BaseModel):
     extra: Annotated[Extra, Entry(EXTRAS, "extra module")] | None = None
 
     def model_post_init(self, _: Any) -> None:
-        """Refuse a training that is too short for its extra module."""
+        """Check that the training suits the extra module."""
         if self.extra is not None:
             self.extra.check(self.epochs)
 
@@ -58,15 +58,15 @@ def initial_model(
     start: Path | None = None,
     tokenizer: Any = None,
 ) -> Model:
-    """A model before training: seeded, or with the weights of the model that it starts from.
+    """Build a model before training, with seeded random weights or those of a start model.
 
     Args:
-        architecture: Its class.
-        config: Its configuration.
-        texts: The dataset's texts, see :meth:`Model.build`.
+        architecture: Model class.
+        config: Model configuration.
+        texts: Texts of the dataset, see :meth:`Model.build`.
         seed: Seed of the random weights.
-        start: Folder of the model to start from.
-        tokenizer: One to use instead of making one from the texts.
+        start: Folder of the start model.
+        tokenizer: Tokenizer to use instead.
     """
     model = architecture.build(config.model_copy(update={"extra": None}), texts, seed, tokenizer=tokenizer)
     add_extra(model, config.extra)
@@ -91,19 +91,19 @@ def train(
     """Train a model in place on true pairs.
 
     Args:
-        model: As it was built.
-        inputs: What it reads.
-        text_rows: The pairs, one text row each.
-        settings: How.
-        engine: Where.
-        scope: Which parameters are trained.
+        model: Newly built model.
+        inputs: Model inputs of the dataset.
+        text_rows: Pairs, one text row each.
+        settings: Training settings.
+        engine: Device, precision, progress.
+        scope: Parameters to train.
         seed: Seed of order, hard negatives and dropout.
         what: Name for progress and messages.
-        folder: Where checkpoints are kept while this runs.
-        forget: Rows of the examples of D_f, for an extra module; not needed where none of them is trained on.
+        folder: Folder of checkpoints.
+        forget: Rows of the examples of D_f, for an extra module; not needed if training uses none of them.
 
     Raises:
-        InputError: The settings ask for an extra module that the model does not have, or the loss became infinite.
+        InputError: The settings have an extra module that the model lacks, or the loss is not finite.
     """
     extra = settings.extra if settings.extra is not None and scope in settings.extra.scopes else None
     check_extra(model, extra)

@@ -1,4 +1,4 @@
-"""Progress bars with the time left, and log messages above them."""
+"""Progress bars with the remaining time, and log messages above them."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ LOGGER = logging.getLogger("multidelete")
 
 
 class ProgressReporter:
-    """Progress of long work; this class shows nothing."""
+    """Base class of progress displays; shows nothing."""
 
     def start(self, what: str, total: int) -> Callable[[int], None]:
-        """Begin work of ``total`` steps; the returned function advances it."""
+        """Start a task of ``total`` steps; the returned function advances it."""
         return lambda done: None
 
     def finish(self) -> None:
-        """End the work that was started last."""
+        """Finish the task that was started last."""
 
 
 class Bars(ProgressReporter):
-    """Bars on standard error or in a notebook; as a context also the log messages of this package, above the bars.
+    """Progress bars on standard error or in a notebook; as a context manager also shows this package's log messages.
 
-    Without a terminal the name of each piece of work is one line.
+    Without a terminal, each task is shown as one line.
     """
 
     def __init__(self) -> None:
@@ -53,14 +53,14 @@ class Bars(ProgressReporter):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close all bars and show no more messages."""
+        """Close all bars and stop showing log messages."""
         while self._open:
             self._open.pop()[0].stop()
         LOGGER.removeHandler(self._handler)
         LOGGER.setLevel(self._level)
 
     def start(self, what: str, total: int) -> Callable[[int], None]:
-        """See :meth:`ProgressReporter.start`; work inside other work has its bar below."""
+        """See :meth:`ProgressReporter.start`; nested tasks have their bars below."""
         if not self.shown:
             LOGGER.info("%s", what)
         if self._open:
@@ -90,7 +90,7 @@ class Bars(ProgressReporter):
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
-        """Context that closes the bars which are left open inside it."""
+        """Context that closes bars left open inside it."""
         depth = len(self._open)
         try:
             yield
@@ -105,10 +105,10 @@ class _ConsoleHandler(logging.Handler):
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        # A path may hold brackets, and a line that is copied must not be broken.
+        # Paths may contain brackets (markup), and lines to copy must not be wrapped.
         self.console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
 def default_progress() -> ProgressReporter:
-    """Bars in a notebook; elsewhere a library stays silent."""
+    """Bars in a notebook; otherwise no output."""
     return Bars() if Console().is_jupyter else ProgressReporter()

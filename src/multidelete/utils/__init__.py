@@ -1,1 +1,1 @@
-"""Errors, registries, seeded randomness, atomic files: what every room uses."""
+"""Errors, registries, seeded randomness, atomic files and other utilities."""

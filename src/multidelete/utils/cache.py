@@ -1,4 +1,4 @@
-"""The cache folder, in which results are kept under a key of everything that they depend on."""
+"""Cache folder; results are stored under a key of everything that they depend on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from multidelete.utils.errors import InputError
 
 
 def cache_dir() -> Path:
-    """The cache folder: ``$MULTIDELETE_CACHE``, else ``~/.cache/multidelete``; created where it is missing."""
+    """Cache folder: ``$MULTIDELETE_CACHE``, by default ``~/.cache/multidelete``; created if it is missing."""
     folder = Path(os.environ.get("MULTIDELETE_CACHE") or Path.home() / ".cache" / "multidelete")
     with cache_write(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -26,5 +26,5 @@ def cache_write(folder: Path) -> Iterator[None]:
     except OSError as error:
         why = error.strerror or error
         raise InputError(
-            f"cannot write to the cache folder {folder}: {why}; set MULTIDELETE_CACHE to a folder with room"
+            f"cannot write to the cache folder {folder}: {why}; set MULTIDELETE_CACHE to a folder with free space"
         ) from error

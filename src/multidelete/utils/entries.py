@@ -12,23 +12,23 @@ from multidelete.utils.registry import unknown
 
 
 class MistakesError(PydanticCustomError):
-    """Complete sentences that a validator raises; they are shown as they are, a line each."""
+    """Complete messages of a validator; they are shown unchanged, one per line."""
 
     def __new__(cls, *texts: str) -> MistakesError:
-        """An error of these sentences."""
+        """Create an error with these messages."""
         return super().__new__(cls, "mistakes", "{text}", {"text": "\n".join(texts)})
 
 
 class Entry:
-    """Annotation of a setting whose ``name`` selects an entry of a registry, and whose other keys are its settings.
+    """Annotation of a setting whose ``name`` selects an entry of a registry; other keys are settings of the entry.
 
     The registry is read at validation, so that entries can be added at any time.
 
     Args:
-        table: The registry.
-        kind: What messages call an entry.
+        table: Registry.
+        kind: Name of the kind of entry, for messages.
         settings: Settings class of an entry; by default the entry itself.
-        named: Whether the value is ``(name, settings)`` instead of the settings alone.
+        named: Whether the value is ``(name, settings)`` instead of only the settings.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Entry:
         )
 
     def validate(self, value: Any) -> Any:
-        """An entry with its settings, from a bare name, a table with a name, or the object itself."""
+        """Validate a name, a table with a name, or an object; returns the entry's settings."""
         if isinstance(value, BaseModel | tuple):
             return value
         fields = {"name": value} if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""The errors a user can mend, and the hint that helps to mend them."""
+"""Errors that users can correct, with suggestions."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something that the user can mend: the text is one sentence that says what was expected, what came, what helps.
+    """Error that the user can correct; the message says what was expected, what was received and what helps.
 
     The command line prints it without a traceback and exits with 2; in Python it is a ``ValueError``.
     """
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """The end of a sentence that names the closest option, or nothing where none is close.
+    """End of a message that suggests the closest option; empty if none is close.
 
     >>> did_you_mean("larning_rate", ["learning_rate", "epochs"])
     "; did you mean 'learning_rate'?"

@@ -1,4 +1,4 @@
-"""Writing that is whole or not there: a folder or file appears under its name only when it is complete."""
+"""Atomic writes: a folder or file gets its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 @contextmanager
 def write_atomically(target: Path) -> Iterator[Path]:
-    """A temporary folder beside ``target`` that takes its place when the block ends well, and is removed if not."""
+    """Yield a temporary folder next to ``target``, which replaces it on success and is removed on failure."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield part
         part.chmod(0o755)
-        for path in part.rglob("*"):  # some writers make private files, of no use on a shared disk
+        for path in part.rglob("*"):  # some writers create private files, which others could not read
             path.chmod(0o755 if path.is_dir() else 0o644)
         if target.exists():
             shutil.rmtree(target)
@@ -28,7 +28,7 @@ def write_atomically(target: Path) -> Iterator[Path]:
 
 
 def write_file(path: Path, content: bytes | str) -> None:
-    """Write a file under a temporary name in the same folder, then rename it into place."""
+    """Write a file under a temporary name in the same folder, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

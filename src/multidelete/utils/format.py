@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def signed(value: float, digits: int = 1, *, plus: bool = False) -> str:
-    """A number with a real minus sign, and with a plus where that is asked for; never "−0.0".
+    """A number with a proper minus sign, optionally with a plus sign; never "−0.0".
 
     >>> signed(-1.26), signed(-0.01), signed(2, plus=True)
     ('−1.3', '0.0', '+2.0')
@@ -16,7 +16,7 @@ def signed(value: float, digits: int = 1, *, plus: bool = False) -> str:
 
 
 def duration(seconds: float, sd: float | None = None) -> str:
-    """A time in the example that suits it.
+    """A duration in a suitable unit.
 
     >>> duration(0.42), duration(34.2), duration(336, 12), duration(9000)
     ('0.42 s', '34 s', '5.6 ± 0.2 min', '2.5 h')
@@ -29,7 +29,7 @@ def duration(seconds: float, sd: float | None = None) -> str:
 
 
 def percent(fraction: float) -> str:
-    """A fraction as a percentage with two digits or so.
+    """A fraction as a percentage with about two digits.
 
     >>> percent(0.0613), percent(1.25)
     ('6.1 %', '125 %')

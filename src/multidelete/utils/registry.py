@@ -1,4 +1,4 @@
-"""Tables of methods, models, tasks and readers, open to other packages by entry points."""
+"""Registries of methods, models, tasks and readers, which other packages extend by entry points."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Table(dict[str, T]):
-    """A dict that imports its entry points at first use, so that their modules can be imported before this package."""
+    """Dict that imports entry points at first use, so that their modules can be imported before this package."""
 
     def __getitem__(self, name: str) -> T:
         value: Any = super().__getitem__(name)
@@ -21,32 +21,32 @@ class Table(dict[str, T]):
         return value  # type: ignore[no-any-return]
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The entry of this name, or the default."""
+        """Entry with this name, or the default."""
         try:
             return self[name]
         except KeyError:
             return default
 
     def values(self) -> ValuesView[T]:  # type: ignore[override]
-        """The entries."""
+        """Entries."""
         return ValuesView(self)
 
     def items(self) -> ItemsView[str, T]:  # type: ignore[override]
-        """Names with their entries."""
+        """Names and entries."""
         return ItemsView(self)
 
 
 def with_entry_points(group: str, table: dict[str, T]) -> Table[T]:
-    """The table, followed by what installed packages add to it; a name in the table cannot be replaced."""
+    """Registry with the entry points of installed packages added; names in ``table`` cannot be replaced."""
     added: dict[str, Any] = {entry.name: entry for entry in entry_points(group=group) if entry.name not in table}
     return Table(table | added)
 
 
 def choose(table: dict[str, T], name: str, kind: str) -> T:
-    """The entry of this name.
+    """Entry with this name.
 
     Raises:
-        InputError: There is no such entry; the sentence lists those there are.
+        InputError: There is no such entry; the message lists all entries.
     """
     if name not in table:
         raise InputError(unknown(name, table, kind))
@@ -54,7 +54,7 @@ def choose(table: dict[str, T], name: str, kind: str) -> T:
 
 
 def unknown(name: str, options: Collection[str], kind: str) -> str:
-    """The sentence that a name is none of the options.
+    """Message that a name is none of the options.
 
     >>> unknown("negrad", ["retrain", "neggrad"], "method")
     "'negrad' is not a method (there are retrain, neggrad); did you mean 'neggrad'?"
