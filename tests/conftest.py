@@ -105,9 +105,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 @pytest.fixture
 def without_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """No page is written: that of a tiny run takes longer than the run."""
-    import multidelete.report.page
+    import multidelete.report.pages.run
 
-    monkeypatch.setattr(multidelete.report.page, "write_report", lambda *_: None)
+    monkeypatch.setattr(multidelete.report.pages.run, "write_report", lambda *_: None)
 
 
 @pytest.fixture

@@ -64,11 +64,11 @@ def cut(bert: Path, after: int | None = 1, fusion: int = 2, **changes: Any) -> A
 
 
 @torch.no_grad()
-def test_a_bert_cut_in_two_computes_nearly_what_it_did_whole(bert: Path, tmp_path: Path) -> None:
-    model, whole = cut(bert), cut(bert, after=None)
+def test_a_bert_cut_in_two_computes_nearly_the_same(bert: Path, tmp_path: Path) -> None:
+    model, full = cut(bert), cut(bert, after=None)
     rows = [row[:6] for row in model.tokenize(DATASET.texts[:3])]
     tokens = Tokens(torch.tensor(rows), torch.ones(3, 6, dtype=torch.long))
-    expected = run_text(whole.text, EncoderConfig(pretrained=str(bert)), tokens).pooled
+    expected = run_text(full.text, EncoderConfig(pretrained=str(bert)), tokens).pooled
     text = model.encode_one("text", tokens)
     pictures = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(1))
     fused = model.fuse({"text": text, "vision": Encoding(pictures, torch.ones(3, 5, dtype=torch.long), pictures[:, 0])})
@@ -116,7 +116,7 @@ def test_words_are_read_where_the_configuration_says_and_the_sentence_at_the_end
 
 
 @torch.no_grad()
-def test_the_similarity_stands_beside_the_fused_state() -> None:
+def test_the_similarity_is_appended_to_the_fused_state() -> None:
     config = tiny.albef(similarity=True).for_dataset(DATASET, labelled=True)
     model = MODELS["albef"].build(config, DATASET.texts, 0)
     aligned = MODELS["clip"].build(tiny.clip(vision=config.vision, text=config.text), DATASET.texts, 1)
@@ -183,7 +183,7 @@ def test_dropout_falls_on_pairs_that_have_sides_in_common_too() -> None:
     rows = torch.tensor([1, 1, 4]), torch.tensor([0, 0, 2])
     with torch.no_grad():
         drawn = torch.stack([fusion.of_pairs(text, vision, *rows) for _ in range(2000)])
-        whole = torch.stack([fusion(text[rows[0]], vision[rows[1]]) for _ in range(2000)])
+        full = torch.stack([fusion(text[rows[0]], vision[rows[1]]) for _ in range(2000)])
     assert not torch.equal(drawn[0, 0], drawn[0, 1])
-    torch.testing.assert_close(drawn.mean(0), whole.mean(0), atol=0.1, rtol=0)
-    torch.testing.assert_close(drawn.std(0), whole.std(0), atol=0.1, rtol=0)
+    torch.testing.assert_close(drawn.mean(0), full.mean(0), atol=0.1, rtol=0)
+    torch.testing.assert_close(drawn.std(0), full.std(0), atol=0.1, rtol=0)

@@ -161,7 +161,7 @@ CASES: dict[str, Bad] = {
     ),
     "unknown-data-setting": Bad(f"{RUN} data.trian=9", ("reader 'scenes' has no option 'trian'", "mean 'train'?")),
     "unknown-model-setting": Bad(f"{RUN} model.fusion.layer=1", ("'model.fusion' has no setting 'layer'", "'layers'?")),
-    "unknown-list": Bad("list nonsense", ("'nonsense' is not a list", "methods, models, tasks, readers")),
+    "unknown-list": Bad("list nonsense", ("'nonsense' is not a list", "methods, models, tasks, metrics, readers")),
     # values
     "wrong-type": Bad(f"{RUN} train.epochs=three", ("'train.epochs' should be a valid number", "got 'three'")),
     "wrong-type-of-data": Bad(f"{RUN} data.size=big", ("expects int for 'size', got 'big'",)),

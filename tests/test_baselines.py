@@ -297,7 +297,7 @@ def test_neggrad_plus_lies_between_finetune_and_neggrad(task: str, name: str) ->
 
 
 @pytest.mark.parametrize(("task", "name"), EFFECTS)
-def test_neggrad_plus_drives_the_losses_on_the_two_sets_apart(task: str, name: str) -> None:
+def test_neggrad_plus_separates_the_losses_of_the_two_sets(task: str, name: str) -> None:
     original = original_of(task, name)
     data = data_of(task, original)
     settings = {**QUICK, "min_steps": 48, "learning_rate": 3e-3}

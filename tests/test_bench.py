@@ -30,7 +30,7 @@ from multidelete.bench.work import _Worker
 from multidelete.methods import METHODS, Method, NegGrad
 from multidelete.models import Model
 from multidelete.recipe import as_values, load
-from multidelete.report.bench import Bench, headings, latex, lines, to_latex, to_text, write_bench
+from multidelete.report.pages.bench import Bench, headings, latex, lines, to_latex, to_text, write_bench
 from multidelete.runs.groups import label
 from multidelete.runs.record import RESULTS_FILE
 from multidelete.store.models import stored
@@ -107,7 +107,7 @@ def test_one_cell_trains_what_others_wait_for(here: Path) -> None:
     }
 
 
-def test_a_method_that_is_only_compared_and_more_than_once_is_said(here: Path) -> None:
+def test_a_method_that_is_compared_more_than_once_is_noted(here: Path) -> None:
     again = '[[compare]]\nname = "neggrad"\nscope = "all"\nlearning_rate = 1e-4\n\n[bench]'
     (here / "recipe.toml").write_text(RECIPE + COMPARE.replace("[bench]", again))
     result = cells_of("recipe.toml", methods=["neggrad"], scopes=["all"])
@@ -165,7 +165,7 @@ class OnlyVision(NegGrad):
 OnlyVision.model_rebuild()
 
 
-def test_what_cannot_be_is_left_out_and_said_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_cells_are_left_out_with_one_note(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "only_vision", OnlyVision)
     assert names(cells_of(methods=["neggrad"], seeds=[0]))[1:] == ["neggrad-all-3-seed0", "neggrad-fusion-3-seed0"]
     result = cells_of(methods=["only_vision"], seeds=[0, 1])
@@ -244,7 +244,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_told_before_anything_starts(name: str, here: Path, terminal: Terminal) -> None:
+def test_bad_input_is_reported_before_anything_starts(name: str, here: Path, terminal: Terminal) -> None:
     options, fragments = BAD[name]
     (here / "full").mkdir()
     (here / "full/notes.txt").write_text("mine")
@@ -256,7 +256,7 @@ def test_bad_input_is_told_before_anything_starts(name: str, here: Path, termina
     assert contents(here) == before
 
 
-def test_all_mistakes_of_a_bench_are_told_at_once(here: Path, terminal: Terminal) -> None:
+def test_all_mistakes_of_a_bench_are_reported_at_once(here: Path, terminal: Terminal) -> None:
     ended = terminal("bench recipe.toml --methods negrad --scopes fussion bench.settings.x.y=1 sead=1")
     assert ended.code == 2
     assert len(ended.errors) == 4
@@ -515,9 +515,9 @@ def test_killed_twice_and_continued_it_is_the_same_table(
     done = {path.parent.name for path in (here / "out/cells").glob("*/results.json")}
     assert 3 <= len(done) < 6
     process = begun(f"{command} --out out", here / "cache")
-    said = process.communicate(timeout=400)[1]
-    assert process.returncode == 0, said
-    assert f"({6 - len(done)} of {6 - len(done)})" in said
+    messages = process.communicate(timeout=400)[1]
+    assert process.returncode == 0, messages
+    assert f"({6 - len(done)} of {6 - len(done)})" in messages
     process = begun(f"{command} --out whole", here / "other")
     assert process.communicate(timeout=400) is not None
     assert (here / "out/bench.txt").read_text() == (here / "whole/bench.txt").read_text()
@@ -540,10 +540,10 @@ def test_ctrl_c_stops_the_workers_and_says_how_to_go_on(
     wait_for(lambda: log.is_file() and log.read_text().count("training the original") == 2)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=120)[1]
+    messages = process.communicate(timeout=120)[1]
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "stopped; progress is saved: the same command continues"
-    assert "failed" not in said
+    assert messages.splitlines()[-1] == "stopped; progress is saved: the same command continues"
+    assert "failed" not in messages
     assert not alive(str(here / "cache"))
     assert len(list((here / "cache/work").glob("*/checkpoint.safetensors"))) == 2  # where they go on
 
@@ -657,7 +657,7 @@ def test_benches_of_two_tasks_stand_side_by_side_with_their_average(two: tuple[P
     assert all(note in to_text(result) for note in result.notes)
 
 
-def test_one_bench_is_titled_by_its_question(two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_one_bench_is_titled_by_its_comparison_key(two: tuple[Path, Path], tmp_path: Path) -> None:
     result = Bench.load(two[:1])
     assert headings(result.groups) == ["Method", "D_Test ↑ / D_f ↓", "Seeds"]
     assert to_text(result).splitlines()[0] == (

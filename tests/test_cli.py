@@ -214,7 +214,7 @@ def test_results_have_the_keys_of_the_design(finished: Path) -> None:
     assert "torch" in provenance["packages"]
 
 
-def test_what_lies_beside_the_results(finished: Path) -> None:
+def test_other_files_of_a_run(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]+"', "", page) or "src=" not in page
     keys = ["00-original-all", "01-retrain-all", "02-multidelete-fusion"]
@@ -239,8 +239,8 @@ def test_evaluate_prints_and_only_reads(ground: Path, finished: Path, terminal: 
         ended = terminal(f"evaluate {folder} --data photos --forget ids.txt --precision fp32")
         assert ended.code == 0
         printed = dict(re.findall(r"(\w+) +│ +(-?[\d.]+) ", ended.out))
-        beside = ("gap_to_retrain", "probe_", "attack_", "mi_")  # which need other models too
-        expected = {name: value for name, value in row["metrics"].items() if not name.startswith(beside)}
+        siblings = ("gap_to_retrain", "probe_", "attack_", "mi_")  # which need other models too
+        expected = {name: value for name, value in row["metrics"].items() if not name.startswith(siblings)}
         assert printed == {name: f"{value:.2f}" for name, value in expected.items()}
     without = terminal("evaluate model --data photos --set rerank=4 --precision fp32").out
     assert "test_score" in without
@@ -304,15 +304,15 @@ def test_train_writes_a_model_that_unlearn_takes(here: Path, photos: Path, termi
     assert {name: value for name, value in contents(here).items() if name in before} == before
 
 
-def test_retrain_repeats_the_training_that_the_model_folder_tells(here: Path, photos: Path, terminal: Terminal) -> None:
+def test_retrain_repeats_the_training_in_the_model_folder(here: Path, photos: Path, terminal: Terminal) -> None:
     assert terminal("train recipe.toml train.epochs=2 --seed 3 --out new/model").code == 0
-    told = json.loads((here / "new/model/training.json").read_text())
-    assert (told["settings"]["epochs"], told["seed"]) == (2, 3)
+    raised = json.loads((here / "new/model/training.json").read_text())
+    assert (raised["settings"]["epochs"], raised["seed"]) == (2, 3)
     plain = f"unlearn --model new/model --data {photos} --forget 4 --precision fp32 {QUICK} --retrain"
     assert terminal(f"{plain} --out out").code == 0
     rows = json.loads((here / "out/results.json").read_text())["rows"]
     assert rows[0]["settings"]["epochs"] == 2
-    assert json.loads((here / "out/model/training.json").read_text()) == told
+    assert json.loads((here / "out/model/training.json").read_text()) == raised
 
     (here / "new/model/training.json").unlink()
     ended = terminal(f"{plain} --out other")
@@ -433,16 +433,16 @@ def test_ctrl_c_stops_with_a_sentence_and_resume_finishes(stage: str, here: Path
     assert process.stderr is not None
     killer = threading.Timer(120, process.kill)
     killer.start()
-    said = ""
+    messages = ""
     for line in process.stderr:
-        said += line
+        messages += line
         if line.strip() == stage:
             threading.Timer(0.5, process.send_signal, [signal.SIGINT]).start()
     code = process.wait()
     killer.cancel()
-    assert code == 130, said
-    assert said.splitlines()[-1] == "stopped; progress is saved: the same command with --resume continues"
-    assert "Traceback" not in said
+    assert code == 130, messages
+    assert messages.splitlines()[-1] == "stopped; progress is saved: the same command with --resume continues"
+    assert "Traceback" not in messages
     assert not (here / "out/results.json").exists()
 
     again = subprocess.run([*words, "--resume"], capture_output=True, text=True, env=environment, check=False)

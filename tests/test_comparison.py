@@ -13,10 +13,11 @@ import pytest
 
 from multidelete.judgement import verdict
 from multidelete.metrics.forgetting import forget_auc
-from multidelete.report import comparison, tables
-from multidelete.report.bench import Bench, to_html
-from multidelete.report.comparison import Scored, rates, roc, roc_note, scatter
-from multidelete.report.page import render
+from multidelete.report.figures import comparison
+from multidelete.report.figures.comparison import Scored, rates, roc, roc_note, scatter
+from multidelete.report.pages.bench import Bench, to_html
+from multidelete.report.pages.run import render
+from multidelete.report.tables import groups as tables
 from multidelete.runs.groups import Group, labels, summary
 from multidelete.runs.reader import Run
 from rows import display, seed_values
@@ -146,7 +147,7 @@ def test_the_ablation_is_a_table_of_its_own(tmp_path: Path) -> None:
 def groups_with(**metrics: tuple[float, float, float]) -> list[Group]:
     """Original, Retrain and MultiDelete with these metrics, in this order."""
     result = []
-    for place, method in enumerate(("original", "retrain", "multidelete")):
+    for position, method in enumerate(("original", "retrain", "multidelete")):
         row = {
             "task": "entailment",
             "data": "d",
@@ -157,7 +158,7 @@ def groups_with(**metrics: tuple[float, float, float]) -> list[Group]:
             **seed_values(0),
         }
         row |= {"forget_examples": 4, "settings": {}, "cost": {}}
-        result.append(Group.of([{**row, "metrics": {key: values[place] for key, values in metrics.items()}}]))
+        result.append(Group.of([{**row, "metrics": {key: values[position] for key, values in metrics.items()}}]))
     return result
 
 

@@ -31,11 +31,11 @@ def test_every_method(name: str, check: Callable[[Case], None]) -> None:
 @pytest.mark.parametrize(
     ("name", "property_name"), [(name, property_name) for name in METHODS for property_name in METHODS[name].properties]
 )
-def test_every_claim(name: str, property_name: str) -> None:
+def test_every_property(name: str, property_name: str) -> None:
     PROPERTIES[property_name](case_of(METHODS[name]))
 
 
-def test_claims_are_made() -> None:
+def test_properties_are_declared() -> None:
     assert set(PROPERTIES) == {property_name for method in METHODS.values() for property_name in method.properties}
 
 
@@ -183,7 +183,7 @@ class Uncited(Broken):
     """Cites nothing."""
 
 
-class ClaimsTheImpossible(Broken):
+class DeclaresTheImpossible(Broken):
     properties = ("forgets_everything",)
 
 
@@ -212,7 +212,7 @@ def unlearned(model: Model, data: UnlearningData) -> Unlearned:
         (ReadsTest, "it reads the test split"),
         (Undocumented, "no docstring says what its setting 'strength' is"),
         (Uncited, "its docstring cites no paper"),
-        (ClaimsTheImpossible, r"it has unknown properties \['forgets_everything'\]"),
+        (DeclaresTheImpossible, r"it has unknown properties \['forgets_everything'\]"),
     ],
 )
 def test_broken_methods_fail(method: type[Method], problem: str) -> None:

@@ -188,12 +188,12 @@ def test_positions_of_another_image_size_are_interpolated() -> None:
     weights = official(source, "text_encoder.")
     model = Albef.build(albef(image_size=40), TEXTS, 0)
     back = from_lavis(weights, model.config)
-    place = "vision.embeddings.position_embeddings"
-    assert back[place].shape == (1, 1 + 25, 16)
-    before = source.state_dict()[place]
-    assert torch.equal(back[place][:, 0], before[:, 0])
+    position = "vision.embeddings.position_embeddings"
+    assert back[position].shape == (1, 1 + 25, 16)
+    before = source.state_dict()[position]
+    assert torch.equal(back[position][:, 0], before[:, 0])
     centre = 1 + 4, 1 + 12  # of the 3 x 3 and of the 5 x 5 grid
-    torch.testing.assert_close(back[place][:, centre[1]], before[:, centre[0]])
+    torch.testing.assert_close(back[position][:, centre[1]], before[:, centre[0]])
 
 
 def test_a_class_head_comes_along() -> None:

@@ -21,7 +21,7 @@ from multidelete.judgement.deletion import (
     UTILITY,
     record,
 )
-from multidelete.report.deletion import render, write_deletion
+from multidelete.report.pages.deletion import render, write_deletion
 from multidelete.runs.reader import Run
 from multidelete.runs.seal import DELETION_FILE, digest_of, write_seal
 from multidelete.tasks import TASKS
@@ -41,7 +41,7 @@ def run_of(
     after: Scores = FORGOT,
     *,
     before: Scores = ORIGINAL,
-    anew: Scores | None = RETRAIN,
+    retrained: Scores | None = RETRAIN,
     method: tuple[str, str] = ("multidelete", "fusion"),
     task: str = "retrieval",
     count: int = 3,
@@ -50,10 +50,10 @@ def run_of(
     settings: dict[str, Any] = TUNED if method[0] == "multidelete" else {}
     rows = [
         ("original", "all", {}, before),
-        *([("retrain", "all", {}, anew)] if anew else []),
+        *([("retrain", "all", {}, retrained)] if retrained else []),
         (*method, settings, after),
     ]
-    told = {
+    raised = {
         "version": "0.1.0",
         "commit": "0123abc456def7890123abc456def7890123abcd",
         "dirty": False,
@@ -65,7 +65,7 @@ def run_of(
         "account": "curator",
         "command": LONG,
         "recipe": {
-            "retrain": anew is not None,
+            "retrain": retrained is not None,
             "forget": {"ids": "ids.txt"},
             "data": {"reader": "manifest", "root": "photos"},
         },
@@ -91,7 +91,7 @@ def run_of(
             }
             for name, scope, settings, scores in rows
         ),
-        told,
+        raised,
     )
 
 
@@ -145,13 +145,13 @@ def made_record(ids: tuple[str, ...] = IDS, **changes: Any) -> dict[str, Any]:
             "at least 80 % of the difference is gone",
         ),
         (
-            {"anew": None},
+            {"retrained": None},
             "open",
             "Whether it was forgotten cannot be evaluated, but the model still does its task.",
             "No model was retrained without the deleted data",
         ),
         (
-            {"anew": None, "after": (31.2, 20.0, 50.0)},
+            {"retrained": None, "after": (31.2, 20.0, 50.0)},
             "bad",
             "Whether it was forgotten cannot be evaluated, and the model is no longer fit for its task.",
             "No model was retrained without the deleted data",
@@ -169,7 +169,7 @@ def made_record(ids: tuple[str, ...] = IDS, **changes: Any) -> dict[str, Any]:
             "can itself reveal what was deleted",
         ),
         (
-            {"method": ("retrain", "all"), "after": RETRAIN, "anew": None},
+            {"method": ("retrain", "all"), "after": RETRAIN, "retrained": None},
             "good",
             "Retrained without the deleted data, and the model still does its task.",
             "It never read them in this training",
@@ -194,7 +194,7 @@ def test_the_words_for_every_verdict(changes: dict[str, Any], tone: str, result:
 
 def test_utility_is_compared_with_what_there_is() -> None:
     assert made_record()["findings"]["utility"]["details"] == "It does its task about as well as the retrained model."
-    alone = made_record(anew=None)["findings"]["utility"]["details"]
+    alone = made_record(retrained=None)["findings"]["utility"]["details"]
     assert alone == "It does its task about as well as the original model."
     destroyed = made_record(after=(31.2, 20.0, 50.0))["findings"]["utility"]["details"]
     assert "is not the deletion that was requested" in destroyed
@@ -203,8 +203,8 @@ def test_utility_is_compared_with_what_there_is() -> None:
 def test_no_answer_of_the_verdict_is_without_plain_words() -> None:
     """An answer that is added there needs its words here."""
     answers = {
-        question: set(re.findall(r'Finding\("\w+", "([^"]+)"', inspect.getsource(look)))
-        for question, look in (
+        comparison_key: set(re.findall(r'Finding\("\w+", "([^"]+)"', inspect.getsource(look)))
+        for comparison_key, look in (
             ("forgetting", verdict.forgetting),
             ("utility", verdict.utility),
             ("membership", verdict.membership),
@@ -270,17 +270,17 @@ def test_the_words_for_membership(aucs: Any, tone: str, answer: str, details: st
     one = result["findings"]["membership"]
     assert (one["tone"], one["answer"].startswith(answer)) == (tone, True)
     assert details in one["details"]
-    told = " An attack can tell which data were deleted." if tone == "bad" else ""
-    assert result["result"] == {"tone": tone, "answer": f"Forgotten, and the model still does its task.{told}"}
+    raised = " An attack can tell which data were deleted." if tone == "bad" else ""
+    assert result["result"] == {"tone": tone, "answer": f"Forgotten, and the model still does its task.{raised}"}
 
 
 def test_membership_is_not_claimed_where_it_was_not_tested() -> None:
     assert made_record()["findings"]["membership"]["answer"] == "Not tested"
-    alone = record(with_attacks(run_of(anew=None), (80.0, 60.0), (50.0, 50.0)), IDS)
+    alone = record(with_attacks(run_of(retrained=None), (80.0, 60.0), (50.0, 50.0)), IDS)
     assert alone is not None
     assert alone["findings"]["membership"]["answer"] == "Cannot be evaluated"
-    anew = made_record(method=("retrain", "all"), after=RETRAIN, anew=None)
-    assert anew["findings"]["membership"]["answer"] == "There is nothing to detect"
+    retrained = made_record(method=("retrain", "all"), after=RETRAIN, retrained=None)
+    assert retrained["findings"]["membership"]["answer"] == "There is nothing to detect"
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -311,21 +311,21 @@ def test_the_record_says_what_when_from_which_by_what_and_on_whose_command() -> 
 
     html = render(result, "d" * 64)
     page = words_of(html).replace("\u00a0", " ")
-    for told in (
+    for raised in (
         "train-00007",
         "2025-05-04 11:58:03 UTC",
         "from the folder models/mine",
         "alpha = 0.2",
         "curator",
     ):
-        assert told in page
+        assert raised in page
     for value in ("79.6", "48.9", "50.1", "72.4", "71.3", "71.9"):
         assert re.search(rf"<td[^>]*>{re.escape(value)}</td>", html), value
     assert f"multidelete verify . --digest {'d' * 64}" in page
-    assert "Retrained" not in words_of(render(made_record(anew=None), None))
+    assert "Retrained" not in words_of(render(made_record(retrained=None), None))
 
 
-def test_a_long_list_is_shown_by_its_ends_and_recorded_whole() -> None:
+def test_a_long_list_is_shown_by_its_ends_and_recorded_in_full() -> None:
     ids = tuple(f"photo-{number:04d}.jpg" for number in range(1200))
     result = made_record(ids=ids, count=1200)
     assert result["deleted"]["ids"] == list(ids)
@@ -340,7 +340,7 @@ def test_a_long_list_is_shown_by_its_ends_and_recorded_whole() -> None:
     assert "changes to this record cannot be detected" in words_of(page)
 
 
-def test_what_earlier_requests_deleted_is_told_apart() -> None:
+def test_earlier_deletions_are_listed_separately() -> None:
     result = record(run_of(), IDS[:1], IDS[1:])
     assert result is not None
     assert (result["deleted"]["count"], result["deleted"]["ids"]) == (1, ["train-00007"])
@@ -350,7 +350,7 @@ def test_what_earlier_requests_deleted_is_told_apart() -> None:
     assert "sha256 of both lists" in page
 
 
-def test_seeds_are_told_one_by_one_where_they_differ() -> None:
+def test_seeds_are_listed_one_by_one_if_they_differ() -> None:
     assert "; seed 0" in words_of(render(made_record(), None))
     assert "seeds" not in made_record()["method"]
     run = run_of()
@@ -370,7 +370,7 @@ def test_the_page_loads_nothing_and_escapes_what_it_shows() -> None:
     assert "@import" not in page
 
 
-def test_the_page_stands_beside_its_record_with_the_digest(tmp_path: Path) -> None:
+def test_the_page_is_next_to_its_record_with_the_digest(tmp_path: Path) -> None:
     (tmp_path / DELETION_FILE).write_text(json.dumps(made_record()))
     write_seal(tmp_path, {})
     assert write_deletion(tmp_path) == tmp_path / "deletion.html"
@@ -380,7 +380,7 @@ def test_the_page_stands_beside_its_record_with_the_digest(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"schema": 2}'])
-def test_a_damaged_record_is_told(content: str, tmp_path: Path) -> None:
+def test_a_damaged_record_is_reported(content: str, tmp_path: Path) -> None:
     (tmp_path / DELETION_FILE).write_text(content)
     with pytest.raises(InputError, match=r"deletion.json(: expected the record of a deletion| is not JSON)"):
         write_deletion(tmp_path)

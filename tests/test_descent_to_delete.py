@@ -110,13 +110,13 @@ def test_it_never_reads_the_forget_set() -> None:
 
 def test_killed_and_resumed_is_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.build(tiny.albef())
-    whole = run(model)
+    full = run(model)
     monkeypatch.setattr(checkpoint, "CHECKPOINT_SECONDS", -1.0)
     with pytest.raises(KeyboardInterrupt):
         run(model, Engine(precision="fp32", callbacks=[tiny.KillAfter(2)]), tmp_path)
     resumed = run(model, Engine(precision="fp32", resume=True), tmp_path)
-    assert tiny.changed(tiny.weights(whole.model), tiny.weights(resumed.model)) == set()
-    assert resumed.history.lines == whole.history.lines
+    assert tiny.changed(tiny.weights(full.model), tiny.weights(resumed.model)) == set()
+    assert resumed.history.lines == full.history.lines
     with pytest.raises(InputError, match="other settings"):
         run(model, Engine(precision="fp32", resume=True), tmp_path, steps=4)
     (tmp_path / checkpoint.CHECKPOINT_FILE).write_bytes(b"nothing of use")
@@ -124,7 +124,7 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path: Path, monkeypatch: pytest
         run(model, Engine(precision="fp32", resume=True), tmp_path)
 
 
-def test_a_rate_that_is_too_large_is_said() -> None:
+def test_a_learning_rate_that_is_too_large_is_reported() -> None:
     with pytest.raises(InputError, match="smaller learning rate"):
         run(tiny.build(tiny.albef()), learning_rate=1e30, steps=4)
 

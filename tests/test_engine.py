@@ -190,7 +190,7 @@ def test_weights_that_are_not_finite_after_the_last_step_stop_too(albef: Model) 
         fit(albef, FitSettings(steps=1, learning_rate=1e-3), losses=broken)
 
 
-def test_best_judged_checkpoint_is_kept_and_marked(albef: Model) -> None:
+def test_best_validated_checkpoint_is_kept_and_marked(albef: Model) -> None:
     seen: list[dict[str, torch.Tensor]] = []
     criteria = [0.1, 0.7, 0.7, 0.3]  # of two that are equally good the earlier one
 
@@ -203,10 +203,10 @@ def test_best_judged_checkpoint_is_kept_and_marked(albef: Model) -> None:
     assert len(seen) == 4
     assert tiny.changed(seen[1], tiny.weights(albef)) == set()
     assert tiny.changed(seen[3], tiny.weights(albef))
-    judged = [line for line in history.lines if "validation" in line]
-    assert [line["step"] for line in judged] == [2, 4, 6, 8]
-    assert [line["validation"]["criterion"] for line in judged] == criteria
-    assert [bool(line.get("selected")) for line in judged] == [False, True, False, False]
+    validated = [line for line in history.lines if "validation" in line]
+    assert [line["step"] for line in validated] == [2, 4, 6, 8]
+    assert [line["validation"]["criterion"] for line in validated] == criteria
+    assert [bool(line.get("selected")) for line in validated] == [False, True, False, False]
     assert history.selection_seconds > 0
 
 
@@ -352,7 +352,7 @@ def test_checkpoint_holds_everything_a_step_depends_on(albef: Model, tmp_path: P
 
 
 @pytest.mark.parametrize("other", [{"steps": 7}, {"learning_rate": 2e-3}, {"seed": 1}, {"scope": "fusion"}])
-def test_checkpoint_of_another_plan_is_refused(other: dict[str, Any], albef: Model, tmp_path: Path) -> None:
+def test_checkpoint_of_other_settings_is_refused(other: dict[str, Any], albef: Model, tmp_path: Path) -> None:
     fit_settings = {"steps": 6, "learning_rate": 1e-3, "seed": 0}
     settings = FitSettings(**fit_settings)  # type: ignore[arg-type]
     checkpoint = Checkpoint(tmp_path, asdict(settings), resume=True)
@@ -393,10 +393,10 @@ def test_encodings_are_those_of_the_model(model: Model, modality: str, embedded:
     rows = np.array([9, 2, 30, 2, 17])
     done = encode_all(tiny.engine(), model, inputs, modality, rows, embedded=embedded, batch_size=2)
     assert done.stage == ("embedded" if embedded else "encoded")
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         given: Any = inputs.sources[modality].take(np.array([row]))
         plain = model.embed(modality, given) if embedded else model.encode_one(modality, given)
-        taken = done.take(np.array([place]))
+        taken = done.take(np.array([position]))
         torch.testing.assert_close(taken.tokens, plain.tokens, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(taken.pooled, plain.pooled, atol=1e-5, rtol=1e-5)
         assert torch.equal(taken.mask, plain.mask)
@@ -443,12 +443,12 @@ def test_encodings_that_are_too_large_are_not_kept(albef: Model) -> None:
 @pytest.mark.usefixtures("cache_of_its_own")
 def test_another_limit_of_text_is_another_entry(albef: Model) -> None:
     inputs = PairInputs.of(tiny.dataset(), albef)
-    whole = encode_once(tiny.engine(), albef, inputs, "text")
+    full = encode_once(tiny.engine(), albef, inputs, "text")
     albef.config = albef.config.model_copy(update={"max_text_tokens": 5})
     cut = encode_once(tiny.engine(), albef, PairInputs.of(tiny.dataset(), albef), "text")
-    assert whole is not None
+    assert full is not None
     assert cut is not None
-    assert np.diff(cut.tokens.offsets).max() == 5 < np.diff(whole.tokens.offsets).max()
+    assert np.diff(cut.tokens.offsets).max() == 5 < np.diff(full.tokens.offsets).max()
 
 
 @pytest.mark.usefixtures("cache_of_its_own")
@@ -470,7 +470,7 @@ def test_fused_representations_are_computed_once(model: Model, monkeypatch: pyte
 
 
 @torch.no_grad()
-def test_teacher_gives_true_and_mismatched_pairs_in_their_places(model: Model) -> None:
+def test_teacher_returns_true_and_mismatched_pairs_in_order(model: Model) -> None:
     dataset, engine = tiny.dataset(), tiny.engine()
     inputs = PairInputs.of(dataset, model)
     teacher = Teacher(model, encoded_inputs(engine, model, inputs), engine)

@@ -171,18 +171,18 @@ def test_what_the_mask_does_to_features(name: str) -> None:
     batch = batch_of(model)
     groups = torch.arange(len(batch)) % 3
     with torch.no_grad():
-        mask, whole = mask_of(model), model.encode(batch)
+        mask, full = mask_of(model), model.encode(batch)
         with mask.seen_through(groups):
             masked = model.encode(batch)
         for row, group in enumerate(groups):
-            expected = mask.feature_map(whole["vision"])[row] * mask.weight[group]
+            expected = mask.feature_map(full["vision"])[row] * mask.weight[group]
             torch.testing.assert_close(mask.feature_map(masked["vision"])[row], expected)
-        torch.testing.assert_close(masked["text"].tokens, whole["text"].tokens)
-        assert not torch.allclose(model.fuse(masked), model.fuse(whole))
+        torch.testing.assert_close(masked["text"].tokens, full["text"].tokens)
+        assert not torch.allclose(model.fuse(masked), model.fuse(full))
 
 
 @pytest.mark.parametrize("name", IMAGE_TEXT)
-def test_features_are_whole_at_inference(name: str) -> None:
+def test_features_are_unmasked_at_inference(name: str) -> None:
     """A model with a mask says what the same weights say without one, raw or computed before."""
     model = original(name)
     plain = tiny.build(tiny.CONFIGS[name])
@@ -345,7 +345,7 @@ def test_closed_channels_stay_closed_and_only_vision_moves(name: str) -> None:
     assert not mask_of(model).feature_map(tuned.encode(batch_of(tuned))["vision"])[..., :3].any()
 
 
-def test_the_student_begins_anew_and_ends_near_the_original() -> None:
+def test_the_student_starts_from_scratch_and_ends_near_the_original() -> None:
     model = with_closed("albef")
     data = tiny.data_for(model, training=tiny.TRAINING.model_copy(update={"epochs": 12.0, "learning_rate": 5e-3}))
     result = ErmKtp()(model, data, tiny.engine())
@@ -361,7 +361,7 @@ def test_loss_terms_by_hand() -> None:
     model = with_closed("albef")
     data = tiny.data_for(model, training=tiny.TRAINING.model_copy(update={"epochs": 0.1}))
     result = ErmKtp(pooled_weight=0.5)(model, data, tiny.engine())
-    told = result.history.lines[0]["losses"]
+    raised = result.history.lines[0]["losses"]
     fresh = data.initial_model(model)
     rows = data.request.retain[np.random.default_rng(0).permutation(32)]
     assert len(rows) == len(data.request.retain)  # one batch is all of D_r, in whatever order
@@ -375,10 +375,10 @@ def test_loss_terms_by_hand() -> None:
     def share(one: Tensor, other: Tensor) -> float:
         return float((one - other).square().sum() / other.square().sum())
 
-    assert told["map"] == pytest.approx(share(own.tokens * kept, aim.tokens * kept), rel=1e-4)
+    assert raised["map"] == pytest.approx(share(own.tokens * kept, aim.tokens * kept), rel=1e-4)
     pooled = [(each.tokens * kept).mean(1) * mask for each in (own, aim)]
-    assert told["pooled"] == pytest.approx(0.5 * share(*pooled), rel=1e-4)
-    assert told["embedding"] == pytest.approx(share(own.pooled, aim.pooled), rel=1e-4)
+    assert raised["pooled"] == pytest.approx(0.5 * share(*pooled), rel=1e-4)
+    assert raised["embedding"] == pytest.approx(share(own.pooled, aim.pooled), rel=1e-4)
     assert distance(torch.ones(2), 2 * torch.ones(2)) == 0.25
 
 
@@ -481,7 +481,7 @@ def test_killed_and_resumed_is_bit_equal_to_uninterrupted(
         return ErmKtp()(model, tiny.data_for(model, folder=folder), engine).model
 
     for number, make in enumerate((masked, taught)):
-        whole = make(Engine("fp32"), None)
+        full = make(Engine("fp32"), None)
         folder = tmp_path / f"work{number}"
         with pytest.raises(KilledError):
             make(Engine("fp32", KillsAt(9)), folder)
@@ -489,7 +489,7 @@ def test_killed_and_resumed_is_bit_equal_to_uninterrupted(
         with logged() as messages:
             resumed = make(Engine("fp32", resume=True), folder)
         assert any("continues at step 8" in sentence for sentence in messages)
-        assert not tiny.changed(tiny.weights(whole), tiny.weights(resumed))
+        assert not tiny.changed(tiny.weights(full), tiny.weights(resumed))
 
 
 def test_it_says_how_many_channels_are_closed() -> None:
@@ -503,10 +503,18 @@ def test_rates_of_their_own() -> None:
     model = tiny.build(tiny.CONFIGS["clip"])
     before = tiny.weights(model)
     batch = tiny.first_pairs(model, 8)
-    plan = FitSettings(steps=1, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, lr_multipliers={"log_scale": 50.0})
+    fit_settings = FitSettings(
+        steps=1, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, lr_multipliers={"log_scale": 50.0}
+    )
     moving = model.parameters_of("fusion")
     loop.fit(
-        tiny.engine(), model, moving, lambda _: {"task": model.losses(batch).mean()}, plan, what="test", training=False
+        tiny.engine(),
+        model,
+        moving,
+        lambda _: {"task": model.losses(batch).mean()},
+        fit_settings,
+        what="test",
+        training=False,
     )
     after = tiny.weights(model)
     assert float((after["log_scale"] - before["log_scale"]).abs()) == pytest.approx(50e-3, rel=0.05)
@@ -561,9 +569,9 @@ def frozen(name: str) -> dict[str, Any]:
     ],
 )
 def test_a_recipe_is_refused(values: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(InputError, match=sentence) as told:
+    with pytest.raises(InputError, match=sentence) as raised:
         validate(values, "here")
-    assert len(str(told.value).splitlines()) == 1
+    assert len(str(raised.value).splitlines()) == 1
 
 
 def test_a_brought_original_without_a_mask_is_refused(tmp_path: Path) -> None:

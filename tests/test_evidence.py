@@ -30,13 +30,13 @@ from multidelete.utils.errors import InputError
 from test_bad_input import RECIPE
 from test_requests import make
 
-EVIDENCE = {"shadow": True, "references": 2, "resamples": 100}
+MEMBERSHIP = {"shadow": True, "references": 2, "resamples": 100}
 KEYS = ("00-original-all", "01-retrain-all", "02-multidelete-fusion")
 ATTACKS = ("loss", "confidence", "entropy", "modified_entropy", "cosine", "i2t", "t2i", "svc", "lira", "rmia")
 
 
 def recipe(**changes: Any) -> Recipe:
-    values = merged(tomllib.loads(RECIPE), {"retrain": True, "membership": EVIDENCE})
+    values = merged(tomllib.loads(RECIPE), {"retrain": True, "membership": MEMBERSHIP})
     values = {key: value for key, value in merged(values, changes).items() if value is not None}
     return validate(values, "here")
 
@@ -104,10 +104,10 @@ def test_examples_that_cannot_be_halved_are_refused() -> None:
     dataset = make()
     assert dataset.pixels is not None
     examples = [Example(**{**_fields(example), "group": "all"}) for example in dataset.examples]
-    whole = Dataset("whole", examples, pixels=dataset.pixels)
+    full = Dataset("whole", examples, pixels=dataset.pixels)
     with pytest.raises(InputError, match=r"cannot be halved .*leave these out with membership\.shadow=false"):
-        halves_of(whole, MembershipSettings(), 0)
-    assert halves_of(whole, MembershipSettings(shadow=False), 0) == {}
+        halves_of(full, MembershipSettings(), 0)
+    assert halves_of(full, MembershipSettings(shadow=False), 0) == {}
 
 
 # -- a run --------------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_a_run_writes_every_metric(finished: tuple[Path, list[str]]) -> None:
     assert rows[0]["metrics"]["mi_ratio"] == rows[0]["metrics"]["mi_ratio_retain"] == 1
 
 
-def test_the_cost_is_told_before_it_arises(finished: tuple[Path, list[str]]) -> None:
+def test_the_cost_is_reported_before_it_arises(finished: tuple[Path, list[str]]) -> None:
     sentences = finished[1]
     cost = next(each for each in sentences if each.startswith("membership attacks need 3 models"))
     assert "trained on half of the data, about as long as 1.5 trainings of the original: " in cost
@@ -250,11 +250,11 @@ def test_each_reference_model_forgets_what_it_knew_and_keeps_the_rest(
         run(values, tmp_path / "run", tiny.engine())
     run(values, tmp_path / "run", Engine("fp32", resume=True), resume=True)
     assert len(given) == 5, "what was finished before the kill is not made again"
-    whole, halves = values.request(tiny.dataset()), halves_of(tiny.dataset(), values.membership, 0)
+    full, halves = values.request(tiny.dataset()), halves_of(tiny.dataset(), values.membership, 0)
     for data, number in zip(given, (0, 1, 2, 2, 3), strict=True):
         half, request = halves[f"reference-{number:03d}"], data.request
-        assert set(request.forget) == set(whole.forget) & set(half.retain)
-        assert set(request.retain) == set(half.retain) - set(whole.forget)
+        assert set(request.forget) == set(full.forget) & set(half.retain)
+        assert set(request.retain) == set(half.retain) - set(full.forget)
         assert len(request.retain)
     assert len({data.seed for data in given}) == 4
     for one, other in zip(rows_of(tmp_path / "run"), rows_of(attacked), strict=True):
@@ -344,10 +344,10 @@ def test_what_is_learned_by_heart_is_found_out_and_retrain_is_not(tmp_path: Path
         ("shadow", "'membership' must be a table, not 'shadow'"),
     ],
 )
-def test_wrong_settings_are_told(given: Any, sentence: str) -> None:
-    with pytest.raises(InputError) as told:
+def test_wrong_settings_are_reported(given: Any, sentence: str) -> None:
+    with pytest.raises(InputError) as raised:
         recipe(membership=given)
-    assert str(told.value) == f"here: {sentence.replace('X', ', '.join(METHODS))}"
+    assert str(raised.value) == f"here: {sentence.replace('X', ', '.join(METHODS))}"
 
 
 def test_the_default_is_a_shadow_model_and_no_references() -> None:

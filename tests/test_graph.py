@@ -140,10 +140,10 @@ def test_batches_are_padded_and_adjacency_is_symmetric() -> None:
     assert torch.equal(batch.adjacency, batch.adjacency.transpose(1, 2))
     assert not batch.features[batch.mask == 0].any()
     assert not batch.adjacency[batch.mask == 0].any()
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         alone = dataset.graph.neighbourhood(*map(dataset.graph.row, dataset.examples[row].nodes), 12)
-        assert batch.nodes[place][batch.mask[place] == 1].tolist() == alone.nodes.tolist()
-        assert int(batch.adjacency[place].sum()) == 2 * len(alone.edges)
+        assert batch.nodes[position][batch.mask[position] == 1].tolist() == alone.nodes.tolist()
+        assert int(batch.adjacency[position].sum()) == 2 * len(alone.edges)
 
 
 def test_hash_depends_on_every_edge() -> None:

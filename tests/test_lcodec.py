@@ -88,8 +88,8 @@ def test_noise_goes_to_the_chosen_rows_by_the_formula() -> None:
 def test_a_step_that_costs_too_much_is_reverted(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.build(tiny.albef())
     utilities = iter([80.0, 76.0, 70.9, 71.1])  # before; a drop of 4; one of 5.1; one of 4.9 from the 76 of the first
-    judged = {"validation_metrics": lambda self, *given: {"utility": next(utilities), "forget_auc": 50.0}}
-    task = type("Falling", (TASKS["retrieval"],), judged)()
+    validated = {"validation_metrics": lambda self, *given: {"utility": next(utilities), "forget_auc": 50.0}}
+    task = type("Falling", (TASKS["retrieval"],), validated)()
     data = tiny.data_for(model, task=task)
     method = Lcodec(perturbations=60, neurons=4, hessian_pairs=24, batch_size=8, epsilon=QUIET)
     lines = method(model, data, tiny.engine()).history.lines
@@ -100,8 +100,8 @@ def test_when_all_is_reverted_nothing_has_moved() -> None:
     model = tiny.build(tiny.albef())
     engine = Engine(precision="fp32")
     utilities = iter([80.0, *[10.0] * 3])
-    judged = {"validation_metrics": lambda self, *given: {"utility": next(utilities), "forget_auc": 50.0}}
-    data = tiny.data_for(model, task=type("Falling", (TASKS["retrieval"],), judged)())
+    validated = {"validation_metrics": lambda self, *given: {"utility": next(utilities), "forget_auc": 50.0}}
+    data = tiny.data_for(model, task=type("Falling", (TASKS["retrieval"],), validated)())
     with logged() as messages:
         result = Lcodec(perturbations=60, neurons=4, hessian_pairs=24, batch_size=8)(model, data, engine)
     assert all(line["reverted"] for line in result.history.lines)
@@ -111,14 +111,14 @@ def test_when_all_is_reverted_nothing_has_moved() -> None:
 
 def test_killed_and_resumed_is_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.build(tiny.albef())
-    whole = run(model, batch_size=8)
+    full = run(model, batch_size=8)
     monkeypatch.setattr(checkpoint, "CHECKPOINT_SECONDS", -1.0)
     with pytest.raises(KeyboardInterrupt):
         run(model, Engine(precision="fp32", callbacks=[tiny.KillAfter(2)]), tmp_path, batch_size=8)
     resumed = run(model, Engine(precision="fp32", resume=True), tmp_path, batch_size=8)
-    assert tiny.changed(tiny.weights(model), tiny.weights(whole.model))
-    assert tiny.changed(tiny.weights(whole.model), tiny.weights(resumed.model)) == set()
-    assert resumed.history.lines == whole.history.lines
+    assert tiny.changed(tiny.weights(model), tiny.weights(full.model))
+    assert tiny.changed(tiny.weights(full.model), tiny.weights(resumed.model)) == set()
+    assert resumed.history.lines == full.history.lines
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def model_of(task: str, name: str) -> tuple[Model, PairInputs]:
 
 @pytest.mark.parametrize(("task", "name"), [each for each in tiny.EACH if each[0] != "entailment"])
 @torch.no_grad()
-def test_activations_are_told_apart_by_pair(task: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activations_are_separate_for_each_pair(task: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six pairs together say what each of them says alone: no layer's rows are mistaken for another pair's."""
     model, inputs = model_of(task, name)
     lengths = np.array([len(ids) for ids in model.tokenize(inputs.dataset.texts)])

@@ -166,11 +166,11 @@ def test_signals_of_classes_by_hand() -> None:
 def test_no_signal_depends_on_its_batch_mates(rng: np.random.Generator) -> None:
     retrieval = pairs(rng.normal(size=60) * 4, "x", cosine=rng.normal(size=60), i2t_loss=rng.random(60))
     for given in (classes(rng), retrieval):
-        whole = signals(given)
+        full = signals(given)
         order = rng.permutation(60)[:7]
         some = signals({name: values[order] for name, values in given.items()})
         one = signals({name: values[order[:1]] for name, values in given.items()})
-        for name, values in whole.items():
+        for name, values in full.items():
             assert some[name].tolist() == values[order].tolist(), name
             assert one[name].tolist() == values[order[:1]].tolist(), name
 
@@ -287,12 +287,12 @@ def test_u_lira_finds_what_a_method_leaves_of_a_pair(rng: np.random.Generator, l
 
 def test_the_likelihood_ratio_of_u_lira(rng: np.random.Generator) -> None:
     never = rng.normal(size=(4000, 4))
-    judge = u_lira(never + rng.normal(-2, 1, (4000, 4)), never)
+    attacker = u_lira(never + rng.normal(-2, 1, (4000, 4)), never)
     around = 1 + 1 / 3  # variance of a model's score about the mean of three others
     score = np.array([-3.0, 0.0, 2.0])
     expected = norm.logpdf(score, -2, np.sqrt(1 + around)) - norm.logpdf(score, 0, np.sqrt(around))
-    assert judge(score, np.zeros((3, 4))) == pytest.approx(expected, abs=0.15)
-    assert judge(score + 7, np.full((3, 4), 7.0)) == pytest.approx(judge(score, np.zeros((3, 4))))
+    assert attacker(score, np.zeros((3, 4))) == pytest.approx(expected, abs=0.15)
+    assert attacker(score + 7, np.full((3, 4), 7.0)) == pytest.approx(attacker(score, np.zeros((3, 4))))
 
 
 def test_the_population_of_rmia_changes_no_order(rng: np.random.Generator) -> None:
@@ -345,14 +345,14 @@ def test_mi_ratio_is_the_attackers_probability_before_over_after(rng: np.random.
     assert result["attack_svc_auc"] == pytest.approx(50, abs=6)
 
 
-def test_what_is_no_number_is_told_and_nothing_is_learned_from_it(rng: np.random.Generator) -> None:
-    whole = memorising(rng, forget=0.0, retain=4.0, test=0.0)
-    for split in whole:
+def test_values_that_are_no_numbers_are_reported(rng: np.random.Generator) -> None:
+    full = memorising(rng, forget=0.0, retain=4.0, test=0.0)
+    for split in full:
         for value in (np.nan, np.inf):
-            score = whole[split]["score"].copy()
+            score = full[split]["score"].copy()
             score[3] = value
-            broken = {**whole, split: {**whole[split], "score": score}}
-            result = membership(broken, whole, {"shadow": whole}, {}, resamples=100, seed=0)
+            broken = {**full, split: {**full[split], "score": score}}
+            result = membership(broken, full, {"shadow": full}, {}, resamples=100, seed=0)
             assert list(result) == ["attack_loss_auc"]
             assert np.isnan(result["attack_loss_auc"])
 

@@ -1,9 +1,8 @@
-"""The contract of every method over the table, and the effect of each one."""
+"""Every method on every scope of several models, and the effect of each one; its contract is in test_conformance."""
 
 from __future__ import annotations
 
 import copy
-import inspect
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -26,6 +25,7 @@ from multidelete.methods.teacher import MEAN_OF, undecided_mixture
 from multidelete.models import Batch, Encoding, Model
 from multidelete.tasks import Retrieval
 from multidelete.tasks.entailment import Entailment
+from multidelete.testing import Case, Trial, check_outcome, check_scope
 from multidelete.training import loop
 from multidelete.training.engine import Engine
 from multidelete.training.features import encoded_inputs
@@ -83,69 +83,20 @@ def test_there_are_methods() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_docstring_cites_the_paper(name: str) -> None:
-    text = inspect.getdoc(METHODS[name]) or ""
-    assert "References:\n    .. [1] " in text
-    assert "[1]_" in text.split("References:")[0]
-    documented = "\n".join(inspect.getdoc(each) or "" for each in METHODS[name].__mro__ if issubclass(each, Method))
-    for field in METHODS[name].model_fields:
-        assert f"{field}: " in documented, f"{name} does not say what {field} is"
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_unknown_setting_and_scope_are_refused(name: str) -> None:
-    with pytest.raises(ValidationError, match="larning_rate"):
-        METHODS[name](larning_rate=1.0)  # type: ignore[call-arg]
+def test_unknown_scope_is_refused(name: str) -> None:
     with pytest.raises(ValidationError, match="scope"):
         METHODS[name](scope="fusoin")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "model", "scope"), EVERY)
-def test_contract(name: str, model: str, scope: str) -> None:
-    original = copy.deepcopy(original_of(name, model)).requires_grad_(True).train()
-    original.text.eval()  # type: ignore[union-attr]
-    modes = [module.training for module in original.modules()]
-    before = tiny.weights(original)
+def test_every_scope_of_every_model(name: str, model: str, scope: str) -> None:
+    """Beyond the trial of ``test_conformance``: other architectures, and each scope."""
+    original = original_of(name, model)
     data = data_for(original)
-    result = quick(name, scope)(original, data, tiny.engine())
-
-    assert tiny.changed(before, tiny.weights(original)) == set()
-    assert all(parameter.requires_grad for parameter in original.parameters())
-    assert all(parameter.grad is None for parameter in original.parameters())
-    assert [module.training for module in original.modules()] == modes
-    assert torch.is_grad_enabled()
-
-    assert type(result.model) is type(original)
-    assert result.model is not original
-    assert not any(module.training for module in result.model.modules())
-    own = {parameter.data_ptr() for parameter in result.model.parameters()}
-    assert not own & {parameter.data_ptr() for parameter in original.parameters()}
-    after = tiny.weights(result.model)
-    assert all(weight.isfinite().all() for weight in after.values())
-    moved = tiny.changed(before, after)
-    assert moved
-    closed = {"extra.open", "extra.weight"} if "channel_mask" in METHODS[name].requires else set()
-    assert moved <= set(original.parameters_of(scope)) | closed
-    assert result.history.lines
-    assert all(np.isfinite(value) for line in result.history.lines for value in line.get("losses", {}).values())
-    with torch.no_grad():
-        assert torch.isfinite(result.model.losses(tiny.first_pairs(result.model, 6))).all()
-        inputs = result.inputs.batch(result.inputs.true_pairs(np.arange(6)), CPU)  # evaluation goes on from these
-        plain = tiny.first_pairs(result.model, 6)
-        torch.testing.assert_close(result.model.fused(inputs), result.model.fused(plain), atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_seed_decides_the_outcome(name: str) -> None:
-    original = original_of(name, "albef")
-
-    def weights(seed: int) -> dict[str, Tensor]:
-        torch.rand(seed + 1)
-        return tiny.weights(quick(name, widest(name))(original, data_for(original, seed=seed), tiny.engine()).model)
-
-    first = weights(0)
-    assert tiny.changed(first, weights(0)) == set()
-    assert tiny.changed(first, weights(1))
+    trial = Trial(data.task, original, data.request, data.inputs, data.training)
+    case = Case(METHODS[name], trial, quick(name, scope).model_dump())
+    check_scope(case)
+    check_outcome(case)
 
 
 @pytest.mark.parametrize("name", [name for name in UNLEARNING if "fusion" in METHODS[name].scopes])
@@ -171,13 +122,13 @@ def test_unlearning_runs_in_eval_mode(name: str, monkeypatch: pytest.MonkeyPatch
     fit = loop.fit
 
     def watching(
-        self: Engine, model: Model, parameters: Any, losses: Any, plan: Any, **options: Any
+        self: Engine, model: Model, parameters: Any, losses: Any, fit_settings: Any, **options: Any
     ) -> TrainingHistory:
         def watched(step: int) -> dict[str, Tensor]:
             training.append(any(module.training for module in model.modules()))
             return losses(step)  # type: ignore[no-any-return]
 
-        return fit(self, model, parameters, watched, plan, **options)
+        return fit(self, model, parameters, watched, fit_settings, **options)
 
     monkeypatch.setattr("multidelete.methods.base.fit", watching)
     quick(name, widest(name))(original, data_for(original), tiny.engine())
@@ -199,13 +150,13 @@ def test_checkpoint_is_chosen_by_utility_and_forgetting() -> None:
     original = tiny.original("albef")
     method = quick("neggrad", "all", evaluations=3, forget_weight=0.25, forget_target=40.0)
     lines = method(original, data_for(original), tiny.engine()).history.lines
-    judged = [line for line in lines if "validation" in line]
-    assert len(judged) == 3
-    for line in judged:
+    validated = [line for line in lines if "validation" in line]
+    assert len(validated) == 3
+    for line in validated:
         result = line["validation"]
         assert result["criterion"] == pytest.approx(result["utility"] - 0.25 * abs(result["forget_auc"] - 40))
-    best = max(judged, key=lambda line: line["validation"]["criterion"])
-    assert [line for line in judged if line.get("selected")] == [best]
+    best = max(validated, key=lambda line: line["validation"]["criterion"])
+    assert [line for line in validated if line.get("selected")] == [best]
 
 
 # -- MultiDelete --------------------------------------------------------------------------------------------------

@@ -75,8 +75,8 @@ def test_true_label_loss_is_the_cross_entropy(rng: np.random.Generator) -> None:
 
 def slow_rank(scores: list[float], true: list[bool]) -> int:
     """Put the wrong candidates before the true ones wherever they tie, and look for the first true one."""
-    order = sorted(range(len(scores)), key=lambda place: (-scores[place], true[place]))
-    return next(rank for rank, place in enumerate(order) if true[place])
+    order = sorted(range(len(scores)), key=lambda position: (-scores[position], true[position]))
+    return next(rank for rank, position in enumerate(order) if true[position])
 
 
 def test_ranks_are_those_of_a_slow_twin(rng: np.random.Generator) -> None:

@@ -157,14 +157,14 @@ def test_repairing_encodings_is_encoding_the_repaired_batch(model: Model) -> Non
 
 
 @torch.no_grad()
-def test_steps_of_a_frozen_backbone_can_be_taken_apart(model: Model) -> None:
+def test_embed_and_project_of_a_frozen_backbone_compose(model: Model) -> None:
     batch = tiny.first_pairs(model, 4)
-    whole = model.encode(batch)
+    full = model.encode(batch)
     for modality, inputs in batch.inputs.items():
         embedded = model.embed(modality, inputs)  # type: ignore[arg-type]
         assert embedded.stage == "embedded"
         rest = model.encode_one(modality, embedded)
-        assert torch.equal(rest.tokens, whole[modality].tokens)
+        assert torch.equal(rest.tokens, full[modality].tokens)
         assert model.encode_one(modality, rest) is rest
 
 
@@ -175,9 +175,9 @@ def test_padding_changes_nothing(model: Model) -> None:
     short, long = int(lengths.argmin()), int(lengths.argmax())
     assert lengths[long] > lengths[short] + 3
     image = int(dataset.text_examples[short])
-    alone, beside = pairs(model, [image], [short]), pairs(model, [image, image], [short, long])
-    torch.testing.assert_close(model.fused(alone)[0], model.fused(beside)[0], atol=1e-5, rtol=1e-5)
-    embeddings = [model.embedding("text", model.encode(batch)["text"])[0] for batch in (alone, beside)]
+    alone, siblings = pairs(model, [image], [short]), pairs(model, [image, image], [short, long])
+    torch.testing.assert_close(model.fused(alone)[0], model.fused(siblings)[0], atol=1e-5, rtol=1e-5)
+    embeddings = [model.embedding("text", model.encode(batch)["text"])[0] for batch in (alone, siblings)]
     torch.testing.assert_close(embeddings[0], embeddings[1], atol=1e-5, rtol=1e-5)
 
 
@@ -195,16 +195,16 @@ def test_text_is_cut_at_the_longest_allowed(model: Model) -> None:
 
 
 @torch.no_grad()
-def test_fusion_reads_text_in_both_directions_and_the_whole_image() -> None:
+def test_fusion_reads_text_in_both_directions_and_all_of_the_image() -> None:
     model = tiny.original("albef")
     encodings = model.encode(tiny.first_pairs(model, 1))
     plain = model.fuse(encodings)
     last = int(encodings["text"].mask.sum()) - 1
-    for modality, place in (("text", last), ("vision", -1), ("vision", 0)):
+    for modality, position in (("text", last), ("vision", -1), ("vision", 0)):
         states = encodings[modality].tokens.clone()
-        states[0, place] += torch.linspace(-1, 1, states.shape[-1])
+        states[0, position] += torch.linspace(-1, 1, states.shape[-1])
         other = Encoding(states, encodings[modality].mask, encodings[modality].pooled)
-        assert (model.fuse({**encodings, modality: other}) - plain).abs().max() > 1e-4, (modality, place)
+        assert (model.fuse({**encodings, modality: other}) - plain).abs().max() > 1e-4, (modality, position)
 
 
 @torch.no_grad()

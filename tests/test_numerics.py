@@ -145,9 +145,9 @@ def one_by_one() -> dict[str, Tensor]:
     network.requires_grad_(True)
     rows: dict[str, list[Tensor]] = {name: [] for name in parameters}
     for chunk in range(3):
-        for place in range(len(losses(chunk))):
+        for position in range(len(losses(chunk))):
             network.zero_grad()
-            losses(chunk)[place].backward()
+            losses(chunk)[position].backward()
             for name, parameter in parameters.items():
                 rows[name].append(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone())
     return {name: torch.stack(each) for name, each in rows.items()}
@@ -212,11 +212,11 @@ def test_solve_is_the_dense_solve() -> None:
 
 
 def test_deletion_step_is_the_dense_one() -> None:
-    whole, deleted, gradient = 3 * drawn(20), drawn(20, 1)[:, 0], drawn(20, 2)[:, 1]
+    full, deleted, gradient = 3 * drawn(20), drawn(20, 1)[:, 0], drawn(20, 2)[:, 1]
     n, b = 50, 4
-    H = (n * whole.outer(whole) - b * deleted.outer(deleted)) / (n - b)
+    H = (n * full.outer(full) - b * deleted.outer(deleted)) / (n - b)
     expected = torch.linalg.solve(H + 0.1 * torch.eye(20, dtype=torch.float64), gradient) * b / (n - b)
-    torch.testing.assert_close(deletion_step(gradient, whole, deleted, n, b, damping=0.1), expected)
+    torch.testing.assert_close(deletion_step(gradient, full, deleted, n, b, damping=0.1), expected)
 
 
 def test_rank_one_hessian_by_hand() -> None:

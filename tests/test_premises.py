@@ -42,7 +42,7 @@ def many() -> Drawn:
     return draw_premises("train", 3000, seed=5)
 
 
-PLACE = re.compile(r"\b(top|bottom|left|right|centre)\b")
+POSITION = re.compile(r"\b(top|bottom|left|right|centre)\b")
 
 
 def parsed(text: str) -> tuple[tuple[int, int] | None, str | None, str | None]:
@@ -53,7 +53,7 @@ def parsed(text: str) -> tuple[tuple[int, int] | None, str | None, str | None]:
     assert len(colours) <= 1
     assert len(shapes) <= 1
     assert colours or shapes
-    cell = cell_of(text) if PLACE.search(text) else None
+    cell = cell_of(text) if POSITION.search(text) else None
     return cell, colours[0] if colours else None, shapes[0] if shapes else None
 
 

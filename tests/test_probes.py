@@ -19,7 +19,7 @@ from multidelete.data.requests import resolve
 from multidelete.methods import MultiDelete, Unlearned, UnlearningData
 from multidelete.metrics.probes import KEPT, Probe, balanced_accuracy, probes
 from multidelete.models import Model
-from multidelete.report.page import write_report
+from multidelete.report.pages.run import write_report
 from multidelete.runs.reader import Run
 from multidelete.tasks import TASKS, Predictions, Retrieval
 from multidelete.tasks.features import ASKED, LEAST, balanced, mean_tokens, shown, unimodal, words
@@ -80,7 +80,7 @@ def test_a_rare_thing_is_found_as_often_as_a_common_one(rng: np.random.Generator
     assert (~result)[~shows].mean() == pytest.approx(0.933, abs=0.05)
 
 
-def test_what_features_do_not_tell_is_not_read(rng: np.random.Generator) -> None:
+def test_words_that_features_do_not_encode_are_not_probed(rng: np.random.Generator) -> None:
     features, shows = planted(rng, 300, things=KEPT)
     chance = rng.random((300, ASKED - KEPT)) < 0.5  # turns of phrase
     asked = np.hstack([chance, shows])
@@ -103,9 +103,9 @@ def test_what_all_or_none_of_test_shows_does_not_count(rng: np.random.Generator)
     features, shows = planted(rng, 200)
     probe = Probe.fit(features, shows)
     other, truth = planted(rng, 100)
-    whole = balanced_accuracy(other @ probe.weights.T > probe.thresholds, truth)
+    full = balanced_accuracy(other @ probe.weights.T > probe.thresholds, truth)
     truth[:, 1] = True
-    assert probe.accuracy(other, truth) == pytest.approx((whole[0] + whole[2]) / 2)
+    assert probe.accuracy(other, truth) == pytest.approx((full[0] + full[2]) / 2)
     assert probe.accuracy(other, np.ones_like(truth)) is None
 
 
@@ -176,7 +176,7 @@ def test_what_is_balanced_comes_first() -> None:
     assert len(balanced([{f"word{number}" for number in range(2 * ASKED)}] * 5 + [set()] * 5)) == ASKED
 
 
-def test_pictures_show_what_is_truly_said_of_them() -> None:
+def test_pictures_show_what_their_texts_state() -> None:
     dataset = tiny.dataset_for("entailment")
     affirms = TASKS["entailment"].affirms
     assert affirms in dataset.classes
@@ -231,16 +231,16 @@ def test_features_are_those_of_the_encoders_one_by_one(task: str) -> None:
     for split, arrays in result.items():
         for modality in dataset.modalities:
             assert arrays[f"{modality}_asked"].tolist() == result["retain"][f"{modality}_asked"].tolist()
-            for place in (0, len(arrays["probed_example"]) - 1):
-                row = dataset.row_of(str(arrays["probed_example"][place]))
-                text = int(dataset.text_rows(np.array([row]))[arrays["probed_text"][place]])
+            for position in (0, len(arrays["probed_example"]) - 1):
+                row = dataset.row_of(str(arrays["probed_example"][position]))
+                text = int(dataset.text_rows(np.array([row]))[arrays["probed_text"][position]])
                 own = row if modality != "text" else text
                 with torch.no_grad():
                     encoding = model.encode_one(modality, inputs.sources[modality].take(np.array([own])))
                 mean = encoding.tokens[0][encoding.mask[0].bool()].mean(0)
-                np.testing.assert_allclose(arrays[f"{modality}_features"][place], mean, atol=2e-3, rtol=2e-3)
+                np.testing.assert_allclose(arrays[f"{modality}_features"][position], mean, atol=2e-3, rtol=2e-3)
                 shows = words(dataset.texts[text]) if modality == "text" else shown(dataset, row, TASKS[task].affirms)
-                assert arrays[f"{modality}_shows"][place].tolist() == [
+                assert arrays[f"{modality}_shows"][position].tolist() == [
                     each in shows for each in arrays[f"{modality}_asked"]
                 ], split
 

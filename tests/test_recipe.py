@@ -71,11 +71,11 @@ def test_merged_table_by_table(values: dict[str, Any], over: dict[str, Any], exp
         ("neggrad", "finetune", {"name": "finetune"}),
     ],
 )
-def test_another_name_starts_a_table_anew(values: Any, over: Any, expected: dict[str, Any]) -> None:
+def test_another_name_replaces_a_table(values: Any, over: Any, expected: dict[str, Any]) -> None:
     assert merged({"method": values}, {"method": over}) == {"method": expected}
 
 
-def test_another_reader_starts_the_data_anew() -> None:
+def test_another_reader_replaces_the_data() -> None:
     values = {"data": {"reader": "scenes", "train": 50}}
     assert merged(values, {"data": {"reader": "manifest", "root": "x"}}) == {
         "data": {"reader": "manifest", "root": "x"}
@@ -113,14 +113,14 @@ def test_a_later_override_counts(recipe: Path) -> None:
     assert load(recipe, ["seed=1", "seed=2"]).seed == 2
 
 
-def test_an_override_of_the_method_starts_it_anew(recipe: Path) -> None:
+def test_an_override_of_the_method_replaces_its_settings(recipe: Path) -> None:
     assert load(recipe, ["method=neggrad", "method.epochs=4"]).method == NegGrad(epochs=4)
     assert load(recipe, ["method.name=neggrad"]).method == NegGrad()
     assert load(recipe, ["method=multidelete"]).method == MultiDelete(scope="fusion", alpha=0.5)
 
 
 @pytest.mark.parametrize("override", ["forget.fraction=0.1", "forget.ids=ids.txt", "forget.count=9"])
-def test_one_request_takes_the_place_of_another(override: str, recipe: Path) -> None:
+def test_one_request_replaces_another(override: str, recipe: Path) -> None:
     key, _, value = override.removeprefix("forget.").partition("=")
     forget = load(recipe, [override]).forget
     given = {name: each for name, each in forget.model_dump().items() if each is not None and name != "seed"}
@@ -134,7 +134,7 @@ def test_two_requests_on_the_command_line_are_refused(recipe: Path) -> None:
         load(recipe, ["forget.count=3", "forget.fraction=0.5"])
 
 
-def test_a_model_that_is_brought_takes_the_place_of_the_recipes(recipe: Path) -> None:
+def test_a_given_model_replaces_that_of_the_recipe(recipe: Path) -> None:
     for loaded in (load(recipe, ["original=models/mine"]), load(recipe, options={"original": "models/mine"})):
         assert (loaded.original, loaded.model) == ("models/mine", None)
     with pytest.raises(InputError, match="'original' is a trained model"):
@@ -213,7 +213,7 @@ def test_as_values_round_trips_for_every_entry() -> None:
 # -- mistakes -------------------------------------------------------------------------------------------------------
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     values = {
         "sead": 1,
         "seed": -1,
@@ -227,9 +227,9 @@ def test_all_mistakes_are_told_at_once() -> None:
         "method": {"name": "multidelete", "scope": "fussion", "larning_rate": 1},
         "compare": [{"name": "negrad"}, {"name": "neggrad", "epochs": 0}],
     }
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as raised:
         validate(values, "r.toml")
-    lines = str(told.value).splitlines()
+    lines = str(raised.value).splitlines()
     assert sorted(lines) == sorted(
         f"r.toml: {line}"
         for line in [
@@ -269,8 +269,8 @@ def test_all_mistakes_are_told_at_once() -> None:
         ({**REQUEST, "train": {"learning_rate": float("inf")}}, "'train.learning_rate' should be a finite number"),
     ],
 )
-def test_a_mistake_is_told_once(values: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(InputError) as told:
+def test_a_mistake_is_reported_once(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError) as raised:
         validate(values, "r.toml")
-    (line,) = str(told.value).splitlines()
+    (line,) = str(raised.value).splitlines()
     assert line.startswith(f"r.toml: {sentence}"), line

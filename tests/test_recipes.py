@@ -43,7 +43,7 @@ def test_there_are_recipes() -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=named)
-def test_every_recipe_is_whole_and_says_what_it_is(path: Path) -> None:
+def test_every_recipe_is_complete_and_documented(path: Path) -> None:
     recipe = load(path)
     assert recipe.model is not None
     assert recipe.task.provides() <= recipe.architecture().provides

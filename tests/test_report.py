@@ -20,10 +20,10 @@ from rich.console import Console
 
 import browser
 from multidelete.judgement import verdict
-from multidelete.report import tables
-from multidelete.report.page import write_report
-from multidelete.report.public import write_public
-from multidelete.report.sections import attacks
+from multidelete.report.pages.public import write_public
+from multidelete.report.pages.run import write_report
+from multidelete.report.tables import groups as tables
+from multidelete.report.tables.sections import attacks
 from multidelete.runs.groups import Group, Spread, label, summary
 from multidelete.runs.reader import Run
 from multidelete.utils.errors import InputError
@@ -192,7 +192,7 @@ def labels_of(*entries: tuple[str, str, dict[str, Any]]) -> list[str]:
     return [label(row, rows) for row in rows]
 
 
-def test_labels_of_a_whole_comparison(run: Path) -> None:
+def test_labels_of_a_comparison(run: Path) -> None:
     rows = Run.load(run).rows
     assert [label(row, rows) for row in rows] == [
         "Original",
@@ -211,7 +211,7 @@ def test_an_ablation_is_named_by_the_term_it_lacks(weight: str, term: str) -> No
     assert labels_of(("multidelete", "all", {**TUNED, weight: 0.0})) == [f"MultiDelete − {term}"]
 
 
-def test_the_paper_setting_is_named_only_beside_a_tuned_one() -> None:
+def test_the_paper_setting_is_named_only_with_a_tuned_one() -> None:
     alone = labels_of(("multidelete", "fusion", PAPER), ("multidelete", "fusion", {**PAPER, "alpha": 0.0}))
     assert alone == ["MultiDelete-F", "MultiDelete-F − MD"]
 
@@ -489,7 +489,9 @@ def test_without_retrain_nothing_is_claimed() -> None:
 
 
 def test_the_report_does_without_torch() -> None:
-    command = "import sys, multidelete.report.page, multidelete.report.deletion; sys.exit('torch' in sys.modules)"
+    command = (
+        "import sys, multidelete.report.pages.run, multidelete.report.pages.deletion; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
 
 
@@ -553,7 +555,7 @@ def test_headings_are_in_order(html: str) -> None:
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
-def test_missing_parts_are_said_in_a_sentence(tmp_path: Path) -> None:
+def test_missing_parts_are_reported_in_a_sentence(tmp_path: Path) -> None:
     words = words_of(page_of(make_run(tmp_path / "run", rows=ROWS[:2], parts="")))
     assert "No unlearned model in this run yet" in words
     for part in ("no gallery", "no scores of single pairs", "no history"):
@@ -574,7 +576,7 @@ def test_the_page_of_several_seeds(tmp_path: Path) -> None:
     assert "These are 3 seeds" in html
 
 
-def test_the_page_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+def test_the_page_replaces_an_older_one_and_leaves_no_other_file(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", rows=ROWS[:2], parts="")
     (tmp_path / "page.html").write_text("old")
     assert write_report(Run.load_all([run]), tmp_path / "page.html") == tmp_path / "page.html"

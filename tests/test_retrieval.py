@@ -91,9 +91,9 @@ def slow_reranked(logits: Scores, cosines: Scores, k: int) -> Scores:
     for i in range(len(logits)):
         candidates = sorted(range(logits.shape[1]), key=lambda j: -cosines[i, j])[:k]
         rest = [j for j in range(logits.shape[1]) if j not in candidates]
-        places = sorted(candidates, key=lambda j: -logits[i, j]) + sorted(rest, key=lambda j: -cosines[i, j])
-        for place, j in enumerate(places):
-            ordered[i, j] = -place
+        positions = sorted(candidates, key=lambda j: -logits[i, j]) + sorted(rest, key=lambda j: -cosines[i, j])
+        for position, j in enumerate(positions):
+            ordered[i, j] = -position
     return ordered
 
 
@@ -151,7 +151,7 @@ def test_rank_losses_are_those_of_a_slow_twin(model: Model, uneven: Dataset, mon
     images, words = embeddings("vision"), embeddings("text")
     for split, examples in (("forget", request.forget), ("test", request.test), ("validation", request.validation)):
         rows = [row for example in examples for row in range(len(uneven.texts)) if uneven.text_examples[row] == example]
-        for place, row in enumerate(rows):
+        for position, row in enumerate(rows):
             example = int(uneven.text_examples[row])
             image, text = images[example], words[row]
             wrong = [each for each in request.validation[:5] if each != example]
@@ -160,7 +160,7 @@ def test_rank_losses_are_those_of_a_slow_twin(model: Model, uneven: Dataset, mon
             t2i = torch.stack([image @ text, *(text @ images[each] for each in wrong)])
             for name, similar in (("i2t_loss", i2t), ("t2i_loss", t2i)):
                 expected = -similar.log_softmax(0)[0].item()
-                assert predictions[split][name][place] == pytest.approx(expected, abs=1e-3)
+                assert predictions[split][name][position] == pytest.approx(expected, abs=1e-3)
     for split, arrays in predictions.items():
         assert set(arrays) - set(alone[split]) == {"ranked_example", "i2t_rank", "t2i_rank"}
         for name, values in alone[split].items():
@@ -259,7 +259,7 @@ class Watched:
         return self.source.take(rows)
 
 
-def test_judge_reads_nothing_of_test(model: Model, uneven: Dataset) -> None:
+def test_validation_metrics_read_nothing_of_test(model: Model, uneven: Dataset) -> None:
     request, plain = request_of(uneven), PairInputs.of(uneven, model)
     inputs = Reading(uneven, dict(plain.sources))
     read = inputs.watch()
@@ -289,11 +289,11 @@ def test_many_pairs_at_once_are_fused_as_few_are(uneven: Dataset) -> None:
     rng = np.random.default_rng(0)
     rows = {"vision": rng.integers(0, len(uneven), 300), "text": rng.integers(0, len(uneven.texts), 300)}
     with torch.no_grad():
-        whole = model.fused(inputs.batch(rows, CPU))
+        full = model.fused(inputs.batch(rows, CPU))
         for start in (0, 130, 290):
             part = {modality: chosen[start : start + 10] for modality, chosen in rows.items()}
             few = model.fused(inputs.batch(part, CPU))
-            torch.testing.assert_close(whole[start : start + 10], few, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(full[start : start + 10], few, atol=1e-4, rtol=1e-4)
 
 
 def test_engine_of_another_batch_size_gives_the_same(monkeypatch: pytest.MonkeyPatch, uneven: Dataset) -> None:

@@ -19,9 +19,9 @@ from conftest import Ended
 from multidelete.bench.grid import grid
 from multidelete.models import Model
 from multidelete.recipe import as_values, load, validate
-from multidelete.report.bench import Bench, lines
-from multidelete.report.page import write_report
-from multidelete.report.tables import to_csv, to_markdown, to_text
+from multidelete.report.pages.bench import Bench, lines
+from multidelete.report.pages.run import write_report
+from multidelete.report.tables.groups import to_csv, to_markdown, to_text
 from multidelete.runs.differences import Difference, paired
 from multidelete.runs.groups import summary
 from multidelete.runs.reader import Run
@@ -113,18 +113,18 @@ def test_seeds_of_unlearning_share_original_and_retrain(here: Path, terminal: Te
         "one": "seed=1",
         "each": "train_seed=1 method_seed=1 forget.seed=1",
     }
-    said = {}
+    messages = {}
     for name, more in words.items():
         ended = terminal(f"unlearn recipe.toml --out {name} {QUICK} train.epochs=1.5 {more}")
         assert ended.code == 0, ended.err
-        said[name] = ended.err
+        messages[name] = ended.err
     result = {name: json.loads((here / name / "results.json").read_text())["rows"] for name in words}
     assert [row["seeds"] for row in result["method"]] == [{"train": 0, "forget": 0, "method": 1}] * 3
     assert result["forget"][2]["seeds"] == {"train": 0, "forget": 1, "method": 0}
     assert (result["train"][2]["seed"], result["train"][2]["seeds"]["train"]) == (0, 1)
-    assert "Retrain (all): trained before, loaded from the store" in said["method"]
-    assert "the original (retrieval): trained before, loaded from the store" in said["forget"]
-    assert "Retrain (all): found" not in said["forget"] + said["train"]
+    assert "Retrain (all): trained before, loaded from the store" in messages["method"]
+    assert "the original (retrieval): trained before, loaded from the store" in messages["forget"]
+    assert "Retrain (all): found" not in messages["forget"] + messages["train"]
     # each changes what it is of, and nothing else
     assert metrics_of("method")[:2] == metrics_of("zero")[:2]
     folders = ("zero", "method", "forget", "train")
@@ -230,10 +230,10 @@ def test_a_bench_matches_tasks_by_all_seeds(tmp_path: Path) -> None:
             row = {"task": task, "data": "made_up", "model": "albef", "method": "neggrad", "scope": "all"}
             row |= display("neggrad")
             row |= {"forget_examples": 9, "seed": 0, "seeds": {"train": 0, "forget": 0, "method": seed}, "settings": {}}
-            place = tmp_path / task / "cells" / name
-            place.mkdir(parents=True)
+            position = tmp_path / task / "cells" / name
+            position.mkdir(parents=True)
             rows = [row | {"metrics": {"test_score": score, "forget_auc": 50.0}, "cost": {}}]
-            (place / "results.json").write_text(json.dumps({"schema": 1, "rows": rows, "provenance": {}}))
+            (position / "results.json").write_text(json.dumps({"schema": 1, "rows": rows, "provenance": {}}))
             cells.append({"name": name, "row": row, "variant": "neggrad-all"})
         (tmp_path / task / "bench.json").write_text(json.dumps({"cells": cells, "notes": []}))
     result = lines(Bench.load([tmp_path / "retrieval", tmp_path / "graph_text"]).groups)
@@ -296,7 +296,7 @@ def test_a_row_without_its_retrain_and_a_distance_are_left_out() -> None:
     assert paired(rows, []) == {}
 
 
-def test_seeds_of_unlearning_beside_one_retrain_are_one_pair_where_there_are_others() -> None:
+def test_seeds_of_unlearning_with_one_retrain_are_one_pair() -> None:
     retrain = [row_of(70, 0, 0, 0), row_of(80, 1, 1, 0), row_of(90, 2, 2, 0)]
     alone = [row_of(value, 0, 0, method) for method, value in enumerate((71, 72, 73))]
     assert paired(alone, retrain)["test_score"].n == 3  # beside this Retrain

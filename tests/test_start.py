@@ -95,7 +95,7 @@ def test_retrain_starts_where_the_original_did(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, begun.state_dict()[name], atol=1e-6, rtol=1e-5)
 
 
-def test_a_recipe_starts_from_the_original_of_the_recipe_beside_it(
+def test_a_recipe_starts_from_the_original_of_a_neighbouring_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MULTIDELETE_CACHE", str(tmp_path / "cache"))

@@ -39,7 +39,7 @@ def signals(score: float, certainty: float = 50.0, cosine: float = 50.0, utility
 BEFORE = signals(95)  # of the original
 
 
-def judged(method: MultiDelete, *script: dict[str, float]) -> tuple[list[int], list[int]]:
+def validated(method: MultiDelete, *script: dict[str, float]) -> tuple[list[int], list[int]]:
     """Steps of validated checkpoints, and the step of the selected one."""
     original = tiny.original("albef")
     Scripted.script = iter([BEFORE, *script] if method.needs_before() else script)
@@ -52,38 +52,38 @@ def unseen(scope: Any = "fusion", **settings: Any) -> MultiDelete:
     return MultiDelete(scope=scope, stop="unseen", **{"epochs": 1, "min_steps": 4, "evaluations": 4, **settings})
 
 
-def test_it_ends_where_no_signal_tells_deleted_pairs() -> None:
-    assert judged(unseen(), signals(90), signals(70), signals(55)) == ([1, 2, 3], [3])
-    assert judged(unseen(), signals(45.1)) == ([1], [1])
-    assert judged(unseen(tolerance=1.0), signals(55), signals(49.5)) == ([1, 2], [2])
+def test_it_ends_where_no_signal_detects_deleted_pairs() -> None:
+    assert validated(unseen(), signals(90), signals(70), signals(55)) == ([1, 2, 3], [3])
+    assert validated(unseen(), signals(45.1)) == ([1], [1])
+    assert validated(unseen(tolerance=1.0), signals(55), signals(49.5)) == ([1, 2], [2])
 
 
 def test_too_low_is_as_far_as_too_high() -> None:
-    steps, kept = judged(unseen(), signals(80), signals(30), signals(20), signals(10))
+    steps, kept = validated(unseen(), signals(80), signals(30), signals(20), signals(10))
     assert (steps, kept) == ([1, 2, 3, 4], [2])
-    assert judged(MultiDelete(epochs=1, min_steps=4), signals(80), signals(30), signals(20), signals(10))[1] == [4]
+    assert validated(MultiDelete(epochs=1, min_steps=4), signals(80), signals(30), signals(20), signals(10))[1] == [4]
 
 
 def test_a_second_signal_keeps_it_from_ending() -> None:
     conspicuous = signals(50, certainty=30)
-    assert judged(unseen(), conspicuous, signals(50, certainty=52)) == ([1, 2], [2])
+    assert validated(unseen(), conspicuous, signals(50, certainty=52)) == ([1, 2], [2])
     remembered = signals(50, cosine=90)
-    assert judged(unseen("all"), remembered, signals(52, cosine=54)) == ([1, 2], [2])
-    assert judged(unseen("fusion"), remembered) == ([1], [1])  # the scope does not move it
+    assert validated(unseen("all"), remembered, signals(52, cosine=54)) == ([1, 2], [2])
+    assert validated(unseen("fusion"), remembered) == ([1], [1])  # the scope does not move it
 
 
 def test_of_equals_the_more_useful_one_is_kept() -> None:
     script = [signals(70, utility=50), signals(30, utility=55), signals(70, utility=52), signals(80, utility=99)]
-    assert judged(unseen(), *script)[1] == [2]
+    assert validated(unseen(), *script)[1] == [2]
 
 
 def test_it_does_not_end_before_utility_has_come_back() -> None:
     fallen, back = signals(50, utility=58.9), signals(52, utility=59.1)
-    assert judged(unseen(), fallen, back) == ([1, 2], [2])
-    assert judged(unseen(largest_drop=2.0), fallen) == ([1], [1])
+    assert validated(unseen(), fallen, back) == ([1, 2], [2])
+    assert validated(unseen(largest_drop=2.0), fallen) == ([1], [1])
     # Never both: what is nearest to both is kept, 3 points beyond rather than 4.
     script = [signals(50, utility=55), signals(58, utility=60), signals(40, utility=60), signals(30, utility=60)]
-    assert judged(unseen(), *script)[1] == [2]
+    assert validated(unseen(), *script)[1] == [2]
 
 
 def test_what_has_stopped_stays_stopped_when_it_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,16 +15,16 @@ import pytest
 
 import multidelete.bench.studies as studies_module
 import multidelete.pipeline
-import multidelete.report.page
+import multidelete.report.pages.run
 from conftest import Ended
 from multidelete.bench.grid import Cell, Grid, grid
 from multidelete.bench.studies import STUDIES
 from multidelete.data.requests import Request
 from multidelete.methods import MultiDelete
 from multidelete.recipe import load
-from multidelete.report.findings import VIEWS
-from multidelete.report.studies import table, to_text, write_study
-from multidelete.report.study import StudyResult, fitted, read_study
+from multidelete.report.pages.study import table, to_text, write_study
+from multidelete.report.studies.findings import VIEWS
+from multidelete.report.studies.results import StudyResult, fitted, read_study
 from multidelete.utils.errors import InputError
 from rows import display, seed_values
 from test_bad_input import RECIPE, contents
@@ -118,7 +118,7 @@ def test_requests_one_after_another_are_a_chain(here: Path) -> None:
     dataset = load(Path("recipe.toml")).dataset()
     for seed in (0, 1):
         cells = {cell.variant: cell for cell in result.cells if cell.row["seed"] == seed}
-        whole = _request(cells["at-once"], dataset)
+        full = _request(cells["at-once"], dataset)
         gone: list[int] = []
         for step in range(1, 6):
             cell, request = cells[f"step{step}"], _request(cells[f"step{step}"], dataset)
@@ -130,8 +130,8 @@ def test_requests_one_after_another_are_a_chain(here: Path) -> None:
             assert cell.after == (f"step{step - 1}-10-seed{seed}" if step > 1 else f"retrain-all-10-seed{seed}")
             original = f"out/cells/step{step - 1}-10-seed{seed}/model"
             assert (cell.recipe.original == original) is (step > 1)
-        assert gone == whole.forget.tolist()
-        assert _request(cells["step5"], dataset).hash == whole.hash
+        assert gone == full.forget.tolist()
+        assert _request(cells["step5"], dataset).hash == full.hash
 
 
 def _request(cell: Cell, dataset: Any) -> Request:
@@ -164,7 +164,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_told_before_anything_starts(name: str, here: Path, terminal: Terminal) -> None:
+def test_bad_input_is_reported_before_anything_starts(name: str, here: Path, terminal: Terminal) -> None:
     for folder, study in (("bench", None), ("other", "sizes")):
         (here / folder).mkdir()
         (here / folder / "bench.json").write_text(json.dumps({"cells": [], "notes": [], "study": study}))
@@ -182,7 +182,7 @@ def test_bad_input_is_told_before_anything_starts(name: str, here: Path, termina
 
 @pytest.mark.slow
 def test_two_requests_one_after_another(here: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(multidelete.report.page, "write_report", lambda runs, out: out / "report.html")
+    monkeypatch.setattr(multidelete.report.pages.run, "write_report", lambda runs, out: out / "report.html")
     monkeypatch.setattr(studies_module, "PARTS", 2)
     command = "study sequential recipe.toml --seeds 0 --workers 1 --out out forget.count=6 train.epochs=1.75"
     ended = terminal(command)
@@ -190,10 +190,10 @@ def test_two_requests_one_after_another(here: Path, terminal: Terminal, monkeypa
     assert ended.err.count("training the original (retrieval)") == 1
     rows = {}
     for variant in ("at-once", "step1", "step2"):
-        place = here / f"out/cells/{variant}-6-seed0"
-        results = json.loads((place / "results.json").read_text())
+        position = here / f"out/cells/{variant}-6-seed0"
+        results = json.loads((position / "results.json").read_text())
         rows[variant] = results["rows"]
-        examples = np.unique(np.load(next((place / "predictions").glob("*multidelete*")) / "forget.npz")["example"])
+        examples = np.unique(np.load(next((position / "predictions").glob("*multidelete*")) / "forget.npz")["example"])
         assert len(examples) == results["rows"][-1]["forget_examples"] == (3 if variant == "step1" else 6)
     assert [row["method"] for row in rows["step2"]] == ["original", "multidelete"]
     # what the second step starts from is what the first left, seen on what is deleted by then
@@ -310,7 +310,7 @@ def found_of(name: str, folder: Path, **options: Any) -> StudyResult:
     return read_study(make_study(folder / name, name, MADE[name], examples=EXAMPLES.get(name), **options))
 
 
-SAID = {
+MESSAGES = {
     "ablation": [
         "a test score of 71.0 ± 1.0 and a D_f AUC of 19.8 ± 1.0 (Retrain: 71.5 ± 1.0 and 21.0 ± 1.0).",
         "Without MD it reaches a test score of 72.2 ± 1.0 and a D_f AUC of 50.1 ± 1.0 (+1.2 ± 0.0 and +30.3 ± 0.0).",
@@ -340,14 +340,14 @@ SAID = {
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_what_is_said_comes_from_the_numbers(name: str, tmp_path: Path) -> None:
+def test_findings_follow_from_the_numbers(name: str, tmp_path: Path) -> None:
     result = found_of(name, tmp_path)
-    said = "\n".join(VIEWS[name].sentences(result))
-    for sentence in SAID[name]:
-        assert sentence in said
+    messages = "\n".join(VIEWS[name].sentences(result))
+    for sentence in MESSAGES[name]:
+        assert sentence in messages
     assert 2 <= len(VIEWS[name].sentences(result)) <= 4
     printed = to_text(result)
-    assert said in printed
+    assert messages in printed
     assert all(line.label in printed for line in result.lines)
 
 
@@ -397,7 +397,7 @@ def test_original_and_retrain_stand_in_every_table(name: str, tmp_path: Path) ->
         assert {line[1] for line in table(result) if line[0] == reference} == sizes
 
 
-def test_what_is_not_there_yet_is_said(tmp_path: Path) -> None:
+def test_missing_cells_are_noted(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "stop", "stop", MADE["stop"], seeds=2)
     (folder / "cells/unseen-seed1/results.json").unlink()
     (folder / "failed.json").write_text(json.dumps({"unseen-seed1": "out of memory"}))

@@ -107,19 +107,19 @@ def test_predictions_are_what_the_model_says_one_by_one(task: str, model: str) -
     assert result["test"]["example"].tolist() == [
         dataset.examples[example].id for example in dataset.text_examples[rows]
     ]
-    for place in (0, 1, len(rows) - 1):
-        batch = data.inputs.batch(data.inputs.true_pairs(rows[[place]]), CPU)
+    for position in (0, 1, len(rows) - 1):
+        batch = data.inputs.batch(data.inputs.true_pairs(rows[[position]]), CPU)
         with torch.no_grad():
             logits = original.head(original.fused(batch)).float()
-        np.testing.assert_allclose(result["test"]["logits"][place], logits[0], atol=1e-4)
-        own = logits.softmax(-1)[0, dataset.labels[rows[place]]]
-        odds = torch.tensor(result["test"]["score"][place])
+        np.testing.assert_allclose(result["test"]["logits"][position], logits[0], atol=1e-4)
+        own = logits.softmax(-1)[0, dataset.labels[rows[position]]]
+        odds = torch.tensor(result["test"]["score"][position])
         torch.testing.assert_close(odds.sigmoid(), own, atol=1e-5, rtol=1e-4)
     right = result["test"]["logits"].argmax(1) == result["test"]["label"]
     assert data.task.metrics(result)["test_score"] == pytest.approx(100 * right.mean())
     assert data.task.metrics(result)["forget_auc"] == forget_auc(result["forget"]["score"], result["retain"]["score"])
-    judged = data.task.validation_metrics(original, data.inputs, data.request, tiny.engine())
-    assert judged["utility"] == pytest.approx(data.task.metrics(result)["valid_score"])
+    validated = data.task.validation_metrics(original, data.inputs, data.request, tiny.engine())
+    assert validated["utility"] == pytest.approx(data.task.metrics(result)["valid_score"])
 
 
 @pytest.mark.parametrize(("task", "model"), tiny.EACH)

@@ -20,10 +20,10 @@ from safetensors.numpy import load_file, save_file
 
 import multidelete.judgement.verify
 import multidelete.pipeline
-import multidelete.report.page
+import multidelete.report.pages.run
 from conftest import Ended
 from multidelete.judgement.verify import Check, recomputed, verify
-from multidelete.report.deletion import DELETION_PAGE, PAGE_CHECKS, write_deletion
+from multidelete.report.pages.deletion import DELETION_PAGE, PAGE_CHECKS, write_deletion
 from multidelete.runs.reader import Run
 from multidelete.runs.record import RESULTS_FILE, RunFolder, finished_command
 from multidelete.runs.seal import DELETION_FILE, SUMS_FILE, digest_of, read_seal, sums, write_seal
@@ -67,7 +67,7 @@ def here(ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page with figures takes longer than these runs do, and is no part of their record."""
-    monkeypatch.setattr(multidelete.report.page, "write_report", lambda runs, out: out / "report.html")
+    monkeypatch.setattr(multidelete.report.pages.run, "write_report", lambda runs, out: out / "report.html")
 
 
 def failing(folder: Path, digest: str | None = None) -> dict[str, str]:
@@ -94,14 +94,16 @@ def test_an_untouched_run_passes(here: Path, terminal: Terminal) -> None:
     lines = ended.out.splitlines()
     assert lines[-1] == f"{len(lines) - 2} hold, 0 fail, 1 could not be checked"
     assert sum(line.startswith("✓ ") for line in lines) == len(lines) - 2
-    (question,) = [line for line in lines if line.startswith("? ")]  # it was trained by the recipe, and is not here
-    assert question.startswith("? original: was trained by this recipe")
+    (comparison_key,) = [
+        line for line in lines if line.startswith("? ")
+    ]  # it was trained by the recipe, and is not here
+    assert comparison_key.startswith("? original: was trained by this recipe")
     for part in ("digest", "files", "results", "history", f"metrics of {MAIN_ROW}", "request", "data", "model"):
         assert any(line.startswith(f"✓ {part}: ") for line in lines), part
     assert contents(here) == before, "it only reads"
 
 
-def test_without_a_digest_it_says_what_it_cannot_tell(here: Path, terminal: Terminal) -> None:
+def test_without_a_digest_it_says_what_it_cannot_check(here: Path, terminal: Terminal) -> None:
     ended = terminal("verify out")
     assert ended.code == 0
     assert f"? digest: {digest_of(here / 'out')}; --digest with" in ended.out
@@ -154,9 +156,9 @@ def test_a_run_that_was_stopped_and_resumed_passes(
     began = (here / "again/work/began").read_text()
     assert terminal(f"{command} --resume").code == 0
     assert failing(here / "again") == {}
-    told = json.loads((here / "again" / DELETION_FILE).read_text())
-    assert (told["began"], told["ended"]) == (began, Run.load(here / "again").provenance["created"])
-    assert told["began"] <= told["ended"]
+    raised = json.loads((here / "again" / DELETION_FILE).read_text())
+    assert (raised["began"], raised["ended"]) == (began, Run.load(here / "again").provenance["created"])
+    assert raised["began"] <= raised["ended"]
 
 
 def test_killed_between_seal_and_results_it_is_not_finished(here: Path, terminal: Terminal) -> None:
@@ -183,15 +185,15 @@ def test_a_run_without_its_work_passes(here: Path) -> None:
 def test_moved_elsewhere_it_says_what_is_not_there(
     here: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = tmp_path_factory.mktemp("elsewhere")
-    shutil.copytree(here / "out", place / "received")
-    monkeypatch.chdir(place)
+    position = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(here / "out", position / "received")
+    monkeypatch.chdir(position)
     assert failing(Path("received")) == {}
     assert any(
         line.startswith("data: cannot be read any more: photos does not exist")
-        for line in unsure(verify(place / "received", None, PAGE_CHECKS))
+        for line in unsure(verify(position / "received", None, PAGE_CHECKS))
     )
-    monkeypatch.chdir(place / "received")
+    monkeypatch.chdir(position / "received")
     assert failing(Path()) == {}
 
 
@@ -448,8 +450,8 @@ TAMPERINGS = {
                 for change in (
                     other_ids,
                     *(
-                        change_json(*place, to=hashlib.sha256(b"train-00001\ntrain-00002\n").hexdigest())
-                        for place in (
+                        change_json(*position, to=hashlib.sha256(b"train-00001\ntrain-00002\n").hexdigest())
+                        for position in (
                             (RESULTS_FILE, "provenance", "forget_hash"),
                             ("run.json", "forget_hash"),
                             (DELETION_FILE, "deleted", "sha256"),
@@ -552,7 +554,7 @@ def test_every_value_of_the_results_is_sealed(here: Path) -> None:
     assert sums(out) == sealed
 
 
-def test_the_terminal_tells_what_differs_and_exits_with_1(here: Path, terminal: Terminal) -> None:
+def test_the_terminal_lists_what_differs_and_exits_with_1(here: Path, terminal: Terminal) -> None:
     results("rows", 2, "metrics", "test_score")(here / "out")
     ended = terminal("verify out")
     assert ended.code == 1
@@ -569,7 +571,7 @@ def test_a_digest_that_is_another(here: Path, terminal: Terminal) -> None:
     assert f"found {digest}: this is another record" in ended.out
 
 
-def test_the_page_of_the_record_is_compared_and_made_anew(
+def test_the_page_of_the_record_is_compared_and_rendered_again(
     here: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = here / "out" / DELETION_PAGE

@@ -65,7 +65,7 @@ def verify(
 ) -> None:
     """Check that a record is unchanged: recompute its hashes and metrics from the stored files."""
     from multidelete.judgement.verify import verify
-    from multidelete.report.deletion import PAGE_CHECKS
+    from multidelete.report.pages.deletion import PAGE_CHECKS
 
     marks = {True: ("✓", "green"), False: ("✗", "red"), None: ("?", "yellow")}
     result = []

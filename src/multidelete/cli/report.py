@@ -32,9 +32,9 @@ def report(
     ] = False,
 ) -> None:
     """Write the page of one or several runs, or the joint table of several benches, and print the table."""
-    from multidelete.report.deletion import write_deletion
-    from multidelete.report.page import write_report
-    from multidelete.report.tables import to_csv, to_markdown, to_text
+    from multidelete.report.pages.deletion import write_deletion
+    from multidelete.report.pages.run import write_report
+    from multidelete.report.tables.groups import to_csv, to_markdown, to_text
     from multidelete.runs.bench_folder import is_bench, study_of
     from multidelete.runs.groups import summary
     from multidelete.runs.reader import Run
@@ -73,8 +73,8 @@ def report(
 
 def show_study(folder: Path, out: Path) -> None:
     """Write the page of a study and print its findings."""
-    from multidelete.report.studies import to_text, write_study
-    from multidelete.report.study import read_study
+    from multidelete.report.pages.study import to_text, write_study
+    from multidelete.report.studies.results import read_study
 
     result = read_study(folder)
     written = write_study(result, out)
@@ -84,9 +84,9 @@ def show_study(folder: Path, out: Path) -> None:
 
 def _publish(folders: list[Path], out: Path) -> None:
     """Write public pages (without data) of a study, benches or runs."""
-    from multidelete.report.bench import Bench
-    from multidelete.report.public import write_public, write_public_study
-    from multidelete.report.study import read_study
+    from multidelete.report.pages.bench import Bench
+    from multidelete.report.pages.public import write_public, write_public_study
+    from multidelete.report.studies.results import read_study
     from multidelete.runs.bench_folder import is_bench, study_of
     from multidelete.runs.reader import Run
 
@@ -102,7 +102,7 @@ def _publish(folders: list[Path], out: Path) -> None:
 
 def show_bench(folders: list[Path], out: Path, printer: Callable[..., str] | None = None) -> None:
     """Write the page of one or several benches and print their table."""
-    from multidelete.report.bench import Bench, to_text, write_bench
+    from multidelete.report.pages.bench import Bench, to_text, write_bench
 
     result = Bench.load(folders)
     written = write_bench(result, out)

@@ -155,9 +155,9 @@ def _run(recipe: Recipe, out: Path, resume: bool, tracker: str | None) -> None:
     from rich.console import Console
 
     from multidelete.pipeline import run
-    from multidelete.report.deletion import DELETION_PAGE, write_deletion
-    from multidelete.report.page import write_report
-    from multidelete.report.tables import rows_table
+    from multidelete.report.pages.deletion import DELETION_PAGE, write_deletion
+    from multidelete.report.pages.run import write_report
+    from multidelete.report.tables.groups import rows_table
     from multidelete.runs.reader import Run
     from multidelete.runs.record import check_out
     from multidelete.runs.seal import digest_of

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from pydantic import BaseModel, ValidationError
 
 from multidelete.data.batches import PairInputs
@@ -344,7 +345,10 @@ def pretrained_hash(config: ModelConfig) -> str:
 
 def _source_hash(source: str) -> str:
     if not Path(source).is_dir():
-        file = try_to_load_from_cache(source, "config.json")
+        try:
+            file = try_to_load_from_cache(source, "config.json")
+        except HFValidationError:  # neither a folder nor an id: refused where it is loaded
+            file = None
         if not isinstance(file, str):
             return source  # not downloaded yet: nothing of it is in the cache either
         source = str(Path(file).parent)

@@ -114,7 +114,7 @@ def ablation(groups: Sequence[Group]) -> list[list[str]]:
 
 
 def _is_part(group: Group, full_group: Group) -> bool:
-    """Whether ``group`` is ``whole`` with the weight of at least one term set to 0."""
+    """Whether ``group`` is ``full_group`` with the weight of at least one term set to 0."""
     if (
         group.method != "multidelete"
         or full_group.method != "multidelete"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from multidelete.report import study_figures
-from multidelete.report.study import AUC, GAP, SCORE, TEST_AUC, Line, StudyResult, fitted
+from multidelete.report.figures import study as study_figures
+from multidelete.report.studies.results import AUC, GAP, SCORE, TEST_AUC, Line, StudyResult, fitted
 from multidelete.runs.groups import SYMBOLS, TERMS, Spread
 from multidelete.utils.format import NONE, duration, percent, signed
 

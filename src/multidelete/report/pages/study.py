@@ -14,10 +14,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from multidelete.report.findings import VIEWS
-from multidelete.report.study import Line, StudyResult
-from multidelete.report.tables import as_text, columns
-from multidelete.report.template import fill
+from multidelete.report.pages.template import fill
+from multidelete.report.studies.findings import VIEWS
+from multidelete.report.studies.results import Line, StudyResult
+from multidelete.report.tables.groups import as_text, columns
 from multidelete.runs.groups import Group
 from multidelete.utils.files import write_file
 

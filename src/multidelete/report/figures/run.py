@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from multidelete.report.drawing import INK, SUBSCRIPTED, legend, style, to_svg
+from multidelete.report.figures.drawing import INK, SUBSCRIPTED, legend, style, to_svg
 from multidelete.runs.reader import RowHistory
 
 TERM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")

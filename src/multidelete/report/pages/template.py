@@ -19,7 +19,7 @@ def fill(name: str, filters: Mapping[str, Callable[..., Any]] | None = None, **v
         values: Variables of the template; escaped unless they are markup.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("multidelete", "report"),
+        loader=jinja2.PackageLoader("multidelete", "report/pages"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

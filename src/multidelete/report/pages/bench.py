@@ -13,10 +13,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from multidelete.report.comparison import by_size
-from multidelete.report.page import write_report
-from multidelete.report.tables import as_text, to_csv
-from multidelete.report.template import fill
+from multidelete.report.figures.comparison import by_size
+from multidelete.report.pages.run import write_report
+from multidelete.report.pages.template import fill
+from multidelete.report.tables.groups import as_text, to_csv
 from multidelete.runs.bench_folder import CellResult, check_finished, command_of, read_cells
 from multidelete.runs.groups import COMPARISON_KEYS, Group, Spread, comparison_title, in_order, labels, summary
 from multidelete.runs.reader import Run

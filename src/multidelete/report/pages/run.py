@@ -19,9 +19,11 @@ from PIL import Image
 
 from multidelete.judgement import verdict
 from multidelete.metrics.registry import METRICS
-from multidelete.report import comparison, figures, tables
-from multidelete.report.sections import attacks, differences_to_retrain, probes
-from multidelete.report.template import fill, sets
+from multidelete.report.figures import comparison
+from multidelete.report.figures import run as figures
+from multidelete.report.pages.template import fill, sets
+from multidelete.report.tables import groups as tables
+from multidelete.report.tables.sections import attacks, differences_to_retrain, probes
 from multidelete.runs.groups import BASELINES, Group, comparison_title, label, labels, reference, summary
 from multidelete.runs.reader import Run, Scores, numbers
 from multidelete.runs.row import Seeds

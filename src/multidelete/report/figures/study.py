@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from multidelete.report.drawing import GUIDE, INK, MUTED, SUBSCRIPTED, legend, style, to_svg
-from multidelete.report.study import AUC, GAP, ORIGINAL, SCORE, TEST_AUC, Line, StudyResult, fitted
+from multidelete.report.figures.drawing import GUIDE, INK, MUTED, SUBSCRIPTED, legend, style, to_svg
+from multidelete.report.studies.results import AUC, GAP, ORIGINAL, SCORE, TEST_AUC, Line, StudyResult, fitted
 from multidelete.runs.groups import SYMBOLS, TERMS, Spread
 from multidelete.utils.format import duration
 

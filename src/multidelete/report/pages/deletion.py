@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multidelete.judgement.deletion import NUMBERS, read_record
-from multidelete.report.template import fill
+from multidelete.report.pages.template import fill
 from multidelete.runs.reader import Run
 from multidelete.runs.seal import DELETION_FILE, digest_of
 from multidelete.utils.files import write_file

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from multidelete.judgement import verdict
-from multidelete.report import comparison
-from multidelete.report.findings import VIEWS
-from multidelete.report.page import comparable, scored
-from multidelete.report.sections import Section, attacks, differences_to_retrain, probes
-from multidelete.report.studies import WIDE, headings, table, to_csv
-from multidelete.report.study import StudyResult
-from multidelete.report.tables import TIMES, cells, markdown
-from multidelete.report.tables import headings as main_headings
-from multidelete.report.tables import to_csv as groups_to_csv
+from multidelete.report.figures import comparison
+from multidelete.report.pages.run import comparable, scored
+from multidelete.report.pages.study import WIDE, headings, table, to_csv
+from multidelete.report.studies.findings import VIEWS
+from multidelete.report.studies.results import StudyResult
+from multidelete.report.tables.groups import TIMES, cells, markdown
+from multidelete.report.tables.groups import headings as main_headings
+from multidelete.report.tables.groups import to_csv as groups_to_csv
+from multidelete.report.tables.sections import Section, attacks, differences_to_retrain, probes
 from multidelete.runs.groups import comparison_title
 from multidelete.runs.reader import Run
 from multidelete.utils.files import write_file

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
 from multidelete.metrics.forgetting import forget_auc
-from multidelete.report.drawing import (
+from multidelete.report.figures.drawing import (
     GUIDE,
     INK,
     MUTED,
@@ -26,7 +26,7 @@ from multidelete.report.drawing import (
     style,
     to_svg,
 )
-from multidelete.report.tables import share_of_retrain
+from multidelete.report.tables.groups import share_of_retrain
 from multidelete.runs.groups import BASELINES, Group, labels, reference
 from multidelete.utils.format import NONE, duration, percent
 

@@ -1,0 +1,1 @@
+"""Results and findings of studies."""
