@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,10 @@ ROOMS = (  # a room imports those before it
     "__main__",
 )
 FILES = sorted(SOURCE.rglob("*.py"))
+MODULES = {
+    ".".join(("multidelete", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): str(path)
+    for path in FILES
+}
 
 
 def room_of(path: Path) -> str:
@@ -57,6 +62,10 @@ def imported(path: Path) -> set[str]:
     return rooms - {room_of(path)}
 
 
+def test_no_file_is_longer_than_400_lines() -> None:
+    assert {path.name: count for path in FILES if (count := len(path.read_text("utf-8").splitlines())) > 400} == {}
+
+
 def test_every_file_has_a_room() -> None:
     assert len(FILES) > 100
     assert {room_of(path) for path in FILES} == set(ROOMS)
@@ -66,6 +75,23 @@ def test_every_file_has_a_room() -> None:
 def test_no_import_points_upwards(path: Path) -> None:
     rank = ROOMS.index(room_of(path))
     assert {room for room in imported(path) if ROOMS.index(room) >= rank} == set()
+
+
+def loaded_with(path: Path) -> set[str]:
+    """Modules of the package that are imported when this one is, by file."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {MODULES[name] for name in names if name in MODULES} - {str(path)}
+
+
+def test_no_circle_of_imports() -> None:
+    graph = {str(path): loaded_with(path) for path in FILES}
+    assert sum(map(len, graph.values())) > 300
+    assert len(list(TopologicalSorter(graph).static_order())) == len(FILES)  # raises CycleError for a circle
 
 
 def test_pages_are_imported_by_the_command_line_alone() -> None:
