@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import tiny
 from multidelete.data.batches import PairInputs
 from multidelete.numerics.dependence import dependence, foci
-from multidelete.numerics.gradients import mean_gradient, mean_squared_gradient, per_sample_gradients
+from multidelete.numerics.gradients import mean_gradient, mean_squared_gradient
 from multidelete.numerics.hessian import deletion_step, rank_one, solve
 from multidelete.numerics.noise import descent_sigma, newton_sigma
 
@@ -157,7 +157,6 @@ def test_gradients_are_those_of_the_slow_twin() -> None:
     network, losses, parameters, count = setting()
     expected = one_by_one()
     for result, wanted in (
-        (per_sample_gradients(losses, 3, parameters), expected),
         (mean_gradient(losses, 3, parameters, count), {n: g.mean(0) for n, g in expected.items()}),
         (
             mean_gradient(lambda chunk: losses(chunk).sum(), 3, parameters, count),

@@ -1,4 +1,4 @@
-"""Gradients accumulated over chunks that fit into memory, and per-sample gradients.
+"""Gradients accumulated over chunks that fit into memory.
 
 ``losses(chunk)`` computes the unreduced losses of one chunk, ``(b,)``, as ``Model.losses`` does; :func:`mean_gradient`
 also accepts their sum, a scalar. Memory holds the autograd graph of one chunk at a time. ``.grad`` is not touched, and
@@ -60,26 +60,6 @@ def mean_squared_gradient(losses: Losses, chunks: int, parameters: Mapping[str, 
                 for name, gradient in gradients.items():
                     total[name].addcmul_(gradient, gradient, value=1 / count)
     return total
-
-
-def per_sample_gradients(losses: Losses, chunks: int, parameters: Mapping[str, nn.Parameter]) -> Gradients:
-    """Per-sample gradients, all held in memory: for few examples or parameters.
-
-    Args:
-        losses: Losses of chunk 0, 1, ..., ``(b,)``, not reduced.
-        chunks: Number of chunks.
-        parameters: Parameters to differentiate by; unused ones get zeros.
-
-    Returns:
-        For each parameter an fp32 tensor ``(N, *shape)``, examples in the order of the chunks.
-    """
-    rows: dict[str, list[Tensor]] = {name: [] for name in parameters}
-    with differentiable(parameters):
-        for chunk in range(chunks):
-            for gradients in _each(losses(chunk), parameters):
-                for name, gradient in gradients.items():
-                    rows[name].append(gradient)
-    return {name: torch.stack(each) for name, each in rows.items()}
 
 
 def zeros_like(parameters: Mapping[str, Tensor]) -> Gradients:
