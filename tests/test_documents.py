@@ -26,7 +26,7 @@ def test_readme_python_block_runs(tmp_path, monkeypatch, capsys):
     names: dict[str, object] = {}
     exec(compile(block, "README.md", "exec"), names)
     assert (tmp_path / "unlearned" / "model.safetensors").is_file()
-    assert len(capsys.readouterr().out.split()) == 3
+    assert len(capsys.readouterr().out.split()) == 4
     assert names["outcome"].request.ids == ("train-00003", "train-00017")  # type: ignore[attr-defined]
 
 
