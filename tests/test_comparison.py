@@ -169,18 +169,18 @@ def test_what_was_not_measured_has_no_finding() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vision", "text", "answer", "tone"),
+    ("vision", "text", "code", "tone"),
     [
-        (82.0, 90.0, "Kept what it knew of each half", "good"),
-        (84.0, 87.0, "Lost some of what it knew of each half", "fair"),
-        (77.9, 90.0, "Lost what it knew of each half", "bad"),
+        (82.0, 90.0, "halves_kept", "good"),
+        (84.0, 87.0, "halves_reduced", "fair"),
+        (77.9, 90.0, "halves_lost", "bad"),
     ],
 )
-def test_the_words_for_unimodal_knowledge(vision: float, text: float, answer: str, tone: str) -> None:
+def test_the_verdict_on_unimodal_knowledge(vision: float, text: float, code: str, tone: str) -> None:
     groups = groups_with(probe_vision=(83.6, 83.0, vision), probe_text=(90.0, 90.0, text))
     result = verdict.verdicts(groups)[0].unimodal
     assert result is not None
-    assert (result.answer, result.tone) == (answer, tone)
+    assert (result.code, result.tone) == (code, tone)
     assert f"vision probe {vision}, Original 83.6" in result.details
 
 
@@ -188,32 +188,32 @@ def test_what_a_new_probe_still_reads_has_moved() -> None:
     groups = groups_with(probe_vision=(83.6, 83.0, 60.0), probe_vision_refitted=(83.6, 83.0, 83.0))
     result = verdict.verdicts(groups)[0].unimodal
     assert result is not None
-    assert (result.answer, result.tone) == ("Moved what it knew of each half", "fair")
+    assert (result.code, result.tone) == ("halves_moved", "fair")
     assert "vision probe refitted 83.0, Original 83.6 (−0.6)" in result.details
     groups = groups_with(probe_vision=(83.6, 83.0, 60.0), probe_vision_refitted=(83.6, 83.0, 70.0))
     assert verdict.verdicts(groups)[0].unimodal.tone == "bad"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
-    ("attack", "kept", "answer", "tone"),
+    ("attack", "kept", "code", "tone"),
     [
-        (52.0, 1.02, "Membership hidden", "good"),
-        (60.0, 1.02, "Membership shows", "bad"),
-        (40.0, 1.02, "Membership shows the other way", "bad"),
-        (50.0, 1.5, "Membership hidden, of kept pairs too", "fair"),
+        (52.0, 1.02, "membership_hidden", "good"),
+        (60.0, 1.02, "membership_shows", "bad"),
+        (40.0, 1.02, "membership_shows_below", "bad"),
+        (50.0, 1.5, "membership_hidden_of_all", "fair"),
     ],
 )
-def test_the_words_for_membership(attack: float, kept: float, answer: str, tone: str) -> None:
+def test_the_verdict_on_membership(attack: float, kept: float, code: str, tone: str) -> None:
     groups = groups_with(
         attack_loss_auc=(78.0, 50.5, attack), mi_ratio=(1.0, 1.1, 1.27), mi_ratio_retain=(1.0, 1.0, kept)
     )
     result = verdict.verdicts(groups)[0].membership
     assert result is not None
-    assert (result.answer, result.tone) == (answer, tone)
+    assert (result.code, result.tone) == (code, tone)
     assert result.details.startswith(f"AUC of the attack by loss {attack} (Original 78.0, Retrain 50.5); MI ratio 1.27")
     alone = verdict.verdicts([groups[0], groups[2]])[0].membership
     assert alone is not None
-    assert alone.answer == "Membership cannot be evaluated"
+    assert alone.code == "membership_unknown"
 
 
 def test_thresholds_of_all_verdicts_are_printed() -> None:
@@ -249,3 +249,10 @@ def test_sizes_are_curves_of_each_method(tmp_path: Path) -> None:
     assert page.count("<svg") == 2  # wide and narrow
     assert "retrieval · scenes · albef" in page
     assert "<svg" not in to_html(Bench((), tuple(summary([sizes[40]])), ()))
+
+
+def test_every_finding_has_a_tone_and_words_of_its_own() -> None:
+    assert {tone for tone, _ in verdict.ANSWERS.values()} == {"good", "fair", "bad", "open"}
+    texts = [text for _, text in verdict.ANSWERS.values()]
+    assert len(set(texts)) == len(texts)
+    assert verdict.Finding.of("forgot", "numbers") == verdict.Finding("forgot", "good", "Forgot", "numbers")

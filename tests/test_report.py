@@ -436,10 +436,10 @@ def verdict_on(**changes: Any) -> verdict.Verdict:
 
 def test_a_method_that_forgot_well() -> None:
     result = verdict_on()
-    assert (result.forgetting.answer, result.utility.answer, result.cost.answer) == (
-        "Forgot",
-        "Kept its utility",
-        "Cheap",
+    assert (result.forgetting.code, result.utility.code, result.cost.code) == (
+        "forgot",
+        "utility_kept",
+        "cheap",
     )
     assert result.forgetting.details.startswith("D_f AUC 19.4 (Original 50.3, Retrain 20.8); D_f vs test AUC 48.9")
     assert result.utility.details == "test score 71.3, Retrain 71.9 (−0.6)."
@@ -447,43 +447,41 @@ def test_a_method_that_forgot_well() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "answer"),
+    ("scores", "code"),
     [
-        ((71.3, 48.0, 78.0), "Did not forget"),
-        ((71.3, 21.0, 78.0), "Did not forget"),  # one AUC alone does not make it forgotten
-        ((71.3, 33.0, 62.0), "Partly forgot"),  # 17.3 of 29.5 and 17.6 of 29.5
-        ((71.3, 15.9, 45.2), "Forgot"),
-        ((71.3, 15.7, 48.9), "Forgot, beyond Retrain"),
-        ((71.3, 8.0, 20.0), "Forgot, beyond Retrain"),
+        ((71.3, 48.0, 78.0), "not_forgotten"),
+        ((71.3, 21.0, 78.0), "not_forgotten"),  # one AUC alone does not make it forgotten
+        ((71.3, 33.0, 62.0), "partly_forgot"),  # 17.3 of 29.5 and 17.6 of 29.5
+        ((71.3, 15.9, 45.2), "forgot"),
+        ((71.3, 15.7, 48.9), "forgot_beyond_retrain"),
+        ((71.3, 8.0, 20.0), "forgot_beyond_retrain"),
     ],
 )
-def test_the_words_for_forgetting(scores: tuple[float, float, float], answer: str) -> None:
-    assert verdict_on(scores=scores).forgetting.answer == answer
+def test_the_verdict_on_forgetting(scores: tuple[float, float, float], code: str) -> None:
+    assert verdict_on(scores=scores).forgetting.code == code
 
 
 @pytest.mark.parametrize(
-    ("score", "answer"),
+    ("score", "code"),
     [
-        (75.0, "Kept its utility"),
-        (69.0, "Kept its utility"),
-        (68.0, "Lost some utility"),
-        (31.2, "Destroyed utility"),
+        (75.0, "utility_kept"),
+        (69.0, "utility_kept"),
+        (68.0, "utility_reduced"),
+        (31.2, "utility_destroyed"),
     ],
 )
-def test_the_words_for_utility(score: float, answer: str) -> None:
-    assert verdict_on(scores=(score, 19.4, 48.9)).utility.answer == answer
+def test_the_verdict_on_utility(score: float, code: str) -> None:
+    assert verdict_on(scores=(score, 19.4, 48.9)).utility.code == code
 
 
-@pytest.mark.parametrize(
-    ("seconds", "answer"), [(24.0, "Cheap"), (300.0, "Not much cheaper"), (500.0, "More expensive than retraining")]
-)
-def test_the_words_for_cost(seconds: float, answer: str) -> None:
-    assert verdict_on(seconds=seconds).cost.answer == answer
+@pytest.mark.parametrize(("seconds", "code"), [(24.0, "cheap"), (300.0, "not_much_cheaper"), (500.0, "more_expensive")])
+def test_the_verdict_on_cost(seconds: float, code: str) -> None:
+    assert verdict_on(seconds=seconds).cost.code == code
 
 
 def test_without_retrain_nothing_is_claimed() -> None:
     result = verdict_on(without=("retrain",))
-    assert result.forgetting.answer == "Forgetting cannot be evaluated"
+    assert result.forgetting.code == "forgetting_unknown"
     assert "no Retrain" in result.forgetting.details
     assert result.utility.details.startswith("test score 71.3, Original 72.4")
 

@@ -20,7 +20,6 @@ from multidelete.utils.format import percent
 
 SCHEMA = 1
 
-
 # By task: one item, several items, and the two halves of an item, whose association is to be forgotten.
 ITEMS = {
     "retrieval": ("picture with its texts", "pictures with their texts", "a picture and a text"),
@@ -29,48 +28,45 @@ ITEMS = {
     "graph_text": ("relation with its sentences", "relations with their sentences", "two entities and a sentence"),
 }
 
-
 # Explanations of the verdicts for readers who do not know the thresholds.
 FORGETTING = {
-    "Forgot": (
+    "forgot": (
         "Forgotten",
         "The model now treats the deleted data much like a model that was retrained without them: "
         f"at least {percent(verdict.FORGOT)} of the difference is gone.",
     ),
-    "Forgot, beyond Retrain": (
+    "forgot_beyond_retrain": (
         "Forgotten (further than needed)",
         f"At least {percent(verdict.FORGOT)} of the difference to a model that was retrained without the deleted data "
         "is gone, but now they score clearly lower than in that model. This can itself reveal what was deleted.",
     ),
-    "Partly forgot": (
+    "partly_forgot": (
         "Only partly forgotten",
         "The model still treats the deleted data in part as data that it was trained on: between "
         f"{percent(verdict.PARTLY)} and {percent(verdict.FORGOT)} of the difference to a model that was retrained "
         "without them is gone.",
     ),
-    "Did not forget": (
+    "not_forgotten": (
         "Not forgotten",
         "The model still treats the deleted data as data that it was trained on: in at least one comparison less than "
         f"{percent(verdict.PARTLY)} of the difference to a model that was retrained without them is gone.",
     ),
-    "Ranked the deleted pairs below the kept ones": (
+    "ranked_below": (
         "There was little to forget (the deleted data now stand out)",
         "Before the deletion the model already treated these data much like a model retrained without them. "
         "Now they score clearly lower than in that model, which can itself reveal what was deleted.",
     ),
-    "Forgetting was not measured": (
+    "forgetting_not_measured": (
         "Whether it was forgotten was not measured",
         "The run did not compare the deleted data with other data.",
     ),
 }
-
 
 NOTHING_TO_COMPARE = (
     "Whether it was forgotten cannot be evaluated",
     "No model was retrained without the deleted data, so there is nothing to compare with. A comparison needs a run "
     "with Retrain.",
 )
-
 
 LITTLE_TO_FORGET = (
     "Whether it was forgotten cannot be evaluated",
@@ -80,27 +76,26 @@ LITTLE_TO_FORGET = (
 
 
 RETRAINED = Finding(
+    "retrained",
     "good",
     "Retrained without the deleted data",
     "The model was not changed but trained again from its initial weights, without the deleted data. It never read "
     "them in this training, so there is nothing to forget.",
 )
 
-
 UTILITY = {
-    "Kept its utility": ("the model still does its task", "It does its task about as well as the {other} model."),
-    "Lost some utility": ("the model does its task less well", "It does its task less well than the {other} model."),
-    "Destroyed utility": (
+    "utility_kept": ("the model still does its task", "It does its task about as well as the {other} model."),
+    "utility_reduced": ("the model does its task less well", "It does its task less well than the {other} model."),
+    "utility_destroyed": (
         "the model is no longer fit for its task",
         "It does its task far worse than the {other} model. Damage to the whole model is not the deletion "
         "that was requested.",
     ),
-    "Utility cannot be evaluated": (
+    "utility_unknown": (
         "whether the model still does its task cannot be evaluated",
         "There is no test score to compare with.",
     ),
 }
-
 
 HIDDEN = (
     "No better than on a model that never saw them",
@@ -108,34 +103,32 @@ HIDDEN = (
     "than on the retrained model.",
 )
 
-
 SHOWS = (
     "Yes",
     "An attack that tries to distinguish the deleted data from data not used in training succeeds clearly more often "
     "than on the retrained model.",
 )
 
-
 CHANGED = (
     "Cannot be evaluated",
     "The result of the attack has changed for kept data as well, so it says nothing about the deleted data.",
 )
 
-
 MEMBERSHIP = {
-    "Membership hidden": HIDDEN,
-    "Membership hidden, of kept pairs too": HIDDEN,
-    "Membership shows": SHOWS,
-    "Membership shows the other way": SHOWS,
-    "Membership cannot be evaluated": (
+    "membership_hidden": HIDDEN,
+    "membership_hidden_of_all": HIDDEN,
+    "membership_shows": SHOWS,
+    "membership_shows_below": SHOWS,
+    "membership_unknown": (
         "Cannot be evaluated",
         "Attacks were run, but there is no retrained model to compare with.",
     ),
-    "The attack changed on kept pairs too": CHANGED,
+    "attack_changed": CHANGED,
 }
 
 
 NOT_TESTED = Finding(
+    "membership_not_tested",
     "open",
     "Not tested",
     "No attack was run that tries to detect whether data were used for training. The comparison with data that the "
@@ -144,12 +137,12 @@ NOT_TESTED = Finding(
 
 
 RETRAINED_MEMBERSHIP = Finding(
+    "nothing_to_detect",
     "good",
     "There is nothing to detect",
     "The model did not read the deleted data in this training. If an attack succeeds, this is chance, or follows from "
     "the data that were kept.",
 )
-
 
 NUMBERS = {
     "forget_test_auc": "A deleted item scores above one that the model never saw: times in 100",
@@ -157,7 +150,6 @@ NUMBERS = {
     "test_score": "Score in the task (0 to 100), on data that the model never saw",
     "retain_score": "Score in the task (0 to 100), on the data that were kept",
 }
-
 
 LIMITS = (
     "No test can show that nothing remains. A stronger attack, or one that reads the model's weights, may find "
@@ -189,8 +181,8 @@ def record(run: Run, ids: Sequence[str], earlier: Sequence[str] = ()) -> dict[st
     retrained = next((group for group in groups if group is not after and _is_retrain(group)), None)
     forgetting = _forgetting(after, before, retrained)
     kept = verdict.utility(after, before, retrained)
-    phrase, words = UTILITY[kept.answer]
-    utility = Finding(kept.tone, phrase, words.format(other="retrained" if retrained else "original"))
+    phrase, words = UTILITY[kept.code]
+    utility = Finding(kept.code, kept.tone, phrase, words.format(other="retrained" if retrained else "original"))
     membership = _membership(after, before, retrained)
     seeds = row["seeds"]
     models = {"before": before, "after": after, "retrained": retrained}
@@ -258,7 +250,7 @@ def _forgetting(after: Group, before: Group | None, retrained: Group | None) -> 
         return RETRAINED
     result = verdict.forgetting(after, before, retrained)
     missing = NOTHING_TO_COMPARE if retrained is None else LITTLE_TO_FORGET
-    return Finding(result.tone, *FORGETTING.get(result.answer, missing))
+    return Finding(result.code, result.tone, *FORGETTING.get(result.code, missing))
 
 
 def _membership(after: Group, before: Group | None, retrained: Group | None) -> Finding:
@@ -268,8 +260,13 @@ def _membership(after: Group, before: Group | None, retrained: Group | None) -> 
     result = verdict.membership(after, before, retrained)
     if result is None:
         return NOT_TESTED
-    answer, words = MEMBERSHIP[result.answer]
-    return Finding(result.tone, answer, f"{words} ({result.details.rstrip('.')})" if "AUC" in result.details else words)
+    answer, words = MEMBERSHIP[result.code]
+    return Finding(
+        result.code,
+        result.tone,
+        answer,
+        f"{words} ({result.details.rstrip('.')})" if "AUC" in result.details else words,
+    )
 
 
 def _is_retrain(group: Group) -> bool:

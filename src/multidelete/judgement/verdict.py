@@ -38,13 +38,57 @@ THRESHOLDS = (
 )
 
 
+# Code of each finding: its tone and its text.
+ANSWERS = {
+    "forgot": ("good", "Forgot"),
+    "forgot_beyond_retrain": ("good", "Forgot, beyond Retrain"),
+    "partly_forgot": ("fair", "Partly forgot"),
+    "not_forgotten": ("bad", "Did not forget"),
+    "ranked_below": ("fair", "Ranked the deleted pairs below the kept ones"),
+    "forgetting_not_measured": ("open", "Forgetting was not measured"),
+    "forgetting_unknown": ("open", "Forgetting cannot be evaluated"),
+    "utility_kept": ("good", "Kept its utility"),
+    "utility_reduced": ("fair", "Lost some utility"),
+    "utility_destroyed": ("bad", "Destroyed utility"),
+    "utility_unknown": ("open", "Utility cannot be evaluated"),
+    "halves_kept": ("good", "Kept what it knew of each half"),
+    "halves_moved": ("fair", "Moved what it knew of each half"),
+    "halves_reduced": ("fair", "Lost some of what it knew of each half"),
+    "halves_lost": ("bad", "Lost what it knew of each half"),
+    "membership_hidden": ("good", "Membership hidden"),
+    "membership_hidden_of_all": ("fair", "Membership hidden, of kept pairs too"),
+    "membership_shows": ("bad", "Membership shows"),
+    "membership_shows_below": ("bad", "Membership shows the other way"),
+    "membership_unknown": ("open", "Membership cannot be evaluated"),
+    "attack_changed": ("fair", "The attack changed on kept pairs too"),
+    "cheap": ("good", "Cheap"),
+    "not_much_cheaper": ("fair", "Not much cheaper"),
+    "more_expensive": ("bad", "More expensive than retraining"),
+    "cost_not_measured": ("open", "Cost was not measured"),
+    "cost_unknown": ("open", "Cost cannot be compared"),
+}
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One answer: its tone (good, fair, bad or open), its text, and details with numbers."""
+    """One answer.
 
+    Args:
+        code: Key of ``ANSWERS``.
+        tone: good, fair, bad or open.
+        answer: The text.
+        details: Numbers.
+    """
+
+    code: str
     tone: str
     answer: str
     details: str
+
+    @classmethod
+    def of(cls, code: str, details: str) -> Finding:
+        """The finding with the tone and text of its code."""
+        return cls(code, *ANSWERS[code], details)
 
 
 @dataclass(frozen=True)
@@ -97,11 +141,11 @@ def forgetting(group: Group, original: Group | None, retrain: Group | None) -> F
         if part
     )
     if not details:
-        return Finding("open", "Forgetting was not measured", "the run has no D_f AUC for this model.")
+        return Finding.of("forgetting_not_measured", "the run has no D_f AUC for this model.")
     if retrain is None or original is None:
         missing = "Retrain" if retrain is None else "Original"
         words = f"{details}. The run has no {missing} to compare with."
-        return Finding("open", "Forgetting cannot be evaluated", words)
+        return Finding.of("forgetting_unknown", words)
     shares, below = [], []
     for key in ("forget_auc", "forget_test_auc"):
         own, before, aim = (_mean(g.metrics.get(key)) for g in (group, original, retrain))
@@ -114,17 +158,17 @@ def forgetting(group: Group, original: Group | None, retrain: Group | None) -> F
     if not shares:
         if beyond:
             words = f"{details}. Original and Retrain hardly differ here: there was little to forget."
-            return Finding("fair", "Ranked the deleted pairs below the kept ones", words)
+            return Finding.of("ranked_below", words)
         words = f"{details}. Original and Retrain hardly differ here: there was little to forget."
-        return Finding("open", "Forgetting cannot be evaluated", words)
+        return Finding.of("forgetting_unknown", words)
     if min(shares) < PARTLY:
-        return Finding("bad", "Did not forget", f"{details}.")
+        return Finding.of("not_forgotten", f"{details}.")
     if min(shares) < FORGOT:
-        return Finding("fair", "Partly forgot", f"{details}.")
+        return Finding.of("partly_forgot", f"{details}.")
     if beyond:
         words = f"{details}. Scores this far below Retrain's can themselves reveal which pairs were deleted."
-        return Finding("good", "Forgot, beyond Retrain", words)
-    return Finding("good", "Forgot", f"{details}.")
+        return Finding.of("forgot_beyond_retrain", words)
+    return Finding.of("forgot", f"{details}.")
 
 
 def utility(group: Group, original: Group | None, retrain: Group | None) -> Finding:
@@ -133,15 +177,15 @@ def utility(group: Group, original: Group | None, retrain: Group | None) -> Find
     aim, name = (retrain, "Retrain") if retrain else (original, "Original")
     expected = aim.metrics.get("test_score") if aim else None
     if own is None or expected is None:
-        return Finding("open", "Utility cannot be evaluated", "the run has no test score to compare with.")
+        return Finding.of("utility_unknown", "the run has no test score to compare with.")
     loss = expected.mean - own.mean
     share = loss / expected.mean if expected.mean > 0 else 0.0
     details = f"test score {own}, {name} {expected} ({signed(-loss, plus=True)})."
     if loss > DESTROYED_POINTS or share > DESTROYED_SHARE:
-        return Finding("bad", "Destroyed utility", details)
+        return Finding.of("utility_destroyed", details)
     if loss > KEPT_POINTS or share > KEPT_SHARE:
-        return Finding("fair", "Lost some utility", details)
-    return Finding("good", "Kept its utility", details)
+        return Finding.of("utility_reduced", details)
+    return Finding.of("utility_kept", details)
 
 
 def unimodal(group: Group, original: Group | None) -> Finding | None:
@@ -163,12 +207,12 @@ def unimodal(group: Group, original: Group | None) -> Finding | None:
     )
     details = "; ".join(parts) + "."
     if lost > UNIMODAL_LOST:
-        return Finding("bad", "Lost what it knew of each half", details)
+        return Finding.of("halves_lost", details)
     if lost > UNIMODAL_KEPT:
-        return Finding("fair", "Lost some of what it knew of each half", details)
+        return Finding.of("halves_reduced", details)
     if moved > UNIMODAL_KEPT:
-        return Finding("fair", "Moved what it knew of each half", details)
-    return Finding("good", "Kept what it knew of each half", details)
+        return Finding.of("halves_moved", details)
+    return Finding.of("halves_kept", details)
 
 
 def membership(group: Group, original: Group | None, retrain: Group | None) -> Finding | None:
@@ -181,8 +225,7 @@ def membership(group: Group, original: Group | None, retrain: Group | None) -> F
     if not aucs:
         if kept is None:
             return None
-        words = "The attack changed on kept pairs too" if spoilt else "Membership cannot be evaluated"
-        return Finding("fair" if spoilt else "open", words, f"{'; '.join(parts)}.")
+        return Finding.of("attack_changed" if spoilt else "membership_unknown", f"{'; '.join(parts)}.")
 
     def beyond(key: str) -> float:
         """Distance of the AUC from chance, minus that under Retrain."""
@@ -194,34 +237,34 @@ def membership(group: Group, original: Group | None, retrain: Group | None) -> F
     compared = _compare(f"AUC of the attack by {ATTACKS.get(name, name)}", worst, group, original, retrain)
     details = f"{'; '.join([compared, *parts])}."
     if retrain is None or worst not in retrain.metrics:
-        return Finding("open", "Membership cannot be evaluated", f"{details} The run has no Retrain to compare with.")
+        return Finding.of("membership_unknown", f"{details} The run has no Retrain to compare with.")
     if beyond(worst) > HIDDEN:
         if aucs[worst] > 50:
-            return Finding("bad", "Membership shows", details)
+            return Finding.of("membership_shows", details)
         details = f"{details} Deleted pairs score below unseen ones."
-        return Finding("bad", "Membership shows the other way", details)
+        return Finding.of("membership_shows_below", details)
     if spoilt:
-        return Finding("fair", "Membership hidden, of kept pairs too", details)
-    return Finding("good", "Membership hidden", details)
+        return Finding.of("membership_hidden_of_all", details)
+    return Finding.of("membership_hidden", details)
 
 
 def cost(group: Group, retrain: Group | None) -> Finding:
     """Finding on cost: time as a share of Retrain's."""
     seconds, full = group.seconds, retrain.seconds if retrain else None
     if seconds is None:
-        return Finding("open", "Cost was not measured", "the run has no update time for this model.")
+        return Finding.of("cost_not_measured", "the run has no update time for this model.")
     words = duration(seconds)
     if group.prepared is not None:
         words += f", {duration(group.prepared)} of it preparation"
     if not full:
-        return Finding("open", "Cost cannot be compared", f"{words}; the run has no Retrain to compare with.")
+        return Finding.of("cost_unknown", f"{words}; the run has no Retrain to compare with.")
     share = seconds / full
     details = f"{words}; {percent(share)} of Retrain's {duration(full)}."
     if share > 1:
-        return Finding("bad", "More expensive than retraining", details)
+        return Finding.of("more_expensive", details)
     if share > CHEAP:
-        return Finding("fair", "Not much cheaper", details)
-    return Finding("good", "Cheap", details)
+        return Finding.of("not_much_cheaper", details)
+    return Finding.of("cheap", details)
 
 
 def lead(groups: Sequence[Group]) -> str:
@@ -236,17 +279,17 @@ def headline(verdict: Verdict, group: Group, retrain: Group | None) -> str:
     """Verdict on one method as a sentence."""
     examples = f"{group.first['forget_examples']:,} deleted examples"
     forgot = {
-        "Forgot": f"forgot the {examples}",
-        "Forgot, beyond Retrain": f"forgot the {examples} (further than retraining would)",
-        "Partly forgot": f"only partly forgot the {examples}",
-        "Did not forget": f"did not forget the {examples}",
-        "Ranked the deleted pairs below the kept ones": f"ranks the {examples} below the kept ones",
-    }.get(verdict.forgetting.answer, f"was asked to forget the {examples}, which cannot be evaluated here,")
+        "forgot": f"forgot the {examples}",
+        "forgot_beyond_retrain": f"forgot the {examples} (further than retraining would)",
+        "partly_forgot": f"only partly forgot the {examples}",
+        "not_forgotten": f"did not forget the {examples}",
+        "ranked_below": f"ranks the {examples} below the kept ones",
+    }.get(verdict.forgetting.code, f"was asked to forget the {examples}, which cannot be evaluated here,")
     kept = {
-        "Kept its utility": "kept its utility",
-        "Lost some utility": "lost some utility",
-        "Destroyed utility": "destroyed utility",
-    }.get(verdict.utility.answer, "its utility cannot be evaluated here")
+        "utility_kept": "kept its utility",
+        "utility_reduced": "lost some utility",
+        "utility_destroyed": "destroyed utility",
+    }.get(verdict.utility.code, "its utility cannot be evaluated here")
     contrast = (verdict.forgetting.tone == "good") != (verdict.utility.tone == "good")
     sentence = f"{verdict.label} {forgot} {'but' if contrast else 'and'} {kept}"
     own, full = group.seconds, retrain.seconds if retrain else None
