@@ -243,7 +243,7 @@ CASES: dict[str, Bad] = {
     "model-missing": Bad(f"{BRING} --model modell", ("there is no model folder 'modell'",)),
     "model-foreign-folder": Bad(f"{BRING} --model photos", ("'photos' is not a model folder", "config.json")),
     "model-foreign-config": Bad(
-        BRING, ("not of a multidelete model", "expected one of albef"), write("model/config.json", json.dumps(BERT))
+        BRING, ("holds a BertModel, which is not supported", "CLIPModel"), write("model/config.json", json.dumps(BERT))
     ),
     "model-config-cut": Bad(BRING, ("config.json is damaged",), truncate("model/config.json")),
     "model-config-changed": Bad(

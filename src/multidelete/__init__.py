@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from multidelete.api import evaluate, train, unlearn
+    from multidelete.api import evaluate, load, train, unlearn
     from multidelete.data.dataset import Dataset
     from multidelete.data.examples import Example
     from multidelete.data.readers import READERS, read
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __version__: str
 
 _HOMES = {
-    "multidelete.api": ("evaluate", "train", "unlearn"),
+    "multidelete.api": ("evaluate", "load", "train", "unlearn"),
     "multidelete.outcome": ("Outcome",),
     "multidelete.data.dataset": ("Dataset",),
     "multidelete.data.examples": ("Example",),
@@ -99,6 +99,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "genes",
+    "load",
     "metric",
     "premises",
     "read",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from multidelete.data.batches import PairInputs
 from multidelete.data.dataset import Dataset
@@ -18,6 +19,7 @@ from multidelete.methods import Method, MultiDelete
 from multidelete.models import MODELS
 from multidelete.models.base import Model
 from multidelete.models.config import ModelConfig
+from multidelete.models.dual import DualEncoder
 from multidelete.outcome import Outcome
 from multidelete.pipeline import check_splits, run
 from multidelete.recipe import IN_MEMORY, ForgetSettings, MembershipSettings, Recipe
@@ -28,8 +30,22 @@ from multidelete.training.original import TrainSettings
 from multidelete.utils.registry import choose
 
 
+def load(model: PreTrainedModel | str | Path, processor: Any = None) -> Model:
+    """Load a trained model.
+
+    Args:
+        model: Folder that multidelete or ``transformers`` wrote, or a dual encoder of ``transformers`` in memory, which
+            is copied.
+        processor: Its ``transformers`` processor, for a model in memory.
+
+    Raises:
+        InputError: The folder is damaged or incomplete, or the class is not supported.
+    """
+    return DualEncoder.wrap(model, processor) if isinstance(model, PreTrainedModel) else Model.from_pretrained(model)
+
+
 def unlearn(
-    model: Model | str | Path,
+    model: Model | PreTrainedModel | str | Path,
     dataset: Dataset,
     forget: Sequence[str] | str | Path | int | float,
     method: Method | None = None,
@@ -42,6 +58,8 @@ def unlearn(
     engine: Engine | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    processor: Any = None,
+    base: str | Path | None = None,
 ) -> Outcome:
     """Make a model forget examples of its training data, like ``multidelete unlearn``, on objects in memory.
 
@@ -58,6 +76,8 @@ def unlearn(
         engine: Device, precision, progress.
         seed: Seed of the request and all other random draws.
         out: Folder for the record of the run; by default nothing is kept on disk.
+        processor: Processor of a model of ``transformers`` in memory; the outcome's model has the same class.
+        base: Folder of the model that it was fine-tuned from, from which Retrain and reference models start.
 
     Raises:
         InputError: The request or the combination is impossible; nothing was started.
@@ -68,16 +88,21 @@ def unlearn(
         original: Model = Model.from_pretrained(model)
         source = str(model)
     else:
-        original, source = model, IN_MEMORY
+        original, source = model if isinstance(model, Model) else load(model, processor), IN_MEMORY
+    if base is not None:
+        training = training or TrainSettings()
+    # Without its base, a fine-tuned model has no Retrain.
+    repeatable = training is not None and (base is not None or not isinstance(original, DualEncoder))
     recipe = Recipe(
         task=task or TASKS[task_for(type(original), original.config.labels)](),
         data={"reader": IN_MEMORY, "name": dataset.name},
         original=source,
+        start=None if base is None else str(base),
         train=training,
         forget=_request(forget),
         method=method or MultiDelete(),
         compare=tuple(compare),
-        retrain=training is not None if retrain is None else retrain,
+        retrain=repeatable if retrain is None else retrain,
         seed=seed,
         precision=engine.precision,
         membership=membership or MembershipSettings(),
@@ -85,7 +110,11 @@ def unlearn(
     with tempfile.TemporaryDirectory(prefix="multidelete-") as temporary:
         folder = Path(out) if out else Path(temporary) / "run"
         outcome = run(recipe, folder, engine, dataset=dataset, model=original, command="multidelete.unlearn")
-        return outcome if out else replace(outcome, unlearned=outcome.model, folder=None)
+        outcome = outcome if out else replace(outcome, unlearned=outcome.model, folder=None)
+    if isinstance(model, PreTrainedModel):
+        assert isinstance(outcome.model, DualEncoder)
+        return replace(outcome, unlearned=outcome.model.unwrapped())
+    return outcome
 
 
 def train(
@@ -134,13 +163,14 @@ def train(
 
 
 def evaluate(
-    model: Model | str | Path,
+    model: Model | PreTrainedModel | str | Path,
     dataset: Dataset,
     forget: Sequence[str] | str | Path | int | float | None = None,
     *,
     task: Task | None = None,
     engine: Engine | None = None,
     seed: int = 0,
+    processor: Any = None,
 ) -> dict[str, float]:
     """Metrics of one model, by name, in points unless their name says otherwise.
 
@@ -151,12 +181,13 @@ def evaluate(
         task: The task of the model; by default the task that it was trained for.
         engine: Device, precision, progress.
         seed: Seed of the sample, if ``forget`` is a number or a share.
+        processor: Processor of a model of ``transformers`` in memory.
 
     Raises:
         InputError: Model, task and data do not fit together.
     """
     engine = engine or Engine()
-    model = copy.deepcopy(model) if isinstance(model, Model) else Model.from_pretrained(model)
+    model = copy.deepcopy(model) if isinstance(model, Model) else load(model, processor)
     model = model.to(engine.device).eval()
     task = task or TASKS[task_for(type(model), model.config.labels)]()
     task.check(dataset, type(model))

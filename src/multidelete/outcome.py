@@ -60,10 +60,10 @@ class Outcome:
     predictions: Predictions
     history: TrainingHistory
     folder: Path | None
-    unlearned: Model | None = None
+    unlearned: Any = None
 
     @property
-    def model(self) -> Model:
+    def model(self) -> Any:
         """The unlearned model; ``model.save_pretrained(folder)`` writes it."""
         if self.unlearned is not None:
             return self.unlearned

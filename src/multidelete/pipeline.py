@@ -44,8 +44,8 @@ from multidelete.store.models import (
     get_or_train_original,
     get_or_unlearn,
     hash_of,
-    no_training,
     save_model,
+    training_of,
 )
 from multidelete.tasks import Predictions
 from multidelete.training.engine import Engine
@@ -144,7 +144,7 @@ def prepare(
     check_same(out, known)
     original = get_or_train_original(recipe, dataset, engine, model)
     check_scopes(original.model, recipe.methods(), request)
-    training = original.training or no_training(recipe)
+    training = training_of(recipe, original)
     inputs = PairInputs.of(dataset, original.model)  # reads all images: a damaged one stops the run here
     folder = RunFolder(out, {**known, "original_hash": original.hash}, resume=resume)
     data = UnlearningData(

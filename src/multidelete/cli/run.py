@@ -100,6 +100,9 @@ def unlearn(
     ] = None,
     overrides: Overrides = None,
     model: Annotated[Path | None, typer.Option("--model", help="Folder of the trained model.")] = None,
+    base: Annotated[
+        Path | None, typer.Option("--base", help="Model that --model was fine-tuned from; Retrain starts from it.")
+    ] = None,
     data: Data = None,
     reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; detected by default.")] = None,
     forget: Annotated[
@@ -119,6 +122,7 @@ def unlearn(
     resume: Resume = False,
 ) -> None:
     """Make a model forget examples of its training data, and evaluate forgetting and utility."""
+    from multidelete.models.folder import is_transformers, read_config
     from multidelete.recipe import load, merged
 
     words = list(overrides or [])
@@ -136,6 +140,8 @@ def unlearn(
             raise InputError(f"without a recipe, {', '.join(missing)} must be given (see 'multidelete unlearn --help')")
     if model is not None:
         given["original"] = str(model)
+    if base is not None:
+        given["start"] = str(base)
     if data is not None or reader is not None:
         given["data"] = data_values(data, reader)
     if forget is not None:
@@ -145,6 +151,11 @@ def unlearn(
     if scope is not None:
         given = merged(given, {"method": {"scope": scope}})
     given |= {k: v for k, v in (("seed", seed), ("retrain", retrain), ("precision", precision)) if v is not None}
+    if model is not None and base is None and retrain is None and path is None and is_transformers(read_config(model)):
+        typer.echo(
+            "no reference: Retrain and membership attacks need --base, what the model was fine-tuned from", err=True
+        )
+        given["retrain"] = False
     if path is None:
         given = merged({"method": {"name": "multidelete"}}, given)
     loaded = load(path, words, options=given)

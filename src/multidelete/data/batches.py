@@ -216,7 +216,7 @@ class PairInputs:
         texts = Texts(Ragged.of(model.tokenize(dataset.texts)), model.tokenizer.pad_token_id)
         if dataset.graph is not None:
             return cls(dataset, {"graph": Neighbourhoods.of(dataset, model.neighbourhood), "text": texts})
-        pixels = Pixels(dataset.images(model.config.image_size), dataset.images_per_example)
+        pixels = Pixels(dataset.images(model.preparation or model.config.image_size), dataset.images_per_example)
         return cls(dataset, {"vision": pixels, "text": texts})
 
     def blank(self, modality: str, model: Model) -> PairInputs:
@@ -225,8 +225,9 @@ class PairInputs:
         if modality == "text":
             blank = Texts(Ragged.of(model.tokenize([""])), model.tokenizer.pad_token_id)
         elif modality == "vision":
-            size, count = model.config.image_size, self.dataset.images_per_example
-            blank = Pixels(np.full((count, size, size, 3), 127, dtype=np.uint8), count)
+            count = self.dataset.images_per_example
+            shape = model.preparation.shape if model.preparation else (model.config.image_size,) * 2
+            blank = Pixels(np.full((count, *shape, 3), 127, dtype=np.uint8), count)
         else:
             features = np.zeros((2, FEATURES), dtype=np.float32)
             blank = Neighbourhoods(

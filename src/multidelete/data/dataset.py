@@ -18,11 +18,12 @@ from multidelete.data.examples import SPLITS, Example, example_problem, images_p
 from multidelete.data.images import (
     ImageFile,
     Pixels,
+    Preparation,
     ProgressCallback,
+    Square,
     decoded_images,
     file_digests,
     read_image,
-    squared,
 )
 from multidelete.data.manifest import MANIFEST, read_manifest, write_manifest
 from multidelete.models.graph import NODES, Graph
@@ -105,7 +106,7 @@ class Dataset:
         self.text_counts = counts
         self._text_starts = np.cumsum(counts) - counts
         self._splits = np.array([example.split for example in self.examples])
-        self._images: dict[int, Pixels] = {}
+        self._images: dict[str, Pixels] = {}
         given = [label for example in self.examples for label in example.labels]
         self.classes = tuple(sorted(set(given)))
         class_of = {label: number for number, label in enumerate(self.classes)}
@@ -161,29 +162,33 @@ class Dataset:
             raise InputError(f"dataset {self.name!r} has no example {example_id!r}{hint}")
         return self._rows_by_id[example_id]
 
-    def images(self, size: int, progress: ProgressCallback | None = None) -> Pixels:
-        """All images as squares, in the order of the examples, ``(N · images_per_example, size, size, 3)``.
+    def images(self, preparation: Preparation | int, progress: ProgressCallback | None = None) -> Pixels:
+        """All images as a model reads them, in the order of the examples, ``(N · images_per_example, H, W, 3)``.
 
         Image files are decoded once; later calls memory-map the cached result.
 
         Args:
-            size: Side of the square in pixels.
+            preparation: What is done to each picture; a number is the side of a square that it is stretched to.
             progress: Called with (images done, images in all) while files are decoded.
         """
-        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-            raise InputError(f"the image size is an integer of at least 1 (pixels), got {size!r}")
+        if isinstance(preparation, int | float | np.number | str | None):
+            size: Any = preparation
+            if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+                raise InputError(f"the image size is an integer of at least 1 (pixels), got {size!r}")
+            preparation = Square(int(size))
         if self.graph is not None:
             raise InputError(f"dataset {self.name!r} has a graph and no images; a model of graph and text reads it")
-        if self.pixels is not None and self.pixels.shape[2] == size:
-            return self.pixels.reshape(-1, size, size, 3)
-        if size not in self._images:
+        if isinstance(preparation, Square) and self.pixels is not None and self.pixels.shape[2] == preparation.size:
+            return self.pixels.reshape(-1, *preparation.shape, 3)
+        key = preparation.key
+        if key not in self._images:
             if self.pixels is None:
                 panels = self.examples[0].panels
-                self._images[size] = decoded_images(self._files(), self._file_digests, int(size), panels, progress)
+                self._images[key] = decoded_images(self._files(), self._file_digests, preparation, panels, progress)
             else:
                 flat = self.pixels.reshape(-1, *self.pixels.shape[2:])
-                self._images[size] = np.stack([squared(Image.fromarray(image), int(size)) for image in flat])
-        return self._images[size]
+                self._images[key] = np.stack([preparation(Image.fromarray(image)) for image in flat])
+        return self._images[key]
 
     def image_digests(self) -> list[str]:
         """SHA-256 of each example's image files, of its pixels where they are generated, or of its nodes."""

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,27 +38,66 @@ class ImageFile:
     path: Path
 
 
+class Preparation(Protocol):
+    """Makes the uint8 picture that a model reads of a decoded one."""
+
+    @property
+    def key(self) -> str:
+        """Everything that the result depends on, for the cache."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the result."""
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        """The prepared picture, ``(H, W, 3)``."""
+
+
+@dataclass(frozen=True)
+class Square:
+    """Pictures in RGB, stretched to a square of ``size`` pixels."""
+
+    size: int
+
+    @property
+    def key(self) -> str:
+        """See :class:`Preparation`."""
+        return f"square {self.size}"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """See :class:`Preparation`."""
+        return self.size, self.size
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        """See :class:`Preparation`."""
+        image = image.convert("RGB")
+        if image.size != (self.size, self.size):
+            image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        return np.asarray(image)
+
+
 def decoded_images(
     files: Sequence[ImageFile],
     digests: Sequence[str],
-    size: int,
+    preparation: Preparation,
     panels: int = 1,
     progress: ProgressCallback | None = None,
 ) -> Pixels:
-    """The images as squares, memory-mapped from the cache, ``(N · panels, size, size, 3)``.
+    """The images as squares, memory-mapped from the cache, ``(N · panels, H, W, 3)``.
 
     Args:
         files: The images, in order.
         digests: SHA-256 of each file, as from :func:`file_digests`; the cache is keyed by them.
-        size: Side of the square in pixels.
+        preparation: What is done to each picture.
         panels: Pictures side by side in each file; each becomes a square of its own.
         progress: Called with (images done, images in all) while files are decoded.
 
     Raises:
         InputError: A file cannot be decoded, or its content no longer has this digest.
     """
-    shape = (len(files) * panels, size, size, 3)
-    key = cache_key("images", size, panels, list(digests), code=(__name__,))
+    shape = (len(files) * panels, *preparation.shape, 3)
+    key = cache_key("images", preparation.key, panels, list(digests), code=(__name__, type(preparation).__module__))
     target = cache_dir() / f"images-{key}.npy"
     if (cached := _mapped(target, shape)) is not None:
         return cached
@@ -68,7 +108,7 @@ def decoded_images(
             with temporary.open("wb") as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
-                for done, image in enumerate(_decode_all(files, digests, size, panels), start=1):
+                for done, image in enumerate(_decode_all(files, digests, preparation, panels), start=1):
                     file.write(image.tobytes())
                     if progress is not None:
                         progress(done, len(files))
@@ -95,29 +135,23 @@ def read_image(file: ImageFile) -> bytes:
         raise InputError(f"image {file.path} of example {file.example!r} cannot be read: {why}") from error
 
 
-def decode(content: bytes, size: int, panels: int = 1) -> Pixels:
-    """The pictures in an image file, from left to right, ``(panels, size, size, 3)``."""
+def decode(content: bytes, preparation: Preparation, panels: int = 1) -> Pixels:
+    """The pictures in an image file, from left to right, ``(panels, H, W, 3)``."""
     with Image.open(io.BytesIO(content)) as image:
         edges = [round(number * image.width / panels) for number in range(panels + 1)]
         parts = [image.crop((left, 0, right, image.height)) for left, right in pairwise(edges)]
-        return np.stack([squared(part, size) for part in parts])
+        return np.stack([preparation(part) for part in parts])
 
 
-def squared(image: Image.Image, size: int) -> Pixels:
-    """The image in RGB, stretched to a square, ``(size, size, 3)``."""
-    image = image.convert("RGB")
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image)
-
-
-def _decode_all(files: Sequence[ImageFile], digests: Sequence[str], size: int, panels: int) -> Iterator[Pixels]:
+def _decode_all(
+    files: Sequence[ImageFile], digests: Sequence[str], preparation: Preparation, panels: int
+) -> Iterator[Pixels]:
     def decode_one(file: ImageFile, digest: str) -> Pixels:
         content = read_image(file)
         if _sha256(content) != digest:
             raise InputError(f"image {file.path} of example {file.example!r} has changed; read the dataset again")
         try:
-            return decode(content, size, panels)
+            return decode(content, preparation, panels)
         except Exception as error:  # Pillow's decoders raise any exception on damaged data
             raise InputError(
                 f"image {file.path} of example {file.example!r} cannot be decoded; is it damaged or cut off?"

@@ -80,7 +80,7 @@ def get_or_train(
     Returns:
         ``shadow``, ``reference-000`` ...; empty if the original's training recipe is unknown.
     """
-    if halves and original.training is None:
+    if halves and not original.repeatable:
         logger.info(
             "the original's training recipe is not known: no shadow or reference model can be trained, and membership "
             "attacks that need one are left out (add a table [train] to the recipe)"

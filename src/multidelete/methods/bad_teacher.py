@@ -42,6 +42,7 @@ class BadTeacher(LossMethod):
     color: ClassVar[str] = "#994455"
     needs_teacher: ClassVar[bool] = True
     needs_initial: ClassVar[bool] = True
+    needs_start: ClassVar[bool] = True
 
     forget_kl: float = Field(default=1.0, gt=0)
     retain_kl: float = Field(default=1.0, ge=0)

@@ -105,6 +105,7 @@ class Method(BaseModel, ABC):
     title: ClassVar[str]  # name in tables and figures
     color: ClassVar[str] = ""  # in figures; the default depends on the name
     needs_training: ClassVar[bool] = False  # whether it needs the original's training settings
+    needs_start: ClassVar[bool] = False  # whether it trains from what the original's training started from
     stored: ClassVar[bool] = False  # whether the store keeps its result for other runs
     seeded: ClassVar[bool] = True  # whether the result depends on the seed
     properties: ClassVar[tuple[str, ...]] = ()  # checked properties, keys of PROPERTIES in ``multidelete.testing``

@@ -62,6 +62,7 @@ class ErmKtp(Method):
     requires: ClassVar[frozenset[str]] = frozenset({"vision", ChannelMaskSettings.name})
     scopes: ClassVar[tuple[str, ...]] = ("vision",)
     needs_training: ClassVar[bool] = True
+    needs_start: ClassVar[bool] = True
     properties: ClassVar[tuple[str, ...]] = ("never_reads_forget",)
 
     scope: Scope = "vision"

@@ -28,6 +28,7 @@ class Retrain(Method):
     title: ClassVar[str] = "Retrain"
     color: ClassVar[str] = "#1c1c1c"
     needs_training: ClassVar[bool] = True
+    needs_start: ClassVar[bool] = True
     stored: ClassVar[bool] = True
     properties: ClassVar[tuple[str, ...]] = ("never_reads_forget",)
 

@@ -34,6 +34,7 @@ class Unimodal(Method):
     title: ClassVar[str] = "Single modality"
     color: ClassVar[str] = "#a3a9b1"
     needs_training: ClassVar[bool] = True
+    needs_start: ClassVar[bool] = True
     stored: ClassVar[bool] = True
     requires: ClassVar[frozenset[str]] = frozenset({"labels"})
 

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from multidelete.models.config import DataFacts, ModelConfig
 from multidelete.models.extras import EXTRA, add_extra
-from multidelete.models.folder import CONFIG_FILE, FORMAT, WEIGHTS_FILE, load_weights, read_config, read_tokenizer
+from multidelete.models.folder import (
+    CONFIG_FILE,
+    FORMAT,
+    WEIGHTS_FILE,
+    is_transformers,
+    load_weights,
+    read_config,
+    read_tokenizer,
+)
 from multidelete.models.inputs import Batch, Encoding, ModalityInput, Subgraphs, Tokens, within
 from multidelete.utils.errors import InputError, did_you_mean
 from multidelete.utils.files import write_atomically
@@ -43,6 +51,11 @@ class Model(nn.Module, ABC):
 
     config: ModelConfig
     tokenizer: Any
+
+    @property
+    def preparation(self) -> Any:
+        """How pictures are resized and cropped; None: stretched to a square of ``config.image_size``."""
+        return None
 
     @abstractmethod
     def embed(self, modality: str, inputs: Tensor | Tokens | Subgraphs) -> Encoding:
@@ -213,6 +226,12 @@ class Model(nn.Module, ABC):
 
         folder = Path(folder)
         fields = read_config(folder)
+        if is_transformers(fields):
+            from multidelete.models.dual import DualEncoder
+
+            if not issubclass(DualEncoder, cls):
+                raise InputError(f"{folder} holds a {fields['architectures'][0]}, not '{cls.name}'; load it with Model")
+            return DualEncoder.load(folder, fields["architectures"][0])
         name = fields.pop("model", None)
         if name not in MODELS:
             known = ", ".join(MODELS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise InputError(f"{path} is damaged: expected an object")
     return fields
+
+
+def is_transformers(fields: Mapping[str, Any]) -> bool:
+    """Whether a configuration file is one of ``transformers``."""
+    return "model" not in fields and bool(fields.get("architectures"))
 
 
 def read_tokenizer(folder: Path) -> Any:

@@ -215,8 +215,6 @@ def _sentences(error: ValidationError) -> Iterator[str]:
 
 def _conflicts(recipe: Recipe, values: Mapping[str, Any]) -> Iterator[str]:
     """Messages about conflicts between valid tables."""
-    if recipe.original is not None and recipe.start is not None:
-        yield "'original' is trained already; remove 'start'"
     if recipe.original is not None and values.get("model") is not None:
         yield "'original' is a trained model; remove the table 'model'"
     start = recipe.start

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import logging
 import time
@@ -24,7 +23,7 @@ from multidelete.data.requests import Request
 from multidelete.methods import Method, Original, Unlearned, UnlearningData
 from multidelete.models.base import Model
 from multidelete.models.config import ModelConfig
-from multidelete.models.folder import WEIGHTS_FILE
+from multidelete.models.dual import DualEncoder
 from multidelete.recipe import Recipe, load
 from multidelete.store.predictions import read_predictions
 from multidelete.tasks import Predictions, Task
@@ -65,6 +64,14 @@ class Trained:
     key: str
     training: Training | None
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether the training can be repeated: its settings and its start are known."""
+        if self.training is None:
+            return False
+        # A pretrained model that was trained from scratch would be no reference for one that was fine-tuned.
+        return self.training.start is not None or not isinstance(self.model, DualEncoder)
+
 
 class Training(BaseModel):
     """Training settings of a model, stored in its folder, so that Retrain can use the same recipe.
@@ -83,7 +90,7 @@ class Training(BaseModel):
 def save_model(model: Model, folder: Path, training: Training | None) -> None:
     """Write a model, together with the training settings of its original."""
     model.save_pretrained(folder)
-    if training is not None:
+    if training is not None and not isinstance(model, DualEncoder):  # a folder of transformers stays one
         write_file(folder / TRAINING_FILE, training.model_dump_json(indent=2) + "\n")
 
 
@@ -111,19 +118,25 @@ def read_training(folder: Path) -> Training | None:
         raise InputError(f"{path} is damaged: expected training settings ({str(error).splitlines()[0]})") from error
 
 
-def no_training(recipe: Recipe) -> Training:
-    """Default training settings, for originals with unknown ones, if no method needs them.
+def training_of(recipe: Recipe, original: Trained) -> Training:
+    """How the original was trained; default settings if that is unknown and no method needs it.
 
     Raises:
-        InputError: A method needs the training settings.
+        InputError: A method needs the settings, or the start, of a training that are unknown.
     """
-    asking = next((method for method in recipe.methods() if method.needs_training), None)
-    if asking is not None:
-        raise InputError(
-            f"the training settings of '{recipe.original}' are unknown, and {asking.name} needs them; add [train] "
-            "(or train.epochs=...)" + (", or skip Retrain with --no-retrain" if asking.name == "retrain" else "")
-        )
-    return Training(settings=TrainSettings())
+    for method in recipe.methods():
+        hint = ", or skip Retrain with --no-retrain" if method.name == "retrain" else ""
+        if method.needs_training and original.training is None:
+            raise InputError(
+                f"the training settings of '{recipe.original}' are unknown, and {method.name} needs them; add [train] "
+                f"(or train.epochs=...){hint}"
+            )
+        if method.needs_start and not original.repeatable:
+            raise InputError(
+                f"it is unknown what '{recipe.original}' was fine-tuned from, and {method.name} starts from there; "
+                f"give --base{hint}"
+            )
+    return original.training or Training(settings=TrainSettings())
 
 
 def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine, model: Model | None = None) -> Trained:
@@ -143,10 +156,11 @@ def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine, mode
         check_head(model, recipe.task)
         hashed = weights_hash(model.state_dict())
         training = read_training(Path(recipe.original))
-        if recipe.train is not None:
-            training = (training or Training(settings=recipe.train, seed=seed)).model_copy(
-                update={"settings": recipe.train}
-            )
+        start = start_folder(recipe, engine)
+        if recipe.train is not None or start is not None:
+            known = training or Training(settings=TrainSettings(), seed=seed)
+            given = {"settings": recipe.train, "start": start}
+            training = known.model_copy(update={key: value for key, value in given.items() if value is not None})
         if training is not None:
             check_extra(model, training.settings.extra)
         return Trained(model, TrainingHistory(), hashed, f"brought: {recipe.original}", hashed, training)
@@ -213,7 +227,7 @@ def start_folder(recipe: Recipe, engine: Engine) -> Path | None:
 
 def start_hash(folder: Path | None) -> str:
     """Hash of the start model's weights."""
-    return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest() if folder else ""
+    return folder_hash(folder) if folder else ""
 
 
 def get_or_unlearn(method: Method, original: Trained, data: UnlearningData, engine: Engine) -> Unlearned:

@@ -169,6 +169,8 @@ def _step(engine: Engine, model: Model, losses: Losses, fit_settings: FitSetting
             f"{what}: the loss became {float(total.detach())} at step {state.step + 1} ({shown}); "
             "a smaller learning rate or fewer epochs usually helps"
         )
+    if not total.requires_grad:
+        raise InputError(f"{what}: the loss depends on no parameter of this scope; choose another scope")
     state.optimiser.zero_grad(set_to_none=True)
     total.backward()
     nn.utils.clip_grad_norm_(list(state.parameters.values()), fit_settings.clip)
@@ -193,10 +195,11 @@ def _validate(validate: Callable[[], dict[str, float]], state: _FitState) -> Non
 def _set_mode(model: Model, parameters: Mapping[str, Tensor], training: bool) -> None:
     """Set the mode: training only for parts that change, eval for the others."""
     model.train(training)
+    modules = dict(model.named_modules())
     for parts in model.parts.values():
         if not any(within(name, parts) for name in parameters):
             for part in parts:
-                if isinstance(module := getattr(model, part, None), nn.Module):
+                if isinstance(module := modules.get(part), nn.Module):
                     module.eval()
 
 

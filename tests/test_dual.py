@@ -1,0 +1,244 @@
+"""Dual encoders of transformers: scores are theirs, and what comes out is what went in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+import multidelete
+import tiny
+import zoo
+from multidelete import FineTune, InputError, Model, MultiDelete, NegGrad
+from multidelete.data.dataset import Dataset
+from multidelete.data.examples import Example
+from multidelete.methods import METHODS
+from multidelete.models import Clip
+from multidelete.models.dual import DualEncoder, Processor
+from multidelete.tasks import Retrieval
+
+QUICK = {"epochs": 1, "min_steps": 3, "batch_size": 6, "retain_ratio": 2, "evaluations": 1}
+NOISE = np.random.default_rng(0)
+SIZES = ((50, 70), (33, 90), (80, 40), (32, 32), (41, 47))  # height and width: none but one is a square
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Pictures of many sizes in files, with two captions each."""
+    folder = tmp_path_factory.mktemp("photographs")
+    examples = []
+    for number in range(30):
+        height, width = SIZES[number % len(SIZES)]
+        pixels = NOISE.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        split = "train" if number < 20 else "validation" if number < 25 else "test"
+        texts = tiny.dataset().examples[number].texts[:2]
+        examples.append(Example(f"{split}-{number}", split, texts, (f"{number}.png",)))
+    return Dataset("photographs", examples, root=folder)
+
+
+def their_cosines(name: str, dataset: Dataset, count: int = 20) -> Tensor:
+    """Cosines of pictures and texts as a user of transformers computes them."""
+    model, images, tokenizer = zoo.parts(name)
+    assert dataset.root is not None
+    pictures = [Image.open(dataset.root / example.images[0]) for example in dataset.examples[:count]]
+    texts = list(dataset.texts[: 2 * count])
+    padding = {"padding": "max_length", "truncation": True} if name == "siglip" else {"padding": True}
+    words = {k: v for k, v in tokenizer(texts, return_tensors="pt", **padding).items() if k != "token_type_ids"}
+    with torch.no_grad():
+        seen = model.get_image_features(**images(images=pictures, return_tensors="pt")).pooler_output
+        read = model.get_text_features(**words).pooler_output
+    first = (each[:, 0] if each.dim() == 3 else each for each in (seen, read))
+    vision, text = (F.normalize(each, dim=-1) for each in first)
+    return (vision[:, None] * text.view(count, 2, -1)).sum(-1).flatten()
+
+
+def scores(model: Model, dataset: Dataset) -> dict[str, np.ndarray[Any, Any]]:
+    """Scores and cosines of the true pairs of the training split."""
+    request = tiny.resolve(dataset, count=3)
+    inputs = tiny.PairInputs.of(dataset, model)
+    found = Retrieval(probed=0).predict(model, inputs, request, tiny.engine())
+    order = np.argsort(np.concatenate([request.forget, request.retain]), kind="stable")
+    result = {}
+    for key in ("score", "cosine"):
+        rows = np.concatenate([found[split][key].reshape(-1, 2) for split in ("forget", "retain")])
+        result[key] = rows[order].flatten()
+    return result
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_scores_are_those_of_transformers(name: str, photographs: Dataset, tmp_path: Path) -> None:
+    model = Model.from_pretrained(zoo.write(name, tmp_path / "model"))
+    assert isinstance(model, DualEncoder)
+    ours, theirs = scores(model, photographs), their_cosines(name, photographs)
+    np.testing.assert_allclose(ours["cosine"], theirs, atol=1e-5)
+    own = zoo.parts(name)[0]
+    scale = 1 / own.temperature if hasattr(own, "temperature") else own.logit_scale.exp()
+    logits = theirs * scale.detach() + (own.logit_bias.detach() if hasattr(own, "logit_bias") else 0)
+    np.testing.assert_allclose(ours["score"], logits, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", [MultiDelete, FineTune, NegGrad, METHODS["scrub"]])
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_what_comes_out_is_of_the_same_class_and_scores_the_same(
+    name: str, method: Any, photographs: Dataset, tmp_path: Path
+) -> None:
+    folder = zoo.write(name, tmp_path / "model")
+    outcome = multidelete.unlearn(
+        folder,
+        photographs,
+        3,
+        method(scope="all", **QUICK),
+        training=multidelete.TrainSettings() if method.needs_training else None,
+        engine=tiny.engine(),
+        out=tmp_path / "run",
+    )
+    out = tmp_path / "run" / "model"
+    kind = type(zoo.parts(name)[0])
+    loaded, facts = kind.from_pretrained(out, output_loading_info=True)
+    assert not facts["missing_keys"]
+    assert not facts["unexpected_keys"]
+    assert type(loaded) is kind
+    assert {path.name for path in out.iterdir()} == {path.name for path in folder.iterdir()}
+    assert "multidelete" not in (out / "config.json").read_text()
+    assert tiny.changed(tiny.weights(zoo.parts(name)[0]), tiny.weights(loaded))
+    again = scores(Model.from_pretrained(out), photographs)
+    np.testing.assert_allclose(again["cosine"], scores(outcome.model, photographs)["cosine"], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in zoo.ZOO if name != "siglip"])
+def test_scope_fusion_changes_projections_alone(name: str, photographs: Dataset, tmp_path: Path) -> None:
+    folder = zoo.write(name, tmp_path / "model")
+    multidelete.unlearn(
+        folder, photographs, 3, MultiDelete(scope="fusion", **QUICK), engine=tiny.engine(), out=tmp_path / "run"
+    )
+    before, after = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "run" / "model"))
+    moved = tiny.changed(before, after)
+    assert moved
+    assert all("_projection" in key or "." not in key for key in moved)
+    assert any("text_projection" in key for key in moved)
+
+
+def test_a_scope_that_no_loss_reaches_is_refused(photographs: Dataset, tmp_path: Path) -> None:
+    folder = zoo.write("siglip", tmp_path / "model")
+    with pytest.raises(InputError, match="the loss depends on no parameter of this scope"):
+        multidelete.unlearn(folder, photographs, 3, MultiDelete(scope="fusion", **QUICK), engine=tiny.engine())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_in_and_out(dtype: torch.dtype, photographs: Dataset, tmp_path: Path) -> None:
+    folder = zoo.write("clip", tmp_path / "model", dtype)
+    multidelete.unlearn(folder, photographs, 3, NegGrad(**QUICK), engine=tiny.engine(), out=tmp_path / "run")
+    weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {dtype}
+    assert transformers.CLIPModel.from_pretrained(tmp_path / "run" / "model", dtype="auto").dtype == dtype
+
+
+def test_a_model_in_memory_goes_in_and_comes_out(photographs: Dataset) -> None:
+    model, images, tokenizer = zoo.parts("clip")
+    processor = SimpleNamespace(image_processor=images, tokenizer=tokenizer)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    outcome = multidelete.unlearn(model, photographs, 3, NegGrad(**QUICK), engine=tiny.engine(), processor=processor)
+    assert type(outcome.model) is type(model)
+    assert tiny.changed(before, model.state_dict()) == set()
+    assert tiny.changed(before, outcome.model.state_dict())
+    metrics = multidelete.evaluate(model, photographs, 3, engine=tiny.engine(), processor=processor)
+    assert metrics["test_score"] == outcome.before["test_score"]
+    with pytest.raises(InputError, match="processor= needs an image_processor and a tokenizer"):
+        multidelete.load(model)
+
+
+def test_retrain_starts_from_the_base_and_not_from_the_model(photographs: Dataset, tmp_path: Path) -> None:
+    """A model that knows D_f must never pass for Retrain."""
+    base = zoo.write("clip", tmp_path / "base")
+    settings = multidelete.TrainSettings(epochs=1, batch_size=10)
+    memorised = multidelete.unlearn(
+        base, photographs, 3, NegGrad(**QUICK), engine=tiny.engine(), out=tmp_path / "other"
+    )
+    assert memorised.retrained is None
+    outcomes = [
+        multidelete.unlearn(
+            folder, photographs, 3, NegGrad(**QUICK), training=settings, base=base, engine=tiny.engine()
+        )
+        for folder in (base, tmp_path / "other" / "model")
+    ]
+    one, two = (outcome.retrained for outcome in outcomes)
+    assert one is not None
+    assert two is not None
+    for key in ("test_score", "retain_score", "forget_score", "forget_auc", "forget_test_auc"):
+        assert one[key] == two[key]
+    assert outcomes[0].before != outcomes[1].before
+
+
+def test_the_command_line_leaves_retrain_out_without_a_base(
+    photographs: Dataset, terminal: Callable[[str], Any], tmp_path: Path
+) -> None:
+    photographs.save(tmp_path / "data")
+    folder = zoo.write("clip", tmp_path / "clip")
+    settings = "method.epochs=1 method.min_steps=2 method.batch_size=6 method.evaluations=1 precision=fp32"
+    words = f"unlearn {settings} --model {folder} --data {tmp_path / 'data'} --forget 3 --method neggrad"
+    ended = terminal(f"{words} --out {tmp_path / 'run'}")
+    assert ended.code == 0, ended.err
+    assert "Retrain and membership attacks need --base" in ended.err
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["original", "neggrad"]
+    record = json.loads((tmp_path / "run" / "deletion.json").read_text())
+    assert record["findings"]["forgetting"]["code"] == "forgetting_unknown"
+    assert terminal(f"verify {tmp_path / 'run'}").code == 0
+    based = terminal(f"{words} --base {folder} train.epochs=1 train.batch_size=10 --out {tmp_path / 'based'}")
+    assert based.code == 0, based.err
+    rows = json.loads((tmp_path / "based" / "results.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["original", "retrain", "neggrad"]
+
+
+# -- what is refused ----------------------------------------------------------------------------------------------
+
+
+def test_other_classes_are_refused_with_those_that_are_supported(tmp_path: Path) -> None:
+    transformers.BertModel(transformers.BertConfig(vocab_size=9, **zoo.SIZE)).save_pretrained(tmp_path / "bert")
+    with pytest.raises(InputError, match=r"holds a BertModel, which is not supported; .*CLIPModel, SiglipModel"):
+        Model.from_pretrained(tmp_path / "bert")
+    zoo.write("clip", tmp_path / "clip")
+    with pytest.raises(InputError, match="'clip'"):
+        Clip.from_pretrained(tmp_path / "clip")
+
+
+@pytest.mark.parametrize("missing", ["preprocessor_config.json", "tokenizer.json", "model.safetensors"])
+def test_an_incomplete_folder_is_refused_in_one_sentence(missing: str, tmp_path: Path) -> None:
+    folder = zoo.write("clip", tmp_path / "clip")
+    (folder / missing).unlink()
+    if missing == "tokenizer.json":
+        (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(InputError) as raised:
+        Model.from_pretrained(folder)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    folder = zoo.write("clip", tmp_path / "clip")
+    weights = load_file(folder / "model.safetensors")
+    del weights["text_projection.weight"]
+    transformers.CLIPModel(transformers.CLIPConfig.from_pretrained(folder)).save_pretrained(folder, state_dict=weights)
+    with pytest.raises(InputError, match=r"incomplete: weight 'text_projection.weight' is missing"):
+        Model.from_pretrained(folder)
+
+
+def test_pictures_are_kept_as_the_processor_makes_them() -> None:
+    _, images, tokenizer = zoo.parts("clip")
+    processor = Processor(images, tokenizer)
+    picture = Image.fromarray(NOISE.integers(0, 256, (57, 91, 3), dtype=np.uint8))
+    wanted = images(images=picture, return_tensors="pt")["pixel_values"]
+    kept = torch.from_numpy(processor(picture)).permute(2, 0, 1)[None]
+    torch.testing.assert_close(processor.normalise(kept), wanted, atol=1e-5, rtol=0)
+    assert processor.shape == (32, 32)
