@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 
 from multidelete.data.dataset import Dataset
 from multidelete.data.examples import Example
+from multidelete.data.images import Square, decode
 from multidelete.data.readers import READERS, detect, read
 from multidelete.data.synthetic.scenes import scenes
 from multidelete.utils.cache import cache_dir
@@ -388,3 +391,39 @@ def test_nothing_to_detect(tmp_path: Path) -> None:
         detect(tmp_path)
     with pytest.raises(InputError, match="none does not exist; expected a folder with data"):
         detect(tmp_path / "none")
+
+
+# -- pictures of other modes --------------------------------------------------------------------------------------
+
+
+def decoded(image: Image.Image, kind: str = "png", **options: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return decode(file.getvalue(), Square(4))[0]
+
+
+def test_orientation_of_a_photograph_is_applied() -> None:
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    pixels[0] = 255  # the first row is white
+    exif = Image.Exif()
+    exif[0x0112] = 6  # taken with the camera turned: the first row of the file is the right edge of the picture
+    turned = decoded(Image.fromarray(pixels), "png", exif=exif)
+    assert (turned[:, -1] == 255).all()
+    assert (turned[:, 0] == 0).all()
+
+
+def test_sixteen_bits_and_floats_are_scaled() -> None:
+    grey = np.full((4, 4), 32896, np.uint16)
+    assert decoded(Image.fromarray(grey)).max() == decoded(Image.fromarray(grey)).min() == 128
+    assert decoded(Image.fromarray(np.full((4, 4), 0.5, np.float32)), "tiff").tolist() == [[[128] * 3] * 4] * 4
+    assert decoded(Image.fromarray(np.full((4, 4), 200.0, np.float32)), "tiff").max() == 200
+
+
+def test_transparency_is_white() -> None:
+    clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    assert (decoded(clear) == 255).all()
+    assert (decoded(Image.new("RGBA", (4, 4), (10, 20, 30, 255))) == [10, 20, 30]).all()
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([0, 0, 0, 255, 0, 0])
+    assert (decoded(palette, transparency=0) == 255).all()
+    assert (decoded(Image.new("LA", (4, 4), (0, 0))) == 255).all()

@@ -110,7 +110,7 @@ def test_what_comes_out_is_of_the_same_class_and_scores_the_same(
     assert not facts["missing_keys"]
     assert not facts["unexpected_keys"]
     assert type(loaded) is kind
-    assert {path.name for path in out.iterdir()} == {path.name for path in folder.iterdir()}
+    assert {path.name for path in out.iterdir()} == {"README.md", *(path.name for path in folder.iterdir())}
     assert "multidelete" not in (out / "config.json").read_text()
     assert tiny.changed(tiny.weights(zoo.parts(name)[0]), tiny.weights(loaded))
     again = scores(Model.from_pretrained(out), photographs)
@@ -242,3 +242,15 @@ def test_pictures_are_kept_as_the_processor_makes_them() -> None:
     kept = torch.from_numpy(processor(picture)).permute(2, 0, 1)[None]
     torch.testing.assert_close(processor.normalise(kept), wanted, atol=1e-5, rtol=0)
     assert processor.shape == (32, 32)
+
+
+def test_the_card_names_numbers_and_hashes_and_no_deleted_pair(photographs: Dataset, tmp_path: Path) -> None:
+    folder = zoo.write("clip", tmp_path / "model")
+    outcome = multidelete.unlearn(folder, photographs, 3, NegGrad(**QUICK), engine=tiny.engine(), out=tmp_path / "run")
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "after the deletion of 3 training examples" in card
+    assert outcome.request.hash in card
+    assert f"{outcome.metrics['test_score']:.1f}" in card
+    assert "There is no reference" in card
+    deleted = [photographs.examples[row] for row in outcome.request.forget]
+    assert not any(text in card for example in deleted for text in (example.id, *example.texts))

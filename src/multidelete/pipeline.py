@@ -17,6 +17,7 @@ from typing import Any
 from multidelete.data.batches import PairInputs
 from multidelete.data.dataset import Dataset
 from multidelete.data.requests import Request
+from multidelete.judgement.card import card
 from multidelete.judgement.deletion import record
 from multidelete.membership.metrics import get_or_measure, metrics_of
 from multidelete.membership.references import get_or_train, get_or_unlearn_references, halves_of
@@ -50,6 +51,7 @@ from multidelete.store.models import (
 from multidelete.tasks import Predictions
 from multidelete.training.engine import Engine
 from multidelete.utils.errors import InputError
+from multidelete.utils.files import write_file
 
 logger = logging.getLogger(__name__)
 
@@ -242,6 +244,8 @@ def finish(prepared: Prepared, rows: Mapping[str, Row], command: str, unlearned:
         facts = {"recipe": as_values(recipe), "original_hash": original.hash, "original": original.source}
         facts |= {"model_hash": hash_of(folder.path / "model"), "began": folder.began}
         known = provenance(request, prepared.engine.device, command, **facts)
+        text = card(tuple(rows.values()), 1 + recipe.retrain, known, len(prepared.evaluated.forget))
+        write_file(folder.path / "model" / "README.md", text)
         earlier = [request.dataset.examples[row].id for row in request.earlier]
         deletion = record(Run(folder.path, tuple(rows.values()), known), request.ids, earlier)
         folder.finish(list(rows), list(rows.values()), known, deletion)

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from multidelete.utils.cache import cache_dir, cache_write
 from multidelete.utils.errors import InputError
@@ -39,7 +39,7 @@ class ImageFile:
 
 
 class Preparation(Protocol):
-    """Makes the uint8 picture that a model reads of a decoded one."""
+    """Makes the uint8 picture that a model reads of one in RGB."""
 
     @property
     def key(self) -> str:
@@ -55,7 +55,7 @@ class Preparation(Protocol):
 
 @dataclass(frozen=True)
 class Square:
-    """Pictures in RGB, stretched to a square of ``size`` pixels."""
+    """Pictures stretched to a square of ``size`` pixels."""
 
     size: int
 
@@ -71,7 +71,6 @@ class Square:
 
     def __call__(self, image: Image.Image) -> Pixels:
         """See :class:`Preparation`."""
-        image = image.convert("RGB")
         if image.size != (self.size, self.size):
             image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
         return np.asarray(image)
@@ -137,10 +136,23 @@ def read_image(file: ImageFile) -> bytes:
 
 def decode(content: bytes, preparation: Preparation, panels: int = 1) -> Pixels:
     """The pictures in an image file, from left to right, ``(panels, H, W, 3)``."""
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content)) as file:
+        image = as_rgb(ImageOps.exif_transpose(file))
         edges = [round(number * image.width / panels) for number in range(panels + 1)]
         parts = [image.crop((left, 0, right, image.height)) for left, right in pairwise(edges)]
         return np.stack([preparation(part) for part in parts])
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """The picture in RGB: transparency on white, 16-bit and float values scaled to 8 bits."""
+    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+        values = np.asarray(image, dtype=np.float64)
+        largest = 1 if image.mode == "F" and values.max() <= 1 else 255 if values.max() <= 255 else 65535
+        image = Image.fromarray(np.clip(np.rint(values * (255 / largest)), 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def _decode_all(
