@@ -254,3 +254,69 @@ def test_the_card_names_numbers_and_hashes_and_no_deleted_pair(photographs: Data
     assert "There is no reference" in card
     deleted = [photographs.examples[row] for row in outcome.request.forget]
     assert not any(text in card for example in deleted for text in (example.id, *example.texts))
+
+
+# -- other folders ------------------------------------------------------------------------------------------------
+
+
+def sharded(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    zoo.parts("clip")[0].save_pretrained(folder, max_shard_size="20KB")
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save(zoo.parts("clip")[0].state_dict(), folder / "pytorch_model.bin")
+
+
+def unnamed(folder: Path) -> None:
+    fields = json.loads((folder / "config.json").read_text())
+    del fields["architectures"]
+    (folder / "config.json").write_text(json.dumps(fields))
+
+
+@pytest.mark.parametrize("change", [sharded, pickled, unnamed])
+def test_weights_in_other_files_and_a_class_that_is_not_named(
+    change: Callable[[Path], None], photographs: Dataset, tmp_path: Path
+) -> None:
+    folder = zoo.write("clip", tmp_path / "clip")
+    change(folder)
+    cosines = scores(Model.from_pretrained(folder), photographs)["cosine"]
+    np.testing.assert_allclose(cosines, their_cosines("clip", photographs), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("adapter_config.json", "it is an adapter of peft: merge it into its base first"),
+        ("modules.json", r"give the folder of its CLIP in it \(0_CLIPModel\)"),
+        ("open_clip_config.json", "convert it to the format of transformers"),
+    ],
+)
+def test_other_formats_are_refused_with_a_way_forward(name: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(InputError, match=sentence):
+        Model.from_pretrained(tmp_path)
+
+
+def test_a_hub_id_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def offline(name: str) -> str:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("multidelete.models.folder.snapshot_download", offline)
+    with pytest.raises(InputError, match="no model folder 'openai/clip', and the hub does not give it: no route"):
+        Model.from_pretrained("openai/clip")
+    zoo.write("clip", tmp_path / "hub")
+    monkeypatch.setattr("multidelete.models.folder.snapshot_download", lambda name: str(tmp_path / "hub"))
+    assert isinstance(Model.from_pretrained("openai/clip"), DualEncoder)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(InputError, match="there is no model folder 'models/mine'$"):
+        Model.from_pretrained("models/mine")
+
+
+def test_a_processor_without_one_size_is_refused() -> None:
+    images = transformers.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16)
+    with pytest.raises(InputError, match="does not bring all pictures to one size"):
+        Processor(images, zoo.parts("clip")[2])

@@ -22,6 +22,7 @@ from multidelete.models.folder import (
     WEIGHTS_FILE,
     is_transformers,
     load_weights,
+    model_folder,
     read_config,
     read_tokenizer,
 )
@@ -224,14 +225,14 @@ class Model(nn.Module, ABC):
         """
         from multidelete.models import MODELS
 
-        folder = Path(folder)
+        folder = model_folder(folder)
         fields = read_config(folder)
         if is_transformers(fields):
             from multidelete.models.dual import DualEncoder
 
             if not issubclass(DualEncoder, cls):
-                raise InputError(f"{folder} holds a {fields['architectures'][0]}, not '{cls.name}'; load it with Model")
-            return DualEncoder.load(folder, fields["architectures"][0])
+                raise InputError(f"{folder} holds a model of transformers, not '{cls.name}'; load it with Model")
+            return DualEncoder.load(folder, fields)
         name = fields.pop("model", None)
         if name not in MODELS:
             known = ", ".join(MODELS)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.utils import logging
 
 from multidelete.models.base import Model
@@ -58,10 +59,15 @@ class Processor:
     def __init__(self, image_processor: Any, tokenizer: Any) -> None:
         self.image_processor, self.tokenizer = image_processor, tokenizer
         black, white = (self._processed(np.full((64, 64, 3), value, np.uint8)) for value in (0, 255))
+        noise = np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8)
+        if black.ndim != 3 or self._processed(noise).shape != black.shape:
+            raise InputError(
+                f"the image processor {type(image_processor).__name__} does not bring all pictures to one size, "
+                "which is not supported"
+            )
         self.offset = black[:, 0, 0]  # (3,)
         self.scale = (white[:, 0, 0] - self.offset) / 255
         self.shape = (black.shape[1], black.shape[2])
-        noise = np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8)
         values = self._processed(noise)
         restored = (
             self(Image.fromarray(noise)).transpose(2, 0, 1) * self.scale[:, None, None] + self.offset[:, None, None]
@@ -175,12 +181,18 @@ class DualEncoder(Model):
         return cls(model, tokenizer, getattr(torch, config.dtype)).eval()
 
     @classmethod
-    def load(cls, folder: Path, architecture: str) -> DualEncoder:
-        """Load a folder that ``save_pretrained`` of this class of ``transformers`` wrote.
+    def load(cls, folder: Path, fields: Mapping[str, Any]) -> DualEncoder:
+        """Load a folder that ``save_pretrained`` of ``transformers`` wrote.
+
+        Args:
+            folder: The folder.
+            fields: Its configuration file, which names the class or its ``model_type``.
 
         Raises:
             InputError: The class is not supported, weights are missing, or there is no image processor or tokenizer.
         """
+        named = fields.get("architectures") or [MODEL_MAPPING_NAMES.get(fields["model_type"], fields["model_type"])]
+        architecture = str(named[0])
         kind: Any = getattr(transformers, architecture, None)
         check_supported(kind, f"'{folder}' holds a {architecture}")
         with quiet(f"the model in '{folder}' cannot be loaded"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -14,12 +16,32 @@ from torch import nn
 from multidelete.utils.errors import InputError
 
 CONFIG_FILE = "config.json"
-
-
 WEIGHTS_FILE = "model.safetensors"
-
-
 FORMAT = 1
+OTHER_FORMATS = {
+    "adapter_config.json": "; it is an adapter of peft: merge it into its base first (merge_and_unload)",
+    "modules.json": "; it is a model of sentence-transformers: give the folder of its CLIP in it (0_CLIPModel)",
+    "open_clip_config.json": "; it is a checkpoint of open_clip: convert it to the format of transformers",
+}
+
+
+def model_folder(source: str | Path) -> Path:
+    """The folder of a model; a hub id is downloaded, or taken from the cache of huggingface_hub.
+
+    Raises:
+        InputError: There is no such folder, and no such id can be had.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    # "models/mine" looks like an id too: what has a folder above it was meant as a path.
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or folder.parent.exists():
+        raise InputError(f"there is no model folder '{source}'")
+    try:
+        return Path(snapshot_download(str(source)))
+    except Exception as error:  # huggingface_hub and its transport raise many kinds
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"there is no model folder '{source}', and the hub does not give it: {first}") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -28,11 +50,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: The folder or the file is missing, or the file is damaged.
     """
-    if not folder.is_dir():
-        raise InputError(f"there is no model folder '{folder}'")
+    folder = model_folder(folder)
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise InputError(f"'{folder}' is not a model folder: it has no {CONFIG_FILE}")
+        hint = next((hint for name, hint in OTHER_FORMATS.items() if (folder / name).is_file()), "")
+        raise InputError(f"'{folder}' is not a model folder: it has no {CONFIG_FILE}{hint}")
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -44,7 +66,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def is_transformers(fields: Mapping[str, Any]) -> bool:
     """Whether a configuration file is one of ``transformers``."""
-    return "model" not in fields and bool(fields.get("architectures"))
+    return "model" not in fields and bool(fields.get("architectures") or fields.get("model_type"))
 
 
 def read_tokenizer(folder: Path) -> Any:
