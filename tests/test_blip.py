@@ -239,7 +239,7 @@ def test_classes_are_learned_on_top_of_a_retrieval_model(tmp_path: Path) -> None
     assert isinstance(pixels, Tensor)
     assert isinstance(words, Tokens)
     output = reference(input_ids=words.ids, pixel_values=normalise(pixels, model.config), attention_mask=words.mask)
-    torch.testing.assert_close(model.fused(given), output.hypothesis_embeds[:, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.fused(given), output.question_embeds[:, 0], atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -312,7 +312,7 @@ def test_a_hub_id_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr("multidelete.models.folder.snapshot_download", lambda name: str(tmp_path / "hub"))
     assert isinstance(Model.from_pretrained("openai/clip"), DualEncoder)
     (tmp_path / "models").mkdir()
-    with pytest.raises(InputError, match="there is no model folder 'models/mine'$"):
+    with pytest.raises(InputError, match=r"there is no model folder 'models/mine'$"):
         Model.from_pretrained("models/mine")
 
 

@@ -88,7 +88,7 @@ def unlearn(
         original: Model = Model.from_pretrained(model)
         source = str(model)
     else:
-        original, source = model if isinstance(model, Model) else load(model, processor), IN_MEMORY
+        original, source = copy.deepcopy(model) if isinstance(model, Model) else load(model, processor), IN_MEMORY
     if base is not None:
         training = training or TrainSettings()
     # Without its base, a fine-tuned model has no Retrain.

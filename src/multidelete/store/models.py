@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import time
@@ -146,12 +145,11 @@ def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine, mode
         recipe: Recipe of the run.
         dataset: Dataset of the recipe.
         engine: Device, precision, progress.
-        model: User-provided model, if it is in memory; it is copied.
+        model: User-provided model, if it is in memory; it is moved to the device.
     """
     seed = recipe.seeds()["train"]
     if recipe.original is not None:
-        model = copy.deepcopy(model) if model is not None else Model.from_pretrained(recipe.original)
-        model = model.to(engine.device).eval()
+        model = (Model.from_pretrained(recipe.original) if model is None else model).to(engine.device).eval()
         recipe.task.check(dataset, type(model))
         check_head(model, recipe.task)
         hashed = weights_hash(model.state_dict())

@@ -129,7 +129,7 @@ def fit(
             for callback in engine.callbacks:
                 callback.on_step(what, state.history.lines[-1])
             if validate and state.step in validation_steps:
-                _validate(validate, state)
+                _validate(validate, state, last=state.step == fit_settings.steps)
                 for callback in engine.callbacks:
                     callback.on_validation(what, state.history.lines[-1])
                 _set_mode(model, parameters, training)
@@ -182,12 +182,12 @@ def _step(engine: Engine, model: Model, losses: Losses, fit_settings: FitSetting
     state.history.lines.append({"step": state.step, "losses": values, "learning_rate": rate})
 
 
-def _validate(validate: Callable[[], dict[str, float]], state: _FitState) -> None:
+def _validate(validate: Callable[[], dict[str, float]], state: _FitState, *, last: bool) -> None:
     began = time.perf_counter()
     state.model.eval()
     scores = validate()
     if scores["criterion"] > state.best_criterion:
-        state.keep_best(scores["criterion"])
+        state.keep_best(scores["criterion"], copy=not last)
     state.history.lines.append({"step": state.step, "validation": scores})
     state.history.selection_seconds += time.perf_counter() - began
 
@@ -251,15 +251,14 @@ class _FitState:
         """Trained parameters and buffers (running statistics)."""
         return {**{n: p.detach() for n, p in self.parameters.items()}, **dict(self.model.named_buffers())}
 
-    def keep_best(self, criterion: float) -> None:
+    def keep_best(self, criterion: float, *, copy: bool = True) -> None:
+        """Remember the current weights; after the last step the model itself holds them."""
         self.best_criterion, self.best_step = criterion, self.step
-        self.best = {name: tensor.clone() for name, tensor in self.moving().items()}
+        self.best = {name: tensor.clone() for name, tensor in self.moving().items()} if copy else {}
 
     @torch.no_grad()
     def take_best(self) -> None:
-        if not self.best:
-            return
-        for name, tensor in self.moving().items():
+        for name, tensor in self.moving().items() if self.best else ():
             tensor.copy_(self.best[name])
         for line in self.history.lines:
             if "validation" in line and line["step"] == self.best_step:
