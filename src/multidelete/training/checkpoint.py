@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from multidelete.utils.errors import InputError
-from multidelete.utils.files import write_file
+from multidelete.utils.files import new_file
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 20.0
@@ -44,8 +44,10 @@ class Checkpoint:
         """Write tensors and JSON facts atomically; does nothing without a folder."""
         if self.path is None:
             return
-        copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-        write_file(self.path, save(copies, {"facts": json.dumps({"settings": self.settings, **facts})}))
+        # Streamed from the tensors themselves: copies of them and of the file would triple the memory of a large model.
+        stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        with new_file(self.path) as part:
+            save_file(stored, part, {"facts": json.dumps({"settings": self.settings, **facts})})
         self._saved = time.monotonic()
 
     @torch.no_grad()
@@ -63,11 +65,10 @@ class Checkpoint:
         """
         if self.path is None or not self.resume or not self.path.exists():
             return None
-        content = self.path.read_bytes()
         try:
-            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-            facts = json.loads(header["__metadata__"]["facts"])
-            tensors = load(content)
+            with safe_open(self.path, "pt") as file:
+                facts = json.loads((file.metadata() or {})["facts"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
         except (ValueError, KeyError, SafetensorError) as error:
             raise InputError(f"{self.path} is damaged ({error}); remove it to start this part again") from error
         fits = all(name in tensors and tensors[name].shape == tensor.shape for name, tensor in current.items())

@@ -27,14 +27,21 @@ def write_atomically(target: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def write_file(path: Path, content: bytes | str) -> None:
-    """Write a file under a temporary name in the same folder, then rename it."""
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file next to ``path``, which replaces it on success and is removed on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+        yield Path(name)
         Path(name).chmod(0o644)
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a file under a temporary name in the same folder, then rename it."""
+    with new_file(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
