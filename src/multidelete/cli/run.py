@@ -91,6 +91,7 @@ def train(
 @app.command(
     epilog="Examples:\n\n`multidelete unlearn recipes/flickr8k-albef-multidelete.toml --out runs/flickr8k`\n\n"
     "`multidelete unlearn --model models/mine --data photos --forget ids.txt --method multidelete --scope fusion`\n\n"
+    "`multidelete unlearn --model clip-finetuned --base clip --data photos --forget ids.txt train.epochs=5`\n\n"
     "`multidelete unlearn recipes/flickr8k-albef-multidelete.toml forget.fraction=0.05 method.scope=all`"
 )
 def unlearn(
@@ -99,7 +100,10 @@ def unlearn(
         typer.Argument(metavar="RECIPE", help="Recipe (TOML), unless --model, --data and --forget are given."),
     ] = None,
     overrides: Overrides = None,
-    model: Annotated[Path | None, typer.Option("--model", help="Folder of the trained model.")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="Trained model: a folder of multidelete or transformers, or a hub id."),
+    ] = None,
     base: Annotated[
         Path | None, typer.Option("--base", help="Model that --model was fine-tuned from; Retrain starts from it.")
     ] = None,

@@ -219,7 +219,7 @@ def _conflicts(recipe: Recipe, values: Mapping[str, Any]) -> Iterator[str]:
         yield "'original' is a trained model; remove the table 'model'"
     start = recipe.start
     if start is not None and not Path(start).is_dir() and not (start.endswith(".toml") and Path(start).is_file()):
-        yield f"'start' is the folder of a model or a recipe (TOML); there is no '{start}'"
+        yield f"'start' (--base) is the folder of a model or a recipe (TOML); there is no '{start}'"
     yield from _missing_capabilities(recipe)
 
 
