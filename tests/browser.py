@@ -47,3 +47,21 @@ def sheets(html: str, folder: Path) -> int:
     (folder / "printed.html").write_text(html, encoding="utf-8")
     chromium(folder / "printed.html", folder, "--no-pdf-header-footer", f"--print-to-pdf={folder / 'printed.pdf'}")
     return len(re.findall(rb"/Type\s*/Page\b", (folder / "printed.pdf").read_bytes()))
+
+
+def screen_style(html: str) -> str:
+    """The style sheet of a page without what is for print; its braces must match."""
+    style = "".join(re.findall(r"<style>(.*?)</style>", html, flags=re.S))
+    assert style.count("{") == style.count("}") > 20
+    depth, printed, kept = 0, None, []
+    for part in re.split(r"(@media print \{|[{}])", style):
+        if part in ("{", "@media print {"):
+            depth += 1
+            printed = depth if printed is None and part != "{" else printed
+        elif part == "}":
+            assert depth > 0, "a rule is closed that was not opened"
+            printed = None if printed == depth else printed
+            depth -= 1
+        elif printed is None:
+            kept.append(part)
+    return "".join(kept)

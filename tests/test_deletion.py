@@ -395,3 +395,9 @@ def test_the_page_fits_its_window_and_one_sheet(tmp_path: Path) -> None:
         page, window = browser.widths(html, tmp_path, width)
         assert page <= window == width
     assert browser.sheets(html, tmp_path) == 1
+
+
+def test_what_is_for_print_stays_off_the_screen() -> None:
+    style = browser.screen_style(render(made_record(), "d" * 64))
+    assert "8.4pt" not in style
+    assert "max-width: 52rem" in style

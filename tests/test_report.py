@@ -523,6 +523,13 @@ def test_the_page_loads_nothing(html: str) -> None:
     assert len(html) < 3_000_000
 
 
+def test_what_is_for_print_stays_off_the_screen(html: str) -> None:
+    style = browser.screen_style(html)
+    assert re.search(r"\.switch label\s+border: 1px", style)
+    assert not re.search(r"\.switch label\s+display: none", style)
+    assert "10.5pt" not in style
+
+
 def test_ids_are_unique_and_references_lead_somewhere(html: str) -> None:
     ids = re.findall(r'\sid="([^"]*)"', html)
     assert len(ids) == len(set(ids))
