@@ -13,6 +13,7 @@ from multidelete.utils.files import write_file
 SUMS_FILE = "SHA256SUMS"  # in the format of ``sha256sum -c``, which can check it without this package
 PAGES = ("report.html", "deletion.html")  # can be recreated from the record
 WORK = "work"  # files for --resume
+DELETION_FILE = "deletion.json"
 
 
 def sums(folder: Path) -> dict[str, str]:
@@ -59,6 +60,3 @@ def digest_of(folder: Path) -> str | None:
     """Digest of a run: the sha256 of the list of hashes, which detects any change; None without a list."""
     path = folder / SUMS_FILE
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
-DELETION_FILE = "deletion.json"

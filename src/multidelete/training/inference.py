@@ -12,6 +12,9 @@ from multidelete.models.base import Model
 from multidelete.models.inputs import Encoding, iterate_rows
 from multidelete.training.engine import Engine
 
+SHARED_BYTES = 1 << 28  # maximum size of example encodings per batch, for models that share computations
+CACHED_PIXELS = 1 << 20  # 20 images of 224 px; with more, activations leave the cache, and an image takes twice as long
+
 
 @torch.no_grad()
 def encode_all(
@@ -130,9 +133,3 @@ def embeddings(
     nothing = pooled.new_zeros(len(pooled), 0)
     with engine.autocast():
         return model.embedding(modality, Encoding(nothing, nothing, pooled)).float().cpu().numpy()
-
-
-SHARED_BYTES = 1 << 28  # maximum size of example encodings per batch, for models that share computations
-
-
-CACHED_PIXELS = 1 << 20  # 20 images of 224 px; with more, activations leave the cache, and an image takes twice as long
