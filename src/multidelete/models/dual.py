@@ -60,18 +60,16 @@ class Processor:
         self.image_processor, self.tokenizer = image_processor, tokenizer
         black, white = (self._processed(np.full((64, 64, 3), value, np.uint8)) for value in (0, 255))
         noise = np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8)
-        if black.ndim != 3 or self._processed(noise).shape != black.shape:
+        values = self._processed(noise)
+        if black.ndim != 3 or values.shape != black.shape:
             raise InputError(
                 f"the image processor {type(image_processor).__name__} does not bring all pictures to one size, "
                 "which is not supported"
             )
-        self.offset = black[:, 0, 0]  # (3,)
-        self.scale = (white[:, 0, 0] - self.offset) / 255
+        self.offset = black[:, :1, :1]  # (3, 1, 1)
+        self.scale = (white[:, :1, :1] - self.offset) / 255
         self.shape = (black.shape[1], black.shape[2])
-        values = self._processed(noise)
-        restored = (
-            self(Image.fromarray(noise)).transpose(2, 0, 1) * self.scale[:, None, None] + self.offset[:, None, None]
-        )
+        restored = self._rounded(values) * self.scale + self.offset
         if float(np.abs(values - restored).max()) > EXACT:
             raise InputError(
                 f"the image processor {type(image_processor).__name__} changes pixel values in a way "
@@ -86,14 +84,11 @@ class Processor:
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """The picture resized and cropped, ``(H, W, 3)``."""
-        values = (self._processed(np.asarray(image.convert("RGB"))) - self.offset[:, None, None]) / self.scale[
-            :, None, None
-        ]
-        return np.clip(np.rint(values), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+        return self._rounded(self._processed(np.asarray(image.convert("RGB")))).transpose(1, 2, 0)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Pixel values of uint8 pictures, ``(B, 3, H, W)``."""
-        scale, offset = (torch.from_numpy(each).to(images.device).view(3, 1, 1) for each in (self.scale, self.offset))
+        scale, offset = (torch.from_numpy(each).to(images.device) for each in (self.scale, self.offset))
         return images.float() * scale + offset
 
     @property
@@ -113,6 +108,9 @@ class Processor:
     def _processed(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         values = self.image_processor(images=image, return_tensors="np", input_data_format="channels_last")
         return np.asarray(values["pixel_values"][0], dtype=np.float32)
+
+    def _rounded(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
+        return np.clip(np.rint((values - self.offset) / self.scale), 0, 255).astype(np.uint8)
 
 
 class DualEncoderConfig(ModelConfig):
