@@ -23,24 +23,25 @@ from multidelete.models.dual import DualEncoder
 from multidelete.outcome import Outcome
 from multidelete.pipeline import check_splits, run
 from multidelete.recipe import IN_MEMORY, ForgetSettings, MembershipSettings, Recipe
-from multidelete.store.models import get_or_train_original, read_training, save_model
+from multidelete.store.models import get_or_train_original, read_training, repeatable, save_model
 from multidelete.tasks import TASKS, Task, task_for
 from multidelete.training.engine import Engine
 from multidelete.training.original import TrainSettings
 from multidelete.utils.registry import choose
 
 
-def load(model: PreTrainedModel | str | Path, processor: Any = None) -> Model:
+def load(model: Model | PreTrainedModel | str | Path, processor: Any = None) -> Model:
     """Load a trained model.
 
     Args:
-        model: Folder that multidelete or ``transformers`` wrote, or a dual encoder of ``transformers`` in memory, which
-            is copied.
-        processor: Its ``transformers`` processor, for a model in memory.
+        model: Folder that multidelete or ``transformers`` wrote, or a model in memory, which is copied.
+        processor: The ``transformers`` processor of a dual encoder of ``transformers`` in memory.
 
     Raises:
         InputError: The folder is damaged or incomplete, or the class is not supported.
     """
+    if isinstance(model, Model):
+        return copy.deepcopy(model)
     return DualEncoder.wrap(model, processor) if isinstance(model, PreTrainedModel) else Model.from_pretrained(model)
 
 
@@ -83,16 +84,12 @@ def unlearn(
         InputError: The request or the combination is impossible; nothing was started.
     """
     engine = engine or Engine()
+    original, source = load(model, processor), IN_MEMORY
     if isinstance(model, str | Path):
         training = training or getattr(read_training(Path(model)), "settings", None)
-        original: Model = Model.from_pretrained(model)
         source = str(model)
-    else:
-        original, source = copy.deepcopy(model) if isinstance(model, Model) else load(model, processor), IN_MEMORY
     if base is not None:
         training = training or TrainSettings()
-    # Without its base, a fine-tuned model has no Retrain.
-    repeatable = training is not None and (base is not None or not isinstance(original, DualEncoder))
     recipe = Recipe(
         task=task or TASKS[task_for(type(original), original.config.labels)](),
         data={"reader": IN_MEMORY, "name": dataset.name},
@@ -102,7 +99,7 @@ def unlearn(
         forget=_request(forget),
         method=method or MultiDelete(),
         compare=tuple(compare),
-        retrain=repeatable if retrain is None else retrain,
+        retrain=repeatable(original, training, base) if retrain is None else retrain,
         seed=seed,
         precision=engine.precision,
         membership=membership or MembershipSettings(),
@@ -187,7 +184,7 @@ def evaluate(
         InputError: Model, task and data do not fit together.
     """
     engine = engine or Engine()
-    model = copy.deepcopy(model) if isinstance(model, Model) else load(model, processor)
+    model = load(model, processor)
     model = model.to(engine.device).eval()
     task = task or TASKS[task_for(type(model), model.config.labels)]()
     task.check(dataset, type(model))

@@ -65,11 +65,8 @@ class Trained:
 
     @property
     def repeatable(self) -> bool:
-        """Whether the training can be repeated: its settings and its start are known."""
-        if self.training is None:
-            return False
-        # A pretrained model that was trained from scratch would be no reference for one that was fine-tuned.
-        return self.training.start is not None or not isinstance(self.model, DualEncoder)
+        """See :func:`repeatable`."""
+        return self.training is not None and repeatable(self.model, self.training.settings, self.training.start)
 
 
 class Training(BaseModel):
@@ -84,6 +81,12 @@ class Training(BaseModel):
     settings: TrainSettings
     seed: int = 0
     start: Path | None = None
+
+
+def repeatable(model: Model, settings: TrainSettings | None, start: str | Path | None) -> bool:
+    """Whether a training can be repeated: its settings, and the model that it started from, are known."""
+    # A pretrained model that was trained from scratch would be no reference for one that was fine-tuned.
+    return settings is not None and (start is not None or not isinstance(model, DualEncoder))
 
 
 def save_model(model: Model, folder: Path, training: Training | None) -> None:
