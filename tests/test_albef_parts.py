@@ -119,7 +119,7 @@ def test_words_are_read_where_the_configuration_says_and_the_sentence_at_the_end
 def test_the_similarity_is_appended_to_the_fused_state() -> None:
     config = tiny.albef(similarity=True).for_dataset(DATASET, labelled=True)
     model = MODELS["albef"].build(config, DATASET.texts, 0)
-    aligned = MODELS["clip"].build(tiny.clip(vision=config.vision, text=config.text), DATASET.texts, 1)
+    aligned = MODELS["albef"].build(tiny.albef(), DATASET.texts, 1)
     model.take_weights(aligned)
     inputs = PairInputs.of(DATASET, model)
     batch = inputs.batch(inputs.true_pairs(np.arange(5)), torch.device("cpu"))

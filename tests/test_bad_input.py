@@ -132,6 +132,12 @@ class Bad:
     mistakes: int = 1
 
 
+DUAL = """
+data = {reader = "scenes", train = 20, validation = 5, test = 5}
+model = {name = "dual_encoder", freeze = ["vision"]}
+forget = {count = 3}
+method = {name = "multidelete", scope = "vision"}
+"""
 BRING = "unlearn --model model --data photos --forget ids.txt --no-retrain --out out"
 RUN = "unlearn recipe.toml --out out"
 
@@ -201,22 +207,9 @@ CASES: dict[str, Bad] = {
     "image-size": Bad(f"{RUN} model.image_size=32", ("model.vision", "image_size = 32", "24")),
     "text-length": Bad(f"{RUN} model.max_text_tokens=99", ("model.text", "max_text_tokens = 99", "64")),
     "frozen-scope": Bad(
-        f"{RUN} model.name=clip model.image_size=48 model.vision.freeze=true model.vision.pooling=pooler "
-        "model.vision.config.model_type=clip_vision_model "
-        + " ".join(
-            f"model.vision.config.{key}"
-            for key in (
-                "hidden_size=16",
-                "num_hidden_layers=1",
-                "num_attention_heads=2",
-                "intermediate_size=16",
-                "image_size=48",
-                "patch_size=24",
-            )
-        )
-        + " model.text.config.model_type=bert model.text.config.hidden_size=16 model.text.config.num_hidden_layers=1"
-        " model.text.config.num_attention_heads=2 method.scope=vision",
-        ("scope 'vision' of this clip model is frozen",),
+        "unlearn dual.toml --out out",
+        ("scope 'vision' of this dual_encoder model is frozen",),
+        write("dual.toml", DUAL),
     ),
     # the deletion request
     "nothing-to-forget": Bad("unlearn --model model --data photos --out out", ("without a recipe, --forget must be",)),

@@ -48,7 +48,7 @@ from multidelete.training.engine import Engine
 from multidelete.utils.errors import InputError
 
 CPU = torch.device("cpu")
-CASES = [("retrieval", "albef"), ("retrieval", "clip"), ("entailment", "albef"), ("graph_text", "graph_text")]
+CASES = [("retrieval", "albef"), ("retrieval", "dual_encoder"), ("entailment", "albef"), ("graph_text", "graph_text")]
 EFFECTS = CASES[1:]  # the fast ones, for whatever is trained
 QUICK: dict[str, Any] = {"min_steps": 24, "epochs": 1, "batch_size": 12, "retain_ratio": 2, "evaluations": 0}
 

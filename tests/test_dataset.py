@@ -15,9 +15,10 @@ from PIL import Image
 
 from multidelete.data.dataset import Dataset
 from multidelete.data.examples import Example
-from multidelete.data.images import Square, decode
+from multidelete.data.images import decode
 from multidelete.data.readers import READERS, detect, read
 from multidelete.data.synthetic.scenes import scenes
+from multidelete.models.processor import Square
 from multidelete.utils.cache import cache_dir
 from multidelete.utils.errors import InputError
 

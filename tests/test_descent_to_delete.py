@@ -49,7 +49,7 @@ def test_it_descends_before_it_adds_noise(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_one_step_is_the_gradient_over_all_of_the_retain_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """One chunk of all pairs, where no pair is drawn and the order does not matter: CLIP's loss."""
-    model = tiny.build(tiny.clip())
+    model = tiny.build(tiny.dual_encoder())
     monkeypatch.setattr(DescentToDelete, "sigma", lambda self, count: 0.0)
     result = run(model, steps=1, batch_size=1000, weight_decay=0.5)
     dataset = tiny.dataset()

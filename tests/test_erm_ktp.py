@@ -500,11 +500,11 @@ def test_it_says_how_many_channels_are_closed() -> None:
 
 
 def test_rates_of_their_own() -> None:
-    model = tiny.build(tiny.CONFIGS["clip"])
+    model = tiny.build(tiny.CONFIGS["dual_encoder"])
     before = tiny.weights(model)
     batch = tiny.first_pairs(model, 8)
     fit_settings = FitSettings(
-        steps=1, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, lr_multipliers={"log_scale": 50.0}
+        steps=1, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, lr_multipliers={"model.logit_scale": 50.0}
     )
     moving = model.parameters_of("fusion")
     loop.fit(
@@ -517,8 +517,8 @@ def test_rates_of_their_own() -> None:
         training=False,
     )
     after = tiny.weights(model)
-    assert float((after["log_scale"] - before["log_scale"]).abs()) == pytest.approx(50e-3, rel=0.05)
-    assert float((after["text_projection.weight"] - before["text_projection.weight"]).abs().max()) < 1.1e-3
+    assert float((after["model.logit_scale"] - before["model.logit_scale"]).abs()) == pytest.approx(50e-3, rel=0.05)
+    assert float((after["model.text_projection.weight"] - before["model.text_projection.weight"]).abs().max()) < 1.1e-3
 
 
 # -- what is refused ----------------------------------------------------------------------------------------------
@@ -534,9 +534,7 @@ def test_other_scopes_are_refused(scope: str) -> None:
 
 
 def frozen(name: str) -> dict[str, Any]:
-    field = "encoder" if name == "vilt" else "vision"
-    values = tiny.CONFIGS[name].model_dump(mode="json", exclude={"extra", "labels", "images"})
-    return {"name": name, **values, field: {**values[field], "freeze": True}}
+    return {"name": name, **tiny.freezing(name).model_dump(mode="json", exclude={"extra", "labels", "images"})}
 
 
 @pytest.mark.parametrize(
@@ -627,18 +625,18 @@ def test_a_model_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPat
         train(plain, tiny.data_for(plain).inputs, np.arange(3), tiny.MASKED, tiny.engine(), seed=0, what="test")
 
 
-@pytest.mark.parametrize(("name", "sentence"), [("albef", "visual feature map"), ("clip", "scope 'vision' of this")])
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("albef", "visual feature map"), ("dual_encoder", "scope 'vision' of this")]
+)
 def test_a_frozen_feature_map_is_refused(name: str, sentence: str) -> None:
     """Backbone and adapter; the tiny albef has equal widths and thus no adapter."""
-    config: Any = tiny.CONFIGS[name]
-    config = config.model_copy(update={"vision": config.vision.model_copy(update={"freeze": True})})
-    model = tiny.build(tiny.masked(config, tiny.request_of()))
+    model = tiny.build(tiny.masked(tiny.freezing(name), tiny.request_of()))
     with pytest.raises(InputError, match=sentence):
         ErmKtp()(model, tiny.data_for(model), tiny.engine())
 
 
 def test_an_encoding_is_what_the_mask_lies_on() -> None:
-    model = original("clip")
+    model = original("dual_encoder")
     vision = Encoding(torch.ones(2, 3, 16), torch.ones(2, 3), torch.ones(2, 16))
     gated = mask_of(model).gated(vision, torch.arange(16.0))
     assert torch.equal(gated.pooled[1], torch.arange(16.0))

@@ -138,7 +138,7 @@ def test_changed_weights_at_the_same_path_train_another_original(encoder: Path, 
 
 @pytest.mark.usefixtures("cache_of_its_own")
 def test_encodings_of_other_code_are_not_reused(monkeypatch: pytest.MonkeyPatch) -> None:
-    model: Model = tiny.original("clip")
+    model: Model = tiny.original("dual_encoder")
     inputs = tiny.data_for(model).inputs
     encode_once(tiny.engine(), model, inputs, "text")
     with monkeypatch.context() as patch:

@@ -20,9 +20,10 @@ from multidelete.data.requests import resolve
 from multidelete.data.samplers import ForgetRetainStream, RetainBatch
 from multidelete.methods import METHODS, FineTune, Method, MultiDelete, NegGrad, Retrain, Teacher, UnlearningData
 from multidelete.methods.base import LossMethod
-from multidelete.methods.multidelete import similarities, token_drift
+from multidelete.methods.multidelete import token_drift
 from multidelete.methods.teacher import MEAN_OF, undecided_mixture
 from multidelete.models import Batch, Encoding, Model
+from multidelete.models.image_text import similarities
 from multidelete.tasks import Retrieval
 from multidelete.tasks.entailment import Entailment
 from multidelete.testing import Case, Trial, check_outcome, check_scope
@@ -137,12 +138,11 @@ def test_unlearning_runs_in_eval_mode(name: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_frozen_scope_is_refused_before_anything_starts() -> None:
-    config = tiny.clip()
-    model = tiny.build(tiny.clip(text=config.text.model_copy(update={"freeze": True})))
+    model = tiny.build(tiny.dual_encoder(freeze=("text",)))
     for name in UNLEARNING:
         if "text" not in METHODS[name].scopes:
             continue
-        with pytest.raises(InputError, match="scope 'text' of this clip model is frozen"):
+        with pytest.raises(InputError, match="scope 'text' of this dual_encoder model is frozen"):
             quick(name, "text")(model, data_for(model), tiny.engine())
 
 
@@ -484,7 +484,7 @@ def test_similarity_where_there_is_none_or_it_does_not_move() -> None:
     vilt = tiny.original("vilt")
     with pytest.raises(InputError, match=r"contrastive embeddings, which this vilt model does not have; leave it out"):
         MultiDelete(similarity=1)(vilt, tiny.data_for(vilt), tiny.engine())
-    clip = tiny.original("clip")
+    clip = tiny.original("dual_encoder")
     lines = MultiDelete(scope="fusion", similarity=1, min_steps=2, evaluations=0)(
         clip, tiny.data_for(clip), tiny.engine()
     ).history.lines

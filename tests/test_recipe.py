@@ -138,7 +138,7 @@ def test_a_given_model_replaces_that_of_the_recipe(recipe: Path) -> None:
     for loaded in (load(recipe, ["original=models/mine"]), load(recipe, options={"original": "models/mine"})):
         assert (loaded.original, loaded.model) == ("models/mine", None)
     with pytest.raises(InputError, match="'original' is a trained model"):
-        load(recipe, ["original=models/mine", "model.name=clip"])
+        load(recipe, ["original=models/mine", "model.name=blip"])
 
 
 @pytest.mark.parametrize("word", ["method.alpha", "=3", ".a=3", "a.=3", "a..b=3", ""])

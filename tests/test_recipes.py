@@ -12,6 +12,7 @@ import torch
 import tiny
 from multidelete.data.batches import PairInputs
 from multidelete.models.config import EncoderConfig
+from multidelete.models.wrapped import WrappedConfig
 from multidelete.recipe import load
 from multidelete.training.original import TrainSettings, train
 
@@ -25,11 +26,13 @@ SHALLOW: dict[str, dict[str, dict[str, Any]]] = {
     "google/vit-base-patch16-384": {"vision": {"model_type": "vit", "image_size": 384, "patch_size": 16, **BASE}},
     "google-bert/bert-base-uncased": {"text": {"model_type": "bert", **BASE}},
     "dmis-lab/biobert-base-cased-v1.2": {"text": {"model_type": "bert", **BASE}},
-    "Salesforce/blip-itm-base-coco": {
-        "vision": {"model_type": "blip_vision_model", "image_size": 384, "patch_size": 16, **BASE},
-        "text": {"model_type": "blip_text_model", **BASE},
-    },
-    "dandelin/vilt-b32-mlm": {"encoder": {"model_type": "vilt", "image_size": 384, "patch_size": 32, **BASE}},
+}
+
+
+VISION = {"image_size": 384, "patch_size": 16, **BASE}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "Salesforce/blip-itm-base-coco": {"vision_config": VISION, "text_config": {**BASE, "encoder_hidden_size": 768}},
+    "dandelin/vilt-b32-mlm": {"image_size": 384, "patch_size": 32, **BASE},
 }
 
 
@@ -56,8 +59,12 @@ def test_every_recipe_is_complete_and_documented(path: Path) -> None:
 
 def shallow(config: Any) -> Any:
     """The configuration with one randomly initialised layer instead of each hub id."""
+    if isinstance(config, WrappedConfig):
+        assert config.pretrained is not None
+        settings = SETTINGS[config.pretrained]
+        return config.model_copy(update={"pretrained": None, "settings": settings, "image_size": 384})
     fields = {}
-    for modality in ("vision", "text", "encoder"):
+    for modality in ("vision", "text"):
         encoder = getattr(config, modality, None)
         if isinstance(encoder, EncoderConfig) and encoder.pretrained:
             fields[modality] = encoder.model_copy(

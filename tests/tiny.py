@@ -20,11 +20,11 @@ from multidelete.methods import UnlearningData
 from multidelete.methods.channel_mask import ChannelMaskSettings
 from multidelete.models import MODELS, Model, ModelConfig
 from multidelete.models.albef import AlbefConfig, FusionConfig
-from multidelete.models.blip import BlipConfig
-from multidelete.models.clip import ClipConfig
+from multidelete.models.blip import Blip2Config, BlipConfig
 from multidelete.models.config import EncoderConfig
+from multidelete.models.dual import DualEncoderConfig
 from multidelete.models.graph_text import GraphConfig, GraphTextConfig
-from multidelete.models.vilt import ViltConfig
+from multidelete.models.single_stream import BridgeTowerConfig, ViltConfig
 from multidelete.tasks import TASKS, Retrieval
 from multidelete.training.callbacks import Callback
 from multidelete.training.engine import Engine
@@ -61,33 +61,47 @@ def albef(*, width: int = 16, dropout: float = 0.0, **changes: Any) -> AlbefConf
     return AlbefConfig(**{**fields, **changes})
 
 
-def clip(*, width: int = 16, **changes: Any) -> ClipConfig:
-    vision = {"model_type": "clip_vision_model", "image_size": PIXELS, "patch_size": 8, **_size(width)}
-    text = {"model_type": "clip_text_model", "max_position_embeddings": 64, **_size(width)}
-    fields = {
-        "image_size": PIXELS,
-        "vision": EncoderConfig(config=vision, pooling="pooler"),
-        "text": EncoderConfig(config=text, pooling="pooler"),
-        "embedding_width": 8,
-    }
-    return ClipConfig(**{**fields, **changes})
+def wrapped(kind: Any, settings: dict[str, Any], changes: dict[str, Any]) -> Any:
+    return kind(**{"image_size": PIXELS, "max_text_tokens": 40, "settings": settings, **changes})
+
+
+def vision(width: int) -> dict[str, Any]:
+    return {"image_size": PIXELS, "patch_size": 8, **_size(width)}
+
+
+def text(width: int) -> dict[str, Any]:
+    return {"max_position_embeddings": 64, **_size(width)}
+
+
+def dual_encoder(*, width: int = 16, **changes: Any) -> DualEncoderConfig:
+    towers = {"vision_config": vision(width), "text_config": text(width)}
+    scale = {"projection_dim": 8, "logit_scale_init_value": 2.6592}
+    return wrapped(DualEncoderConfig, {**towers, **scale}, changes)  # type: ignore[no-any-return]
 
 
 def blip(*, width: int = 16, **changes: Any) -> BlipConfig:
-    vision = {"model_type": "blip_vision_model", "image_size": PIXELS, "patch_size": 8, **_size(width)}
-    text = {"model_type": "blip_text_model", "max_position_embeddings": 64, **_size(width)}
-    fields = {
-        "image_size": PIXELS,
-        "vision": EncoderConfig(config=vision),
-        "text": EncoderConfig(config=text),
-        "embedding_width": 8,
-    }
-    return BlipConfig(**{**fields, **changes})
+    words = {**text(width), "encoder_hidden_size": width}
+    settings = {"vision_config": vision(width), "text_config": words, "image_text_hidden_size": 8}
+    return wrapped(BlipConfig, settings, changes)  # type: ignore[no-any-return]
+
+
+def blip2(*, width: int = 16, **changes: Any) -> Blip2Config:
+    words = {**text(width), "encoder_hidden_size": width, "use_qformer_text_input": True}
+    settings = {"vision_config": vision(width), "qformer_config": words, "image_text_hidden_size": 8}
+    return wrapped(Blip2Config, {**settings, "num_query_tokens": 4}, changes)  # type: ignore[no-any-return]
 
 
 def vilt(*, width: int = 16, **changes: Any) -> ViltConfig:
-    encoder = {"model_type": "vilt", "image_size": PIXELS, "patch_size": 8, "max_position_embeddings": 64}
-    return ViltConfig(**{"image_size": PIXELS, "encoder": EncoderConfig(config=encoder | _size(width)), **changes})
+    return wrapped(ViltConfig, vision(width) | text(width), changes)  # type: ignore[no-any-return]
+
+
+def bridgetower(*, width: int = 64, **changes: Any) -> BridgeTowerConfig:
+    towers = {
+        "vision_config": {"hidden_size": width, "num_hidden_layers": 2, "image_size": PIXELS, "patch_size": 8},
+        "text_config": {**text(16), "num_hidden_layers": 2},
+    }
+    size = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}
+    return wrapped(BridgeTowerConfig, {**towers, **size}, changes)  # type: ignore[no-any-return]
 
 
 def graph_text(*, width: int = 16, **changes: Any) -> GraphTextConfig:
@@ -111,16 +125,28 @@ def _size(width: int) -> dict[str, int]:
 
 CONFIGS: dict[str, ModelConfig] = {
     "albef": albef(),
-    "clip": clip(),
+    "dual_encoder": dual_encoder(),
     "blip": blip(),
+    "blip2": blip2(),
     "vilt": vilt(),
+    "bridgetower": bridgetower(),
     "graph_text": graph_text(),
 }
-IN_DEPTH = ("albef", "clip")  # on which loops and methods are tested from every side; the rest follows in test_tasks.py
+IN_DEPTH = (
+    "albef",
+    "dual_encoder",
+)  # on which loops and methods are tested from every side; the rest follows in test_tasks.py
 RETRIEVAL = tuple(name for name in CONFIGS if TASKS["retrieval"].provides() <= MODELS[name].provides)
 EACH = [
     (task, name) for task in TASKS for name in CONFIGS if TASKS[task].provides() <= MODELS[name].provides
 ]  # every task of every model
+
+
+def freezing(name: str) -> Any:
+    """Configuration with a frozen vision tower."""
+    config: Any = CONFIGS[name]
+    vision = {"vision": config.vision.model_copy(update={"freeze": True})} if name == "albef" else {}
+    return config.model_copy(update=vision or {"freeze": ("vision",)})
 
 
 @cache

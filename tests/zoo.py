@@ -1,4 +1,4 @@
-"""Small dual encoders of transformers with random weights, saved as a hub download has them."""
+"""Small models of transformers with random weights, saved as a hub download has them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 import transformers as hf
 
 import tiny
+from multidelete.models.encoders import word_tokenizer
 
 SIZE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 IMAGE = {"image_size": 32, "patch_size": 8}
@@ -95,7 +96,57 @@ def vision_text() -> Any:
     return hf.VisionTextDualEncoderModel(config)
 
 
-ZOO: dict[str, Callable[[], Any]] = {
+def siglip2() -> Any:
+    ids = {"bos_token_id": 2, "eos_token_id": 3, "projection_size": 32, "max_position_embeddings": 16}
+    vision = hf.Siglip2VisionConfig(**{**SIZE, "patch_size": 8, "num_patches": 16}).to_dict()
+    return hf.Siglip2Model(hf.Siglip2Config(text_config=text(hf.Siglip2TextConfig, **ids), vision_config=vision))
+
+
+def blip() -> Any:
+    words = text(hf.BlipTextConfig, encoder_hidden_size=32, sep_token_id=3, bos_token_id=2)
+    vision = hf.BlipVisionConfig(**IMAGE, **SIZE, initializer_range=0.1).to_dict()
+    config = hf.BlipConfig(text_config=words, vision_config=vision, image_text_hidden_size=24)
+    return hf.BlipForImageTextRetrieval(config)
+
+
+def blip2() -> Any:
+    vision = hf.Blip2VisionConfig(**IMAGE, **SIZE, initializer_range=0.1).to_dict()
+    words = text(hf.Blip2QFormerConfig, encoder_hidden_size=32, use_qformer_text_input=True)
+    config = hf.Blip2Config(
+        vision_config=vision,
+        qformer_config=words,
+        image_text_hidden_size=24,
+        num_query_tokens=4,
+        image_token_index=None,
+    )
+    model = hf.Blip2ForImageTextRetrieval(config)
+    torch.nn.init.normal_(model.query_tokens)
+    return model
+
+
+def vilt(kind: Any = hf.ViltForImageAndTextRetrieval, **fields: Any) -> Any:
+    size = {**SIZE, **IMAGE, "vocab_size": 99, "max_position_embeddings": 40, "initializer_range": 0.1}
+    model = kind(hf.ViltConfig(**{**size, **fields}))
+    torch.nn.init.normal_(model.vilt.embeddings.position_embeddings)
+    return model
+
+
+def vilt_classes() -> Any:
+    return vilt(hf.ViltForImagesAndTextClassification, num_images=1, id2label=dict(enumerate(CLASSES)))
+
+
+def bridgetower() -> Any:
+    words = {**text(hf.RobertaConfig, max_position_embeddings=50), "model_type": "bridgetower_text_model"}
+    vision = {"hidden_size": 64, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8, "share_layernorm": True}
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = hf.BridgeTowerConfig(
+        text_config=words, vision_config=vision, **size, share_cross_modal_transformer_layers=True
+    )
+    return hf.BridgeTowerForImageAndTextRetrieval(config)
+
+
+CLASSES = ("contradiction", "entailment", "neutral")
+DUAL: dict[str, Callable[[], Any]] = {
     "clip": clip,
     "metaclip2": metaclip2,
     "siglip": siglip,
@@ -105,7 +156,10 @@ ZOO: dict[str, Callable[[], Any]] = {
     "flava": flava,
     "groupvit": groupvit,
     "vision_text": vision_text,
+    "siglip2": siglip2,
 }
+PAIRS = {"blip": blip, "blip2": blip2, "vilt": vilt, "vilt_classes": vilt_classes, "bridgetower": bridgetower}
+ZOO = DUAL | PAIRS
 
 
 @cache
@@ -114,11 +168,19 @@ def parts(name: str) -> tuple[Any, Any, Any]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = ZOO[name]().eval()
-    tokenizer = copy.deepcopy(tiny.original("albef").tokenizer)
-    if name == "siglip":
+    tokenizer = word_tokenizer(tiny.dataset().texts)
+    if name.startswith("siglip"):
         tokenizer.model_input_names, tokenizer.model_max_length = ["input_ids"], 16
     if name in ("clip", "metaclip2"):  # shortest edge, then a crop
         images = hf.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    elif name == "siglip2":  # at most 16 patches
+        images = hf.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16)
+    elif name.startswith("vilt"):  # keeps the aspect ratio
+        images = hf.ViltImageProcessorPil(size={"shortest_edge": 32}, size_divisor=8)
+    elif name == "bridgetower":
+        images = hf.BridgeTowerImageProcessorPil(
+            size={"shortest_edge": 32}, crop_size={"shortest_edge": 32}, size_divisor=8
+        )
     else:
         images = hf.SiglipImageProcessorPil(size={"height": 32, "width": 32}, resample=2)
     return model, images, tokenizer

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from multidelete.data.synthetic.statements import statements
     from multidelete.methods import METHODS, FineTune, LossMethod, Method, MultiDelete, NegGrad, Retrain, Unimodal
     from multidelete.metrics.registry import METRICS, metric
-    from multidelete.models import MODELS, Albef, Blip, Clip, GraphTextModel, Model, Vilt
+    from multidelete.models import MODELS, Albef, Blip, Blip2, BridgeTower, DualEncoder, GraphTextModel, Model, Vilt
     from multidelete.models.graph import Graph
     from multidelete.outcome import Outcome
     from multidelete.tasks import TASKS, Entailment, GraphText, Reasoning, Retrieval
@@ -58,7 +58,19 @@ _HOMES = {
         "Unimodal",
     ),
     "multidelete.metrics.registry": ("METRICS", "metric"),
-    "multidelete.models": ("MODELS", "Albef", "Blip", "Clip", "GraphTextModel", "Model", "Vilt"),
+    "multidelete.models": (
+        "MODELS",
+        "Albef",
+        "Blip",
+        "Blip2",
+        "BridgeTower",
+        "Blip2",
+        "BridgeTower",
+        "DualEncoder",
+        "GraphTextModel",
+        "Model",
+        "Vilt",
+    ),
     "multidelete.tasks": ("TASKS", "Entailment", "GraphText", "Reasoning", "Retrieval"),
     "multidelete.training.original": ("TrainSettings",),
 }
@@ -72,9 +84,11 @@ __all__ = [
     "TASKS",
     "Albef",
     "Blip",
+    "Blip2",
+    "BridgeTower",
     "Callback",
-    "Clip",
     "Dataset",
+    "DualEncoder",
     "Engine",
     "Entailment",
     "Example",

@@ -19,7 +19,7 @@ from multidelete.methods import Method, MultiDelete
 from multidelete.models import MODELS
 from multidelete.models.base import Model
 from multidelete.models.config import ModelConfig
-from multidelete.models.dual import DualEncoder
+from multidelete.models.wrapped import Wrapped
 from multidelete.outcome import Outcome
 from multidelete.pipeline import check_splits, run
 from multidelete.recipe import IN_MEMORY, ForgetSettings, MembershipSettings, Recipe
@@ -35,14 +35,14 @@ def load(model: Model | PreTrainedModel | str | Path, processor: Any = None) -> 
 
     Args:
         model: Folder that multidelete or ``transformers`` wrote, or a model in memory, which is copied.
-        processor: The ``transformers`` processor of a dual encoder of ``transformers`` in memory.
+        processor: The ``transformers`` processor of a model of ``transformers`` in memory.
 
     Raises:
         InputError: The folder is damaged or incomplete, or the class is not supported.
     """
     if isinstance(model, Model):
         return copy.deepcopy(model)
-    return DualEncoder.wrap(model, processor) if isinstance(model, PreTrainedModel) else Model.from_pretrained(model)
+    return Wrapped.wrap(model, processor) if isinstance(model, PreTrainedModel) else Model.from_pretrained(model)
 
 
 def unlearn(
@@ -109,7 +109,7 @@ def unlearn(
         outcome = run(recipe, folder, engine, dataset=dataset, model=original, command="multidelete.unlearn")
         outcome = outcome if out else replace(outcome, unlearned=outcome.model, folder=None)
     if isinstance(model, PreTrainedModel):
-        assert isinstance(outcome.model, DualEncoder)
+        assert isinstance(outcome.model, Wrapped)
         return replace(outcome, unlearned=outcome.model.unwrapped())
     return outcome
 

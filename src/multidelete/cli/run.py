@@ -126,8 +126,7 @@ def unlearn(
     resume: Resume = False,
 ) -> None:
     """Make a model forget examples of its training data, and evaluate forgetting and utility."""
-    from multidelete.models.folder import is_transformers, read_config
-    from multidelete.recipe import load, merged
+    from multidelete.recipe import is_fine_tuned, load, merged
 
     words = list(overrides or [])
     path = None
@@ -155,7 +154,7 @@ def unlearn(
     if scope is not None:
         given = merged(given, {"method": {"scope": scope}})
     given |= {k: v for k, v in (("seed", seed), ("retrain", retrain), ("precision", precision)) if v is not None}
-    if model is not None and base is None and retrain is None and path is None and is_transformers(read_config(model)):
+    if model is not None and base is None and retrain is None and path is None and is_fine_tuned(model):
         typer.echo(
             "no reference: Retrain and membership attacks need --base, what the model was fine-tuned from", err=True
         )

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from multidelete.data.dataset import Dataset
 from multidelete.models.base import Model
@@ -27,17 +28,16 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images, uint8 ``(N · per_example, H, W, 3)``, usually memory-mapped."""
+    """Prepared images, uint8 ``(N · per_example, H, W, C)`` or ``(N · per_example, R, P)``, usually memory-mapped."""
 
     images: NDArray[np.uint8]
     per_example: int = 1
 
     def take(self, rows: Rows) -> torch.Tensor:
-        """uint8 ``(B, 3, H, W)``, or ``(B, n, 3, H, W)`` where an example has n pictures."""
-        if self.per_example == 1:
-            return torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2)
-        indices = rows[:, None] * self.per_example + np.arange(self.per_example)
-        return torch.from_numpy(self.images[indices]).permute(0, 1, 4, 2, 3)
+        """uint8 ``(B, C, H, W)``, or ``(B, n, C, H, W)`` where an example has n pictures."""
+        indices = rows if self.per_example == 1 else rows[:, None] * self.per_example + np.arange(self.per_example)
+        images = torch.from_numpy(self.images[indices])
+        return images.movedim(-1, -3) if self.images.ndim == 4 else images
 
 
 @dataclass(frozen=True)
@@ -160,22 +160,25 @@ class Encodings:
         tokens: Outputs for each token.
         pooled: Pooled outputs, ``(N, D)``.
         stage: Stage of ``Encoding`` that they are the output of.
+        mask: 1 on real tokens, ``(N, L)``, if padding lies between them; all sequences then have the same length.
     """
 
     tokens: Ragged
     pooled: NDArray[np.float32]
     stage: str
+    mask: NDArray[np.int64] | None = None
 
     def select(self, rows: Rows) -> Encodings:
         """The encodings of these rows, in memory."""
-        return Encodings(self.tokens.select(rows), self.pooled[rows], self.stage)
+        mask = None if self.mask is None else self.mask[rows]
+        return Encodings(self.tokens.select(rows), self.pooled[rows], self.stage, mask)
 
     def take(self, rows: Rows) -> Encoding:
         """Encodings of these rows."""
         tokens, mask = self.tokens.take(rows)
         return Encoding(
             torch.from_numpy(tokens),
-            torch.from_numpy(mask.astype(np.int64)),
+            torch.from_numpy(mask.astype(np.int64) if self.mask is None else self.mask[rows]),
             torch.from_numpy(self.pooled[rows]),
             self.stage,  # type: ignore[arg-type]
         )
@@ -216,7 +219,7 @@ class PairInputs:
         texts = Texts(Ragged.of(model.tokenize(dataset.texts)), model.tokenizer.pad_token_id)
         if dataset.graph is not None:
             return cls(dataset, {"graph": Neighbourhoods.of(dataset, model.neighbourhood), "text": texts})
-        pixels = Pixels(dataset.images(model.preparation or model.config.image_size), dataset.images_per_example)
+        pixels = Pixels(dataset.images(model.preparation), dataset.images_per_example)
         return cls(dataset, {"vision": pixels, "text": texts})
 
     def blank(self, modality: str, model: Model) -> PairInputs:
@@ -226,8 +229,8 @@ class PairInputs:
             blank = Texts(Ragged.of(model.tokenize([""])), model.tokenizer.pad_token_id)
         elif modality == "vision":
             count = self.dataset.images_per_example
-            shape = model.preparation.shape if model.preparation else (model.config.image_size,) * 2
-            blank = Pixels(np.full((count, *shape, 3), 127, dtype=np.uint8), count)
+            grey = model.preparation(Image.new("RGB", (64, 64), (127, 127, 127)))
+            blank = Pixels(np.repeat(grey[None], count, axis=0), count)
         else:
             features = np.zeros((2, FEATURES), dtype=np.float32)
             blank = Neighbourhoods(

@@ -18,15 +18,14 @@ from multidelete.data.examples import SPLITS, Example, example_problem, images_p
 from multidelete.data.images import (
     ImageFile,
     Pixels,
-    Preparation,
     ProgressCallback,
-    Square,
     decoded_images,
     file_digests,
     read_image,
 )
 from multidelete.data.manifest import MANIFEST, read_manifest, write_manifest
 from multidelete.models.graph import NODES, Graph
+from multidelete.models.processor import Preparation, Square
 from multidelete.utils.errors import InputError, did_you_mean
 from multidelete.utils.files import write_atomically
 
@@ -163,7 +162,7 @@ class Dataset:
         return self._rows_by_id[example_id]
 
     def images(self, preparation: Preparation | int, progress: ProgressCallback | None = None) -> Pixels:
-        """All images as a model reads them, in the order of the examples, ``(N · images_per_example, H, W, 3)``.
+        """All images as a model reads them, in the order of the examples, ``(N · images_per_example, ...)``.
 
         Image files are decoded once; later calls memory-map the cached result.
 
@@ -179,7 +178,7 @@ class Dataset:
         if self.graph is not None:
             raise InputError(f"dataset {self.name!r} has a graph and no images; a model of graph and text reads it")
         if isinstance(preparation, Square) and self.pixels is not None and self.pixels.shape[2] == preparation.size:
-            return self.pixels.reshape(-1, *preparation.shape, 3)
+            return self.pixels.reshape(-1, *preparation.shape)
         key = preparation.key
         if key not in self._images:
             if self.pixels is None:

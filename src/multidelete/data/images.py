@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from multidelete.models.processor import Preparation
 from multidelete.utils.cache import cache_dir, cache_write
 from multidelete.utils.errors import InputError
 from multidelete.utils.keys import cache_key
@@ -38,44 +38,6 @@ class ImageFile:
     path: Path
 
 
-class Preparation(Protocol):
-    """Makes the uint8 picture that a model reads of one in RGB."""
-
-    @property
-    def key(self) -> str:
-        """Everything that the result depends on, for the cache."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width of the result."""
-
-    def __call__(self, image: Image.Image) -> Pixels:
-        """The prepared picture, ``(H, W, 3)``."""
-
-
-@dataclass(frozen=True)
-class Square:
-    """Pictures stretched to a square of ``size`` pixels."""
-
-    size: int
-
-    @property
-    def key(self) -> str:
-        """See :class:`Preparation`."""
-        return f"square {self.size}"
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """See :class:`Preparation`."""
-        return self.size, self.size
-
-    def __call__(self, image: Image.Image) -> Pixels:
-        """See :class:`Preparation`."""
-        if image.size != (self.size, self.size):
-            image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        return np.asarray(image)
-
-
 def decoded_images(
     files: Sequence[ImageFile],
     digests: Sequence[str],
@@ -83,7 +45,7 @@ def decoded_images(
     panels: int = 1,
     progress: ProgressCallback | None = None,
 ) -> Pixels:
-    """The images as squares, memory-mapped from the cache, ``(N · panels, H, W, 3)``.
+    """The prepared images, memory-mapped from the cache, ``(N · panels, ...)``.
 
     Args:
         files: The images, in order.
@@ -95,7 +57,7 @@ def decoded_images(
     Raises:
         InputError: A file cannot be decoded, or its content no longer has this digest.
     """
-    shape = (len(files) * panels, *preparation.shape, 3)
+    shape = (len(files) * panels, *preparation.shape)
     key = cache_key("images", preparation.key, panels, list(digests), code=(__name__, type(preparation).__module__))
     target = cache_dir() / f"images-{key}.npy"
     if (cached := _mapped(target, shape)) is not None:
@@ -135,7 +97,7 @@ def read_image(file: ImageFile) -> bytes:
 
 
 def decode(content: bytes, preparation: Preparation, panels: int = 1) -> Pixels:
-    """The pictures in an image file, from left to right, ``(panels, H, W, 3)``."""
+    """The prepared pictures in an image file, from left to right, ``(panels, ...)``."""
     with Image.open(io.BytesIO(content)) as file:
         image = as_rgb(ImageOps.exif_transpose(file))
         edges = [round(number * image.width / panels) for number in range(panels + 1)]

@@ -77,7 +77,7 @@ class ErmKtp(Method):
                 f"the mask of this {model.name} model was trained for another deletion than these "
                 f"{len(request.forget):,} examples; train an original with [train.extra] for this one"
             )
-        if not any(within(name, ("vision", "vision_adapter")) for name in model.parameters_of(self.scope)):
+        if all(within(name, ("vision_projection",)) for name in model.parameters_of(self.scope)):
             raise InputError(
                 f"erm_ktp: the visual feature map of this {model.name} model cannot change: its vision backbone is "
                 "frozen and no adapter follows it; set model.vision.freeze = false, or another width of the fusion"

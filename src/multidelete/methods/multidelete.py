@@ -15,6 +15,7 @@ from multidelete.data.samplers import ForgetRetainStream, RetainBatch
 from multidelete.methods.base import LossMethod
 from multidelete.methods.teacher import Teacher
 from multidelete.models.base import Model
+from multidelete.models.image_text import similarities
 from multidelete.models.inputs import Batch, Encoding
 from multidelete.utils.errors import InputError
 
@@ -181,12 +182,6 @@ class MultiDelete(LossMethod):
         if not terms:
             raise InputError("nothing to minimise: the encoders are frozen, so alpha or beta must be positive")
         return terms
-
-
-def similarities(model: Model, encoded: Mapping[str, Encoding]) -> Tensor:
-    """Cosines of every picture (or graph) with every text, ``(B, B)``."""
-    one, text = (model.embedding(modality, encoded[modality]).float() for modality in model.modalities)
-    return one @ text.T
 
 
 def token_drift(now: Encoding, before: Encoding) -> Tensor:

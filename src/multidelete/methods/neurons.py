@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,16 +36,20 @@ class Watch:
             if isinstance(module, nn.Linear | _ConvNd) and f"{name}.weight" in moving
         }
         self.pictures: int = model.config.images
+        self.sequence_first = model.sequence_first
         self.seen: list[str] = []  # layers that were called, in the order of the columns
 
     @contextmanager
     def _listen(self, count: int) -> Iterator[_Means]:
         """Context with hooks on every layer, for one pass of ``count`` pairs."""
         means = _Means(count, self.pictures)
+
+        def seen(name: str, module: nn.Module, output: Tensor) -> None:
+            rows_first = output.transpose(0, 1) if re.match(self.sequence_first, name) else output
+            means.add(name, rows_first, isinstance(module, _ConvNd))
+
         handles = [
-            layer.register_forward_hook(
-                lambda module, _, output, name=name: means.add(name, output, isinstance(module, _ConvNd))
-            )
+            layer.register_forward_hook(lambda module, _, output, name=name: seen(name, module, output))
             for name, layer in self.layers.items()
         ]
         try:
@@ -211,8 +216,7 @@ def perturb(inputs: ModalityInput, model: Model, noise: float, randomness: torch
         drawn = torch.randn(inputs.features.shape, generator=randomness).to(inputs.features)
         return replace(inputs, features=inputs.features + noise * drawn * inputs.mask.unsqueeze(-1))
     assert isinstance(inputs, Tensor), f"{type(inputs).__name__} is no raw input"
-    deviation = 255 * torch.tensor(model.config.image_std, device=inputs.device).view(3, 1, 1)
-    return inputs.float() + noise * deviation * torch.randn(inputs.shape, generator=randomness).to(inputs.device)
+    return model.noised(inputs, noise, randomness)
 
 
 def _replace_token(tokens: Tokens, model: Model, randomness: torch.Generator) -> Tokens:

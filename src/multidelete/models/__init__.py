@@ -2,22 +2,25 @@
 
 from multidelete.models.albef import Albef
 from multidelete.models.base import Model
-from multidelete.models.blip import Blip
-from multidelete.models.clip import Clip
+from multidelete.models.blip import Blip, Blip2
 from multidelete.models.config import ModelConfig
+from multidelete.models.dual import DualEncoder
 from multidelete.models.graph_text import GraphTextModel
 from multidelete.models.inputs import Batch, Encoding, Tokens
-from multidelete.models.vilt import Vilt
+from multidelete.models.single_stream import BridgeTower, Vilt
+from multidelete.models.wrapped import Wrapped
 from multidelete.utils.registry import with_entry_points
 
 MODELS: dict[str, type[Model]] = with_entry_points(
     "multidelete.models",
     {
         "albef": Albef,
-        "blip": Blip,
-        "clip": Clip,
-        "vilt": Vilt,
         "graph_text": GraphTextModel,
+        "dual_encoder": DualEncoder,
+        "blip": Blip,
+        "blip2": Blip2,
+        "vilt": Vilt,
+        "bridgetower": BridgeTower,
     },
 )
 
@@ -26,11 +29,14 @@ __all__ = [
     "Albef",
     "Batch",
     "Blip",
-    "Clip",
+    "Blip2",
+    "BridgeTower",
+    "DualEncoder",
     "Encoding",
     "GraphTextModel",
     "Model",
     "ModelConfig",
     "Tokens",
     "Vilt",
+    "Wrapped",
 ]

@@ -11,10 +11,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from multidelete.models.config import EncoderConfig, ModelConfig, small_encoder
-from multidelete.models.encoders import load_pretrained
-from multidelete.models.image_text import ImageTextModel
-from multidelete.models.inputs import Encoding
+from multidelete.models.encoders import (
+    backbone_from_config,
+    build_backbone,
+    build_tokenizer,
+    load_pretrained,
+    normalise,
+    reason,
+    run_text,
+    run_vision,
+    width_of,
+)
+from multidelete.models.image_text import LARGEST_SCALE, ImageTextModel
+from multidelete.models.inputs import Encoding, Tokens
 from multidelete.utils.errors import InputError
+from multidelete.utils.randomness import seeded
 
 CHUNK = 64  # pairs fused at a time on a CPU
 
@@ -97,11 +108,21 @@ class Albef(ImageTextModel):
         "fusion": ("fusion", "matching_head", "class_head", "log_scale"),
     }
     config: AlbefConfig
+    vision: nn.Module
+    text: nn.Module
 
     def __init__(self, config: AlbefConfig, tokenizer: Any, backbones: Mapping[str, nn.Module] | None = None) -> None:
-        super().__init__(config, tokenizer, backbones)
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
         for modality in self.modalities:
-            width = self.width(modality)
+            encoder = getattr(config, modality)
+            backbone = (
+                backbones[modality] if backbones else backbone_from_config(encoder.config or {}, f"model.{modality}")[0]
+            )
+            self.add_module(modality, backbone)
+            if encoder.freeze:
+                backbone.requires_grad_(False)
+            width = width_of(backbone, f"model.{modality}")
             self.add_module(f"{modality}_adapter", adapter(width, config.fusion.width))
             if self.embeds:
                 self.add_module(f"{modality}_projection", nn.Linear(width, config.embedding_width))
@@ -113,11 +134,51 @@ class Albef(ImageTextModel):
     @classmethod
     def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> Albef:
         """See :meth:`Model.build`; the fusion can be initialised from a BERT."""
-        model = super().build(config, texts, seed, tokenizer)
-        assert isinstance(model, cls)
+        with seeded(seed, "initial weights"):
+            tokenizer = tokenizer or build_tokenizer(config.text, texts, "model.text")
+            config = config.model_copy(update={"text": config.text.for_tokenizer(tokenizer)})
+            backbones, resolved = {}, {}
+            for modality in cls.modalities:
+                encoder = getattr(config, modality)
+                backbones[modality], fields = build_backbone(encoder, modality)
+                resolved[modality] = encoder.model_copy(update={"config": fields})
+            model = cls(config.model_copy(update=resolved), tokenizer, backbones)
+        model.eval().check_sizes()
         if config.fusion.pretrained is not None:
             model.fusion.begin_as(load_pretrained(config.fusion.pretrained, "model.fusion"))
         return model
+
+    @torch.no_grad()
+    def check_sizes(self) -> None:
+        """Encode one blank image and one text of full length, so that wrong sizes are detected before training.
+
+        Raises:
+            InputError: An encoder does not accept the configured sizes.
+        """
+        size, length = self.config.image_size, self.config.max_text_tokens
+        several = (self.config.images,) if self.config.images > 1 else ()
+        blank = torch.zeros(1, *several, 3, size, size, dtype=torch.uint8)
+        words = torch.zeros(1, length, dtype=torch.long)
+        for modality, setting, inputs in (
+            ("vision", f"image_size = {size}", blank),
+            ("text", f"max_text_tokens = {length}", Tokens(words, torch.ones_like(words))),
+        ):
+            try:
+                self.encode_one(modality, inputs)
+            except Exception as error:  # the error depends on the architecture
+                raise InputError(f"model.{modality} does not work with {setting}: {reason(error)}") from error
+
+    def scale(self) -> Tensor:
+        """See :meth:`ImageTextModel.scale`; learned, and capped as in CLIP."""
+        return self.log_scale.exp().clamp(max=LARGEST_SCALE)
+
+    def embed_images(self, images: Tensor) -> Encoding:
+        """See :meth:`ImageTextModel.embed_images`."""
+        return run_vision(self.vision, self.config.vision, normalise(images, self.config))
+
+    def embed_texts(self, texts: Tokens) -> Encoding:
+        """See :meth:`ImageTextModel.embed_texts`."""
+        return run_text(self.text, self.config.text, texts)
 
     def encoding_width(self, modality: str) -> int:
         """See :meth:`Model.encoding_width`; the fusion's width."""
@@ -146,10 +207,10 @@ class Albef(ImageTextModel):
         if not (self.config.labels and self.config.similarity):
             return fused
         cosine = (encodings["vision"].pooled.float() * encodings["text"].pooled.float()).sum(-1, keepdim=True)
-        return torch.cat([fused, (cosine * self.log_scale.exp().clamp(max=100)).to(fused.dtype)], dim=-1)
+        return torch.cat([fused, (cosine * self.scale()).to(fused.dtype)], dim=-1)
 
-    def fuse_picture(self, text: Encoding, vision: Encoding) -> Tensor:
-        """See :meth:`ImageTextModel.fuse_picture`; the first token of the fusion encoder."""
+    def fuse_image(self, text: Encoding, vision: Encoding, number: int = 0) -> Tensor:
+        """See :meth:`ImageTextModel.fuse_image`; the first token of the fusion encoder."""
         if len(text) < 2 * CHUNK or text.mask.device.type != "cpu":
             return self.fusion(text, vision)  # type: ignore[no-any-return]
         # On a CPU padding costs as much as words: batch texts of similar length, without common padding.

@@ -27,6 +27,7 @@ from multidelete.models.folder import (
     read_tokenizer,
 )
 from multidelete.models.inputs import Batch, Encoding, ModalityInput, Subgraphs, Tokens, within
+from multidelete.models.processor import Preparation, Square
 from multidelete.utils.errors import InputError, did_you_mean
 from multidelete.utils.files import write_atomically
 
@@ -44,9 +45,12 @@ class Model(nn.Module, ABC):
     modalities: ClassVar[tuple[str, ...]] = ("vision", "text")
     provides: ClassVar[frozenset[str]]  # modalities, "ranking", "labels", "several_images"; see :class:`Task`
     fusion_reads: ClassVar[Literal["tokens", "pooled"]] = "tokens"  # which part of an encoding the fusion reads
+    embedding_reads: ClassVar[Literal["tokens", "pooled"]] = "pooled"  # which part of an encoding `embedding` reads
     contrastive: ClassVar[bool] = True  # has embeddings whose similarity preselects candidates in retrieval
     shares_sides: ClassVar[bool] = False  # fuse_pairs is faster for pairs with a common side
     matching: ClassVar[bool] = True  # the head sees more than the contrastive similarity, so that re-ranking helps
+
+    sequence_first: ClassVar[str] = r"$^"  # regular expression of modules that work on (L, B, D), not (B, L, D)
 
     neighbourhood: int = 0  # number of graph nodes visible around a pair, including the pair
 
@@ -54,9 +58,16 @@ class Model(nn.Module, ABC):
     tokenizer: Any
 
     @property
-    def preparation(self) -> Any:
-        """How pictures are resized and cropped; None: stretched to a square of ``config.image_size``."""
-        return None
+    def preparation(self) -> Preparation:
+        """How pictures are resized and cropped; stretched to a square of ``config.image_size`` by default."""
+        return Square(self.config.image_size)
+
+    def noised(self, images: Tensor, deviations: float, generator: torch.Generator) -> Tensor:
+        """Images with normal noise, in standard deviations of the configuration, before normalisation."""
+        deviation = 255 * torch.tensor(self.config.image_std, device=images.device).view(3, 1, 1)
+        return images.float() + deviations * deviation * torch.randn(images.shape, generator=generator).to(
+            images.device
+        )
 
     @abstractmethod
     def embed(self, modality: str, inputs: Tensor | Tokens | Subgraphs) -> Encoding:
@@ -115,7 +126,10 @@ class Model(nn.Module, ABC):
         return self.fuse(self.encode(batch))
 
     def embedding(self, modality: str, encoding: Encoding) -> Tensor:
-        """Unit vectors whose inner products are the contrastive similarities, ``(B, P)``."""
+        """Unit vectors whose inner products are the contrastive similarities, ``(B, P)``.
+
+        A model may give several of each image, ``(B, Q, P)``; the largest of their inner products counts.
+        """
         return encoding.pooled
 
     def contrastive_scale(self) -> float:
@@ -228,11 +242,11 @@ class Model(nn.Module, ABC):
         folder = model_folder(folder)
         fields = read_config(folder)
         if is_transformers(fields):
-            from multidelete.models.dual import DualEncoder
+            from multidelete.models.wrapped import Wrapped
 
-            if not issubclass(DualEncoder, cls):
+            if not issubclass(cls, Wrapped) and not issubclass(Wrapped, cls):
                 raise InputError(f"{folder} holds a model of transformers, not '{cls.name}'; load it with Model")
-            return DualEncoder.load(folder, fields)
+            return (cls if issubclass(cls, Wrapped) else Wrapped).load(folder, fields)
         name = fields.pop("model", None)
         if name not in MODELS:
             known = ", ".join(MODELS)

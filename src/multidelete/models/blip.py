@@ -1,71 +1,58 @@
-"""BLIP: one text tower, used alone or with cross-attention to the image, and a matching head."""
+"""BLIP and BLIP-2 of ``transformers`` for image-text retrieval."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from copy import copy
-from dataclasses import replace
+import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
-from torch import Tensor, nn
+from torch import Tensor
 
-from multidelete.models.config import EncoderConfig, ModelConfig, small_encoder
-from multidelete.models.encoders import additive, build_backbone, build_tokenizer, describe, drawn_by_width, loading
-from multidelete.models.image_text import ImageTextModel
-from multidelete.models.inputs import Encoding, Subgraphs, Tokens, within
+from multidelete.models.hub import mean_of
+from multidelete.models.inputs import Encoding, Tokens
+from multidelete.models.wrapped import Wrapped, WrappedConfig
 from multidelete.utils.errors import InputError
-from multidelete.utils.randomness import seeded
 
-ENCODE_TOKEN = "[ENC]"  # replaces the class token in BLIP's image-grounded pass
-
-
-class BlipConfig(ModelConfig):
-    """Configuration of :class:`Blip`.
-
-    Args:
-        vision: Vision tower (``blip_vision_model``); both towers may be loaded from one BLIP folder or hub id.
-        text: Text tower (``blip_text_model``), without its cross-attention, which belongs to the fusion.
-        embedding_width: Width P of the contrastive embeddings; read from a BLIP folder if there is one.
-        temperature: Initial value of the learned temperature of the contrastive loss.
-    """
-
-    vision: EncoderConfig = small_encoder("blip_vision_model", 4, image_size=48, patch_size=8)
-    text: EncoderConfig = small_encoder("blip_text_model", 3, max_position_embeddings=64, is_decoder=False)
-    embedding_width: int = Field(default=64, ge=1)
-    temperature: float = Field(default=0.07, gt=0)
-
-    @field_validator("text")
-    @classmethod
-    def _without_cross_attention(cls, text: EncoderConfig) -> EncoderConfig:
-        if text.config is None:
-            return text
-        if (kind := text.config.get("model_type")) != "blip_text_model":
-            raise ValueError(f"the text tower of a blip model is a 'blip_text_model', not a {kind!r}")
-        # transformers adds cross-attention to decoder towers; here it belongs to the fusion.
-        return text.model_copy(update={"config": {**text.config, "is_decoder": False}})
+TOWER = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4}
+SMALL_BLIP = {
+    "image_text_hidden_size": 64,
+    "vision_config": {**TOWER, "num_hidden_layers": 4, "image_size": 48, "patch_size": 8},
+    "text_config": {**TOWER, "num_hidden_layers": 3, "max_position_embeddings": 64, "encoder_hidden_size": 128},
+}
+SMALL_BLIP2 = {
+    "image_text_hidden_size": 64,
+    "num_query_tokens": 8,
+    "use_qformer_text_input": True,
+    "vision_config": {**TOWER, "num_hidden_layers": 4, "image_size": 48, "patch_size": 8},
+    "qformer_config": {**TOWER, "num_hidden_layers": 3, "max_position_embeddings": 64, "encoder_hidden_size": 128},
+}
 
 
-class Blip(ImageTextModel):
-    """Bootstrapped language-image pre-training [1]_, assembled from ``transformers`` parts.
+class BlipConfig(WrappedConfig):
+    """Configuration of :class:`Blip`; small by default."""
+
+    settings: dict[str, Any] = SMALL_BLIP
+
+
+class Blip(Wrapped):
+    """Bootstrapped language-image pre-training [1]_.
 
     The text tower runs twice. The unimodal pass gives the contrastive embedding of a text; the grounded pass adds
     cross-attention to the image's tokens, and the first token's last state is the fused representation. The grounded
     pass starts from the word embeddings again, so ``tokens`` of a text's encoding is ``(B, L, 2D)``: the states of the
-    unimodal pass, then the word embeddings. :meth:`fuse` reads the second half; comparisons of encodings
-    (MultiDelete's unimodal term) use both.
+    unimodal pass, then the word embeddings. The fusion reads the second half; comparisons of encodings (MultiDelete's
+    unimodal term) use both.
 
-    Scope ``fusion`` is the cross-attention, the head and the temperature. Self-attention and feed-forward layers are
-    used in both passes and belong to scope ``text``: in scope ``fusion`` gradients flow through them, but they do not
-    change.
+    Scope ``fusion`` is the cross-attention, the matching head and both projections. Self-attention and feed-forward
+    layers are used in both passes and belong to scope ``text``: in scope ``fusion`` gradients flow through them, but
+    they do not change. The class of ``transformers`` has no temperature; it is the constant of its configuration.
+    As in ``transformers``, the class token is not replaced by ``[ENC]`` in the grounded pass.
 
-    If the tokenizer has the token ``[ENC]``, it replaces the class token in the grounded pass, as in the paper;
-    otherwise the class token is kept, as in ``transformers``. The losses are those of
-    :class:`~multidelete.models.albef.Albef`, also without momentum queue. With classes the loss is only their
-    cross-entropy, and there are no contrastive embeddings. Each of several images has its own grounded pass (for
-    NLVR2, BLIP merges two images after each cross-attention).
+    The losses are those of :class:`~multidelete.models.albef.Albef`, also without momentum queue. With classes the loss
+    is only their cross-entropy, by a class head of ours. Each of several images has its own grounded pass (for NLVR2,
+    BLIP merges two images after each cross-attention).
 
     References:
         .. [1] Li et al., "BLIP: Bootstrapping Language-Image Pre-training for Unified Vision-Language Understanding
@@ -74,181 +61,159 @@ class Blip(ImageTextModel):
 
     name = "blip"
     config_class = BlipConfig
-    parts: ClassVar[dict[str, tuple[str, ...]]] = {
-        "vision": ("vision", "vision_projection"),
-        "text": ("text", "text_projection"),
-        "fusion": ("fusion", "matching_head", "class_head", "log_scale"),
+    classes = ("BlipForImageTextRetrieval",)
+    heads = r"(vision_proj|text_proj|itm_head)\."
+    names: ClassVar[dict[str, str]] = {
+        "vision": r"vision_model\.",
+        "text": r"text_encoder\.(?!.*crossattention)",
+        "fusion": r"(vision_proj|text_proj|itm_head)\.|.*crossattention",
     }
-    config: BlipConfig
 
-    def __init__(self, config: BlipConfig, tokenizer: Any, backbones: Mapping[str, nn.Module] | None = None) -> None:
-        super().__init__(config, tokenizer, backbones)
-        self.fusion = cross_attention(self.text, self.width("vision"))
-        if not config.labels:
-            for modality in self.modalities:
-                self.add_module(f"{modality}_projection", nn.Linear(self.width(modality), config.embedding_width))
-            self.log_scale = nn.Parameter(torch.tensor(1 / config.temperature).log())
-        self.add_head(self.width("text"))
-        self.encode_token: int | None = tokenizer.get_vocab().get(ENCODE_TOKEN)
-
-    @classmethod
-    def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> Blip:
-        """See :meth:`Model.build`; cross-attention, projections and matching head are loaded from a BLIP folder.
-
-        Raises:
-            InputError: The folder has no complete text tower, or its sizes do not fit the configuration.
-        """
-        if config.text.pretrained is None:
-            model = super().build(_for_drawing(config), texts, seed, tokenizer)
-            assert isinstance(model, cls)
-            return model
-        with seeded(seed, "initial weights"):
-            source = config.text.pretrained
-            shared = config.vision.pretrained == source
-            source_model = load_retrieval_model(source, both=shared)
-            tokenizer = tokenizer or build_tokenizer(config.text, texts, "model.text")
-            layers = source_model.text_encoder.encoder.layer
-            crossings = [layer._modules.pop("crossattention", None) for layer in layers]
-            source_model.text_encoder.config.is_decoder = False
-            if shared:
-                vision, fields = source_model.vision_model, describe(source_model.vision_model)
-            else:
-                vision, fields = build_backbone(_for_drawing(config).vision, "vision")
-            update = {
-                "vision": config.vision.model_copy(update={"config": fields}),
-                "text": config.text.model_copy(update={"config": describe(source_model.text_encoder)}),
-                "embedding_width": source_model.vision_proj.out_features,
-            }
-            model = cls(
-                config.model_copy(update=update), tokenizer, {"vision": vision, "text": source_model.text_encoder}
-            )
-            model._take(source_model, crossings)
-        model.eval().check_sizes()
-        return model
-
-    @torch.no_grad()
-    def _take(self, source_model: Any, crossings: Sequence[nn.Module | None]) -> None:
-        """Load the weights of the ``transformers`` retrieval model, except for its towers."""
-        pairs: list[tuple[Any, Any]] = list(zip(self.fusion, crossings, strict=True))
-        if not self.config.labels:
-            pairs += [
-                (self.vision_projection, source_model.vision_proj),
-                (self.text_projection, source_model.text_proj),
-            ]
-            pairs += [(self.matching_head, source_model.itm_head)]
-        for mine, theirs in pairs:
-            if theirs is None:  # the tower was saved without cross-attention
-                continue
-            try:
-                mine.load_state_dict(theirs.state_dict())
-            except RuntimeError as error:
-                raise InputError(
-                    f"model.text.pretrained: '{self.config.text.pretrained}' does not fit the vision tower of "
-                    "model.vision; give the same folder for both"
-                ) from error
+    def names_of_scopes(self) -> Mapping[str, str]:
+        """See :meth:`Wrapped.names_of_scopes`; with classes, projections and matching head are not used."""
+        return {**self.names, "fusion": ".*crossattention"} if self.config.labels else self.names
 
     def check_sizes(self) -> None:
-        """See :meth:`ImageTextModel.check_sizes`; BLIP's vision tower would use wrong positions for smaller images.
+        """See :meth:`Wrapped.check_sizes`; the vision tower would use wrong positions for smaller images.
 
         Raises:
-            InputError: An encoder does not accept the configured sizes.
+            InputError: The model does not accept the configured sizes.
         """
-        tower: Any = self.vision
-        size = self.config.image_size
-        if tower.config.model_type == "blip_vision_model" and tower.config.image_size != size:
-            raise InputError(
-                f"model.vision reads images of {tower.config.image_size} pixels; set image_size = "
-                f"{tower.config.image_size} instead of {size}"
-            )
+        size = self.model.config.vision_config.image_size
+        if self.preparation.shape[:2] != (size, size):
+            raise InputError(f"this {self.name} model reads images of {size} pixels; set image_size = {size}")
         super().check_sizes()
 
-    def embed(self, modality: str, inputs: Tensor | Tokens | Subgraphs) -> Encoding:
-        """See :meth:`Model.embed`; texts get ``(B, L, 2D)``: states of the unimodal pass, then word embeddings."""
-        embedded = super().embed(modality, inputs)
-        if not isinstance(inputs, Tokens):
-            return embedded
-        ids = inputs.ids
-        if self.encode_token is not None:
-            ids = torch.cat([ids.new_full((len(ids), 1), self.encode_token), ids[:, 1:]], dim=1)
-        tower: Any = self.text
-        return replace(embedded, tokens=torch.cat([embedded.tokens, tower.embeddings(ids)], dim=-1))
+    def encoding_width(self, modality: str) -> int:
+        """See :meth:`Model.encoding_width`."""
+        return int(getattr(self.model.config, f"{modality}_config").hidden_size)
 
-    def project(self, modality: str, embedded: Encoding) -> Encoding:
-        """See :meth:`Model.project`; without classes ``pooled`` becomes the normalised contrastive embedding."""
-        pooled = embedded.pooled
-        if not self.config.labels:
-            pooled = F.normalize(getattr(self, f"{modality}_projection")(pooled).float(), dim=-1)
-        return Encoding(embedded.tokens, embedded.mask, pooled)
+    def fused_width(self) -> int:
+        """See :meth:`Wrapped.fused_width`."""
+        return self.encoding_width("text")
 
-    def fuse_picture(self, text: Encoding, vision: Encoding) -> Tensor:
-        """See :meth:`ImageTextModel.fuse_picture`; the first token of the grounded pass."""
-        tower: Any = self.text
-        states = text.tokens[..., self.width("text") :].contiguous()
-        own = additive(text.mask)
-        # Images have no padding, and adding zeros to every score takes time.
-        other = None if vision.mask.all() else additive(vision.mask)
-        layer: Any
-        crossing: Any
-        for depth, (layer, crossing) in enumerate(zip(tower.encoder.layer, self.fusion, strict=True), start=1):
-            attended = layer.attention(states, own)[0]
-            if depth == len(self.fusion):
-                # Only the first token is read after the last layer; contiguous, see ALBEF's fusion encoder.
-                attended = attended[:, :1].contiguous()
-            # Its own forward ignores the mask of the image tokens.
-            attended = crossing.output(crossing.self(attended, None, vision.tokens, other)[0], attended)
-            states = layer.feed_forward_chunk(attended)
-        return states[:, 0]
+    def embed_images(self, images: Tensor) -> Encoding:
+        """See :meth:`ImageTextModel.embed_images`."""
+        model: Any = self.model
+        states = model.vision_model(**self.preparation.inputs(images)).last_hidden_state
+        return Encoding(states, states.new_ones(states.shape[:2], dtype=torch.long), states[:, 0], "embedded")
 
+    def embed_texts(self, texts: Tokens) -> Encoding:
+        """See :meth:`ImageTextModel.embed_texts`; ``(B, L, 2D)``: states of the unimodal pass, then word embeddings."""
+        tower: Any = self.model.text_encoder
+        states = tower(input_ids=texts.ids, attention_mask=texts.mask).last_hidden_state
+        tokens = torch.cat([states, tower.embeddings(input_ids=texts.ids)], dim=-1)
+        return Encoding(tokens, texts.mask, states[:, 0], "embedded")
 
-def cross_attention(tower: Any, width: int) -> nn.ModuleList:
-    """Randomly initialised cross-attention to image tokens of this width, for each layer of a BLIP text tower."""
-    from transformers.models.blip.modeling_blip_text import BlipTextAttention
+    def embedding(self, modality: str, encoding: Encoding) -> Tensor:
+        """See :meth:`Model.embedding`."""
+        return F.normalize(getattr(self.model, f"{modality}_proj")(encoding.pooled).float(), dim=-1)
 
-    config = copy(tower.config)
-    config.encoder_hidden_size = width
-    result = nn.ModuleList(
-        BlipTextAttention(config, is_cross_attention=True, layer_idx=i) for i in range(config.num_hidden_layers)
-    )
-    return result.apply(tower._init_weights)
+    def scale(self) -> Tensor:
+        """See :meth:`ImageTextModel.scale`."""
+        return torch.tensor(math.exp(self.model.config.logit_scale_init_value))
+
+    def fuse_image(self, text: Encoding, vision: Encoding, number: int = 0) -> Tensor:
+        """See :meth:`ImageTextModel.fuse_image`; the first token of the grounded pass."""
+        tower: Any = self.model.text_encoder
+        grounded = tower(
+            encoder_embeds=text.tokens[..., self.encoding_width("text") :],
+            attention_mask=text.mask,
+            encoder_hidden_states=vision.tokens,
+            encoder_attention_mask=vision.mask,
+        )
+        return grounded.last_hidden_state[:, 0]  # type: ignore[no-any-return]
+
+    def head(self, fused: Tensor) -> Tensor:
+        """See :meth:`ImageTextModel.head`."""
+        model: Any = self.model
+        logits: Tensor = (self.class_head if self.config.labels else model.itm_head)(fused)
+        return logits
 
 
-def load_retrieval_model(source: str, *, both: bool) -> Any:
-    """Load the BLIP retrieval model of ``transformers``; heads that are missing in the checkpoint are random.
+class Blip2Config(WrappedConfig):
+    """Configuration of :class:`Blip2`; small by default."""
 
-    Args:
-        source: Folder or hub id of a BLIP with a text encoder: retrieval, question answering or the base model.
-        both: Whether the vision tower is required too.
+    settings: dict[str, Any] = SMALL_BLIP2
 
-    Raises:
-        InputError: It cannot be loaded, or lacks a tower.
+
+class Blip2(Wrapped):
+    """BLIP-2 for image-text matching [1]_: queries read an image, alone or together with a text.
+
+    Encoding ends with the vision tower and with the word embeddings. The fusion is the Q-Former, its queries,
+    projections and matching head; the fused representation is the mean of the last states of the queries. The
+    contrastive similarity is the largest of the queries' cosines with the text. The class of ``transformers`` has no
+    temperature; it is the initial value of BLIP-2's.
+
+    References:
+        .. [1] Li et al., "BLIP-2: Bootstrapping Language-Image Pre-training with Frozen Image Encoders and Large
+           Language Models", ICML 2023
     """
-    from transformers import BlipForImageTextRetrieval
 
-    architecture: Any = BlipForImageTextRetrieval
-    with loading(source, "model.text") as path:
-        model, facts = architecture.from_pretrained(
-            path,
-            dtype=torch.float32,
-            key_mapping={r"^text_model\.": "text_encoder."},  # name of the same tower in the base model
-            output_loading_info=True,
+    name = "blip2"
+    config_class = Blip2Config
+    provides: ClassVar[frozenset[str]] = frozenset({"vision", "text", "ranking"})
+    embedding_reads = "tokens"
+    text_settings = "qformer_config"
+    classes = ("Blip2ForImageTextRetrieval",)
+    heads = r"(vision_projection|text_projection|itm_head)\."
+    names: ClassVar[dict[str, str]] = {
+        "vision": r"vision_model\.",
+        "text": r"embeddings\.",
+        "fusion": r"query_tokens|qformer\.|(vision_projection|text_projection|itm_head)\.",
+    }
+
+    def encoding_width(self, modality: str) -> int:
+        """See :meth:`Model.encoding_width`."""
+        name = "vision_config" if modality == "vision" else "qformer_config"
+        return int(getattr(self.model.config, name).hidden_size)
+
+    def embed_images(self, images: Tensor) -> Encoding:
+        """See :meth:`ImageTextModel.embed_images`."""
+        model: Any = self.model
+        states = model.vision_model(**self.preparation.inputs(images)).last_hidden_state
+        return Encoding(states, states.new_ones(states.shape[:2], dtype=torch.long), states[:, 0], "embedded")
+
+    def embed_texts(self, texts: Tokens) -> Encoding:
+        """See :meth:`ImageTextModel.embed_texts`; the word embeddings."""
+        model: Any = self.model
+        states = model.embeddings(input_ids=texts.ids)
+        return Encoding(states, texts.mask, mean_of(states, texts.mask), "embedded")
+
+    def embedding(self, modality: str, encoding: Encoding) -> Tensor:
+        """See :meth:`Model.embedding`; of an image one vector for each query, ``(B, Q, P)``."""
+        model: Any = self.model
+        if modality == "vision":
+            seen = model.qformer(
+                query_embeds=model.query_tokens.expand(len(encoding), -1, -1),
+                encoder_hidden_states=encoding.tokens,
+                encoder_attention_mask=encoding.mask,
+            )
+            projected = model.vision_projection(seen.last_hidden_state)
+        else:
+            read = model.qformer(query_embeds=encoding.tokens, query_length=0, attention_mask=encoding.mask)
+            projected = model.text_projection(read.last_hidden_state[:, 0])
+        return F.normalize(projected.float(), dim=-1)
+
+    def scale(self) -> Tensor:
+        """See :meth:`ImageTextModel.scale`."""
+        return torch.tensor(1 / 0.07)
+
+    def fuse_image(self, text: Encoding, vision: Encoding, number: int = 0) -> Tensor:
+        """See :meth:`ImageTextModel.fuse_image`; the mean of the queries' last states."""
+        model: Any = self.model
+        queries = model.query_tokens.expand(len(text), -1, -1)
+        count = queries.shape[1]
+        fused = model.qformer(
+            query_embeds=torch.cat([queries, text.tokens], dim=1),
+            query_length=count,
+            attention_mask=torch.cat([text.mask.new_ones(len(text), count), text.mask], dim=1),
+            encoder_hidden_states=vision.tokens,
+            encoder_attention_mask=vision.mask,
         )
-    towers = ("text_encoder", "vision_model") if both else ("text_encoder",)
-    missing = sorted(name for name in facts["missing_keys"] if within(name, towers) and ".crossattention." not in name)
-    if missing:
-        raise InputError(
-            f"model.text.pretrained: '{source}' has no complete BLIP encoder: weight '{missing[0]}' is missing; "
-            "expected a BLIP for image-text retrieval, such as Salesforce/blip-itm-base-coco"
-        )
-    return model
+        return fused.last_hidden_state[:, :count].mean(1)  # type: ignore[no-any-return]
 
-
-def _for_drawing(config: BlipConfig) -> BlipConfig:
-    """Configuration with fields that ``transformers`` sets wrongly by default for random towers."""
-    vision, text = config.vision, config.text
-    if vision.pretrained is None and vision.config and vision.config.get("model_type") == "blip_vision_model":
-        # The default standard deviation is 1e-10.
-        vision = vision.model_copy(update={"config": drawn_by_width(vision.config)})
-    if text.pretrained is None and text.config:
-        # The default separator is BERT's id, which a small vocabulary lacks; the tower does not use it.
-        text = text.model_copy(update={"config": {"sep_token_id": None, **drawn_by_width(text.config)}})
-    return config.model_copy(update={"vision": vision, "text": text})
+    def head(self, fused: Tensor) -> Tensor:
+        """See :meth:`ImageTextModel.head`."""
+        model: Any = self.model
+        return model.itm_head(fused)  # type: ignore[no-any-return]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multidelete.models.config import EncoderConfig
+from multidelete.models.config import EncoderConfig, ModelConfig
 from multidelete.models.inputs import Encoding, Tokens
 from multidelete.utils.errors import InputError, did_you_mean
 
@@ -166,6 +166,13 @@ def width_of(backbone: nn.Module, where: str) -> int:
         if isinstance(width := getattr(config, key, None), int):
             return width
     raise InputError(f"{where}: the width of a {config.model_type} encoder could not be found in its configuration")
+
+
+def normalise(images: Tensor, config: ModelConfig) -> Tensor:
+    """Convert uint8 images ``(B, 3, H, W)`` to floats, normalised with the configuration's mean and deviation."""
+    mean = torch.tensor(config.image_mean, device=images.device).view(3, 1, 1)
+    std = torch.tensor(config.image_std, device=images.device).view(3, 1, 1)
+    return (images.float() / 255 - mean) / std
 
 
 def run_vision(backbone: nn.Module, encoder: EncoderConfig, pixels: Tensor) -> Encoding:

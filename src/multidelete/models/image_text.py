@@ -1,8 +1,8 @@
-"""Base class of image-text models: two backbones, and losses over the similarities of a batch."""
+"""Base class of image-text models: several images per example, heads, and losses over the similarities of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -11,108 +11,52 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from multidelete.models.base import Model
-from multidelete.models.config import ModelConfig
-from multidelete.models.encoders import (
-    backbone_from_config,
-    build_backbone,
-    build_tokenizer,
-    reason,
-    run_text,
-    run_vision,
-    width_of,
-)
 from multidelete.models.inputs import Batch, Encoding, Subgraphs, Tokens
-from multidelete.utils.errors import InputError
-from multidelete.utils.randomness import seeded
+
+LARGEST_SCALE = 100.0  # of a learned temperature, as in CLIP
 
 
 class ImageTextModel(Model):
-    """Base class of models with a vision and a text backbone from ``transformers``; each can be frozen.
+    """Base class of models of images and texts.
 
-    The token states of an example's images are concatenated.
+    The token states of an example's images are concatenated; each image is fused with the text, and the results are
+    concatenated before the class head.
     """
 
     config: Any
-    vision: nn.Module
-    text: nn.Module
-    log_scale: nn.Parameter
     provides: ClassVar[frozenset[str]] = frozenset({"vision", "text", "ranking", "labels", "several_images"})
 
-    def __init__(self, config: ModelConfig, tokenizer: Any, backbones: Mapping[str, nn.Module] | None = None) -> None:
-        super().__init__()
-        self.config, self.tokenizer = config, tokenizer
-        for modality in self.modalities:
-            encoder = getattr(config, modality)
-            backbone = (
-                backbones[modality] if backbones else backbone_from_config(encoder.config or {}, f"model.{modality}")[0]
-            )
-            self.add_module(modality, backbone)
-            if encoder.freeze:
-                backbone.requires_grad_(False)
-
-    @classmethod
-    def build(cls, config: Any, texts: Sequence[str], seed: int, tokenizer: Any = None) -> ImageTextModel:
-        """See :meth:`Model.build`."""
-        with seeded(seed, "initial weights"):
-            tokenizer = tokenizer or build_tokenizer(config.text, texts, "model.text")
-            config = config.model_copy(update={"text": config.text.for_tokenizer(tokenizer)})
-            backbones, resolved = {}, {}
-            for modality in cls.modalities:
-                encoder = getattr(config, modality)
-                backbones[modality], fields = build_backbone(encoder, modality)
-                resolved[modality] = encoder.model_copy(update={"config": fields})
-            model = cls(config.model_copy(update=resolved), tokenizer, backbones)
-        model.eval().check_sizes()
-        return model
-
-    @torch.no_grad()
-    def check_sizes(self) -> None:
-        """Encode one blank image and one text of full length, so that wrong sizes are detected before training.
-
-        Raises:
-            InputError: An encoder does not accept the configured sizes.
-        """
-        size, length = self.config.image_size, self.config.max_text_tokens
-        several = (self.config.images,) if self.config.images > 1 else ()
-        blank = torch.zeros(1, *several, 3, size, size, dtype=torch.uint8)
-        words = torch.zeros(1, length, dtype=torch.long)
-        for modality, setting, inputs in (
-            ("vision", f"image_size = {size}", blank),
-            ("text", f"max_text_tokens = {length}", Tokens(words, torch.ones_like(words))),
-        ):
-            try:
-                self.encode_one(modality, inputs)
-            except Exception as error:  # the error depends on the architecture
-                raise InputError(f"model.{modality} does not work with {setting}: {reason(error)}") from error
-
-    def width(self, modality: str) -> int:
-        """Width of a backbone's token states."""
-        return width_of(getattr(self, modality), f"model.{modality}")
-
-    def encoding_width(self, modality: str) -> int:
-        """See :meth:`Model.encoding_width`."""
-        return self.width(modality)
+    def scale(self) -> Tensor:
+        """Inverse temperature of the contrastive loss, a scalar."""
+        return torch.ones(())
 
     def contrastive_scale(self) -> float:
-        """See :meth:`Model.contrastive_scale`; learned, and capped as in the loss."""
-        return float(self.log_scale.detach().exp().clamp(max=100))
+        """See :meth:`Model.contrastive_scale`."""
+        return float(self.scale().detach())
 
     def embed(self, modality: str, inputs: Tensor | Tokens | Subgraphs) -> Encoding:
         """See :meth:`Model.embed`."""
-        encoder = getattr(self.config, modality)
         if isinstance(inputs, Tokens):
-            return run_text(self.text, encoder, inputs)
+            return self.embed_texts(inputs)
         assert isinstance(inputs, Tensor)
-        if inputs.dim() == 4:
-            return run_vision(self.vision, encoder, normalise(inputs, self.config))
-        count = inputs.shape[1]
-        each = run_vision(self.vision, encoder, normalise(inputs.flatten(0, 1), self.config))  # (B · n, K, D)
+        count = self.config.images
+        if count == 1:
+            return self.embed_images(inputs)
+        each = self.embed_images(inputs.flatten(0, 1))  # (B · n, K, D)
         return replace(
             each,
             tokens=each.tokens.unflatten(0, (-1, count)).flatten(1, 2),
             mask=each.mask.unflatten(0, (-1, count)).flatten(1, 2),
             pooled=each.pooled.unflatten(0, (-1, count)).mean(1),
         )
+
+    def embed_images(self, images: Tensor) -> Encoding:
+        """Token states and pooled vectors of prepared images, one each."""
+        raise NotImplementedError
+
+    def embed_texts(self, texts: Tokens) -> Encoding:
+        """Token states and pooled vectors of texts."""
+        raise NotImplementedError
 
     def fuse(self, encodings: Mapping[str, Encoding]) -> Tensor:
         """See :meth:`Model.fuse`; fuses the text with each of n images and concatenates the results, as ViLT for NLVR2.
@@ -123,14 +67,16 @@ class ImageTextModel(Model):
             ``(B, n · D)``.
         """
         text, vision, count = encodings["text"], encodings["vision"], self.config.images
-        if count == 1:
-            return self.fuse_picture(text, vision)
-        tokens, mask = (
-            each.unflatten(1, (count, -1)).transpose(0, 1).flatten(0, 1) for each in (vision.tokens, vision.mask)
-        )  # (n · B, K, D) and (n · B, K)
-        again = torch.arange(len(text), device=mask.device).repeat(count)
-        fused = self.fuse_picture(text[again], replace(vision, tokens=tokens, mask=mask, pooled=tokens[:, 0]))
-        return torch.cat(fused.chunk(count), dim=-1)
+        images = zip(vision.tokens.chunk(count, 1), vision.mask.chunk(count, 1), strict=True)
+        fused = [
+            self.fuse_image(text, replace(vision, tokens=tokens, mask=mask), number)
+            for number, (tokens, mask) in enumerate(images)
+        ]
+        return torch.cat(fused, dim=-1)
+
+    def fuse_image(self, text: Encoding, vision: Encoding, number: int = 0) -> Tensor:
+        """Fused representation of texts and the images of this number, ``(B, D)``."""
+        raise NotImplementedError
 
     def add_head(self, width: int, extra_width: int = 0) -> None:
         """Add the head: for classes, or for matching.
@@ -149,18 +95,18 @@ class ImageTextModel(Model):
         logits: Tensor = (self.class_head if self.config.labels else self.matching_head)(fused)
         return logits
 
-    def fuse_picture(self, text: Encoding, vision: Encoding) -> Tensor:
-        """Fused representation of texts and single images, ``(B, D)``."""
-        raise NotImplementedError
-
     def pair_losses(self, batch: Batch, encodings: Mapping[str, Encoding]) -> Tensor:
-        """Contrastive + matching loss of each pair, ``(B,)``; hard negatives as in ALBEF."""
-        vision, text = encodings["vision"], encodings["text"]
-        similarity = contrastive_logits(self.embedding("vision", vision), self.embedding("text", text), self.log_scale)
-        same = (
-            batch.examples["vision"][:, None] == batch.examples["text"][None, :]
-        )  # (B, B): every caption of the image
-        return contrastive_losses(similarity, same) + self.matching_losses(batch, encodings, similarity, same)
+        """Contrastive + matching loss of each pair, ``(B,)``; hard negatives as in ALBEF.
+
+        Without contrastive embeddings there is only the matching loss, with negatives that are drawn uniformly, and
+        without a matching head only the contrastive loss.
+        """
+        same = batch.examples["vision"][:, None] == batch.examples["text"][None, :]  # (B, B): every caption of an image
+        if not self.contrastive:
+            return self.matching_losses(batch, encodings, torch.zeros(same.shape, device=same.device), same)
+        similarity = self.scale() * similarities(self, encodings)
+        losses = contrastive_losses(similarity, same)
+        return losses + self.matching_losses(batch, encodings, similarity, same) if self.matching else losses
 
     def matching_losses(
         self, batch: Batch, encodings: Mapping[str, Encoding], similarity: Tensor, same: Tensor
@@ -194,16 +140,11 @@ class ClassHead(nn.Sequential):
         super().__init__(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes))
 
 
-def normalise(images: Tensor, config: ModelConfig) -> Tensor:
-    """Convert uint8 images ``(B, 3, H, W)`` to floats, normalised with the configuration's mean and deviation."""
-    mean = torch.tensor(config.image_mean, device=images.device).view(3, 1, 1)
-    std = torch.tensor(config.image_std, device=images.device).view(3, 1, 1)
-    return (images.float() / 255 - mean) / std
-
-
-def contrastive_logits(vision: Tensor, text: Tensor, log_scale: Tensor) -> Tensor:
-    """Similarities divided by the learned temperature, ``(B, B)``; the scale is capped at 100 as in CLIP."""
-    return vision.float() @ text.float().T * log_scale.exp().clamp(max=100)
+def similarities(model: Model, encoded: Mapping[str, Encoding]) -> Tensor:
+    """Cosines of every image with every text, ``(B, B)``; with several vectors of an image the largest."""
+    vision, text = (model.embedding(modality, encoded[modality]).float() for modality in ("vision", "text"))
+    cosines = vision @ text.T  # (B, B), or (B, Q, B)
+    return cosines.amax(1) if cosines.dim() == 3 else cosines
 
 
 def contrastive_losses(similarity: Tensor, same: Tensor) -> Tensor:

@@ -85,8 +85,8 @@ class Batch:
 
     Args:
         inputs: Per modality the raw input (images: uint8 ``(B, 3, H, W)``, or ``(B, n, 3, H, W)`` for n images per
-            example; texts: :class:`Tokens`; graphs: :class:`Subgraphs`), or an :class:`Encoding` that a frozen encoder
-            computed before.
+            example, or as :class:`Processor` keeps them; texts: :class:`Tokens`; graphs: :class:`Subgraphs`), or an
+            :class:`Encoding` that a frozen encoder computed before.
         rows: Per modality the rows in the dataset, ``(B,)``.
         examples: Per modality the example of each row, ``(B,)``; a pair is matched if both are equal.
         generator: Random generator of this step (hard negatives); without it the choice is deterministic.

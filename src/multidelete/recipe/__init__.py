@@ -23,7 +23,8 @@ from multidelete.models import MODELS
 from multidelete.models.base import Model
 from multidelete.models.config import ModelConfig
 from multidelete.models.extras import EXTRAS
-from multidelete.models.folder import read_config
+from multidelete.models.folder import is_transformers, model_folder, read_config
+from multidelete.models.wrapped import described
 from multidelete.recipe.errors import entry_sentences, sentences, sentences_of
 from multidelete.recipe.settings import BenchSettings, ForgetSettings, MembershipSettings
 from multidelete.recipe.values import merged, overridden, read_values
@@ -253,9 +254,15 @@ def _missing_capabilities(recipe: Recipe) -> Iterator[str]:
 def _brought(original: str | None) -> dict[str, Any]:
     """Configuration of a user-provided model; empty if it cannot be read, which is reported at loading."""
     try:
-        return read_config(Path(original)) if isinstance(original, str) else {}
+        fields = read_config(Path(original)) if isinstance(original, str) else {}
+        return {**fields, **described(model_folder(original), fields)} if is_transformers(fields) else fields  # type: ignore[arg-type]
     except InputError:
         return {}
+
+
+def is_fine_tuned(original: Path) -> bool:
+    """Whether a folder holds a model of ``transformers`` that was not built by multidelete."""
+    return bool(_brought(str(original)).get("fine_tuned"))
 
 
 def _task_of(original: str | None) -> str:

@@ -22,7 +22,7 @@ from multidelete.data.requests import Request
 from multidelete.methods import Method, Original, Unlearned, UnlearningData
 from multidelete.models.base import Model
 from multidelete.models.config import ModelConfig
-from multidelete.models.dual import DualEncoder
+from multidelete.models.wrapped import WrappedConfig
 from multidelete.recipe import Recipe, load
 from multidelete.store.predictions import read_predictions
 from multidelete.tasks import Predictions, Task
@@ -86,13 +86,18 @@ class Training(BaseModel):
 def repeatable(model: Model, settings: TrainSettings | None, start: str | Path | None) -> bool:
     """Whether a training can be repeated: its settings, and the model that it started from, are known."""
     # A pretrained model that was trained from scratch would be no reference for one that was fine-tuned.
-    return settings is not None and (start is not None or not isinstance(model, DualEncoder))
+    return settings is not None and (start is not None or not fine_tuned(model))
+
+
+def fine_tuned(model: Model) -> bool:
+    """Whether a model of ``transformers`` was brought, of which only the result of its training is known."""
+    return isinstance(model.config, WrappedConfig) and model.config.fine_tuned
 
 
 def save_model(model: Model, folder: Path, training: Training | None) -> None:
     """Write a model, together with the training settings of its original."""
     model.save_pretrained(folder)
-    if training is not None and not isinstance(model, DualEncoder):  # a folder of transformers stays one
+    if training is not None and not fine_tuned(model):  # a folder of transformers stays one
         write_file(folder / TRAINING_FILE, training.model_dump_json(indent=2) + "\n")
 
 
@@ -155,8 +160,7 @@ def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine, mode
         model = (Model.from_pretrained(recipe.original) if model is None else model).to(engine.device).eval()
         recipe.task.check(dataset, type(model))
         check_head(model, recipe.task)
-        hashed = weights_hash(model.state_dict())
-        training = read_training(Path(recipe.original))
+        hashed, training = weights_hash(model.state_dict()), read_training(Path(recipe.original))
         start = start_folder(recipe, engine)
         if recipe.train is not None or start is not None:
             known = training or Training(settings=TrainSettings(), seed=seed)
@@ -211,9 +215,8 @@ def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine, mode
         return model, history
 
     model, history = stored(key, f"the original ({recipe.task.name})", make, engine)
-    return Trained(
-        model, history, weights_hash(model.state_dict()), f"trained by this recipe ({key[:12]})", key, training
-    )
+    source = f"trained by this recipe ({key[:12]})"
+    return Trained(model, history, weights_hash(model.state_dict()), source, key, training)
 
 
 def start_folder(recipe: Recipe, engine: Engine) -> Path | None:
@@ -353,9 +356,9 @@ def work(key: str) -> Path:
 
 
 def pretrained_hash(config: ModelConfig) -> str:
-    """Hash of the pretrained encoders that a configuration names, by folder or hub id."""
-    sources = [getattr(value, "pretrained", None) for value in vars(config).values()]
-    return " ".join(_source_hash(source) for source in sources if source)
+    """Hash of the pretrained models that a configuration names, by folder or hub id."""
+    parts = (config, *vars(config).values())
+    return " ".join(_source_hash(source) for part in parts if (source := getattr(part, "pretrained", None)))
 
 
 def _source_hash(source: str) -> str:

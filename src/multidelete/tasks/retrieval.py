@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -33,7 +34,7 @@ class Candidates:
 
     Args:
         examples: Rows of the examples, ``(C,)``.
-        vision: Embeddings of the examples, ``(C, P)``.
+        vision: Embeddings of the examples, ``(C, P)`` or ``(C, Q, P)``.
         text: Embeddings of their texts, ``(T, P)``.
         text_examples: Rows of the texts' examples, ``(T,)``.
         scale: Inverse temperature, the factor of similarities.
@@ -124,7 +125,7 @@ class Retrieval(Task):
         cosines = None
         if model.contrastive:
             embedded = [embeddings(engine, model, m, e) for m, e in (("vision", vision), ("text", text))]
-            result["cosine"] = np.einsum("pd,pd->p", embedded[0][own], embedded[1]).astype(np.float32)
+            result["cosine"] = pair_cosines(embedded[0][own], embedded[1])
             if candidates is not None:
                 result["i2t_loss"], result["t2i_loss"] = rank_losses(
                     embedded[0], embedded[1], own, examples, candidates
@@ -136,7 +137,7 @@ class Retrieval(Task):
         kept = np.flatnonzero(np.isin(own, ranked))
         true = own[kept][None, :] == ranked[:, None]  # (I, T)
         if model.contrastive:
-            cosines = embedded[0][ranked] @ embedded[1][kept].T
+            cosines = all_cosines(embedded[0][ranked], embedded[1][kept])
         scores = self._scores(model, vision, text, (ranked, kept), cosines, engine, what)
         result["ranked_example"] = np.array([dataset.examples[examples[row]].id for row in ranked])
         result["i2t_rank"] = first_true_ranks(scores[0], true)
@@ -195,26 +196,47 @@ def rank_losses(
     """Contrastive cross-entropy of each pair, image-to-text and text-to-image, ``(P,)`` both.
 
     Args:
-        vision: Image embeddings, ``(I, P)``.
-        text: Text embeddings of the pairs, ``(P, P)``.
+        vision: Image embeddings, ``(I, D)`` or ``(I, Q, D)``.
+        text: Text embeddings of the pairs, ``(P, D)``.
         own: Index of each text's image, ``(P,)``.
         examples: Rows of the images' examples, ``(I,)``, to exclude a pair's own example from its wrong partners.
         candidates: Wrong partners.
     """
-    true = candidates.scale * np.einsum("pd,pd->p", vision[own], text)
-    wrong_text = _wrong(vision, candidates.text, candidates.scale, examples, candidates.text_examples)[own]
-    wrong_image = _wrong(text, candidates.vision, candidates.scale, examples[own], candidates.examples)
+    true = candidates.scale * pair_cosines(vision[own], text)
+    wrong_text = _wrong(
+        lambda part: all_cosines(vision[part], candidates.text), candidates.scale, examples, candidates.text_examples
+    )[own]
+    wrong_image = _wrong(
+        lambda part: all_cosines(candidates.vision, text[part]).T,
+        candidates.scale,
+        examples[own],
+        candidates.examples,
+    )
     i2t, t2i = ((np.logaddexp(true, wrong) - true).astype(np.float32) for wrong in (wrong_text, wrong_image))
     return i2t, t2i
 
 
+def pair_cosines(vision: NDArray[np.float32], text: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosine of each pair, ``(P,)``; the largest if an image has several vectors."""
+    cosines = np.einsum("p...d,pd->p...", vision, text).astype(np.float32)
+    result: NDArray[np.float32] = cosines if cosines.ndim == 1 else cosines.max(1)
+    return result
+
+
+def all_cosines(vision: NDArray[np.float32], text: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosine of every image with every text, ``(I, T)``; the largest if an image has several vectors."""
+    cosines: NDArray[np.float32] = vision @ text.T
+    result: NDArray[np.float32] = cosines if cosines.ndim == 2 else cosines.max(1)
+    return result
+
+
 def _wrong(
-    queries: NDArray[np.float32], partners: NDArray[np.float32], scale: float, examples: Rows, partner_examples: Rows
+    cosines: Callable[[slice], NDArray[np.float32]], scale: float, examples: Rows, partner_examples: Rows
 ) -> NDArray[np.floating[Any]]:
     """Log-sum-exp of each query's similarities to partners from other examples, ``(Q,)``."""
-    result = np.empty(len(queries))
-    for part in iterate_rows(len(queries), 4096):
-        similar = scale * (queries[part] @ partners.T).astype(np.float64)
+    result = np.empty(len(examples))
+    for part in iterate_rows(len(examples), 4096):
+        similar = scale * cosines(part).astype(np.float64)
         similar[examples[part][:, None] == partner_examples] = -np.inf
         result[part] = logsumexp(similar, axis=1)
     return result

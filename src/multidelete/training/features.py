@@ -50,10 +50,13 @@ def encode_once(
             np.save(part / "tokens.npy", done.tokens.flat)
             np.save(part / "offsets.npy", done.tokens.offsets)
             np.save(part / "pooled.npy", done.pooled)
+            if done.mask is not None:
+                np.save(part / "mask.npy", done.mask)
     return Encodings(
         Ragged(np.load(folder / "tokens.npy", mmap_mode="r"), np.load(folder / "offsets.npy")),
         np.load(folder / "pooled.npy"),
         "embedded" if embedded else "encoded",
+        np.load(folder / "mask.npy") if (folder / "mask.npy").is_file() else None,
     )
 
 

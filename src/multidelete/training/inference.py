@@ -52,6 +52,8 @@ def encode_all(
     order = by_length(source, chosen)
     tokens: list[Any] = [None] * len(chosen)
     pooled: list[Any] = [None] * len(chosen)
+    masks: list[Any] = [None] * len(chosen)
+    several = modality == "vision" and model.config.images > 1  # there may be padding after each image
     advance = engine.progress.start(what, len(chosen)) if what else None
     stage = "embedded" if embedded else "encoded"
     for part in iterate_rows(len(chosen), batch_size or _rows_at_a_time(engine, model, modality)):
@@ -59,16 +61,19 @@ def encode_all(
         given = source.take(chosen[indices]).to(engine.device)
         with engine.autocast():
             done = model.embed(modality, given) if embedded else model.encode_one(modality, given)  # type: ignore[arg-type]
-        lengths = done.mask.sum(1).tolist()
+        lengths, seen = done.mask.sum(1).tolist(), done.mask.cpu().numpy()
         states, vectors = done.tokens.float().cpu().numpy(), done.pooled.float().cpu().numpy()
         for i, index in enumerate(indices):
+            if several:
+                lengths[i], masks[index] = seen.shape[1], seen[i]
             tokens[index], pooled[index] = states[i, : lengths[i]], vectors[i]
         if advance:
             advance(len(indices))
     if advance:
         engine.progress.finish()
     offsets = np.concatenate([[0], np.cumsum([len(t) for t in tokens])]).astype(np.int64)
-    return Encodings(Ragged(np.concatenate(tokens), offsets), np.stack(pooled), stage)
+    mask = np.stack(masks) if several and not all(each.all() for each in masks) else None
+    return Encodings(Ragged(np.concatenate(tokens), offsets), np.stack(pooled), stage, mask)
 
 
 def _rows_at_a_time(engine: Engine, model: Model, modality: str) -> int:
@@ -128,8 +133,15 @@ def pair_logits(
 def embeddings(
     engine: Engine, model: Model, modality: str, encodings: Encodings
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Unit vectors whose inner products are the contrastive similarities, ``(N, P)``."""
-    pooled = torch.from_numpy(encodings.pooled).to(engine.device)
-    nothing = pooled.new_zeros(len(pooled), 0)
-    with engine.autocast():
-        return model.embedding(modality, Encoding(nothing, nothing, pooled)).float().cpu().numpy()
+    """Unit vectors whose inner products are the contrastive similarities, ``(N, P)``, or ``(N, Q, P)`` of images."""
+    if model.embedding_reads == "pooled":  # token states may be on disk
+        pooled = torch.from_numpy(encodings.pooled).to(engine.device)
+        nothing = pooled.new_zeros(len(pooled), 0)
+        with engine.autocast():
+            return model.embedding(modality, Encoding(nothing, nothing, pooled)).float().cpu().numpy()
+    parts = []
+    for part in iterate_rows(len(encodings.pooled), 256):
+        given = encodings.take(np.arange(part.start, part.stop)).to(engine.device)
+        with engine.autocast():
+            parts.append(model.embedding(modality, given).float().cpu().numpy())
+    return np.concatenate(parts)
