@@ -1,4 +1,4 @@
-"""Reads folders of ``transformers``: classes, weights, processors, and what multidelete keeps beside them."""
+"""Reads folders of ``transformers``: classes, weights, processors, and what multidelete keeps in its own file."""
 
 from __future__ import annotations
 
