@@ -174,15 +174,6 @@ def test_hash_does_not_depend_on_the_folder(dataset: Dataset, tmp_path: Path) ->
     assert copy.name == "copy"
 
 
-def test_undecodable_image(folder: Path) -> None:
-    content = (folder / "images/c.png").read_bytes()
-    for damaged in (b"not an image", content[: len(content) // 2], b""):
-        (folder / "images/c.png").write_bytes(damaged)
-        message = r"image .*c\.png of example 'c' cannot be decoded; is it damaged or cut off\?"
-        with pytest.raises(InputError, match=message):
-            Dataset.load(folder).images(8)
-
-
 def test_image_that_vanished(dataset: Dataset, folder: Path) -> None:
     (folder / "images/c.png").unlink()
     for use in (lambda: dataset.images(8), dataset.image_digests):

@@ -152,7 +152,11 @@ def check(
         request = resolve(dataset, **forget_values(forget)) if forget is not None else None
     else:
         raise InputError("check needs a recipe, or --data")
+    dataset.check_images()
     typer.echo(repr(dataset))
+    counts = [f"{count:,} {change.replace('_', ' ')}" for change, count in dataset.image_changes().items()]
+    if counts:
+        typer.echo(f"images: {', '.join(counts)}")
     if request is not None:
         typer.echo(f"forget {len(request.forget):,} examples, retain {len(request.retain):,}")
 

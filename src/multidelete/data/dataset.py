@@ -16,11 +16,13 @@ from PIL import Image
 
 from multidelete.data.examples import SPLITS, Example, example_problem, images_problem, raise_first, split_problem
 from multidelete.data.images import (
+    ImageFacts,
     ImageFile,
     Pixels,
     ProgressCallback,
+    changes,
     decoded_images,
-    file_digests,
+    file_facts,
     read_image,
 )
 from multidelete.data.manifest import MANIFEST, read_manifest, write_manifest
@@ -106,6 +108,7 @@ class Dataset:
         self._text_starts = np.cumsum(counts) - counts
         self._splits = np.array([example.split for example in self.examples])
         self._images: dict[str, Pixels] = {}
+        self._facts: list[ImageFacts] = []
         given = [label for example in self.examples for label in example.labels]
         self.classes = tuple(sorted(set(given)))
         class_of = {label: number for number, label in enumerate(self.classes)}
@@ -206,9 +209,27 @@ class Dataset:
         of_example = (digests[start : start + count] for start in range(0, len(digests), count))
         return [hashlib.sha256("\0".join(each).encode()).hexdigest() for each in of_example]
 
+    def check_images(self) -> None:
+        """Decode all image files without keeping the pictures.
+
+        Raises:
+            InputError: Files cannot be read; all of them are named.
+        """
+        self._facts = file_facts(self._files(), decoded=True)
+
+    def image_changes(self) -> dict[str, int]:
+        """Number of image files that decoding changes, by change (see :class:`ImageFacts`), without zeros."""
+        return changes(self._file_facts)
+
+    @property
+    def _file_facts(self) -> list[ImageFacts]:
+        if not self._facts:
+            self._facts = file_facts(self._files())
+        return self._facts
+
     @cached_property
     def _file_digests(self) -> list[str]:
-        return file_digests(self._files())
+        return [facts.digest for facts in self._file_facts]
 
     def without(self, other: Dataset) -> Dataset:
         """This dataset without the examples whose image is in the validation or test split of another dataset.
@@ -318,8 +339,14 @@ class Dataset:
         return [f"images/{stem}.{number}.png" for stem in stems for number in range(self.images_per_example)]
 
     def _files(self) -> list[ImageFile]:
-        assert self.root is not None
-        return [ImageFile(example.id, self.root / name) for example in self.examples for name in example.images]
+        """The image files, in the order of the examples; none for generated pixels and for a graph."""
+        if self.root is None:
+            return []
+        return [
+            ImageFile(example.id, self.root / name, example.source)
+            for example in self.examples
+            for name in example.images
+        ]
 
 
 def _check_pixels(name: str, pixels: NDArray[Any], count: int) -> None:

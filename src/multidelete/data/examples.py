@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from multidelete.utils.errors import InputError, did_you_mean
@@ -27,6 +27,7 @@ class Example:
         nodes: Ids of the two nodes of the graph that the texts are about.
         panels: Pictures side by side in each image file, into which it is cut.
         group: Examples with the same group are sampled together and must be deleted together.
+        source: Where the example was read, for messages: "manifest.jsonl, line 3".
     """
 
     id: str
@@ -37,6 +38,7 @@ class Example:
     nodes: tuple[str, ...] = ()
     panels: int = 1
     group: str = ""
+    source: str = field(default="", compare=False, repr=False)
 
     @property
     def pictures(self) -> int:

@@ -1,20 +1,23 @@
-"""Image files: hashed, decoded to squares, and cached by their content."""
+"""Image files: checked, hashed, decoded to what a model reads, and cached by their content."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import os
+import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from multidelete.models.processor import Preparation
 from multidelete.utils.cache import cache_dir, cache_write
@@ -24,6 +27,24 @@ from multidelete.utils.keys import cache_key
 Pixels = NDArray[np.uint8]
 ProgressCallback = Callable[[int, int], None]
 
+# Pillow tries all of its formats by default; that of EPS starts Ghostscript.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM", "ICO", "TGA")
+READ = "JPEG, PNG, WebP, AVIF, GIF, TIFF or BMP"
+GREY = ("I;16", "I;16B", "I;16L", "I", "F")  # Pillow's modes with more than 8 bits
+SHOWN = 10  # unreadable files named in one message
+
+# Other files with the name of a picture: a pattern of their first bytes, and what is said about them.
+NO_PICTURES = (
+    (rb"....ftyp(heic|heix|hevc|heim|heis|mif1|msf1)", "is a HEIC picture, which is not read; convert it to JPEG"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "is PostScript (EPS), which is not read; convert it to PNG"),
+    (rb"%PDF", "is a PDF document, which is not read; convert it to PNG"),
+    (rb"(?i)\s*(<!doctype html|<html|<head)", "is an HTML page, not a picture; download the picture again"),
+    (rb"(?is)\s*(<\?xml.*)?(<!--.*|<!doctype svg.*)?<svg", "is an SVG drawing, which is not read; convert it to PNG"),
+    (rb"version https://git-lfs", "is a pointer of Git LFS, not the picture; run git lfs pull"),
+)
+# First bytes of formats that are read: Pillow does not know them either if they are cut off in their header.
+PICTURES = rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\0|MM\0\*|RIFF....WEBP|....ftypavi[fs]|\0\0\0\x0cjP  "
+
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
@@ -32,10 +53,31 @@ class ImageFile:
     Args:
         example: Id of the example it belongs to, for messages.
         path: Path of the file.
+        source: Where the example was read, for messages: "manifest.jsonl, line 3".
     """
 
     example: str
     path: Path
+    source: str = ""
+
+    def sentence(self, problem: str) -> str:
+        """The message for a problem with this file."""
+        start = f"{self.source}: " if self.source else ""
+        return f"{start}image {self.path} of example {self.example!r} {problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What is known of an image file without decoding it.
+
+    Args:
+        digest: SHA-256 of its content.
+        changes: What decoding will do to it: ``turned_upright`` (EXIF orientation), ``scaled_to_8_bits`` (16 bits and
+            floats), ``put_on_white`` (transparency).
+    """
+
+    digest: str
+    changes: tuple[str, ...]
 
 
 def decoded_images(
@@ -49,13 +91,13 @@ def decoded_images(
 
     Args:
         files: The images, in order.
-        digests: SHA-256 of each file, as from :func:`file_digests`; the cache is keyed by them.
+        digests: SHA-256 of each file, as from :func:`file_facts`; the cache is keyed by them.
         preparation: What is done to each picture.
         panels: Pictures side by side in each file; each becomes a square of its own.
         progress: Called with (images done, images in all) while files are decoded.
 
     Raises:
-        InputError: A file cannot be decoded, or its content no longer has this digest.
+        InputError: Files cannot be decoded, or their content no longer has this digest; all of them are named.
     """
     shape = (len(files) * panels, *preparation.shape)
     key = cache_key("images", preparation.key, panels, list(digests), code=(__name__, type(preparation).__module__))
@@ -81,10 +123,28 @@ def decoded_images(
     return result
 
 
-def file_digests(files: Sequence[ImageFile]) -> list[str]:
-    """SHA-256 of each file."""
+def file_facts(files: Sequence[ImageFile], *, decoded: bool = False) -> list[ImageFacts]:
+    """Hash and header of each file, each read once.
+
+    Args:
+        files: The images.
+        decoded: Also decode each file, which finds those that are cut off after their header.
+
+    Raises:
+        InputError: Files cannot be read; all of them are named, those that are cut off too.
+    """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda file: _sha256(read_image(file)), files))
+        results = list(pool.map(partial(_facts, decoded=decoded), files))
+    problems = [(file, result) for file, result in zip(files, results, strict=True) if isinstance(result, str)]
+    if problems and not decoded:
+        file_facts(files, decoded=True)
+    _raise_all(problems)
+    return [result for result in results if isinstance(result, ImageFacts)]
+
+
+def changes(facts: Iterable[ImageFacts]) -> dict[str, int]:
+    """How many files are changed by decoding, by change; without those that none needs."""
+    return dict(Counter(change for each in facts for change in each.changes))
 
 
 def read_image(file: ImageFile) -> bytes:
@@ -92,13 +152,12 @@ def read_image(file: ImageFile) -> bytes:
     try:
         return file.path.read_bytes()
     except OSError as error:
-        why = error.strerror or error
-        raise InputError(f"image {file.path} of example {file.example!r} cannot be read: {why}") from error
+        raise InputError(file.sentence(f"cannot be read: {error.strerror or error}")) from error
 
 
 def decode(content: bytes, preparation: Preparation, panels: int = 1) -> Pixels:
     """The prepared pictures in an image file, from left to right, ``(panels, ...)``."""
-    with Image.open(io.BytesIO(content)) as file:
+    with _open(content) as file:
         image = as_rgb(ImageOps.exif_transpose(file))
         edges = [round(number * image.width / panels) for number in range(panels + 1)]
         parts = [image.crop((left, 0, right, image.height)) for left, right in pairwise(edges)]
@@ -107,7 +166,7 @@ def decode(content: bytes, preparation: Preparation, panels: int = 1) -> Pixels:
 
 def as_rgb(image: Image.Image) -> Image.Image:
     """The picture in RGB: transparency on white, 16-bit and float values scaled to 8 bits."""
-    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+    if image.mode in GREY:
         values = np.asarray(image, dtype=np.float64)
         largest = 1 if image.mode == "F" and values.max() <= 1 else 255 if values.max() <= 255 else 65535
         image = Image.fromarray(np.clip(np.rint(values * (255 / largest)), 0, 255).astype(np.uint8))
@@ -120,19 +179,98 @@ def as_rgb(image: Image.Image) -> Image.Image:
 def _decode_all(
     files: Sequence[ImageFile], digests: Sequence[str], preparation: Preparation, panels: int
 ) -> Iterator[Pixels]:
-    def decode_one(file: ImageFile, digest: str) -> Pixels:
-        content = read_image(file)
-        if _sha256(content) != digest:
-            raise InputError(f"image {file.path} of example {file.example!r} has changed; read the dataset again")
+    """The pictures of each file; all files are read before an error names those that could not be decoded."""
+
+    def decode_one(file: ImageFile, digest: str) -> Pixels | str:
         try:
+            content = file.path.read_bytes()
+            if _sha256(content) != digest:
+                return "has changed; read the dataset again"
             return decode(content, preparation, panels)
         except Exception as error:  # Pillow's decoders raise any exception on damaged data
-            raise InputError(
-                f"image {file.path} of example {file.example!r} cannot be decoded; is it damaged or cut off?"
-            ) from error
+            return _why(error)
 
+    problems = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(decode_one, files, digests)
+        for file, result in zip(files, pool.map(decode_one, files, digests), strict=True):
+            if isinstance(result, str):
+                problems.append((file, result))
+            elif not problems:
+                yield result
+    _raise_all(problems)
+
+
+def _facts(file: ImageFile, *, decoded: bool) -> ImageFacts | str:
+    """The facts of a file, or the problem with it."""
+    content = b""
+    try:
+        content = file.path.read_bytes()
+        with _open(content) as image:
+            facts = ImageFacts(_sha256(content), tuple(_changes(image, content)))
+            if decoded:
+                image.draft(None, (1, 1))  # a JPEG is decoded at an eighth of its size: faster, with the same errors
+                image.load()
+            return facts
+    except UnidentifiedImageError:
+        return _no_picture(content)
+    except Exception as error:  # Pillow's decoders raise any exception on damaged data
+        return _why(error)
+
+
+def _open(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content), formats=_formats())
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats that are read and that this Pillow knows."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _changes(image: Image.Image, content: bytes) -> Iterator[str]:
+    # Pillow decodes the whole PNG in search of an orientation behind the pixels.
+    late = image.format != "PNG" or b"eXIf" in content
+    exif = image.getexif() if late else Image.Image.getexif(image)
+    if exif.get(ExifTags.Base.Orientation, 1) in range(2, 9):
+        yield "turned_upright"
+    if image.mode in GREY:
+        yield "scaled_to_8_bits"
+    if image.has_transparency_data:
+        yield "put_on_white"
+
+
+def _no_picture(content: bytes) -> str:
+    """What a file is that Pillow does not recognise."""
+    if not content:
+        return "is empty (0 bytes)"
+    for pattern, problem in NO_PICTURES:
+        if re.match(pattern, content[:1024], re.DOTALL):
+            return problem
+    if re.match(PICTURES, content, re.DOTALL):
+        return "cannot be decoded; is it damaged or cut off?"
+    return f"is not a picture; expected {READ}"
+
+
+def _why(error: Exception) -> str:
+    """The problem with a file that could not be read, decoded or prepared."""
+    if isinstance(error, InputError):
+        return f"cannot be prepared: {error}"
+    if isinstance(error, Image.DecompressionBombError):
+        assert Image.MAX_IMAGE_PIXELS is not None
+        return f"is larger than the limit of {2 * Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"cannot be read: {error.strerror}"
+    return f"cannot be decoded ({str(error) or type(error).__name__}); is it damaged or cut off?"
+
+
+def _raise_all(problems: Sequence[tuple[ImageFile, str]]) -> None:
+    """Raise the problems, one line for each file; a file of several examples is named once."""
+    lines = list({file.path: file.sentence(problem) for file, problem in reversed(problems)}.values())[::-1]
+    if len(lines) > SHOWN:
+        lines[SHOWN:] = [f"and {len(lines) - SHOWN:,} more images cannot be read"]
+    if lines:
+        raise InputError("\n".join(lines))
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> Pixels | None:

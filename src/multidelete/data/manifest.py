@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def read_manifest(folder: Path, graph: Graph | None) -> list[Example]:
             if example.id in first_lines:
                 problem = f"id {example.id!r} was already used in line {first_lines[example.id]}"
             first_lines.setdefault(example.id, number)
-            examples.append(example)
+            examples.append(replace(example, source=f"{manifest}, line {number}"))
         if problem:
             problems.append(f"{manifest}, line {number}: {problem}")
     raise_first(problems, "lines")

@@ -254,14 +254,15 @@ def _data(run: Run) -> Answers:
     recipe, ids = run.provenance["recipe"], _ids(run)
     try:
         dataset = _dataset(json.dumps(recipe["data"]))
+        found = dataset.hash
     except (InputError, OSError) as error:
         yield None, f"cannot be read any more: {error}"
         return
-    if dataset.hash != run.provenance["data_hash"]:
-        hashes = f"recorded {run.provenance['data_hash']}, found {dataset.hash}"
+    if found != run.provenance["data_hash"]:
+        hashes = f"recorded {run.provenance['data_hash']}, found {found}"
         yield None, f"have another hash now ({hashes}): the ids are not compared with them"
         return
-    yield True, f"'{dataset.name}' has the hash {dataset.hash}"
+    yield True, f"'{dataset.name}' has the hash {found}"
     try:
         resolve(dataset, ids=ids)
     except InputError as error:

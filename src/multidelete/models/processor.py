@@ -122,7 +122,7 @@ class Processor:
         kept = np.zeros(self.shape, np.uint8)
         height, width = pixels.shape[1:]
         if height > kept.shape[0] or width > kept.shape[1]:
-            raise InputError(f"a picture of {image.width} x {image.height} pixels is too narrow for this model")
+            raise InputError(f"{image.width} x {image.height} pixels are too narrow for the model's image processor")
         kept[:height, :width, :3], kept[:height, :width, 3] = pixels.transpose(1, 2, 0), 255
         return kept
 

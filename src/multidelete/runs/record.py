@@ -250,6 +250,7 @@ def provenance(request: Request, device: torch.device, command: str, **more: Any
         "dirty": dirty,
         "device": str(device) if device.type != "cuda" else torch.cuda.get_device_name(device),
         "data_hash": request.dataset.hash,
+        "image_changes": request.dataset.image_changes(),
         "forget_hash": request.hash,
         "packages": packages,
         "python": platform.python_version(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from multidelete.data.dataset import Dataset
@@ -50,7 +51,7 @@ def karpathy(root: str | Path, file: str | None = None, images: str | None = Non
             if example.id in first_entries:
                 problem = f"filename {example.id!r} was already used in images[{first_entries[example.id]}]"
             first_entries.setdefault(example.id, number)
-            examples.append(example)
+            examples.append(replace(example, source=f"{path}, images[{number}]"))
         if problem:
             problems.append(f"{path}, images[{number}]: {problem}")
     raise_first(problems, "entries")

@@ -183,7 +183,7 @@ class ExampleBuilder:
         if problem is not None:
             self.problems.append(f"{where}: {problem}")
         elif known is None:
-            self._examples[example.id], self._lines[example.id] = example, where
+            self._examples[example.id], self._lines[example.id] = replace(example, source=where), where
         else:
             self._examples[example.id] = replace(
                 known, texts=known.texts + example.texts, labels=known.labels + example.labels
