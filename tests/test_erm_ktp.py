@@ -221,7 +221,8 @@ def test_the_mask_lies_behind_a_frozen_backbone() -> None:
     assert not any(name.startswith("vision.") for name in moved)
     result = ErmKtp()(model, tiny.data_for(model), tiny.engine())
     moved = tiny.changed(tiny.weights(model), tiny.weights(result.model))
-    assert {"vision_adapter.0.weight", "vision_projection.weight"} < moved
+    assert "vision_adapter.0.weight" in moved
+    assert "vision_projection.weight" not in moved
 
 
 def test_only_where_vision_is_trained_the_mask_is() -> None:
@@ -378,7 +379,9 @@ def test_loss_terms_by_hand() -> None:
     assert raised["map"] == pytest.approx(share(own.tokens * kept, aim.tokens * kept), rel=1e-4)
     pooled = [(each.tokens * kept).mean(1) * mask for each in (own, aim)]
     assert raised["pooled"] == pytest.approx(0.5 * share(*pooled), rel=1e-4)
-    assert raised["embedding"] == pytest.approx(share(own.pooled, aim.pooled), rel=1e-4)
+    with torch.no_grad():
+        embedded = [model.embedding("vision", encoding) for encoding in (own, aim)]
+    assert raised["embedding"] == pytest.approx(share(*embedded), rel=1e-4)
     assert distance(torch.ones(2), 2 * torch.ones(2)) == 0.25
 
 
@@ -625,13 +628,11 @@ def test_a_model_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPat
         train(plain, tiny.data_for(plain).inputs, np.arange(3), tiny.MASKED, tiny.engine(), seed=0, what="test")
 
 
-@pytest.mark.parametrize(
-    ("name", "sentence"), [("albef", "visual feature map"), ("dual_encoder", "scope 'vision' of this")]
-)
-def test_a_frozen_feature_map_is_refused(name: str, sentence: str) -> None:
+@pytest.mark.parametrize("name", ["albef", "dual_encoder"])
+def test_a_frozen_feature_map_is_refused(name: str) -> None:
     """Backbone and adapter; the tiny albef has equal widths and thus no adapter."""
     model = tiny.build(tiny.masked(tiny.freezing(name), tiny.request_of()))
-    with pytest.raises(InputError, match=sentence):
+    with pytest.raises(InputError, match="scope 'vision' of this"):
         ErmKtp()(model, tiny.data_for(model), tiny.engine())
 
 

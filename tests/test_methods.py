@@ -477,18 +477,22 @@ def test_similarity_takes_from_deleted_pairs_what_unseen_ones_do_not_have() -> N
 
 def test_similarity_where_there_is_none_or_it_does_not_move() -> None:
     model = tiny.original("albef")
+    adapted = tiny.freezing("albef")  # with an adapter to another width, which the embeddings do not read
+    adapted = tiny.build(adapted.model_copy(update={"fusion": adapted.fusion.model_copy(update={"width": 8})}))
     with pytest.raises(
-        InputError, match=r"no effect in scope 'fusion', which does not move the contrastive embeddings"
+        InputError, match=r"no effect in scope 'vision', which does not move the contrastive embeddings"
     ):
-        MultiDelete(scope="fusion", similarity=1)(model, tiny.data_for(model), tiny.engine())
+        MultiDelete(scope="vision", similarity=1)(adapted, tiny.data_for(adapted), tiny.engine())
     vilt = tiny.original("vilt")
     with pytest.raises(InputError, match=r"contrastive embeddings, which this vilt model does not have; leave it out"):
         MultiDelete(similarity=1)(vilt, tiny.data_for(vilt), tiny.engine())
     clip = tiny.original("dual_encoder")
-    lines = MultiDelete(scope="fusion", similarity=1, min_steps=2, evaluations=0)(
-        clip, tiny.data_for(clip), tiny.engine()
-    ).history.lines
-    assert {"md_similarity", "mkr_similarity"} <= lines[0]["losses"].keys()
+    for each in (clip, model):
+        method = MultiDelete(scope="fusion", similarity=1, min_steps=2, evaluations=0)
+        result = method(each, tiny.data_for(each), tiny.engine())
+        assert {"md_similarity", "mkr_similarity"} <= result.history.lines[0]["losses"].keys()
+        moved = tiny.changed(tiny.weights(each), tiny.weights(result.model))
+        assert any(name.endswith("text_projection.weight") for name in moved)
     request = replace(tiny.request_of(), validation=tiny.request_of().validation[:0])
     with pytest.raises(InputError, match=r"no validation split, which method\.similarity needs"):
         MultiDelete(similarity=1, evaluations=0)(model, tiny.data_for(model, request), tiny.engine())

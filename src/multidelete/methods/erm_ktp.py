@@ -41,7 +41,7 @@ class ErmKtp(Method):
     the group of the example. D_f is never read.
 
     F is what the fusion reads of an image: the token states after the adapter (albef), of the vision tower (blip) or
-    of the patch embeddings (vilt), or the tower's pooled vector (clip). The only scope is ``vision``.
+    of the patch embeddings (vilt), or the tower's pooled vector (dual_encoder). The only scope is ``vision``.
 
     Ours, for models of two modalities: a third term for contrastive embeddings, which branch off before F; distances
     are mean squared errors relative to the mean square of the target, to balance the terms; the student takes as many
@@ -77,11 +77,6 @@ class ErmKtp(Method):
                 f"the mask of this {model.name} model was trained for another deletion than these "
                 f"{len(request.forget):,} examples; train an original with [train.extra] for this one"
             )
-        if all(within(name, ("vision_projection",)) for name in model.parameters_of(self.scope)):
-            raise InputError(
-                f"erm_ktp: the visual feature map of this {model.name} model cannot change: its vision backbone is "
-                "frozen and no adapter follows it; set model.vision.freeze = false, or another width of the fusion"
-            )
 
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
         """See :meth:`Method.unlearn`."""
@@ -98,7 +93,7 @@ class ErmKtp(Method):
         size = min(data.training.batch_size, len(data.request.retain))
         groups = torch.from_numpy(groups_of(data.request.dataset, classes)).to(engine.device)
         parameters = student.parameters_of(self.scope)
-        embeds = any(within(name, ("vision_projection",)) for name in parameters)
+        embeds = student.contrastive and not mask.pooled
 
         def pictures_of(given: PairInputs, model: Model, rows: Rows) -> Encoding:
             return model.encode_one("vision", given.sources["vision"].take(rows).to(engine.device))
@@ -112,7 +107,11 @@ class ErmKtp(Method):
             mine, theirs = mask.feature_map(own), mask.feature_map(aim)  # (B, L, K)
             pooled = distance((mine * seen).mean(1), (theirs * seen).mean(1))
             terms = {"map": distance(mine, theirs), "pooled": self.pooled_weight * pooled}
-            return {**terms, "embedding": distance(own.pooled, aim.pooled)} if embeds else terms
+            if not embeds:
+                return terms
+            # The contrastive embeddings are read beside the feature map.
+            embedded, target = student.embedding("vision", own), original.embedding("vision", aim).detach()
+            return {**terms, "embedding": distance(embedded, target)}
 
         fit_settings = FitSettings(
             steps=TrainStream(inputs, data.retain_pairs, size, data.seed).steps(

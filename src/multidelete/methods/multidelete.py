@@ -33,8 +33,9 @@ class MultiDelete(LossMethod):
     Dis is the mean squared error. With scope ``fusion`` (MultiDelete-F) the encoders do not change and
     :math:`L_{UKR}` is 0 by construction, so it is left out. A weight of 0 is the ablation "− MD", "− MKR", "− UKR".
 
-    These terms do not constrain the contrastive embeddings, whose cosine still reveals deleted pairs that the original
-    memorised. ``similarity`` (ours) is the weight of two more terms. With s the cosine of a pair, they are
+    These terms do not constrain the contrastive embeddings of ALBEF and BLIP, whose cosine still reveals deleted pairs
+    that the original memorised. ``similarity`` (ours) is the weight of two more terms. With s the cosine of a pair,
+    they are
 
     .. math:: \overline{(s'(D_f) - (s(D_f) - \bar s(D_f) + \bar s(D_{validation})))^2} + \overline{(s'(D_r) - s(D_r))^2}
 
@@ -44,7 +45,7 @@ class MultiDelete(LossMethod):
     ``stop`` sets how far to unlearn. The paper goes as far as possible (``"lowest"``), but deleted pairs that score
     below all unseen pairs can be identified by that. ``"unseen"`` (ours) stops as soon as deleted pairs look like
     unseen pairs: on validation, no signal available to a membership attack distinguishes D_f from unseen pairs, in
-    either direction. The signals are the pair score, the certainty of the head and, if the scope changes it, the
+    either direction. The signals are the pair score, the certainty of the head and, if a term changes it, the
     contrastive cosine. Utility must also have recovered from the first steps (``largest_drop``). If no checkpoint meets
     these criteria, the closest one is kept; ties go to the higher utility.
     Unseen pairs are those of validation, so D_f must follow the same distribution: if deleted pairs are inherently
@@ -120,9 +121,9 @@ class MultiDelete(LossMethod):
         """See :meth:`LossMethod.criterion`; with ``unseen``, the margin of signals and utility to their bounds."""
         if self.stop == "lowest":
             return super().criterion(metrics, before)
-        # In scope fusion the contrastive embeddings are frozen, or (clip) order pairs as the score does.
+        # In scope fusion only similarity moves contrastive embeddings, unless the score is their cosine.
         signals = {name for name in metrics if name.startswith("forget_auc")}
-        signals -= {"forget_auc_cosine"} if self.scope == "fusion" else set()
+        signals -= {"forget_auc_cosine"} if self.scope == "fusion" and not self.similarity else set()
         distance = max(abs(metrics[name] - 50) for name in signals)
         beyond = max(distance - self.tolerance, before["utility"] - metrics["utility"] - self.largest_drop)
         return 1e-6 * metrics["utility"] - beyond  # utility breaks ties

@@ -88,7 +88,8 @@ class Albef(ImageTextModel):
     """Align before fuse [1]_, assembled from ``transformers`` parts.
 
     Linear adapters project token states to the fusion's width if it differs; BERT layers with cross-attention fuse
-    text tokens with image tokens; the first fused token is the fused representation. Training loss of a pair:
+    text tokens with image tokens; the first fused token is the fused representation. The fusion module (scope
+    ``fusion``) includes the contrastive projections. Training loss of a pair:
     contrastive (both directions, every pair of one example is a positive) + matching (the pair, one in-batch hard
     negative for its image and one for its text). ALBEF's momentum queue is left out, because it would store
     embeddings of deleted pairs in the checkpoint. With classes (entailment, reasoning) the loss is only their
@@ -103,9 +104,9 @@ class Albef(ImageTextModel):
     shares_sides = True
     config_class = AlbefConfig
     parts: ClassVar[dict[str, tuple[str, ...]]] = {
-        "vision": ("vision", "vision_adapter", "vision_projection"),
-        "text": ("text", "text_adapter", "text_projection"),
-        "fusion": ("fusion", "matching_head", "class_head", "log_scale"),
+        "vision": ("vision", "vision_adapter"),
+        "text": ("text", "text_adapter"),
+        "fusion": ("fusion", "vision_projection", "text_projection", "matching_head", "class_head", "log_scale"),
     }
     config: AlbefConfig
     vision: nn.Module
@@ -124,11 +125,11 @@ class Albef(ImageTextModel):
                 backbone.requires_grad_(False)
             width = width_of(backbone, f"model.{modality}")
             self.add_module(f"{modality}_adapter", adapter(width, config.fusion.width))
-            if self.embeds:
+            if self.contrastive:
                 self.add_module(f"{modality}_projection", nn.Linear(width, config.embedding_width))
         self.fusion = FusionEncoder(config.fusion)
         self.add_head(config.fusion.width, extra_width=int(config.similarity))
-        if self.embeds:
+        if self.contrastive:
             self.log_scale = nn.Parameter(torch.tensor(1 / config.temperature).log())
 
     @classmethod
@@ -185,17 +186,18 @@ class Albef(ImageTextModel):
         return self.config.fusion.width
 
     @property
-    def embeds(self) -> bool:
-        """Whether the model has contrastive embeddings."""
+    def contrastive(self) -> bool:
+        """See :meth:`Model.contrastive`; with classes there are embeddings only with ``similarity``."""
         return not self.config.labels or self.config.similarity
 
     def project(self, modality: str, embedded: Encoding) -> Encoding:
-        """See :meth:`Model.project`; ``pooled`` becomes the normalised contrastive embedding, if there is one."""
+        """See :meth:`Model.project`; token states get the fusion's width."""
         tokens = getattr(self, f"{modality}_adapter")(embedded.tokens)
-        if not self.embeds:
-            return Encoding(tokens, embedded.mask, embedded.pooled)
-        pooled = F.normalize(getattr(self, f"{modality}_projection")(embedded.pooled).float(), dim=-1)
-        return Encoding(tokens, embedded.mask, pooled)
+        return Encoding(tokens, embedded.mask, embedded.pooled)
+
+    def embedding(self, modality: str, encoding: Encoding) -> Tensor:
+        """See :meth:`Model.embedding`; the projections are part of how the modalities are related: of the fusion."""
+        return F.normalize(getattr(self, f"{modality}_projection")(encoding.pooled).float(), dim=-1)
 
     def fuse(self, encodings: Mapping[str, Encoding]) -> Tensor:
         """See :meth:`ImageTextModel.fuse`; the similarity is appended if the configuration requests it.
@@ -206,7 +208,8 @@ class Albef(ImageTextModel):
         fused = super().fuse(encodings)
         if not (self.config.labels and self.config.similarity):
             return fused
-        cosine = (encodings["vision"].pooled.float() * encodings["text"].pooled.float()).sum(-1, keepdim=True)
+        vision, text = (self.embedding(modality, encodings[modality]) for modality in ("vision", "text"))
+        cosine = (vision * text).sum(-1, keepdim=True)
         return torch.cat([fused, (cosine * self.scale()).to(fused.dtype)], dim=-1)
 
     def fuse_image(self, text: Encoding, vision: Encoding, number: int = 0) -> Tensor:

@@ -46,7 +46,6 @@ class Model(nn.Module, ABC):
     provides: ClassVar[frozenset[str]]  # modalities, "ranking", "labels", "several_images"; see :class:`Task`
     fusion_reads: ClassVar[Literal["tokens", "pooled"]] = "tokens"  # which part of an encoding the fusion reads
     embedding_reads: ClassVar[Literal["tokens", "pooled"]] = "pooled"  # which part of an encoding `embedding` reads
-    contrastive: ClassVar[bool] = True  # has embeddings whose similarity preselects candidates in retrieval
     shares_sides: ClassVar[bool] = False  # fuse_pairs is faster for pairs with a common side
     matching: ClassVar[bool] = True  # the head sees more than the contrastive similarity, so that re-ranking helps
 
@@ -131,6 +130,11 @@ class Model(nn.Module, ABC):
         A model may give several of each image, ``(B, Q, P)``; the largest of their inner products counts.
         """
         return encoding.pooled
+
+    @property
+    def contrastive(self) -> bool:
+        """Whether the model has contrastive embeddings; their similarity preselects candidates in retrieval."""
+        return True
 
     def contrastive_scale(self) -> float:
         """Inverse temperature of the contrastive loss."""

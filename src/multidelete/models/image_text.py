@@ -30,6 +30,11 @@ class ImageTextModel(Model):
         """Inverse temperature of the contrastive loss, a scalar."""
         return torch.ones(())
 
+    @property
+    def contrastive(self) -> bool:
+        """See :meth:`Model.contrastive`; a model with classes is not trained to have them."""
+        return not self.config.labels
+
     def contrastive_scale(self) -> float:
         """See :meth:`Model.contrastive_scale`."""
         return float(self.scale().detach())
