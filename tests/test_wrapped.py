@@ -341,8 +341,8 @@ def test_weights_in_other_files_and_a_class_that_is_not_named(
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("adapter_config.json", "it is an adapter of peft: merge it into its base first"),
-        ("modules.json", r"give the folder of its CLIP in it \(0_CLIPModel\)"),
+        ("adapter_config.json", "is damaged: expected peft_type and base_model_name_or_path"),
+        ("modules.json", r"is not a model folder: it has no config\.json"),
         ("open_clip_config.json", "convert it to the format of transformers"),
     ],
 )
@@ -350,6 +350,15 @@ def test_other_formats_are_refused_with_a_way_forward(name: str, sentence: str, 
     (tmp_path / name).write_text("{}")
     with pytest.raises(InputError, match=sentence):
         Model.from_pretrained(tmp_path)
+
+
+def test_the_clip_in_a_folder_of_sentence_transformers(photographs: Dataset, tmp_path: Path) -> None:
+    zoo.write("clip", tmp_path / "0_CLIPModel")
+    (tmp_path / "modules.json").write_text("[]")
+    cosines = scores(Model.from_pretrained(tmp_path), photographs)["cosine"]
+    np.testing.assert_allclose(
+        cosines, their_scores("clip", photographs, tmp_path / "0_CLIPModel")["cosine"], atol=1e-5
+    )
 
 
 def test_a_hub_id_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

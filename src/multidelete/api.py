@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel
+from torch import nn
 
 from multidelete.data.batches import PairInputs
 from multidelete.data.dataset import Dataset
@@ -22,7 +22,7 @@ from multidelete.models.config import ModelConfig
 from multidelete.models.wrapped import Wrapped
 from multidelete.outcome import Outcome
 from multidelete.pipeline import check_splits, run
-from multidelete.recipe import IN_MEMORY, ForgetSettings, MembershipSettings, Recipe
+from multidelete.recipe import IN_MEMORY, ForgetSettings, MembershipSettings, Recipe, adapter_base
 from multidelete.store.models import get_or_train_original, read_training, repeatable, save_model
 from multidelete.tasks import TASKS, Task, task_for
 from multidelete.training.engine import Engine
@@ -30,23 +30,23 @@ from multidelete.training.original import TrainSettings
 from multidelete.utils.registry import choose
 
 
-def load(model: Model | PreTrainedModel | str | Path, processor: Any = None) -> Model:
+def load(model: nn.Module | str | Path, processor: Any = None) -> Model:
     """Load a trained model.
 
     Args:
-        model: Folder that multidelete or ``transformers`` wrote, or a model in memory, which is copied.
-        processor: The ``transformers`` processor of a model of ``transformers`` in memory.
+        model: Folder that multidelete, ``transformers`` or peft wrote, or a model in memory, which is copied.
+        processor: The ``transformers`` processor of a model of ``transformers`` or peft in memory.
 
     Raises:
         InputError: The folder is damaged or incomplete, or the class is not supported.
     """
     if isinstance(model, Model):
         return copy.deepcopy(model)
-    return Wrapped.wrap(model, processor) if isinstance(model, PreTrainedModel) else Model.from_pretrained(model)
+    return Model.from_pretrained(model) if isinstance(model, str | Path) else Wrapped.wrap(model, processor)
 
 
 def unlearn(
-    model: Model | PreTrainedModel | str | Path,
+    model: nn.Module | str | Path,
     dataset: Dataset,
     forget: Sequence[str] | str | Path | int | float,
     method: Method | None = None,
@@ -61,6 +61,7 @@ def unlearn(
     out: str | Path | None = None,
     processor: Any = None,
     base: str | Path | None = None,
+    merge: bool = False,
 ) -> Outcome:
     """Make a model forget examples of its training data, like ``multidelete unlearn``, on objects in memory.
 
@@ -78,7 +79,9 @@ def unlearn(
         seed: Seed of the request and all other random draws.
         out: Folder for the record of the run; by default nothing is kept on disk.
         processor: Processor of a model of ``transformers`` in memory; the outcome's model has the same class.
-        base: Folder of the model that it was fine-tuned from, from which Retrain and reference models start.
+        base: Folder or hub id of the model that it was fine-tuned from, from which Retrain and reference models start;
+            by default the base of an adapter.
+        merge: Whether to merge an adapter (peft) into its base; by default an adapter comes out as one.
 
     Raises:
         InputError: The request or the combination is impossible; nothing was started.
@@ -88,6 +91,7 @@ def unlearn(
     if isinstance(model, str | Path):
         training = training or getattr(read_training(Path(model)), "settings", None)
         source = str(model)
+        base = base or adapter_base(model)
     if base is not None:
         training = training or TrainSettings()
     recipe = Recipe(
@@ -103,12 +107,13 @@ def unlearn(
         seed=seed,
         precision=engine.precision,
         membership=membership or MembershipSettings(),
+        merge=merge,
     )
     with tempfile.TemporaryDirectory(prefix="multidelete-") as temporary:
         folder = Path(out) if out else Path(temporary) / "run"
         outcome = run(recipe, folder, engine, dataset=dataset, model=original, command="multidelete.unlearn")
         outcome = outcome if out else replace(outcome, unlearned=outcome.model, folder=None)
-    if isinstance(model, PreTrainedModel):
+    if not isinstance(model, Model | str | Path):
         assert isinstance(outcome.model, Wrapped)
         return replace(outcome, unlearned=outcome.model.unwrapped())
     return outcome
@@ -160,7 +165,7 @@ def train(
 
 
 def evaluate(
-    model: Model | PreTrainedModel | str | Path,
+    model: nn.Module | str | Path,
     dataset: Dataset,
     forget: Sequence[str] | str | Path | int | float | None = None,
     *,

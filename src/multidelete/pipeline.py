@@ -25,6 +25,7 @@ from multidelete.methods import Method, Original, Unlearned, UnlearningData
 from multidelete.metrics.cost import peak_memory_mb, reset_peak_memory
 from multidelete.metrics.forgetting import gap_to_retrain
 from multidelete.models.base import Model
+from multidelete.models.wrapped import Wrapped
 from multidelete.outcome import Outcome
 from multidelete.recipe import Recipe, as_values
 from multidelete.runs.reader import Run
@@ -201,6 +202,8 @@ def run_method(prepared: Prepared, key: str, method: Method) -> tuple[Unlearned,
         },
     }
     if method is recipe.method:
+        if recipe.merge and isinstance(result.model, Wrapped):
+            result.model = result.model.merged()
         save_model(result.model, folder.path / "model", original.training)
     folder.add(key, row, predictions, result.history.lines)
     return result, row

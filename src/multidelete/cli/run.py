@@ -115,6 +115,9 @@ def unlearn(
     ] = None,
     method: Annotated[str | None, typer.Option("--method", help="See `multidelete list methods`.")] = None,
     scope: Annotated[str | None, typer.Option("--scope", help="all, fusion, vision or text.")] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Write an unlearned adapter (peft) merged into its base.")
+    ] = False,
     retrain: Annotated[
         bool | None,
         typer.Option("--retrain/--no-retrain", help="Train Retrain, the reference of all comparisons (slow)."),
@@ -145,6 +148,8 @@ def unlearn(
         given["original"] = str(model)
     if base is not None:
         given["start"] = str(base)
+    if merge:
+        given["merge"] = True
     if data is not None or reader is not None:
         given["data"] = data_values(data, reader)
     if forget is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
 from multidelete.data.batches import PairInputs, Rows
@@ -22,6 +22,7 @@ from multidelete.methods.teacher import Teacher
 from multidelete.models.base import Model
 from multidelete.models.extras import EXTRAS
 from multidelete.models.inputs import Batch
+from multidelete.models.lora import LowRank, merge
 from multidelete.tasks.base import Task
 from multidelete.training.engine import Engine
 from multidelete.training.features import encoded_inputs, frozen_inputs
@@ -114,6 +115,13 @@ class Method(BaseModel, ABC):
 
     scope: Scope = "all"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lora_follows_gradients(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "lora" in values and "lora" not in cls.model_fields:
+            raise ValueError(f"method '{cls.name}' does not follow gradients of a loss, so it cannot run as LoRA")
+        return values
+
     @field_validator("scope")
     @classmethod
     def _known_scope(cls, scope: Scope) -> Scope:
@@ -204,6 +212,7 @@ class LossMethod(Method):
         evaluations: Number of checkpoints to validate; 0 keeps the last.
         forget_weight: Weight of ``forget_auc`` relative to utility in checkpoint selection.
         forget_target: Target of ``forget_auc``.
+        lora: Low-rank matrices that change instead of the weights (:class:`LowRank`); they are merged afterwards.
     """
 
     epochs: float = Field(default=3.0, gt=0)
@@ -218,9 +227,21 @@ class LossMethod(Method):
     forget_weight: float = Field(default=0.5, ge=0)
     forget_target: float = Field(default=0.0, ge=0, le=100)
 
+    lora: LowRank | None = None
+
     needs_teacher: ClassVar[bool] = False
     needs_initial: ClassVar[bool] = False  # whether ``original.initial`` is used on D_f; requires needs_teacher
     schedule: ClassVar[Literal["cosine", "constant"]] = "cosine"
+
+    def check(self, model: Model, request: Request | None = None) -> None:
+        """See :meth:`Method.check`; with ``lora``, there must be layers for it."""
+        super().check(model, request)
+        if self.lora is not None:
+            self.lora.layers(model, self.scope)
+
+    def settings(self, data: UnlearningData) -> dict[str, Any]:
+        """See :meth:`Method.settings`."""
+        return self.model_dump(exclude={"scope"} if self.lora else {"scope", "lora"})
 
     def needs_before(self) -> bool:
         """Whether the method needs validation metrics of the original."""
@@ -280,6 +301,8 @@ class LossMethod(Method):
                 f"on which {self.name} selects its checkpoint; add one, or set method.evaluations=0 to keep the last"
             )
         began = time.perf_counter()
+        if self.lora is not None:
+            self.lora.add(student, self.scope, data.seed)
         inputs = frozen_inputs(engine, original, data.inputs, self.scope)
         before = data.task.validation_metrics(student, inputs, data.request, engine) if self.needs_before() else {}
         initial = teacher = None
@@ -330,6 +353,8 @@ class LossMethod(Method):
                 validate=validate if self.evaluations else None,
                 folder=data.folder,
             )
+        if self.lora is not None:
+            merge(student)
         return Unlearned(student, history, prepared, inputs)
 
 

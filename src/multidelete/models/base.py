@@ -26,7 +26,7 @@ from multidelete.models.folder import (
     read_config,
     read_tokenizer,
 )
-from multidelete.models.inputs import Batch, Encoding, ModalityInput, Subgraphs, Tokens, within
+from multidelete.models.inputs import Batch, Encoding, ModalityInput, Subgraphs, Tokens, unadapted, within
 from multidelete.models.processor import Preparation, Square
 from multidelete.utils.errors import InputError, did_you_mean
 from multidelete.utils.files import write_atomically
@@ -43,6 +43,7 @@ class Model(nn.Module, ABC):
     config_class: ClassVar[type[ModelConfig]]
     parts: ClassVar[dict[str, tuple[str, ...]]]
     modalities: ClassVar[tuple[str, ...]] = ("vision", "text")
+    adapter: frozenset[str] = frozenset()  # names of the parameters of an adapter (peft): no others change then
     provides: ClassVar[frozenset[str]]  # modalities, "ranking", "labels", "several_images"; see :class:`Task`
     fusion_reads: ClassVar[Literal["tokens", "pooled"]] = "tokens"  # which part of an encoding the fusion reads
     embedding_reads: ClassVar[Literal["tokens", "pooled"]] = "pooled"  # which part of an encoding `embedding` reads
@@ -202,7 +203,9 @@ class Model(nn.Module, ABC):
         chosen = {
             name: parameter
             for name, parameter in self.named_parameters()
-            if name not in frozen and (scope == "all" or within(name, self.parts[scope]))
+            if name not in frozen
+            and (not self.adapter or name in self.adapter)
+            and (scope == "all" or within(name, self.parts[scope]))
         }
         if not chosen:
             raise InputError(f"scope '{scope}' of this {self.name} model is frozen: nothing could be changed")
@@ -292,9 +295,10 @@ class Model(nn.Module, ABC):
         theirs = source.state_dict()
         words, known = self.tokenizer.get_vocab(), source.tokenizer.get_vocab()
         taken = 0
-        for name, tensor in self.state_dict().items():
-            if within(name, (EXTRA,)):  # trained together with the other model, perhaps for another deletion
+        for full, tensor in self.state_dict().items():
+            if within(full, (EXTRA,)):  # trained together with the other model, perhaps for another deletion
                 continue
+            name = full if full in theirs or ".lora_" in full else unadapted(full)
             weight = name.removesuffix("bias") + "weight"
             if name.endswith(".bias") and name not in theirs and weight in theirs:
                 tensor.zero_()

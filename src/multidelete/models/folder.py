@@ -13,14 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from multidelete.models.lora import base_of, is_adapter
 from multidelete.utils.errors import InputError
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = 1
+CLIP_IN_SENTENCE_TRANSFORMERS = "0_CLIPModel"
 OTHER_FORMATS = {
-    "adapter_config.json": "; it is an adapter of peft: merge it into its base first (merge_and_unload)",
-    "modules.json": "; it is a model of sentence-transformers: give the folder of its CLIP in it (0_CLIPModel)",
     "open_clip_config.json": "; it is a checkpoint of open_clip: convert it to the format of transformers",
 }
 
@@ -33,24 +33,36 @@ def model_folder(source: str | Path) -> Path:
     """
     folder = Path(source)
     if folder.is_dir():
-        return folder
-    # "models/mine" looks like an id too: what has a folder above it was meant as a path.
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or folder.parent.exists():
+        return _clip_in(folder)
+    if not is_hub_id(source):
         raise InputError(f"there is no model folder '{source}'")
     try:
-        return Path(snapshot_download(str(source)))
+        return _clip_in(Path(snapshot_download(str(source))))
     except Exception as error:  # huggingface_hub and its transport raise many kinds
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"there is no model folder '{source}', and the hub does not give it: {first}") from error
 
 
+def is_hub_id(source: str | Path) -> bool:
+    """Whether this may be the id of a model on the hub; "models/mine" beside a folder "models" was meant as a path."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(source))) and not Path(source).parent.exists()
+
+
+def _clip_in(folder: Path) -> Path:
+    """The folder of the CLIP in a folder of sentence-transformers; any other folder itself."""
+    inner = folder / CLIP_IN_SENTENCE_TRANSFORMERS
+    return inner if (folder / "modules.json").is_file() and (inner / CONFIG_FILE).is_file() else folder
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read the configuration file of a model folder.
+    """Read the configuration file of a model folder; of an adapter (peft) that of its base.
 
     Raises:
         InputError: The folder or the file is missing, or the file is damaged.
     """
     folder = model_folder(folder)
+    if is_adapter(folder):
+        folder = model_folder(base_of(folder))
     path = folder / CONFIG_FILE
     if not path.is_file():
         hint = next((hint for name, hint in OTHER_FORMATS.items() if (folder / name).is_file()), "")

@@ -77,13 +77,18 @@ def read_processor(folder: Path) -> Processor:
     Raises:
         InputError: There is none, or it cannot be used.
     """
-    if not any((folder / name).is_file() for name in VOCABULARIES):  # transformers would make up an empty one
+    if not has_tokenizer(folder):  # transformers would make up an empty one
         raise InputError(f"'{folder}' has no tokenizer: expected one of {', '.join(VOCABULARIES)}")
     parts = []
     for auto, what in ((AutoImageProcessor, "image processor"), (AutoTokenizer, "tokenizer")):
         with quiet(f"'{folder}' has no usable {what}"):
             parts.append(auto.from_pretrained(folder, local_files_only=True))
     return Processor(*parts)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds the vocabulary of a tokenizer."""
+    return any((folder / name).is_file() for name in VOCABULARIES)
 
 
 def read_own(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:

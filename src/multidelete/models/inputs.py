@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+# What peft puts into the name of a parameter, where it adds low-rank matrices or keeps a copy to be trained in full.
+_ADAPTER = re.compile(r"\.(base_layer|original_module|modules_to_save\.\w+|lora_\w+\.\w+)(?=\.|$)")
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,17 @@ def within(name: str, parts: Iterable[str]) -> bool:
     >>> within("text.layer.0.weight", ("text",)), within("text_adapter.weight", ("text",))
     (True, False)
     """
-    return any(name == part or name.startswith(f"{part}.") for part in parts)
+    plain = unadapted(name)
+    return any(plain == part or plain.startswith(f"{part}.") for part in parts)
+
+
+def unadapted(name: str) -> str:
+    """Name of the parameter that stood in the place of this one before an adapter (peft) was added.
+
+    >>> unadapted("text.query.base_layer.weight"), unadapted("text.query.lora_A.default.weight")
+    ('text.query.weight', 'text.query.weight')
+    """
+    return _ADAPTER.sub("", name)
 
 
 def iterate_rows(count: int, size: int) -> Iterator[slice]:

@@ -26,6 +26,7 @@ from multidelete.models.hub import (
     check_fields,
     class_in,
     fresh_processor,
+    has_tokenizer,
     plain,
     quiet,
     read_model,
@@ -33,7 +34,8 @@ from multidelete.models.hub import (
     read_processor,
 )
 from multidelete.models.image_text import ClassHead, ImageTextModel
-from multidelete.models.inputs import Encoding, Tokens
+from multidelete.models.inputs import Encoding, Tokens, unadapted
+from multidelete.models.lora import base_of, fresh_adapter, is_adapter, read_adapter
 from multidelete.models.processor import Processor
 from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_atomically
@@ -50,7 +52,8 @@ class WrappedConfig(ModelConfig):
         settings: Otherwise, fields of its ``transformers`` configuration; weights are random.
         architecture: Class in ``transformers``.
         freeze: Modalities whose weights are frozen, in training and under every method.
-        dtype: Type in which weights are stored; computation is in fp32.
+        dtype: Type in which weights are stored, of an adapter if there is one; computation is in fp32.
+        adapter: Settings of the adapter (peft), if there is one.
         fine_tuned: Whether the model was brought, so that it is unknown what its training started from.
     """
 
@@ -59,6 +62,7 @@ class WrappedConfig(ModelConfig):
     architecture: str = ""
     freeze: tuple[Literal["vision", "text"], ...] = ()
     dtype: str = "float32"
+    adapter: dict[str, Any] | None = None
     fine_tuned: bool = False
 
     def for_dataset(self, dataset: DataFacts, *, labelled: bool) -> Self:
@@ -82,9 +86,22 @@ class Wrapped(ImageTextModel):
     text_settings: ClassVar[str] = "text_config"  # where a configuration has the size of the vocabulary
     varying_sizes: ClassVar[bool] = False  # reads images that keep their aspect ratio
     config: WrappedConfig
+    peft: Any  # the peft model, if there is an adapter
 
-    def __init__(self, model: PreTrainedModel, processor: Processor, config: WrappedConfig) -> None:
+    def __init__(self, model: Any, processor: Processor, config: WrappedConfig) -> None:
+        """Wrap a model.
+
+        Args:
+            model: A model of ``transformers``, or the peft model of one.
+            processor: Image processor and tokenizer.
+            config: Configuration.
+        """
         super().__init__()
+        # Kept outside of the modules, for its own way to be saved: the adapted layers are in the base.
+        self.__dict__["peft"] = model if hasattr(model, "get_base_model") else None
+        model = model.get_base_model() if self.peft is not None else model
+        if self.peft is not None:
+            self.adapter = frozenset(f"model.{name}" for name, each in model.named_parameters() if each.requires_grad)
         self.model, self.tokenizer = model.float(), processor
         if not (processor.one_size or processor.patches or self.varying_sizes):
             raise InputError(
@@ -98,6 +115,7 @@ class Wrapped(ImageTextModel):
         update = {
             "architecture": type(model).__name__,
             "settings": plain(json.loads(model.config.to_json_string(use_diff=False))),
+            "adapter": self.peft and json.loads(json.dumps(self.peft.active_peft_config.to_dict(), default=list)),
             "image_size": size,
             "max_text_tokens": min(length for length in lengths if length),
         }
@@ -106,8 +124,9 @@ class Wrapped(ImageTextModel):
             self.class_head = ClassHead(config.images * self.fused_width(), len(config.labels))
         matching = r"model\.(?:{})"
         own = [name for name in self.state_dict() if name.startswith("class_head.")]
+        names = list(dict.fromkeys(map(unadapted, self.state_dict())))
         self.parts = {  # type: ignore[misc]
-            scope: tuple(name for name in self.state_dict() if re.match(matching.format(pattern), name))
+            scope: tuple(name for name in names if re.match(matching.format(pattern), name))
             for scope, pattern in self.names_of_scopes().items()
         }
         self.parts["fusion"] += tuple(own)
@@ -159,7 +178,8 @@ class Wrapped(ImageTextModel):
     def frozen_parameters(self) -> Iterable[str]:
         """See :meth:`Model.frozen_parameters`; parameters that the model does not use are frozen too."""
         moving = {name for scope in self.parts for name in self.parts[scope] if scope not in self.config.freeze}
-        return [name for name, _ in self.named_parameters() if name.startswith("model.") and name not in moving]
+        names = [name for name, _ in self.named_parameters() if name.startswith("model.")]
+        return [name for name in names if unadapted(name) not in moving]
 
     def backbone_frozen(self, modality: str) -> bool:
         """See :meth:`Model.backbone_frozen`."""
@@ -212,7 +232,7 @@ class Wrapped(ImageTextModel):
                 for parameter in model.parameters():
                     if parameter.dim() > 1 and not parameter.any():
                         nn.init.trunc_normal_(parameter, std=0.02)
-            built = cls(model, processor, config)
+            built = cls(fresh_adapter(model, config.adapter) if config.adapter else model, processor, config)
         built.eval().check_sizes()
         return built
 
@@ -285,10 +305,16 @@ class Wrapped(ImageTextModel):
         adapter = supported(architecture, f"'{folder}' holds a {architecture}")
         if not issubclass(adapter, cls):
             raise InputError(f"{folder} holds a {architecture} of transformers, not a '{cls.name}' model")
-        model = read_model(folder, getattr(transformers, architecture))
-        processor = read_processor(folder)
+        base = model_folder(base_of(folder)) if is_adapter(folder) else folder
+        model: Any = read_model(base, getattr(transformers, architecture))
+        processor = read_processor(folder if has_tokenizer(folder) else base)
         own, weights = read_own(folder)
-        result = adapter(model, processor, adapter.config_for(architecture, model.config, own, model.dtype))
+        config = adapter.config_for(architecture, model.config, own, model.dtype)
+        if base != folder:
+            with quiet(f"the adapter in '{folder}' cannot be loaded"):
+                model, dtype = read_adapter(model, folder)
+            config = config.model_copy(update={"dtype": dtype})
+        result = adapter(model, processor, config)
         add_extra(result, result.config.extra)
         for name, tensor in weights.items():
             try:
@@ -318,27 +344,38 @@ class Wrapped(ImageTextModel):
         return result
 
     @classmethod
-    def wrap(cls, model: PreTrainedModel, processor: Any) -> Wrapped:
+    def wrap(cls, model: Any, processor: Any) -> Wrapped:
         """Wrap a copy of a model in memory.
 
         Args:
-            model: The model; it is not changed.
+            model: A model of ``transformers``, or the peft model of one; it is not changed.
             processor: A ``transformers`` processor with ``image_processor`` and ``tokenizer``.
 
         Raises:
             InputError: The class is not supported, or the processor is incomplete.
         """
-        adapter = supported(type(model).__name__, f"the model is a {type(model).__name__}")
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        architecture = type(base).__name__
+        adapter = supported(architecture, f"the model is a {architecture}")
         parts = [getattr(processor, name, None) for name in ("image_processor", "tokenizer")]
         if None in parts:
             raise InputError("processor= needs an image_processor and a tokenizer, as transformers' processors have")
-        config = adapter.config_for(type(model).__name__, model.config, None, model.dtype)
+        config = adapter.config_for(architecture, base.config, None, base.dtype)
         return adapter(copy.deepcopy(model), Processor(*parts), config).eval()
 
-    def unwrapped(self) -> PreTrainedModel:
-        """The model of ``transformers``, in the type in which it came."""
-        model: Any = copy.deepcopy(self.model).to(getattr(torch, self.config.dtype))
-        return model.requires_grad_(True)  # type: ignore[no-any-return]
+    def unwrapped(self) -> Any:
+        """The model of ``transformers``, or of peft, in the type in which it came."""
+        model: Any = copy.deepcopy(self.peft or self.model).to(getattr(torch, self.config.dtype))
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(self.peft is None or ".lora_" in name or ".modules_to_save." in name)
+        return model
+
+    def merged(self) -> Wrapped:
+        """A copy whose adapter is merged into the weights of its base; the model itself if it has no adapter."""
+        if self.peft is None:
+            return self
+        model = copy.deepcopy(self.peft).merge_and_unload()
+        return type(self)(model, self.preparation, self.config.model_copy(update={"adapter": None})).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write what ``transformers`` writes for this class, in the type in which the weights came.
@@ -347,7 +384,11 @@ class Wrapped(ImageTextModel):
         """
         own = self.config.dtype == "float32"  # of 150 million parameters a copy is 0.6 GB
         with write_atomically(Path(folder)) as part, quiet(f"'{folder}' cannot be written"):
-            (self.model if own else self.unwrapped()).save_pretrained(part)
+            if self.peft is None:
+                (self.model if own else self.unwrapped()).save_pretrained(part)
+            else:
+                (self.peft if own else self.unwrapped()).save_pretrained(part, save_embedding_layers=False)
+                (part / "README.md").unlink()  # a template
             self.tokenizer.save_pretrained(part)
             ours = {
                 name: tensor.detach().cpu().contiguous()

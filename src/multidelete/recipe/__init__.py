@@ -23,7 +23,8 @@ from multidelete.models import MODELS
 from multidelete.models.base import Model
 from multidelete.models.config import ModelConfig
 from multidelete.models.extras import EXTRAS
-from multidelete.models.folder import is_transformers, model_folder, read_config
+from multidelete.models.folder import is_hub_id, is_transformers, model_folder, read_config
+from multidelete.models.lora import base_of, is_adapter
 from multidelete.models.wrapped import described
 from multidelete.recipe.errors import entry_sentences, sentences, sentences_of
 from multidelete.recipe.settings import BenchSettings, ForgetSettings, MembershipSettings
@@ -82,8 +83,9 @@ class Recipe(BaseModel):
         data: Name of the reader and its options.
         model: Architecture and its configuration; None with ``original``.
         original: Folder of a trained model, instead of training one.
-        start: Start of the original's training instead of random weights: folder of a model, or another recipe (TOML,
-            relative to this one or the working folder), whose original is then trained first.
+        start: Start of the original's training instead of random weights: folder or hub id of a model, or another
+            recipe (TOML, relative to this one or the working folder), whose original is then trained first. By default
+            the base of an adapter.
         train: Training settings of the original and Retrain; None with ``original``, whose folder may have them.
         forget: Deletion request.
         method: Unlearning method.
@@ -95,6 +97,7 @@ class Recipe(BaseModel):
         precision: See :class:`Engine`.
         membership: Settings of membership attacks.
         bench: Grid of ``multidelete bench``, of which this run may be a cell.
+        merge: Whether to merge an unlearned adapter (peft) into its base; by default it comes out as an adapter.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -115,6 +118,7 @@ class Recipe(BaseModel):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     membership: MembershipSettings = MembershipSettings()
     bench: BenchSettings = BenchSettings()
+    merge: bool = Field(default=False, strict=True)
 
     def seeds(self) -> dict[str, int]:
         """Seeds of ``train``, ``forget`` and ``method``."""
@@ -146,6 +150,7 @@ class Recipe(BaseModel):
         """Add default values; the task is read from a user-provided model."""
         original = values.get("original")
         defaults: dict[str, Any] = {"task": _task_of(original), "method": "multidelete", "forget": {}}
+        defaults |= {"start": adapter_base(original)}
         if original is None:
             defaults |= {"model": "albef", "train": {}}
         return {**defaults, **{key: value for key, value in values.items() if value is not None}}
@@ -219,8 +224,11 @@ def _conflicts(recipe: Recipe, values: Mapping[str, Any]) -> Iterator[str]:
     if recipe.original is not None and values.get("model") is not None:
         yield "'original' is a trained model; remove the table 'model'"
     start = recipe.start
-    if start is not None and not Path(start).is_dir() and not (start.endswith(".toml") and Path(start).is_file()):
-        yield f"'start' (--base) is the folder of a model or a recipe (TOML); there is no '{start}'"
+    recipe_of_start = start is not None and start.endswith(".toml") and Path(start).is_file()
+    if start is not None and not (Path(start).is_dir() or recipe_of_start or is_hub_id(start)):
+        yield f"'start' (--base) is the folder or hub id of a model, or a recipe (TOML); there is no '{start}'"
+    if recipe.merge and (recipe.original is None or not is_adapter(Path(recipe.original))):
+        yield "'merge' (--merge) is for an adapter of peft, which the model is not; leave it out"
     yield from _missing_capabilities(recipe)
 
 
@@ -261,8 +269,14 @@ def _brought(original: str | None) -> dict[str, Any]:
 
 
 def is_fine_tuned(original: Path) -> bool:
-    """Whether a folder holds a model of ``transformers`` that was not built by multidelete."""
-    return bool(_brought(str(original)).get("fine_tuned"))
+    """Whether it is unknown what a model of ``transformers`` was fine-tuned from, as it was built elsewhere."""
+    return bool(_brought(str(original)).get("fine_tuned")) and adapter_base(original) is None
+
+
+def adapter_base(original: object) -> str | None:
+    """Folder or hub id of the base of an adapter (peft); None for any other model."""
+    folder = Path(original) if isinstance(original, str | Path) else None
+    return base_of(folder) if folder is not None and is_adapter(folder) else None
 
 
 def _task_of(original: str | None) -> str:
@@ -292,5 +306,6 @@ def as_values(recipe: Recipe) -> dict[str, Any]:
         "method_seed": recipe.method_seed,
         "precision": recipe.precision,
         "membership": recipe.membership.model_dump(mode="json"),
+        "merge": recipe.merge or None,
     }
     return {key: value for key, value in named.items() if value is not None}

@@ -22,6 +22,7 @@ from multidelete.data.requests import Request
 from multidelete.methods import Method, Original, Unlearned, UnlearningData
 from multidelete.models.base import Model
 from multidelete.models.config import ModelConfig
+from multidelete.models.folder import model_folder
 from multidelete.models.wrapped import WrappedConfig
 from multidelete.recipe import Recipe, load
 from multidelete.store.predictions import read_predictions
@@ -223,8 +224,8 @@ def start_folder(recipe: Recipe, engine: Engine) -> Path | None:
     """Folder of the start model of a recipe's training, which may be the original of another recipe."""
     if recipe.start is None:
         return None
-    if Path(recipe.start).is_dir():
-        return Path(recipe.start).resolve()
+    if not recipe.start.endswith(".toml"):
+        return model_folder(recipe.start).resolve()
     other = load(Path(recipe.start))
     return cache_dir() / "models" / get_or_train_original(other, other.dataset(), engine).key
 
