@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import tiny
+from conftest import Ended
+from multidelete import Model
 from multidelete.models.albef import Albef, AlbefConfig, FusionConfig
 from multidelete.models.config import EncoderConfig
-from multidelete.models.convert import albef_base, from_lavis, load_lavis, resized_positions
-from multidelete.models.encoders import word_tokenizer
+from multidelete.models.convert import albef_base, convert, from_lavis, resized_positions
 from multidelete.models.inputs import Tokens
 from multidelete.utils.errors import InputError
 
@@ -23,14 +26,15 @@ SIZE = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 64, "i
 LAYERS = 2  # of the text encoder; the official model counts the fusion's on from there
 
 
-def albef(*, image_size: int = 24, **changes: Any) -> AlbefConfig:
+def albef(*, image_size: int = 24, heads: int = 2, **changes: Any) -> AlbefConfig:
     vit = {"model_type": "vit", "image_size": image_size, "patch_size": 8, "layer_norm_eps": 1e-6}
     bert = {"model_type": "bert", "max_position_embeddings": 64}
+    size = {**SIZE, "num_attention_heads": heads}
     fields = {
         "image_size": image_size,
-        "vision": EncoderConfig(config={**vit, **SIZE, "num_hidden_layers": 3}),
-        "text": EncoderConfig(config={**bert, **SIZE, "num_hidden_layers": LAYERS}),
-        "fusion": FusionConfig(layers=2, width=16, heads=2),
+        "vision": EncoderConfig(config={**vit, **size, "num_hidden_layers": 3}),
+        "text": EncoderConfig(config={**bert, **size, "num_hidden_layers": LAYERS}),
+        "fusion": FusionConfig(layers=2, width=16, heads=heads),
         "embedding_width": 8,
     }
     return AlbefConfig(**{**fields, **changes})
@@ -153,11 +157,13 @@ def test_image_encoder_computes_what_the_official_one_does() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("nested", [False, True])
 def test_file_becomes_a_model_that_answers_alike(nested: bool, tmp_path: Path) -> None:
-    source = build()
+    pixels = albef_base().model_dump(include={"image_mean", "image_std"})
+    source = build(heads=1, **pixels)  # heads are 64 wide or one
     weights = official(source, "text_encoder.bert.")
     weights |= luggage(weights)
     torch.save({"model": weights, "epoch": 3} if nested else weights, tmp_path / "albef.pth")
-    model = load_lavis(tmp_path / "albef.pth", albef(), source.tokenizer)
+    source.tokenizer.save_pretrained(tmp_path / "bert")
+    model = convert(tmp_path / "albef.pth", str(tmp_path / "bert"))
     assert not model.training
     assert not any("queue" in name for name in model.state_dict())
     images = torch.randint(0, 256, (1, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -171,16 +177,43 @@ def test_file_becomes_a_model_that_answers_alike(nested: bool, tmp_path: Path) -
     assert model.contrastive_scale() == pytest.approx(source.contrastive_scale(), rel=1e-5)
 
 
-@torch.no_grad()
-def test_new_task_keeps_its_own_head(tmp_path: Path) -> None:
-    source = build()
-    torch.save(official(source, "text_encoder."), tmp_path / "albef.pth")
-    config = albef(labels=("False", "True"), images=2)
-    model = load_lavis(tmp_path / "albef.pth", config, source.tokenizer, seed=7)
-    fresh = Albef.build(config, (), 7, tokenizer=source.tokenizer).state_dict()
-    taken = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, fresh[name])}
-    assert {name for name in fresh if name.startswith("class_head")}.isdisjoint(taken)
-    assert torch.equal(model.fusion.layers[1].output.dense.weight, source.fusion.layers[1].output.dense.weight)
+def test_a_checkpoint_with_a_class_head(tmp_path: Path) -> None:
+    source = build(heads=1, labels=("contradiction", "entailment", "neutral"))
+    torch.save(official(source, "text_encoder."), tmp_path / "ve.pth")
+    source.tokenizer.save_pretrained(tmp_path / "bert")
+    model = convert(tmp_path / "ve.pth", str(tmp_path / "bert"), source.config.labels, image_size=40)
+    assert torch.equal(model.state_dict()["class_head.2.weight"], source.state_dict()["class_head.2.weight"])
+    assert model.vision.embeddings.position_embeddings.shape[1] == 1 + 25
+    with pytest.raises(InputError, match=r"a head of 3 classes: name them in its order \(--labels A,B,...\)"):
+        convert(tmp_path / "ve.pth", str(tmp_path / "bert"), ("no", "yes"))
+    torch.save(official(build(heads=1), "text_encoder."), tmp_path / "retrieval.pth")
+    with pytest.raises(InputError, match="has no class head; leave the labels out"):
+        convert(tmp_path / "retrieval.pth", str(tmp_path / "bert"), ("no", "yes"))
+
+
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: Callable[[str], Ended]) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = build(heads=1)
+    torch.save({"model": official(source, "text_encoder.bert.")}, "albef.pth")
+    source.tokenizer.save_pretrained("bert")
+    ended = terminal("convert albef.pth --tokenizer bert --out albef")
+    assert ended.code == 0, ended.err
+    assert "model written to albef" in ended.out
+    assert not tiny.changed(tiny.weights(source), tiny.weights(Model.from_pretrained("albef")))
+    for words, sentence in (
+        ("albef.pth --tokenizer bert --out albef", "--out 'albef' is not empty; choose a new folder for the model"),
+        ("nothing.pth --tokenizer bert", "there is no checkpoint 'nothing.pth'"),
+        ("albef.pth --tokenizer nothing", "there is no model folder 'nothing'"),
+        ("albef.pth --tokenizer bert --labels a,b", "the checkpoint has no class head; leave the labels out, .*"),
+    ):
+        ended = terminal(f"convert {words}")
+        assert (ended.code, len(ended.errors)) == (2, 1), ended.err
+        assert re.fullmatch(sentence, ended.errors[0])
+    torch.save({"weight": torch.ones(2)}, "other.pth")
+    assert terminal("convert other.pth --tokenizer bert").errors == [
+        "this is no checkpoint of ALBEF: it lacks 'visual_encoder.patch_embed.proj.weight'"
+    ]
+    assert not Path("models").exists()
 
 
 def test_positions_of_another_image_size_are_interpolated() -> None:
@@ -259,7 +292,7 @@ def test_file_that_is_no_checkpoint_is_refused(content: Any, expected: str, tmp_
     elif content is not None:
         torch.save(content, path)
     with pytest.raises(InputError, match=expected):
-        load_lavis(path, albef(), word_tokenizer(TEXTS))
+        convert(path)
 
 
 def test_published_configuration_has_the_published_sizes() -> None:

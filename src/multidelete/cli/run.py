@@ -73,18 +73,42 @@ def train(
 ) -> None:
     """Train the original model of a recipe and write it to a folder."""
     from multidelete.recipe import load
-    from multidelete.runs.record import check_writable
     from multidelete.store.models import get_or_train_original, save_model
 
     loaded = load(recipe, [*(overrides or []), *set_values(seed=seed, precision=precision)])
     if loaded.original is not None:
         raise InputError(f"{recipe} has a trained model ('original'); there is nothing to train")
-    check_writable(out)
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"--out '{out}' is not empty; choose a new folder for the model")
+    check_new(out)
     with open_engine(loaded, True, tracker, out) as engine:
         trained = get_or_train_original(loaded, loaded.dataset(), engine)
     save_model(trained.model, out, trained.training)
+    typer.echo(f"model written to {out}")
+
+
+@app.command(
+    epilog="Examples:\n\n`multidelete convert ALBEF_4M.pth --out models/albef`\n\n"
+    "`multidelete convert ve.pth --labels contradiction,neutral,entailment --tokenizer bert --out models/ve`"
+)
+def convert(
+    source: Annotated[Path, typer.Argument(help="Checkpoint file of salesforce/ALBEF or LAVIS (.pth).")],
+    out: Out = Path("models/converted"),
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", help="Folder or hub id of its tokenizer; by default bert-base-uncased.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", help="Classes in the order of its head, separated by commas.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", min=1, help="Side of images in pixels, if not that of the checkpoint.")
+    ] = None,
+) -> None:
+    """Convert an official checkpoint of ALBEF to a model folder; no code in it is run."""
+    from multidelete.models.convert import BERT, convert
+    from multidelete.store.models import save_model
+
+    check_new(out)
+    names = [each.strip() for each in labels.split(",")] if labels else []
+    save_model(convert(source, tokenizer or BERT, names, image_size), out, None)
     typer.echo(f"model written to {out}")
 
 
@@ -168,6 +192,15 @@ def unlearn(
         given = merged({"method": {"name": "multidelete"}}, given)
     loaded = load(path, words, options=given)
     _run(loaded, out, resume, tracker)
+
+
+def check_new(out: Path) -> None:
+    """Check that a folder can be written and is new or empty."""
+    from multidelete.runs.record import check_writable
+
+    check_writable(out)
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"--out '{out}' is not empty; choose a new folder for the model")
 
 
 def _run(recipe: Recipe, out: Path, resume: bool, tracker: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from multidelete.models.albef import Albef, AlbefConfig, FusionConfig
 from multidelete.models.config import EncoderConfig
 from multidelete.models.encoders import reason
+from multidelete.models.folder import model_folder, read_tokenizer
 from multidelete.models.inputs import within
 from multidelete.utils.errors import InputError
 
@@ -43,6 +44,7 @@ LEFT_OUT = re.compile(
     r"|text_encoder\.cls\."
     r"|text_encoder\.(bert\.)?embeddings\.position_ids$"
 )
+BERT = "google-bert/bert-base-uncased"  # whose tokenizer the official checkpoints have
 NEW = ("class_head",)  # missing in checkpoints that were not fine-tuned for classification
 
 
@@ -66,17 +68,34 @@ def albef_base(image_size: int = 384, **changes: Any) -> AlbefConfig:
     return AlbefConfig(**{**fields, **changes})
 
 
-def load_lavis(path: str | Path, config: AlbefConfig, tokenizer: Any, seed: int = 0) -> Albef:
-    """Load an official checkpoint file as an :class:`Albef`.
+def convert(
+    source: str | Path, tokenizer: str = BERT, labels: Sequence[str] = (), image_size: int | None = None
+) -> Albef:
+    """Convert an official checkpoint file of ALBEF, whose sizes are read from its weights.
 
     Args:
-        path: ``.pth`` file of salesforce/ALBEF or LAVIS; only tensors are loaded, no code.
-        config: Sizes (:func:`albef_base`), and the task's ``labels`` and ``images``.
-        tokenizer: Tokenizer of the checkpoint (``bert-base-uncased``).
-        seed: Seed of weights that the checkpoint lacks: the class head of a new task.
+        source: ``.pth`` file of salesforce/ALBEF or LAVIS; only tensors are loaded, no code.
+        tokenizer: Folder or hub id of its tokenizer.
+        labels: Names of the classes, in the order of its class head, if it was fine-tuned for classification.
+        image_size: Height and width of images in pixels, to which its position embeddings are interpolated; by default
+            its own.
 
     Raises:
-        InputError: The file is missing, not such a checkpoint, or does not fit the configuration.
+        InputError: The file is missing or not such a checkpoint, or its head has another number of classes.
+    """
+    weights = read_checkpoint(source)
+    config = config_of(weights, labels, image_size)
+    model = Albef.build(config, (), 0, tokenizer=read_tokenizer(model_folder(tokenizer)))
+    assert isinstance(model, Albef)
+    model.load_state_dict(from_lavis(weights, model.config), strict=False)
+    return model.eval()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """Weights by name in a checkpoint file; only tensors are loaded, no code.
+
+    Raises:
+        InputError: The file is missing, or has none.
     """
     path = Path(path)
     if not path.is_file():
@@ -88,10 +107,53 @@ def load_lavis(path: str | Path, config: AlbefConfig, tokenizer: Any, seed: int 
     weights = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise InputError(f"'{path}' has no weights by name: expected a state dict, or one under 'model'")
-    model = Albef.build(config, (), seed, tokenizer=tokenizer)
-    assert isinstance(model, Albef)
-    model.load_state_dict(from_lavis(weights, model.config), strict=False)
-    return model
+    return weights
+
+
+def config_of(weights: Mapping[str, Tensor], labels: Sequence[str] = (), image_size: int | None = None) -> AlbefConfig:
+    """Sizes of the model of an official checkpoint; its attention heads are 64 wide, as in all published ones.
+
+    Raises:
+        InputError: It is no checkpoint of ALBEF, or its class head does not fit the labels.
+    """
+    needed = {
+        "patches": "visual_encoder.patch_embed.proj.weight",
+        "positions": "visual_encoder.pos_embed",
+        "mlp": "visual_encoder.blocks.0.mlp.fc1.weight",
+    }
+    if missing := [name for name in needed.values() if name not in weights]:
+        raise InputError(f"this is no checkpoint of ALBEF: it lacks '{missing[0]}'")
+    patches, positions, mlp = (weights[name] for name in needed.values())
+    width, patch = len(patches), patches.shape[-1]
+    size = image_size or round((positions.shape[1] - 1) ** 0.5) * patch
+    layer = re.compile(r"text_encoder\.(?:bert\.)?encoder\.layer\.(\d+)\.(crossattention)?")
+    found = [match for name in weights if (match := layer.match(name))]
+    fused = {match[1] for match in found if match[2]}
+    blocks = {name.split(".")[2] for name in weights if name.startswith("visual_encoder.blocks.")}
+    heads = max(1, width // 64)
+    head = weights.get("cls_head.2.weight")
+    if head is not None and len(head) != len(labels):
+        raise InputError(f"the checkpoint has a head of {len(head)} classes: name them in its order (--labels A,B,...)")
+    if head is None and labels:
+        raise InputError("the checkpoint has no class head; leave the labels out, and train it by a recipe")
+    sizes = {"hidden_size": width, "num_attention_heads": heads}
+    vision = {"model_type": "vit", "image_size": size, "patch_size": patch, "layer_norm_eps": 1e-6, **sizes}
+    vision |= {"num_hidden_layers": len(blocks), "intermediate_size": len(mlp)}
+    text = {"model_type": "bert", "num_hidden_layers": len({match[1] for match in found}) - len(fused), **sizes}
+    for name, tensor in weights.items():
+        if re.fullmatch(r"text_encoder\.(bert\.)?embeddings\.position_embeddings\.weight", name):
+            text["max_position_embeddings"] = len(tensor)
+        if re.fullmatch(r"text_encoder\.(bert\.)?encoder\.layer\.0\.intermediate\.dense\.weight", name):
+            text["intermediate_size"] = len(tensor)
+    projection = weights.get("vision_proj.weight")
+    return albef_base(
+        size,
+        vision=EncoderConfig(config=vision),
+        text=EncoderConfig(config=text),
+        fusion=FusionConfig(layers=max(1, len(fused)), width=width, heads=heads, dropout=0.1),
+        embedding_width=256 if projection is None else len(projection),
+        labels=tuple(labels),
+    )
 
 
 def from_lavis(state_dict: Mapping[str, Tensor], config: AlbefConfig) -> dict[str, Tensor]:
