@@ -38,5 +38,8 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@ $(VENV)/installed
 
+docs/supported-models.md: $(wildcard src/multidelete/models/*.py) | $(VENV)/installed
+	$(BIN)/python -m multidelete.models.supported > $@
+
 clean:
 	rm -rf $(VENV) runs

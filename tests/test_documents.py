@@ -9,9 +9,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import multidelete
 import tiny
+from multidelete import Model
+from multidelete.models import MODELS
+from multidelete.models.supported import page
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,6 +45,29 @@ def test_contributing_block_is_a_method_that_unlearns():
     assert losses[0]["forget"] < 0 < losses[0]["retain"]
     exec(compile(metric, "CONTRIBUTING.md", "exec"), names)
     assert names["highest"].compute(outcome.predictions, None) == outcome.predictions["forget"]["score"].max()  # type: ignore[attr-defined]
+
+
+def test_the_adapter_of_an_own_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, adapter, _ = code = blocks("docs/own-model.md", "python")
+    assert len(adapter.strip().splitlines()) < 50
+    names = {"__name__": "example"}
+    torch.manual_seed(0)
+    with monkeypatch.context() as patch:
+        patch.setitem(MODELS, "two_towers", None)  # removed at the end
+        exec(compile("\n".join(code), "own-model.md", "exec"), names)
+        outcome, towers, model = names["outcome"], names["towers"], names["model"]
+        again = Model.from_pretrained(tmp_path / "run" / "model")
+    assert [row["method"] for row in outcome.rows] == ["original", "retrain", "multidelete"]
+    assert type(names["unlearned"]) is type(towers)
+    moved = tiny.changed(towers.state_dict(), names["unlearned"].state_dict())
+    assert set(moved) >= {"image_tower.0.weight", "text_tower.weight"}
+    assert not tiny.changed(towers.state_dict(), model.model.state_dict())
+    assert not tiny.changed(tiny.weights(outcome.model), tiny.weights(again))
+
+
+def test_the_page_of_supported_models_is_what_its_command_prints():
+    assert (ROOT / "docs" / "supported-models.md").read_text(encoding="utf-8") == page()
 
 
 def test_readme_has_its_two_commands_and_ci_runs_the_checks():

@@ -93,9 +93,9 @@ def dataset_of(folder: Path, files: dict[str, bytes]) -> Dataset:
 def test_a_file_that_cannot_be_read_is_named_with_its_line_and_why(name: str, tmp_path: Path) -> None:
     content, why = UNREADABLE[name]
     dataset = dataset_of(tmp_path / "photos", {name: content})
-    place = rf"^\S+/photos/manifest\.jsonl, line 3: image \S+/photos/images/{name}\.jpg of example '{name}' {why}"
+    message = rf"^\S+/photos/manifest\.jsonl, line 3: image \S+/photos/images/{name}\.jpg of example '{name}' {why}"
     for use in (lambda: dataset.images(8), dataset.check_images):
-        with pytest.raises(InputError, match=place) as raised:
+        with pytest.raises(InputError, match=message) as raised:
             use()
         assert "\n" not in str(raised.value)
 

@@ -229,7 +229,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _changes(image: Image.Image, content: bytes) -> Iterator[str]:
-    # Pillow decodes the whole PNG in search of an orientation behind the pixels.
+    # Pillow decodes all of a PNG in search of an orientation behind the pixels.
     late = image.format != "PNG" or b"eXIf" in content
     exif = image.getexif() if late else Image.Image.getexif(image)
     if exif.get(ExifTags.Base.Orientation, 1) in range(2, 9):

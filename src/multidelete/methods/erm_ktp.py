@@ -109,7 +109,7 @@ class ErmKtp(Method):
             terms = {"map": distance(mine, theirs), "pooled": self.pooled_weight * pooled}
             if not embeds:
                 return terms
-            # The contrastive embeddings are read beside the feature map.
+            # The contrastive embeddings are not computed from the feature map.
             embedded, target = student.embedding("vision", own), original.embedding("vision", aim).detach()
             return {**terms, "embedding": distance(embedded, target)}
 

@@ -5,7 +5,9 @@ from multidelete.models.base import Model
 from multidelete.models.blip import Blip, Blip2
 from multidelete.models.config import ModelConfig
 from multidelete.models.dual import DualEncoder
+from multidelete.models.encoders import normalise, word_tokenizer
 from multidelete.models.graph_text import GraphTextModel
+from multidelete.models.image_text import ImageTextModel
 from multidelete.models.inputs import Batch, Encoding, Tokens
 from multidelete.models.single_stream import BridgeTower, Vilt
 from multidelete.models.wrapped import Wrapped
@@ -34,9 +36,12 @@ __all__ = [
     "DualEncoder",
     "Encoding",
     "GraphTextModel",
+    "ImageTextModel",
     "Model",
     "ModelConfig",
     "Tokens",
     "Vilt",
     "Wrapped",
+    "normalise",
+    "word_tokenizer",
 ]

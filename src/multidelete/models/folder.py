@@ -44,7 +44,7 @@ def model_folder(source: str | Path) -> Path:
 
 
 def is_hub_id(source: str | Path) -> bool:
-    """Whether this may be the id of a model on the hub; "models/mine" beside a folder "models" was meant as a path."""
+    """Whether this may be the id of a model on the hub; "models/mine" is a path if there is a folder "models"."""
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(source))) and not Path(source).parent.exists()
 
 

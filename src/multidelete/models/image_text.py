@@ -55,6 +55,10 @@ class ImageTextModel(Model):
             pooled=each.pooled.unflatten(0, (-1, count)).mean(1),
         )
 
+    def project(self, modality: str, embedded: Encoding) -> Encoding:
+        """See :meth:`Model.project`; nothing by default, where projections belong to the fusion."""
+        return replace(embedded, stage="encoded")
+
     def embed_images(self, images: Tensor) -> Encoding:
         """Token states and pooled vectors of prepared images, one each."""
         raise NotImplementedError

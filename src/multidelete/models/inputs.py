@@ -42,6 +42,11 @@ class Encoding:
     pooled: Tensor
     stage: Literal["embedded", "encoded"] = "encoded"
 
+    @classmethod
+    def of_vectors(cls, pooled: Tensor) -> Encoding:
+        """Output of a backbone that gives one vector of each example, ``(B, P)``, and no token states."""
+        return cls(pooled[:, None], pooled.new_ones(len(pooled), 1, dtype=torch.long), pooled, "embedded")
+
     def __getitem__(self, rows: Tensor) -> Encoding:
         """Select rows, for example to form other pairs without encoding again."""
         return replace(self, tokens=self.tokens[rows], mask=self.mask[rows], pooled=self.pooled[rows])

@@ -18,7 +18,7 @@ ALL_LINEAR = "all-linear"
 
 
 class LowRank(BaseModel):
-    r"""Low-rank matrices beside linear layers, which change instead of their weights [1]_.
+    r"""Low-rank matrices added to linear layers, which change instead of their weights [1]_.
 
     A layer computes :math:`W x + \frac{\alpha}{r} B A x`; B is 0 at the beginning. After unlearning the product is
     added to the weights, so that the model has the same layers as before.
@@ -123,8 +123,8 @@ def base_of(folder: Path) -> str:
         raise InputError(f"{path} is of an adapter of type {kind!r}; supported is LORA")
     if not base:
         raise InputError(f"{path} does not name its base; write its folder or hub id to base_model_name_or_path")
-    places = [Path(base), folder / base, folder.parent / base]
-    return str(next((place.resolve() for place in places if place.is_dir()), base))
+    candidates = [Path(base), folder / base, folder.parent / base]
+    return str(next((path.resolve() for path in candidates if path.is_dir()), base))
 
 
 def read_adapter(model: Any, folder: Path) -> tuple[Any, str]:

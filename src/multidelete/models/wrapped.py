@@ -6,7 +6,6 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -34,7 +33,7 @@ from multidelete.models.hub import (
     read_processor,
 )
 from multidelete.models.image_text import ClassHead, ImageTextModel
-from multidelete.models.inputs import Encoding, Tokens, unadapted
+from multidelete.models.inputs import Tokens, unadapted
 from multidelete.models.lora import base_of, fresh_adapter, is_adapter, read_adapter
 from multidelete.models.processor import Processor
 from multidelete.utils.errors import InputError
@@ -149,10 +148,6 @@ class Wrapped(ImageTextModel):
     def fused_width(self) -> int:
         """Width of the fused representation of one image, for a class head."""
         raise NotImplementedError(f"a {self.name} model has no class head")
-
-    def project(self, modality: str, embedded: Encoding) -> Encoding:
-        """See :meth:`Model.project`; projections belong to the fusion."""
-        return replace(embedded, stage="encoded")
 
     @property
     def preparation(self) -> Processor:
@@ -417,8 +412,8 @@ def supported(architecture: str, what: str) -> type[Wrapped]:
     if adapter is None:
         known = ", ".join(name for kind in adapters() for name in kind.classes)
         raise InputError(
-            f"{what}, which is not supported; supported are {known} of transformers, and models "
-            "that multidelete trained"
+            f"{what}, which is not supported; supported are {known} of transformers, models "
+            "that multidelete trained, and any other by an adapter of your own (docs/own-model.md)"
         )
     return adapter
 
