@@ -38,7 +38,20 @@ Terminal = Callable[[str], Ended]
 
 ROOT = Path(__file__).parents[1]
 RECIPES = [*sorted((ROOT / "recipes").glob("*.toml")), *sorted((ROOT / "src/multidelete/demos").glob("*.toml"))]
-COMMANDS = ("demo", "train", "unlearn", "evaluate", "report", "verify", "list", "check", "convert", "bench", "study")
+COMMANDS = (
+    "demo",
+    "train",
+    "unlearn",
+    "evaluate",
+    "report",
+    "verify",
+    "list",
+    "check",
+    "convert",
+    "push",
+    "bench",
+    "study",
+)
 MAIN = [sys.executable, "-m", "multidelete"]
 QUICK = "method.epochs=1 method.min_steps=4 method.evaluations=2"
 

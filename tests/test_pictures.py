@@ -268,7 +268,7 @@ def test_one_picture_that_was_cut_off_is_found_before_anything_is_written(here: 
         assert contents(here) == before
 
 
-def test_check_and_the_record_tell_how_many_were_changed(here: Path, terminal: Terminal) -> None:
+def test_check_and_the_record_count_changed_pictures(here: Path, terminal: Terminal) -> None:
     for name, content in {"train-00002": turned(6, "png"), "train-00003": encoded("png", "RGBA")}.items():
         (here / f"photos/images/{name}.png").write_bytes(content)
     assert "images: 1 turned upright, 1 put on white\n" in terminal("check --data photos").out

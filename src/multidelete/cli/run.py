@@ -194,6 +194,32 @@ def unlearn(
     _run(loaded, out, resume, tracker)
 
 
+@app.command(
+    epilog="Examples:\n\n`multidelete push runs/request me/clip-unlearned --private`\n\n"
+    "`HF_TOKEN=... multidelete push runs/request/model me/clip-unlearned`"
+)
+def push(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, or of a model.")],
+    repository: Annotated[str, typer.Argument(metavar="NAME/REPOSITORY", help="Repository on the Hugging Face hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
+) -> None:
+    """Upload an unlearned model with its model card to the Hugging Face hub; nothing else of the run is sent."""
+    from huggingface_hub import HfApi
+
+    from multidelete.models.folder import model_folder, read_config
+
+    model = folder / "model" if (folder / "model").is_dir() else model_folder(folder)
+    read_config(model)  # refuses what is no model
+    api = HfApi()
+    try:
+        url = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=model, commit_message="Upload an unlearned model")
+    except Exception as error:  # huggingface_hub and its transport raise many kinds
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"'{model}' was not uploaded to {repository}: {first} (log in with hf auth login)") from error
+    typer.echo(f"model uploaded to {url}")
+
+
 def check_new(out: Path) -> None:
     """Check that a folder can be written and is new or empty."""
     from multidelete.runs.record import check_writable
