@@ -352,6 +352,42 @@ def test_other_formats_are_refused_with_a_way_forward(name: str, sentence: str, 
         Model.from_pretrained(tmp_path)
 
 
+def test_a_folder_without_processor(photographs: Dataset, tmp_path: Path) -> None:
+    base, folder = zoo.write("clip", tmp_path / "base"), tmp_path / "clip"
+    zoo.parts("clip")[0].save_pretrained(folder)
+    with pytest.raises(
+        InputError, match=r"has no tokenizer: .*; name a folder or hub id that has one with --processor"
+    ):
+        multidelete.load(folder)
+    zoo.parts("clip")[2].save_pretrained(folder)
+    with pytest.raises(InputError, match=r"has no image processor: expected preprocessor_config.json; name a folder"):
+        multidelete.load(folder)
+    cosines = scores(multidelete.load(folder, base), photographs)["cosine"]
+    np.testing.assert_allclose(cosines, their_scores("clip", photographs, base)["cosine"], atol=1e-5)
+    zoo.parts("clip")[0].save_pretrained(tmp_path / "start")  # neither has what it was fine-tuned from
+    outcome = multidelete.unlearn(
+        folder,
+        photographs,
+        3,
+        NegGrad(**QUICK),
+        training=multidelete.TrainSettings(epochs=0.5, batch_size=20),
+        engine=tiny.engine(),
+        out=tmp_path / "run",
+        processor=base,
+        base=tmp_path / "start",
+    )
+    assert [row["method"] for row in outcome.rows] == ["original", "retrain", "neggrad"]
+    assert isinstance(multidelete.load(tmp_path / "run" / "model"), Wrapped)  # it has one now
+
+
+def test_a_processor_where_none_is_taken(photos: Path, tmp_path: Path, tiny_model: Path, terminal: Any) -> None:
+    ended = terminal(
+        f"unlearn --model {tiny_model} --processor {tiny_model} --data {photos} --forget 3 --out {tmp_path}/out"
+    )
+    assert ended.code == 2
+    assert "is no model of transformers, so it takes no processor; leave it out" in ended.err
+
+
 def test_the_clip_in_a_folder_of_sentence_transformers(photographs: Dataset, tmp_path: Path) -> None:
     zoo.write("clip", tmp_path / "0_CLIPModel")
     (tmp_path / "modules.json").write_text("[]")

@@ -35,14 +35,17 @@ def load(model: nn.Module | str | Path, processor: Any = None) -> Model:
 
     Args:
         model: Folder that multidelete, ``transformers`` or peft wrote, or a model in memory, which is copied.
-        processor: The ``transformers`` processor of a model of ``transformers`` or peft in memory.
+        processor: The ``transformers`` processor of a model of ``transformers`` or peft in memory, or the folder of the
+            processor of a folder that has none.
 
     Raises:
         InputError: The folder is damaged or incomplete, or the class is not supported.
     """
     if isinstance(model, Model):
         return copy.deepcopy(model)
-    return Model.from_pretrained(model) if isinstance(model, str | Path) else Wrapped.wrap(model, processor)
+    if isinstance(model, str | Path):
+        return Model.from_pretrained(model, processor)
+    return Wrapped.wrap(model, processor)
 
 
 def unlearn(
@@ -78,7 +81,7 @@ def unlearn(
         engine: Device, precision, progress.
         seed: Seed of the request and all other random draws.
         out: Folder for the record of the run; by default nothing is kept on disk.
-        processor: Processor of a model of ``transformers`` in memory; the outcome's model has the same class.
+        processor: Processor of a model of ``transformers`` in memory, see :func:`load`; the same class comes out.
         base: Folder or hub id of the model that it was fine-tuned from, from which Retrain and reference models start;
             by default the base of an adapter.
         merge: Whether to merge an adapter (peft) into its base; by default an adapter comes out as one.
@@ -98,6 +101,7 @@ def unlearn(
         task=task or TASKS[task_for(type(original), original.config.labels)](),
         data={"reader": IN_MEMORY, "name": dataset.name},
         original=source,
+        processor=str(processor) if isinstance(model, str | Path) and processor is not None else None,
         start=None if base is None else str(base),
         train=training,
         forget=_request(forget),
@@ -183,7 +187,7 @@ def evaluate(
         task: The task of the model; by default the task that it was trained for.
         engine: Device, precision, progress.
         seed: Seed of the sample, if ``forget`` is a number or a share.
-        processor: Processor of a model of ``transformers`` in memory.
+        processor: Processor of a model of ``transformers`` in memory, see :func:`load`.
 
     Raises:
         InputError: Model, task and data do not fit together.

@@ -27,6 +27,10 @@ Data = Annotated[
     Path | None,
     typer.Option("--data", help="Folder with the data: a dataset (manifest.jsonl) or a Karpathy split file."),
 ]
+Processor = Annotated[
+    Path | None,
+    typer.Option("--processor", help="Folder or hub id of the image processor and tokenizer, if --model has none."),
+]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated; `0,1,2` by default.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Number of parallel cells; one per core by default.")]
 Launcher = Annotated[str, typer.Option(help="processes, or submitit for a cluster.")]

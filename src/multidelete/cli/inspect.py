@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from multidelete.cli.base import Data, Overrides, Precision, Seed, data_values, forget_values, open_engine
+from multidelete.cli.base import Data, Overrides, Precision, Processor, Seed, data_values, forget_values, open_engine
 from multidelete.utils.errors import InputError
 
 app = typer.Typer()
@@ -22,6 +22,7 @@ def evaluate(
     data: Data = None,
     reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; detected by default.")] = None,
     forget: Annotated[str | None, typer.Option("--forget", help="Ids, number or fraction; adds D_f metrics.")] = None,
+    processor: Processor = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Task settings, such as rerank=32.")] = None,
     precision: Precision = None,
     seed: Seed = None,
@@ -47,7 +48,13 @@ def evaluate(
     task = recipe.task.model_copy(update={"probed": 0})
     with open_engine(recipe) as engine:
         metrics = api.evaluate(
-            model, dataset, given if forget is not None else None, task=task, engine=engine, seed=recipe.seed
+            model,
+            dataset,
+            given if forget is not None else None,
+            task=task,
+            engine=engine,
+            seed=recipe.seed,
+            processor=processor,
         )
     _print_metrics(metrics)
 

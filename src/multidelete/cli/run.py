@@ -13,6 +13,7 @@ from multidelete.cli.base import (
     Out,
     Overrides,
     Precision,
+    Processor,
     Resume,
     Seed,
     Tracker,
@@ -128,6 +129,7 @@ def unlearn(
         Path | None,
         typer.Option("--model", help="Trained model: a folder of multidelete or transformers, or a hub id."),
     ] = None,
+    processor: Processor = None,
     base: Annotated[
         Path | None, typer.Option("--base", help="Model that --model was fine-tuned from; Retrain starts from it.")
     ] = None,
@@ -170,6 +172,8 @@ def unlearn(
             raise InputError(f"without a recipe, {', '.join(missing)} must be given (see 'multidelete unlearn --help')")
     if model is not None:
         given["original"] = str(model)
+    if processor is not None:
+        given["processor"] = str(processor)
     if base is not None:
         given["start"] = str(base)
     if merge:

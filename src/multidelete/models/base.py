@@ -238,8 +238,12 @@ class Model(nn.Module, ABC):
             self.tokenizer.save_pretrained(part)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Model:
+    def from_pretrained(cls, folder: str | Path, processor: Any = None) -> Model:
         """Load a model that :meth:`save_pretrained` wrote.
+
+        Args:
+            folder: Folder, or hub id.
+            processor: For a folder of ``transformers`` without one, where its image processor and tokenizer are.
 
         Raises:
             InputError: The folder is missing, damaged, of another format or not a model folder.
@@ -253,7 +257,9 @@ class Model(nn.Module, ABC):
 
             if not issubclass(cls, Wrapped) and not issubclass(Wrapped, cls):
                 raise InputError(f"{folder} holds a model of transformers, not '{cls.name}'; load it with Model")
-            return (cls if issubclass(cls, Wrapped) else Wrapped).load(folder, fields)
+            return (cls if issubclass(cls, Wrapped) else Wrapped).load(folder, fields, processor)
+        if processor is not None:
+            raise InputError(f"'{folder}' is no model of transformers, so it takes no processor; leave it out")
         name = fields.pop("model", None)
         if name not in MODELS:
             known = ", ".join(MODELS)

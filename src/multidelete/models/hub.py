@@ -29,6 +29,8 @@ VOCABULARIES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
+IMAGE_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+OTHER_PROCESSOR = "name a folder or hub id that has one with --processor"
 VOLATILE = ("_name_or_path", "transformers_version", "architectures", "dtype")  # facts of a file, not of a model
 OWN_FILE = "multidelete.safetensors"  # a class head, an extra module, and how a recipe built the model
 
@@ -78,7 +80,9 @@ def read_processor(folder: Path) -> Processor:
         InputError: There is none, or it cannot be used.
     """
     if not has_tokenizer(folder):  # transformers would make up an empty one
-        raise InputError(f"'{folder}' has no tokenizer: expected one of {', '.join(VOCABULARIES)}")
+        raise InputError(f"'{folder}' has no tokenizer: expected one of {', '.join(VOCABULARIES)}; {OTHER_PROCESSOR}")
+    if not any((folder / name).is_file() for name in IMAGE_PROCESSORS):
+        raise InputError(f"'{folder}' has no image processor: expected {IMAGE_PROCESSORS[0]}; {OTHER_PROCESSOR}")
     parts = []
     for auto, what in ((AutoImageProcessor, "image processor"), (AutoTokenizer, "tokenizer")):
         with quiet(f"'{folder}' has no usable {what}"):

@@ -286,12 +286,13 @@ class Wrapped(ImageTextModel):
     # -- folders ------------------------------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, folder: Path, fields: Mapping[str, Any]) -> Wrapped:
+    def load(cls, folder: Path, fields: Mapping[str, Any], processor: Any = None) -> Wrapped:
         """Load a folder that ``save_pretrained`` of ``transformers`` wrote.
 
         Args:
             folder: The folder.
             fields: Its configuration file, which names the class or its ``model_type``.
+            processor: Image processor and tokenizer, or where they are, instead of those in the folder.
 
         Raises:
             InputError: The class is not supported, weights are missing, or there is no image processor or tokenizer.
@@ -302,7 +303,8 @@ class Wrapped(ImageTextModel):
             raise InputError(f"{folder} holds a {architecture} of transformers, not a '{cls.name}' model")
         base = model_folder(base_of(folder)) if is_adapter(folder) else folder
         model: Any = read_model(base, getattr(transformers, architecture))
-        processor = read_processor(folder if has_tokenizer(folder) else base)
+        if not isinstance(processor, Processor):
+            processor = read_processor(model_folder(processor or (folder if has_tokenizer(folder) else base)))
         own, weights = read_own(folder)
         config = adapter.config_for(architecture, model.config, own, model.dtype)
         if base != folder:

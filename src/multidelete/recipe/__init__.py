@@ -83,6 +83,7 @@ class Recipe(BaseModel):
         data: Name of the reader and its options.
         model: Architecture and its configuration; None with ``original``.
         original: Folder of a trained model, instead of training one.
+        processor: Folder or hub id with the image processor and tokenizer of ``original``, if that has none.
         start: Start of the original's training instead of random weights: folder or hub id of a model, or another
             recipe (TOML, relative to this one or the working folder), whose original is then trained first. By default
             the base of an adapter.
@@ -106,6 +107,7 @@ class Recipe(BaseModel):
     data: Annotated[dict[str, Any], BeforeValidator(_known_data)] = {"reader": "scenes"}
     model: AnyModel | None = None
     original: str | None = None
+    processor: str | None = None
     start: str | None = None
     train: TrainSettings | None = None
     forget: ForgetSettings
@@ -223,6 +225,8 @@ def _conflicts(recipe: Recipe, values: Mapping[str, Any]) -> Iterator[str]:
     """Messages about conflicts between valid tables."""
     if recipe.original is not None and values.get("model") is not None:
         yield "'original' is a trained model; remove the table 'model'"
+    if recipe.processor is not None and recipe.original is None:
+        yield "'processor' (--processor) belongs to a trained model ('original', --model); remove it"
     start = recipe.start
     recipe_of_start = start is not None and start.endswith(".toml") and Path(start).is_file()
     if start is not None and not (Path(start).is_dir() or recipe_of_start or is_hub_id(start)):
@@ -294,6 +298,7 @@ def as_values(recipe: Recipe) -> dict[str, Any]:
         "task": {"name": recipe.task.name, **recipe.task.model_dump(mode="json")},
         "data": recipe.data,
         "original": recipe.original,
+        "processor": recipe.processor,
         "start": recipe.start,
         "model": recipe.model and {"name": recipe.model[0], **recipe.model[1].model_dump(mode="json")},
         "train": recipe.train and recipe.train.model_dump(mode="json"),

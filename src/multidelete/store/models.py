@@ -158,7 +158,8 @@ def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine, mode
     """
     seed = recipe.seeds()["train"]
     if recipe.original is not None:
-        model = (Model.from_pretrained(recipe.original) if model is None else model).to(engine.device).eval()
+        model = Model.from_pretrained(recipe.original, recipe.processor) if model is None else model
+        model = model.to(engine.device).eval()
         recipe.task.check(dataset, type(model))
         check_head(model, recipe.task)
         hashed, training = weights_hash(model.state_dict()), read_training(Path(recipe.original))

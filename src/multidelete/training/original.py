@@ -14,6 +14,8 @@ from multidelete.data.samplers import TrainStream
 from multidelete.models.base import Model
 from multidelete.models.config import ModelConfig
 from multidelete.models.extras import EXTRAS, add_extra
+from multidelete.models.hub import has_tokenizer
+from multidelete.models.processor import Processor
 from multidelete.training.engine import Engine
 from multidelete.training.extras import Extra, check_extra
 from multidelete.training.features import frozen_inputs
@@ -71,7 +73,8 @@ def initial_model(
     model = architecture.build(config.model_copy(update={"extra": None}), texts, seed, tokenizer=tokenizer)
     add_extra(model, config.extra)
     if start is not None:
-        model.take_weights(Model.from_pretrained(start))
+        lacks_one = isinstance(tokenizer, Processor) and not has_tokenizer(start)
+        model.take_weights(Model.from_pretrained(start, tokenizer if lacks_one else None))
     return model
 
 
