@@ -118,6 +118,7 @@ def test_a_recipe_starts_from_the_original_of_a_neighbouring_recipe(
 def test_a_start_that_is_not_there_is_refused(tmp_path: Path) -> None:
     path = recipe(tmp_path / "r.toml", "entailment", "premises", "frist.toml")
     with pytest.raises(
-        InputError, match=r"'start' \(--base\) is the folder of a model or a recipe \(TOML\); there is no 'frist"
+        InputError,
+        match=r"'start' \(--base\) is the folder or hub id of a model, or a recipe \(TOML\); there is no 'frist",
     ):
         load(path)

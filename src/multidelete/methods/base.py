@@ -227,7 +227,7 @@ class LossMethod(Method):
     forget_weight: float = Field(default=0.5, ge=0)
     forget_target: float = Field(default=0.0, ge=0, le=100)
 
-    lora: LowRank | None = None
+    lora: LowRank | None = Field(default=None, exclude_if=lambda lora: lora is None)
 
     needs_teacher: ClassVar[bool] = False
     needs_initial: ClassVar[bool] = False  # whether ``original.initial`` is used on D_f; requires needs_teacher
@@ -238,10 +238,6 @@ class LossMethod(Method):
         super().check(model, request)
         if self.lora is not None:
             self.lora.layers(model, self.scope)
-
-    def settings(self, data: UnlearningData) -> dict[str, Any]:
-        """See :meth:`Method.settings`."""
-        return self.model_dump(exclude={"scope"} if self.lora else {"scope", "lora"})
 
     def needs_before(self) -> bool:
         """Whether the method needs validation metrics of the original."""

@@ -133,6 +133,11 @@ class Model(nn.Module, ABC):
         return encoding.pooled
 
     @property
+    def fine_tuned(self) -> bool:
+        """Whether the model was trained elsewhere, so that only the result of its training is known."""
+        return False
+
+    @property
     def contrastive(self) -> bool:
         """Whether the model has contrastive embeddings; their similarity preselects candidates in retrieval."""
         return True

@@ -1,11 +1,20 @@
-"""The page of supported models, made of the adapters: ``python -m multidelete.models.supported``."""
+"""Supported classes of ``transformers``, and the page about them: ``python -m multidelete.models.supported``."""
 
 from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from multidelete.models.wrapped import Wrapped, adapters
+import transformers
+
+from multidelete.models.hub import class_in, read_own
+from multidelete.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from multidelete.models.wrapped import Wrapped
 
 HEAD = """\
 # Supported models
@@ -33,6 +42,43 @@ FORMATS = """\
 ## Where encoding and fusion end
 """
 RETRIEVAL, LABELS, SEVERAL = "retrieval", "entailment", "reasoning"
+
+
+def adapters() -> list[type[Wrapped]]:
+    """All adapters."""
+    from multidelete.models import MODELS
+    from multidelete.models.wrapped import Wrapped
+
+    return [kind for kind in MODELS.values() if issubclass(kind, Wrapped)]
+
+
+def supported(architecture: str, what: str) -> type[Wrapped]:
+    """Adapter of a class of ``transformers``.
+
+    Raises:
+        InputError: It is not supported.
+    """
+    adapter = next((kind for kind in adapters() if kind.adapts(architecture)), None)
+    if adapter is None:
+        known = ", ".join(name for kind in adapters() for name in kind.classes)
+        raise InputError(
+            f"{what}, which is not supported; supported are {known} of transformers, models "
+            "that multidelete trained, and any other by an adapter of your own (docs/own-model.md)"
+        )
+    return adapter
+
+
+def described(folder: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder of ``transformers`` holds: ``model`` and its configuration, as far as no weights are needed.
+
+    Raises:
+        InputError: The class is not supported.
+    """
+    architecture = class_in(fields)
+    adapter = supported(architecture, f"'{folder}' holds a {architecture}")
+    config = getattr(transformers, architecture).config_class.from_dict(dict(fields))
+    own, _ = read_own(folder)
+    return {"model": adapter.name, **adapter.config_for(architecture, config, own).model_dump()}
 
 
 def page() -> str:

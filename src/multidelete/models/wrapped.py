@@ -36,6 +36,7 @@ from multidelete.models.image_text import ClassHead, ImageTextModel
 from multidelete.models.inputs import Tokens, unadapted
 from multidelete.models.lora import base_of, fresh_adapter, is_adapter, read_adapter
 from multidelete.models.processor import Processor
+from multidelete.models.supported import supported
 from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_atomically
 from multidelete.utils.randomness import seeded
@@ -71,7 +72,7 @@ class WrappedConfig(ModelConfig):
 
 
 class Wrapped(ImageTextModel):
-    """A model of ``transformers``, unchanged inside.
+    """A model of ``transformers``, or the peft model of one, unchanged inside.
 
     Subclasses say where encoding and fusion end, by calling parts of the model, and which parameters belong to which
     scope, by regular expressions of their names; other parameters are not used and belong to no scope.
@@ -88,13 +89,6 @@ class Wrapped(ImageTextModel):
     peft: Any  # the peft model, if there is an adapter
 
     def __init__(self, model: Any, processor: Processor, config: WrappedConfig) -> None:
-        """Wrap a model.
-
-        Args:
-            model: A model of ``transformers``, or the peft model of one.
-            processor: Image processor and tokenizer.
-            config: Configuration.
-        """
         super().__init__()
         # Kept outside of the modules, for its own way to be saved: the adapted layers are in the base.
         self.__dict__["peft"] = model if hasattr(model, "get_base_model") else None
@@ -148,6 +142,11 @@ class Wrapped(ImageTextModel):
     def fused_width(self) -> int:
         """Width of the fused representation of one image, for a class head."""
         raise NotImplementedError(f"a {self.name} model has no class head")
+
+    @property
+    def fine_tuned(self) -> bool:
+        """See :meth:`Model.fine_tuned`."""
+        return self.config.fine_tuned
 
     @property
     def preparation(self) -> Processor:
@@ -395,39 +394,3 @@ class Wrapped(ImageTextModel):
             if ours or not self.config.fine_tuned:
                 fields = self.config.model_dump(mode="json", include=set(OWN_FIELDS))
                 save_file(ours, part / OWN_FILE, metadata={"config": json.dumps(fields, sort_keys=True)})
-
-
-def adapters() -> list[type[Wrapped]]:
-    """All adapters."""
-    from multidelete.models import MODELS
-
-    return [kind for kind in MODELS.values() if issubclass(kind, Wrapped)]
-
-
-def supported(architecture: str, what: str) -> type[Wrapped]:
-    """Adapter of a class of ``transformers``.
-
-    Raises:
-        InputError: It is not supported.
-    """
-    adapter = next((kind for kind in adapters() if kind.adapts(architecture)), None)
-    if adapter is None:
-        known = ", ".join(name for kind in adapters() for name in kind.classes)
-        raise InputError(
-            f"{what}, which is not supported; supported are {known} of transformers, models "
-            "that multidelete trained, and any other by an adapter of your own (docs/own-model.md)"
-        )
-    return adapter
-
-
-def described(folder: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What a folder of ``transformers`` holds: ``model`` and its configuration, as far as no weights are needed.
-
-    Raises:
-        InputError: The class is not supported.
-    """
-    architecture = class_in(fields)
-    adapter = supported(architecture, f"'{folder}' holds a {architecture}")
-    config = getattr(transformers, architecture).config_class.from_dict(dict(fields))
-    own, _ = read_own(folder)
-    return {"model": adapter.name, **adapter.config_for(architecture, config, own).model_dump()}

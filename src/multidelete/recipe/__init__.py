@@ -25,7 +25,7 @@ from multidelete.models.config import ModelConfig
 from multidelete.models.extras import EXTRAS
 from multidelete.models.folder import is_hub_id, is_transformers, model_folder, read_config
 from multidelete.models.lora import base_of, is_adapter
-from multidelete.models.wrapped import described
+from multidelete.models.supported import described
 from multidelete.recipe.errors import entry_sentences, sentences, sentences_of
 from multidelete.recipe.settings import BenchSettings, ForgetSettings, MembershipSettings
 from multidelete.recipe.values import merged, overridden, read_values

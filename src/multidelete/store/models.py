@@ -23,7 +23,6 @@ from multidelete.methods import Method, Original, Unlearned, UnlearningData
 from multidelete.models.base import Model
 from multidelete.models.config import ModelConfig
 from multidelete.models.folder import model_folder
-from multidelete.models.wrapped import WrappedConfig
 from multidelete.recipe import Recipe, load
 from multidelete.store.predictions import read_predictions
 from multidelete.tasks import Predictions, Task
@@ -87,18 +86,13 @@ class Training(BaseModel):
 def repeatable(model: Model, settings: TrainSettings | None, start: str | Path | None) -> bool:
     """Whether a training can be repeated: its settings, and the model that it started from, are known."""
     # A pretrained model that was trained from scratch would be no reference for one that was fine-tuned.
-    return settings is not None and (start is not None or not fine_tuned(model))
-
-
-def fine_tuned(model: Model) -> bool:
-    """Whether a model of ``transformers`` was brought, of which only the result of its training is known."""
-    return isinstance(model.config, WrappedConfig) and model.config.fine_tuned
+    return settings is not None and (start is not None or not model.fine_tuned)
 
 
 def save_model(model: Model, folder: Path, training: Training | None) -> None:
     """Write a model, together with the training settings of its original."""
     model.save_pretrained(folder)
-    if training is not None and not fine_tuned(model):  # a folder of transformers stays one
+    if training is not None and not model.fine_tuned:  # a folder of transformers stays one
         write_file(folder / TRAINING_FILE, training.model_dump_json(indent=2) + "\n")
 
 
@@ -158,8 +152,7 @@ def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine, mode
     """
     seed = recipe.seeds()["train"]
     if recipe.original is not None:
-        model = Model.from_pretrained(recipe.original, recipe.processor) if model is None else model
-        model = model.to(engine.device).eval()
+        model = (model or Model.from_pretrained(recipe.original, recipe.processor)).to(engine.device).eval()
         recipe.task.check(dataset, type(model))
         check_head(model, recipe.task)
         hashed, training = weights_hash(model.state_dict()), read_training(Path(recipe.original))
