@@ -39,7 +39,7 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@ $(VENV)/installed
 
 docs/supported-models.md: $(wildcard src/multidelete/models/*.py) | $(VENV)/installed
-	$(BIN)/python -m multidelete.models.supported > $@
+	$(BIN)/python -c 'from multidelete.models.supported import page; print(page(), end="")' > $@
 
 clean:
 	rm -rf $(VENV) runs

@@ -75,7 +75,7 @@ def their_scores(name: str, dataset: Dataset, folder: Path, count: int = 20) -> 
     padding = {"padding": "max_length", "truncation": True} if name.startswith("siglip") else {"padding": True}
     words = {k: v for k, v in tokenizer(texts, return_tensors="pt", **padding).items() if k != "token_type_ids"}
     seen = images(images=pictures, return_tensors="pt")
-    if name in zoo.DUAL:
+    if name in zoo.DUAL | zoo.OTHERS:
         both = (model.get_image_features(**seen).pooler_output, model.get_text_features(**words).pooler_output)
         vision, text = (F.normalize(each[:, 0] if each.dim() == 3 else each, dim=-1) for each in both)
         cosines = (vision[:, None] * text.view(count, 2, -1)).sum(-1).flatten()
@@ -118,7 +118,7 @@ def test_all_classes_that_are_named_are_tested() -> None:
     assert {type(zoo.parts(name)[0]).__name__ for name in zoo.ZOO} == named
 
 
-@pytest.mark.parametrize("name", zoo.ZOO)
+@pytest.mark.parametrize("name", zoo.ZOO | zoo.OTHERS)
 def test_scores_are_those_of_transformers(name: str, data: Dataset, tmp_path: Path) -> None:
     model = Model.from_pretrained(zoo.write(name, tmp_path / "model"))
     assert isinstance(model, Wrapped)
@@ -343,13 +343,21 @@ def test_weights_in_other_files_and_a_class_that_is_not_named(
     [
         ("adapter_config.json", "is damaged: expected peft_type and base_model_name_or_path"),
         ("modules.json", r"is not a model folder: it has no config\.json"),
-        ("open_clip_config.json", "convert it to the format of transformers"),
+        ("open_clip_config.json", "give it in the format of transformers"),
     ],
 )
 def test_other_formats_are_refused_with_a_way_forward(name: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("{}")
     with pytest.raises(InputError, match=sentence):
         Model.from_pretrained(tmp_path)
+
+
+def test_a_checkpoint_file_is_refused_with_the_command_that_converts_it(tmp_path: Path) -> None:
+    (tmp_path / "ALBEF.pth").write_bytes(b"weights")
+    with pytest.raises(
+        InputError, match=r"ALBEF.pth' is a file, not a model folder; .*, multidelete convert makes one"
+    ):
+        Model.from_pretrained(tmp_path / "ALBEF.pth")
 
 
 def test_a_folder_without_processor(photographs: Dataset, tmp_path: Path) -> None:

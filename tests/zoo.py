@@ -145,6 +145,21 @@ def bridgetower() -> Any:
     return hf.BridgeTowerForImageAndTextRetrieval(config)
 
 
+def clipseg() -> Any:
+    words = text(hf.CLIPSegTextConfig, bos_token_id=2, eos_token_id=3)
+    return hf.CLIPSegModel(pair(hf.CLIPSegConfig, words, hf.CLIPSegVisionConfig(**IMAGE, **SIZE)))
+
+
+def owlvit() -> Any:
+    words = text(hf.OwlViTTextConfig, bos_token_id=2, eos_token_id=3)
+    return hf.OwlViTModel(pair(hf.OwlViTConfig, words, hf.OwlViTVisionConfig(**IMAGE, **SIZE)))
+
+
+def blip_model() -> Any:
+    words = text(hf.BlipTextConfig, encoder_hidden_size=32, bos_token_id=2, eos_token_id=3, sep_token_id=4)
+    return hf.BlipModel(pair(hf.BlipConfig, words, hf.BlipVisionConfig(**IMAGE, **SIZE), image_text_hidden_size=24))
+
+
 CLASSES = ("contradiction", "entailment", "neutral")
 DUAL: dict[str, Callable[[], Any]] = {
     "clip": clip,
@@ -158,6 +173,7 @@ DUAL: dict[str, Callable[[], Any]] = {
     "vision_text": vision_text,
     "siglip2": siglip2,
 }
+OTHERS: dict[str, Callable[[], Any]] = {"blip_model": blip_model, "clipseg": clipseg, "owlvit": owlvit}
 PAIRS = {"blip": blip, "blip2": blip2, "vilt": vilt, "vilt_classes": vilt_classes, "bridgetower": bridgetower}
 ZOO = DUAL | PAIRS
 
@@ -167,7 +183,7 @@ def parts(name: str) -> tuple[Any, Any, Any]:
     """A model of this family, an image processor and a tokenizer."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = ZOO[name]().eval()
+        model = (ZOO | OTHERS)[name]().eval()
     tokenizer = word_tokenizer(tiny.dataset().texts)
     if name.startswith("siglip"):
         tokenizer.model_input_names, tokenizer.model_max_length = ["input_ids"], 16

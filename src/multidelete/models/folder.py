@@ -21,7 +21,7 @@ WEIGHTS_FILE = "model.safetensors"
 FORMAT = 1
 CLIP_IN_SENTENCE_TRANSFORMERS = "0_CLIPModel"
 OTHER_FORMATS = {
-    "open_clip_config.json": "; it is a checkpoint of open_clip: convert it to the format of transformers",
+    "open_clip_config.json": "; it is a checkpoint of open_clip: give it in the format of transformers",
 }
 
 
@@ -34,6 +34,10 @@ def model_folder(source: str | Path) -> Path:
     folder = Path(source)
     if folder.is_dir():
         return _clip_in(folder)
+    if folder.is_file():
+        raise InputError(
+            f"'{source}' is a file, not a model folder; of an ALBEF checkpoint, multidelete convert makes one"
+        )
     if not is_hub_id(source):
         raise InputError(f"there is no model folder '{source}'")
     try:

@@ -1,4 +1,4 @@
-"""Supported classes of ``transformers``, and the page about them: ``python -m multidelete.models.supported``."""
+"""Supported classes of ``transformers``, and the page about them (``make docs/supported-models.md``)."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ class below; `multidelete.unlearn` also takes the model itself with `processor=`
 |---|---|---|
 """
 FORMATS = """\
+
+Any other class with `get_image_features`, `get_text_features` and a temperature is a `dual_encoder` too (tried:
+`BlipModel`, `CLIPSegModel`, `OwlViTModel`).
 
 ## Formats
 
@@ -101,7 +104,3 @@ def tasks_of(kind: type[Wrapped], name: str) -> list[str]:
         return labelled
     by_recipe = [f"{task} (a head of ours, by a recipe)" for task in labelled]
     return [RETRIEVAL, *(by_recipe if "labels" in kind.provides and not kind.classifier else [])]
-
-
-if __name__ == "__main__":
-    print(page(), end="")
