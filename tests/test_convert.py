@@ -163,7 +163,9 @@ def test_file_becomes_a_model_that_answers_alike(nested: bool, tmp_path: Path) -
     weights |= luggage(weights)
     torch.save({"model": weights, "epoch": 3} if nested else weights, tmp_path / "albef.pth")
     source.tokenizer.save_pretrained(tmp_path / "bert")
-    model = convert(tmp_path / "albef.pth", str(tmp_path / "bert"))
+    convert(tmp_path / "albef.pth", tmp_path / "albef", str(tmp_path / "bert"))
+    model = Albef.from_pretrained(tmp_path / "albef")
+    assert isinstance(model, Albef)
     assert not model.training
     assert not any("queue" in name for name in model.state_dict())
     images = torch.randint(0, 256, (1, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -181,14 +183,16 @@ def test_a_checkpoint_with_a_class_head(tmp_path: Path) -> None:
     source = build(heads=1, labels=("contradiction", "entailment", "neutral"))
     torch.save(official(source, "text_encoder."), tmp_path / "ve.pth")
     source.tokenizer.save_pretrained(tmp_path / "bert")
-    model = convert(tmp_path / "ve.pth", str(tmp_path / "bert"), source.config.labels, image_size=40)
+    where: Any = tmp_path / "ve", str(tmp_path / "bert")
+    convert(tmp_path / "ve.pth", *where, labels=source.config.labels, image_size=40)
+    model = Albef.from_pretrained(tmp_path / "ve")
     assert torch.equal(model.state_dict()["class_head.2.weight"], source.state_dict()["class_head.2.weight"])
-    assert model.vision.embeddings.position_embeddings.shape[1] == 1 + 25
+    assert model.state_dict()["vision.embeddings.position_embeddings"].shape[1] == 1 + 25
     with pytest.raises(InputError, match=r"a head of 3 classes: name them in its order \(--labels A,B,...\)"):
-        convert(tmp_path / "ve.pth", str(tmp_path / "bert"), ("no", "yes"))
+        convert(tmp_path / "ve.pth", *where, labels=("no", "yes"))
     torch.save(official(build(heads=1), "text_encoder."), tmp_path / "retrieval.pth")
     with pytest.raises(InputError, match="has no class head; leave the labels out"):
-        convert(tmp_path / "retrieval.pth", str(tmp_path / "bert"), ("no", "yes"))
+        convert(tmp_path / "retrieval.pth", *where, labels=("no", "yes"))
 
 
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: Callable[[str], Ended]) -> None:
@@ -211,7 +215,8 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: Call
         assert re.fullmatch(sentence, ended.errors[0])
     torch.save({"weight": torch.ones(2)}, "other.pth")
     assert terminal("convert other.pth --tokenizer bert").errors == [
-        "this is no checkpoint of ALBEF: it lacks 'visual_encoder.patch_embed.proj.weight'"
+        "this is no checkpoint of ALBEF or of a CLIP with a ViT: it lacks 'visual_encoder.patch_embed.proj.weight' "
+        "and 'visual.conv1.weight'"
     ]
     assert not Path("models").exists()
 
@@ -292,7 +297,8 @@ def test_file_that_is_no_checkpoint_is_refused(content: Any, expected: str, tmp_
     elif content is not None:
         torch.save(content, path)
     with pytest.raises(InputError, match=expected):
-        convert(path)
+        convert(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_published_configuration_has_the_published_sizes() -> None:

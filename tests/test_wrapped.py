@@ -343,7 +343,7 @@ def test_weights_in_other_files_and_a_class_that_is_not_named(
     [
         ("adapter_config.json", "is damaged: expected peft_type and base_model_name_or_path"),
         ("modules.json", r"is not a model folder: it has no config\.json"),
-        ("open_clip_config.json", "give it in the format of transformers"),
+        ("open_clip_config.json", "it is of open_clip: multidelete convert makes a folder of its weights"),
     ],
 )
 def test_other_formats_are_refused_with_a_way_forward(name: str, sentence: str, tmp_path: Path) -> None:

@@ -88,28 +88,31 @@ def train(
 
 @app.command(
     epilog="Examples:\n\n`multidelete convert ALBEF_4M.pth --out models/albef`\n\n"
+    "`multidelete convert open_clip_pytorch_model.bin --out models/clip`\n\n"
     "`multidelete convert ve.pth --labels contradiction,neutral,entailment --tokenizer bert --out models/ve`"
 )
 def convert(
-    source: Annotated[Path, typer.Argument(help="Checkpoint file of salesforce/ALBEF or LAVIS (.pth).")],
+    source: Annotated[Path, typer.Argument(help="Checkpoint file of ALBEF (.pth), open_clip or CLIP.")],
     out: Out = Path("models/converted"),
     tokenizer: Annotated[
-        str | None, typer.Option("--tokenizer", help="Folder or hub id of its tokenizer; by default bert-base-uncased.")
+        str | None, typer.Option("--tokenizer", help="Folder or hub id of its tokenizer; by default BERT's or CLIP's.")
     ] = None,
     labels: Annotated[
         str | None, typer.Option("--labels", help="Classes in the order of its head, separated by commas.")
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option("--image-size", min=1, help="Side of images in pixels, if not that of the checkpoint.")
+        int | None, typer.Option("--image-size", min=1, help="Side of ALBEF's images in pixels, if not its own.")
     ] = None,
+    quick_gelu: Annotated[
+        bool, typer.Option("--quick-gelu", help="CLIP's activation: that of OpenAI's weights and of -quickgelu models.")
+    ] = False,
 ) -> None:
-    """Convert an official checkpoint of ALBEF to a model folder; no code in it is run."""
-    from multidelete.models.convert import BERT, convert
-    from multidelete.store.models import save_model
+    """Convert an official checkpoint of ALBEF, or of CLIP with a ViT, to a model folder; no code in it is run."""
+    from multidelete.models.convert import convert
 
     check_new(out)
     names = [each.strip() for each in labels.split(",")] if labels else []
-    save_model(convert(source, tokenizer or BERT, names, image_size), out, None)
+    convert(source, out, tokenizer, labels=names, image_size=image_size, quick_gelu=quick_gelu)
     typer.echo(f"model written to {out}")
 
 

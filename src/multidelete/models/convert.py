@@ -1,23 +1,29 @@
-"""Converts official ALBEF checkpoints to :class:`~multidelete.models.albef.Albef`."""
+"""Converts official checkpoints: ALBEF to :class:`~multidelete.models.albef.Albef`, CLIP to ``CLIPModel``."""
 
 from __future__ import annotations
 
 import pickle
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from multidelete.models.albef import Albef, AlbefConfig, FusionConfig
 from multidelete.models.config import EncoderConfig
 from multidelete.models.encoders import reason
 from multidelete.models.folder import model_folder, read_tokenizer
+from multidelete.models.hub import quiet
 from multidelete.models.inputs import within
+from multidelete.models.open_clip import FIRST, convert_clip
 from multidelete.utils.errors import InputError
+from multidelete.utils.files import write_atomically
 
 # Official name -> ours. The ViT is timm's, with one matrix for query, key and value; the BERT is transformers'.
 VIT = {
@@ -69,23 +75,50 @@ def albef_base(image_size: int = 384, **changes: Any) -> AlbefConfig:
 
 
 def convert(
-    source: str | Path, tokenizer: str = BERT, labels: Sequence[str] = (), image_size: int | None = None
-) -> Albef:
-    """Convert an official checkpoint file of ALBEF, whose sizes are read from its weights.
+    source: str | Path,
+    out: str | Path,
+    tokenizer: str | None = None,
+    *,
+    labels: Sequence[str] = (),
+    image_size: int | None = None,
+    quick_gelu: bool = False,
+) -> None:
+    """Convert an official checkpoint file to a model folder; sizes are read from the weights.
 
     Args:
-        source: ``.pth`` file of salesforce/ALBEF or LAVIS; only tensors are loaded, no code.
-        tokenizer: Folder or hub id of its tokenizer.
+        source: File of salesforce/ALBEF or LAVIS (``.pth``), of open_clip (``.pt``, ``.bin``, ``.safetensors``), or the
+            state dict of OpenAI's CLIP; only tensors are loaded, no code.
+        out: Folder to write: an ``albef``, or a ``CLIPModel`` of transformers.
+        tokenizer: Folder or hub id of its tokenizer; BERT's or CLIP's by default.
         labels: Names of the classes, in the order of its class head, if it was fine-tuned for classification.
-        image_size: Height and width of images in pixels, to which its position embeddings are interpolated; by default
-            its own.
+        image_size: Height and width of images in pixels, to which position embeddings of ALBEF are interpolated; by
+            default its own.
+        quick_gelu: Whether a CLIP was trained with the activation of OpenAI's.
 
     Raises:
         InputError: The file is missing or not such a checkpoint, or its head has another number of classes.
     """
     weights = read_checkpoint(source)
+    if not any(name.removeprefix("module.") == FIRST for name in weights):
+        albef_of(weights, tokenizer, labels, image_size).save_pretrained(out)
+        return
+    if labels or image_size:
+        raise InputError("a CLIP has no class head and one image size; leave the labels and the image size out")
+    parts = convert_clip(weights, tokenizer, quick_gelu=quick_gelu)
+    with write_atomically(Path(out)) as folder, quiet(f"'{out}' cannot be written"):
+        for part in parts:
+            part.save_pretrained(folder)
+
+
+def albef_of(
+    weights: Mapping[str, Tensor],
+    tokenizer: str | None = None,
+    labels: Sequence[str] = (),
+    image_size: int | None = None,
+) -> Albef:
+    """The model of an official ALBEF state dict; see :func:`convert`."""
     config = config_of(weights, labels, image_size)
-    model = Albef.build(config, (), 0, tokenizer=read_tokenizer(model_folder(tokenizer)))
+    model = Albef.build(config, (), 0, tokenizer=read_tokenizer(model_folder(tokenizer or BERT)))
     assert isinstance(model, Albef)
     model.load_state_dict(from_lavis(weights, model.config), strict=False)
     return model.eval()
@@ -101,12 +134,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"there is no checkpoint '{path}'")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        read = (
+            load_file if path.suffix == ".safetensors" else partial(torch.load, map_location="cpu", weights_only=True)
+        )
+        content = read(path)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, SafetensorError) as error:
         raise InputError(f"'{path}' could not be read as weights: {reason(error)}") from error
-    weights = content.get("model", content) if isinstance(content, dict) else None
+    weights: Any = content
+    if isinstance(content, dict):
+        weights = next((content[key] for key in ("model", "state_dict") if key in content), content)
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-        raise InputError(f"'{path}' has no weights by name: expected a state dict, or one under 'model'")
+        raise InputError(
+            f"'{path}' has no weights by name: expected a state dict, or one under 'model' or 'state_dict'"
+        )
     return weights
 
 
@@ -122,7 +162,9 @@ def config_of(weights: Mapping[str, Tensor], labels: Sequence[str] = (), image_s
         "mlp": "visual_encoder.blocks.0.mlp.fc1.weight",
     }
     if missing := [name for name in needed.values() if name not in weights]:
-        raise InputError(f"this is no checkpoint of ALBEF: it lacks '{missing[0]}'")
+        raise InputError(
+            f"this is no checkpoint of ALBEF or of a CLIP with a ViT: it lacks '{missing[0]}' and '{FIRST}'"
+        )
     patches, positions, mlp = (weights[name] for name in needed.values())
     width, patch = len(patches), patches.shape[-1]
     size = image_size or round((positions.shape[1] - 1) ** 0.5) * patch

@@ -21,7 +21,7 @@ WEIGHTS_FILE = "model.safetensors"
 FORMAT = 1
 CLIP_IN_SENTENCE_TRANSFORMERS = "0_CLIPModel"
 OTHER_FORMATS = {
-    "open_clip_config.json": "; it is a checkpoint of open_clip: give it in the format of transformers",
+    "open_clip_config.json": "; it is of open_clip: multidelete convert makes a folder of its weights",
 }
 
 
@@ -35,9 +35,7 @@ def model_folder(source: str | Path) -> Path:
     if folder.is_dir():
         return _clip_in(folder)
     if folder.is_file():
-        raise InputError(
-            f"'{source}' is a file, not a model folder; of an ALBEF checkpoint, multidelete convert makes one"
-        )
+        raise InputError(f"'{source}' is a file, not a model folder; of a checkpoint, multidelete convert makes one")
     if not is_hub_id(source):
         raise InputError(f"there is no model folder '{source}'")
     try:
