@@ -39,8 +39,8 @@ Any other class with `get_image_features`, `get_text_features` and a temperature
   the unlearned model has the same class and type, and transformers loads it. Code in a folder is never run.
 - An adapter of peft (LoRA, extra `peft`): the unlearned model is an adapter, or merged with `--merge`.
 - A folder of sentence-transformers with `0_CLIPModel`: the unlearned model is the folder of its CLIP.
-- An official checkpoint: `multidelete convert FILE --out FOLDER` makes an `albef` folder of one of ALBEF (salesforce/ALBEF,
-  LAVIS), and a folder of transformers (`CLIPModel`) of one of open_clip with a ViT, or of its training (`epoch_32.pt`).
+- An official checkpoint: `multidelete convert FILE --out FOLDER` makes an `albef` of one of ALBEF (salesforce/ALBEF,
+  LAVIS), and a `CLIPModel` of transformers of one of open_clip with a ViT, or of its training (`epoch_32.pt`).
 - Models that multidelete trained (`albef`, `graph_text`, and the above with a class head or built by a recipe).
 
 ## Where encoding and fusion end
