@@ -185,8 +185,12 @@ def test_lora_resumes_and_is_repeatable() -> None:
 
 def test_wrong_combinations(tmp_path: Path) -> None:
     model = tiny.original("albef")
-    with pytest.raises(InputError, match=r"no layer in scope 'fusion' of this albef model; there are .*query"):
-        MultiDelete(scope="fusion", lora=LowRank(targets=["q_proj"])).check(model)
+    for targets, sentence in (
+        ("q_proj", "scope 'fusion' of this albef model has no layer 'q_proj'; it has .*query"),
+        (("value", "qury"), "has no layer 'qury'; it has .*; did you mean 'query'"),
+    ):
+        with pytest.raises(InputError, match=f"method.lora.targets: .*{sentence}"):
+            MultiDelete(scope="fusion", lora=LowRank(targets=targets)).check(model)
     adapted = Model.from_pretrained(adapter_of("clip", tmp_path))
     with pytest.raises(InputError, match="the model is an adapter of peft, in which every method works; leave"):
         MultiDelete(lora=LowRank()).check(adapted)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from multidelete.utils.errors import InputError
+from multidelete.utils.errors import InputError, did_you_mean
 from multidelete.utils.randomness import seeded
 
 ADAPTER_FILE = "adapter_config.json"
@@ -54,16 +56,19 @@ class LowRank(BaseModel):
             for name, module in model.named_modules()
             if type(module) is nn.Linear and f"{name}.weight" in moving  # subclasses use the weight in their own way
         ]
-        if self.targets == ALL_LINEAR:
-            chosen = linear
-        else:
-            targets = (self.targets,) if isinstance(self.targets, str) else self.targets
-            chosen = [name for name in linear if any(f".{name}".endswith(f".{target}") for target in targets)]
-        if not chosen:
-            names = ", ".join(sorted({name.rpartition(".")[2] for name in linear if not name[-1].isdigit()}))
-            there = f"there are {names}" if names else "it has no linear layer"
-            raise InputError(f"method.lora.targets: no layer in scope '{scope}' of this {model.name} model; {there}")
-        return chosen
+        targets = (self.targets,) if isinstance(self.targets, str) else self.targets
+        chosen = {
+            target: [name for name in linear if target == ALL_LINEAR or f".{name}".endswith(f".{target}")]
+            for target in targets
+        }
+        if empty := [target for target, names in chosen.items() if not names]:
+            known = sorted({last for name in linear if not (last := name.rpartition(".")[2]).isdigit()})
+            there = f"it has {', '.join(known)}" if known else "it has no linear layer"
+            raise InputError(
+                f"method.lora.targets: scope '{scope}' of this {model.name} model has no layer '{empty[0]}'; "
+                f"{there}{did_you_mean(empty[0], known)}"
+            )
+        return list(dict.fromkeys(name for names in chosen.values() for name in names))
 
     def add(self, model: Any, scope: str, seed: int) -> None:
         """Add matrices to a model in place; only they change from now on."""
@@ -136,7 +141,8 @@ def read_adapter(model: Any, folder: Path) -> tuple[Any, str]:
     """
     peft = library()
     weights = peft.utils.load_peft_weights(str(folder), device="cpu")  # a .bin with weights_only
-    adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+    with _without_warnings():
+        adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=True)
     adapted.active_peft_config.base_model_name_or_path = base_of(folder)  # valid from other folders too
     return adapted, str(next(iter(weights.values())).dtype).removeprefix("torch.")
 
@@ -144,6 +150,15 @@ def read_adapter(model: Any, folder: Path) -> tuple[Any, str]:
 def fresh_adapter(model: Any, fields: Mapping[str, Any]) -> Any:
     """The peft model of a base and a new adapter with the settings of another one."""
     settings = {**fields, "inference_mode": False, "base_model_name_or_path": None}
-    adapted = library().get_peft_model(model, library().LoraConfig(**settings))
+    with _without_warnings():
+        adapted = library().get_peft_model(model, library().LoraConfig(**settings))
     adapted.active_peft_config.base_model_name_or_path = fields["base_model_name_or_path"]
     return adapted
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Context without warnings of peft about its own use of ``transformers``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
