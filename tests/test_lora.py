@@ -228,6 +228,11 @@ def test_commands(
     assert ended.code == 0, ended.err
     assert "Retrain" in ended.out  # from the base of the adapter
     assert terminal("verify one").code == 0
+    for page in ("deletion.html", "model/README.md"):
+        assert (
+            f"which was trained from {'`' if page.endswith('md') else ''}{tmp_path / 'base'}"
+            in (tmp_path / "one" / page).read_text()
+        )
     ended = terminal(f"unlearn --model adapter --data photos --forget 3 --no-retrain --merge --out two {quick}")
     assert ended.code == 0, ended.err
     assert (tmp_path / "two/model/model.safetensors").is_file()

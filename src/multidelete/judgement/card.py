@@ -32,6 +32,8 @@ def card(rows: Sequence[Row], index: int, facts: Mapping[str, Any], count: int) 
     lines.insert(1, "|---|" + "---:|" * len(models))
     version, digest = facts["version"], facts["model_hash"]
     original = str(facts["original"]).removeprefix("brought: ")
+    start = facts["recipe"].get("start")
+    base = f", which was trained from `{start}`" if start else ""
     missing = (
         ""
         if any(each["method"] == "retrain" for each in models)
@@ -43,7 +45,7 @@ tags: [machine-unlearning]
 
 # {row["model"]} after the deletion of {count:,} training examples
 
-The original is `{original}` (weights {str(facts["original_hash"])[:12]}).
+The original is `{original}` (weights {str(facts["original_hash"])[:12]}){base}.
 {row["title"]} (scope `{row["scope"]}`) made it forget that the pictures or graphs and the texts of {count:,} training
 examples of the dataset `{row["data"]}` belong together.
 The SHA-256 of the sorted ids is `{facts["forget_hash"]}`; the ids are not in this card.

@@ -202,6 +202,7 @@ def record(run: Run, ids: Sequence[str], earlier: Sequence[str] = ()) -> dict[st
         "model": {
             "kind": row["model"],
             "source": provenance["original"],
+            **({"base": start} if (start := provenance["recipe"].get("start")) else {}),
             "sha256_before": provenance["original_hash"],
             "sha256_after": provenance["model_hash"],
             "folder": "model",
