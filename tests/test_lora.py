@@ -248,3 +248,22 @@ def test_commands(
     assert len(ended.errors) == 1
     assert "method 'ssd' does not follow gradients of a loss, so it cannot run as LoRA" in ended.err
     assert np.isfinite(row["metrics"]["test_score"])
+
+
+def test_commands_on_a_damaged_adapter(
+    tmp_path: Path, photos: Path, terminal: Callable[[str], Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("adapter").mkdir()
+    for content, sentence in (
+        ("{", "is damaged: expected peft_type"),
+        ('{"peft_type": "IA3", "base_model_name_or_path": "b"}', "IA3"),
+    ):
+        Path("adapter/adapter_config.json").write_text(content)
+        for command in (
+            f"unlearn --model adapter --data {photos} --forget 3 --out one",
+            f"evaluate adapter --data {photos}",
+        ):
+            ended = terminal(command)
+            assert (ended.code, len(ended.errors)) == (2, 1), ended.err
+            assert sentence in ended.err

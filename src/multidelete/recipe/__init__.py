@@ -278,9 +278,12 @@ def is_fine_tuned(original: Path) -> bool:
 
 
 def adapter_base(original: object) -> str | None:
-    """Folder or hub id of the base of an adapter (peft); None for any other model."""
+    """Base of an adapter (peft), folder or hub id; None for other models, and damaged ones, which loading reports."""
     folder = Path(original) if isinstance(original, str | Path) else None
-    return base_of(folder) if folder is not None and is_adapter(folder) else None
+    try:
+        return base_of(folder) if folder is not None and is_adapter(folder) else None
+    except InputError:
+        return None
 
 
 def _task_of(original: str | None) -> str:
