@@ -24,7 +24,7 @@ from multidelete.cli.base import (
     open_engine,
     set_values,
 )
-from multidelete.utils.errors import InputError
+from multidelete.utils.errors import InputError, reason
 
 if TYPE_CHECKING:
     from multidelete.recipe import Recipe
@@ -222,8 +222,8 @@ def push(
         url = api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=model, commit_message="Upload an unlearned model")
     except Exception as error:  # huggingface_hub and its transport raise many kinds
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"'{model}' was not uploaded to {repository}: {first} (log in with hf auth login)") from error
+        why = f"{reason(error)} (log in with hf auth login)"
+        raise InputError(f"'{model}' was not uploaded to {repository}: {why}") from error
     typer.echo(f"model uploaded to {url}")
 
 

@@ -108,7 +108,6 @@ class Dataset:
         self._text_starts = np.cumsum(counts) - counts
         self._splits = np.array([example.split for example in self.examples])
         self._images: dict[str, Pixels] = {}
-        self._facts: list[ImageFacts] = []
         given = [label for example in self.examples for label in example.labels]
         self.classes = tuple(sorted(set(given)))
         class_of = {label: number for number, label in enumerate(self.classes)}
@@ -215,17 +214,15 @@ class Dataset:
         Raises:
             InputError: Files cannot be read; all of them are named.
         """
-        self._facts = file_facts(self._files(), decoded=True)
+        self._file_facts = file_facts(self._files(), decoded=True)
 
     def image_changes(self) -> dict[str, int]:
         """Number of image files that decoding changes, by change (see :class:`ImageFacts`), without zeros."""
         return changes(self._file_facts)
 
-    @property
+    @cached_property
     def _file_facts(self) -> list[ImageFacts]:
-        if not self._facts:
-            self._facts = file_facts(self._files())
-        return self._facts
+        return file_facts(self._files())
 
     @cached_property
     def _file_digests(self) -> list[str]:

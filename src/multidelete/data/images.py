@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from multidelete.models.processor import Preparation
 from multidelete.utils.cache import cache_dir, cache_write
-from multidelete.utils.errors import InputError
+from multidelete.utils.errors import InputError, reason
 from multidelete.utils.keys import cache_key
 
 Pixels = NDArray[np.uint8]
@@ -261,7 +261,7 @@ def _why(error: Exception) -> str:
         return f"is larger than the limit of {2 * Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller"
     if isinstance(error, OSError) and error.errno is not None:
         return f"cannot be read: {error.strerror}"
-    return f"cannot be decoded ({str(error) or type(error).__name__}); is it damaged or cut off?"
+    return f"cannot be decoded ({reason(error)}); is it damaged or cut off?"
 
 
 def _raise_all(problems: Sequence[tuple[ImageFile, str]]) -> None:

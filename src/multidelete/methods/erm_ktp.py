@@ -110,7 +110,7 @@ class ErmKtp(Method):
             if not embeds:
                 return terms
             # The contrastive embeddings are not computed from the feature map.
-            embedded, target = student.embedding("vision", own), original.embedding("vision", aim).detach()
+            embedded, target = student.embedding("vision", own), original.embedding("vision", aim)
             return {**terms, "embedding": distance(embedded, target)}
 
         fit_settings = FitSettings(

@@ -17,14 +17,13 @@ from multidelete.models.encoders import (
     build_tokenizer,
     load_pretrained,
     normalise,
-    reason,
     run_text,
     run_vision,
     width_of,
 )
 from multidelete.models.image_text import LARGEST_SCALE, ImageTextModel
 from multidelete.models.inputs import Encoding, Tokens
-from multidelete.utils.errors import InputError
+from multidelete.utils.errors import InputError, reason
 from multidelete.utils.randomness import seeded
 
 CHUNK = 64  # pairs fused at a time on a CPU

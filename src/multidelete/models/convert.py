@@ -17,12 +17,11 @@ from torch import Tensor
 
 from multidelete.models.albef import Albef, AlbefConfig, FusionConfig
 from multidelete.models.config import EncoderConfig
-from multidelete.models.encoders import reason
 from multidelete.models.folder import model_folder, read_tokenizer
 from multidelete.models.hub import quiet
 from multidelete.models.inputs import within
-from multidelete.models.open_clip import FIRST, convert_clip
-from multidelete.utils.errors import InputError
+from multidelete.models.open_clip import FIRST, HEAD_WIDTH, convert_clip
+from multidelete.utils.errors import InputError, reason
 from multidelete.utils.files import write_atomically
 
 # Official name -> ours. The ViT is timm's, with one matrix for query, key and value; the BERT is transformers'.
@@ -168,11 +167,12 @@ def config_of(weights: Mapping[str, Tensor], labels: Sequence[str] = (), image_s
     patches, positions, mlp = (weights[name] for name in needed.values())
     width, patch = len(patches), patches.shape[-1]
     size = image_size or round((positions.shape[1] - 1) ** 0.5) * patch
-    layer = re.compile(r"text_encoder\.(?:bert\.)?encoder\.layer\.(\d+)\.(crossattention)?")
+    bert = "text_encoder.bert." if any(name.startswith("text_encoder.bert.") for name in weights) else "text_encoder."
+    layer = re.compile(re.escape(bert) + r"encoder\.layer\.(\d+)\.(crossattention)?")
     found = [match for name in weights if (match := layer.match(name))]
     fused = {match[1] for match in found if match[2]}
     blocks = {name.split(".")[2] for name in weights if name.startswith("visual_encoder.blocks.")}
-    heads = max(1, width // 64)
+    heads = max(1, width // HEAD_WIDTH)
     head = weights.get("cls_head.2.weight")
     if head is not None and len(head) != len(labels):
         raise InputError(f"the checkpoint has a head of {len(head)} classes: name them in its order (--labels A,B,...)")
@@ -182,11 +182,12 @@ def config_of(weights: Mapping[str, Tensor], labels: Sequence[str] = (), image_s
     vision = {"model_type": "vit", "image_size": size, "patch_size": patch, "layer_norm_eps": 1e-6, **sizes}
     vision |= {"num_hidden_layers": len(blocks), "intermediate_size": len(mlp)}
     text = {"model_type": "bert", "num_hidden_layers": len({match[1] for match in found}) - len(fused), **sizes}
-    for name, tensor in weights.items():
-        if re.fullmatch(r"text_encoder\.(bert\.)?embeddings\.position_embeddings\.weight", name):
-            text["max_position_embeddings"] = len(tensor)
-        if re.fullmatch(r"text_encoder\.(bert\.)?encoder\.layer\.0\.intermediate\.dense\.weight", name):
-            text["intermediate_size"] = len(tensor)
+    for field, name in (
+        ("max_position_embeddings", "embeddings.position_embeddings.weight"),
+        ("intermediate_size", "encoder.layer.0.intermediate.dense.weight"),
+    ):
+        if (tensor := weights.get(bert + name)) is not None:
+            text[field] = len(tensor)
     projection = weights.get("vision_proj.weight")
     return albef_base(
         size,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from multidelete.models.config import EncoderConfig, ModelConfig
 from multidelete.models.inputs import Encoding, Tokens
-from multidelete.utils.errors import InputError, did_you_mean
+from multidelete.utils.errors import InputError, did_you_mean, reason
 
 UNMAPPED = {  # by model_type: towers that AutoModel does not know
     "siglip_text_model": "SiglipTextModel",
@@ -124,15 +124,6 @@ def drawn_by_width(fields: dict[str, Any]) -> dict[str, Any]:
     0.04
     """
     return {"initializer_range": 0.02 * (768 / fields.get("hidden_size", 768)) ** 0.5, **fields}
-
-
-def reason(error: Exception) -> str:
-    """Message of an error of another library, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if len(lines) > 1 and lines[0].startswith("Validation error"):
-        return lines[1].removeprefix("TypeError: ")
-    informative = lines and not isinstance(error, KeyError)  # the text of a KeyError is only the key
-    return lines[0] if informative else " ".join([type(error).__name__, *lines[:1]])
 
 
 def _without_pooler(config: Any) -> dict[str, bool]:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from multidelete.models.lora import base_of, is_adapter
-from multidelete.utils.errors import InputError
+from multidelete.utils.errors import InputError, reason
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -41,8 +41,9 @@ def model_folder(source: str | Path) -> Path:
     try:
         return _clip_in(Path(snapshot_download(str(source))))
     except Exception as error:  # huggingface_hub and its transport raise many kinds
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"there is no model folder '{source}', and the hub does not give it: {first}") from error
+        raise InputError(
+            f"there is no model folder '{source}', and the hub does not give it: {reason(error)}"
+        ) from error
 
 
 def is_hub_id(source: str | Path) -> bool:
@@ -56,15 +57,18 @@ def _clip_in(folder: Path) -> Path:
     return inner if (folder / "modules.json").is_file() and (inner / CONFIG_FILE).is_file() else folder
 
 
+def base_folder(folder: Path) -> Path:
+    """The folder of the base of an adapter (peft); any other folder itself."""
+    return model_folder(base_of(folder)) if is_adapter(folder) else folder
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Read the configuration file of a model folder; of an adapter (peft) that of its base.
 
     Raises:
         InputError: The folder or the file is missing, or the file is damaged.
     """
-    folder = model_folder(folder)
-    if is_adapter(folder):
-        folder = model_folder(base_of(folder))
+    folder = base_folder(model_folder(folder))
     path = folder / CONFIG_FILE
     if not path.is_file():
         hint = next((hint for name, hint in OTHER_FORMATS.items() if (folder / name).is_file()), "")

@@ -17,9 +17,9 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.utils import logging
 
 from multidelete.models.config import ModelConfig
-from multidelete.models.encoders import reason, word_tokenizer
+from multidelete.models.encoders import word_tokenizer
 from multidelete.models.processor import Processor
-from multidelete.utils.errors import InputError, did_you_mean
+from multidelete.utils.errors import InputError, did_you_mean, reason
 
 VOCABULARIES = (
     "tokenizer.json",

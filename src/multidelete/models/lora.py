@@ -107,6 +107,11 @@ def library() -> Any:
     return peft
 
 
+def base_model(model: Any) -> Any:
+    """The model of ``transformers`` in a peft model; any other model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter of peft."""
     return (folder / ADAPTER_FILE).is_file()
@@ -149,9 +154,10 @@ def read_adapter(model: Any, folder: Path) -> tuple[Any, str]:
 
 def fresh_adapter(model: Any, fields: Mapping[str, Any]) -> Any:
     """The peft model of a base and a new adapter with the settings of another one."""
+    peft = library()
     settings = {**fields, "inference_mode": False, "base_model_name_or_path": None}
     with _without_warnings():
-        adapted = library().get_peft_model(model, library().LoraConfig(**settings))
+        adapted = peft.get_peft_model(model, peft.LoraConfig(**settings))
     adapted.active_peft_config.base_model_name_or_path = fields["base_model_name_or_path"]
     return adapted
 

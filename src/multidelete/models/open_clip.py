@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
@@ -16,7 +15,7 @@ from multidelete.utils.errors import InputError
 
 FIRST = "visual.conv1.weight"  # a checkpoint of a CLIP with a ViT has it
 TOKENIZER = "openai/clip-vit-base-patch32"
-HEAD_WIDTH = 64  # of all published sizes but two, of which transformers has folders
+HEAD_WIDTH = 64  # of ALBEF, and of all published CLIPs but two, of which transformers has folders
 
 # Official name -> that of transformers, for both towers and for their blocks.
 OUTSIDE = {
@@ -139,11 +138,10 @@ def convert_clip(
     """
     weights = clip_weights(state_dict)
     config: Any = clip_config(weights, quick_gelu=quick_gelu)
-    with torch.device("meta"):
-        wanted = {name for name, _ in CLIPModel(config).named_parameters()}
+    model: Any = CLIPModel(config)
+    wanted = {name for name, _ in model.named_parameters()}
     if missing := sorted(wanted - weights.keys()) or sorted(weights.keys() - wanted):
         raise InputError(f"the CLIP checkpoint does not fit CLIPModel: weight '{missing[0]}'")
-    model: Any = CLIPModel(config)
     model.to(next(iter(weights.values())).dtype)
     model.load_state_dict(weights, strict=False)
     folder = model_folder(tokenizer or TOKENIZER)

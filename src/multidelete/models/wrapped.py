@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from multidelete.models.config import DataFacts, ModelConfig
-from multidelete.models.encoders import drawn_by_width, reason
+from multidelete.models.encoders import drawn_by_width
 from multidelete.models.extras import add_extra
-from multidelete.models.folder import model_folder, read_config
+from multidelete.models.folder import base_folder, model_folder, read_config
 from multidelete.models.hub import (
     OWN_FILE,
     check_fields,
@@ -34,10 +34,10 @@ from multidelete.models.hub import (
 )
 from multidelete.models.image_text import ClassHead, ImageTextModel
 from multidelete.models.inputs import Tokens, unadapted
-from multidelete.models.lora import base_of, fresh_adapter, is_adapter, read_adapter
+from multidelete.models.lora import base_model, fresh_adapter, read_adapter
 from multidelete.models.processor import Processor
 from multidelete.models.supported import supported
-from multidelete.utils.errors import InputError
+from multidelete.utils.errors import InputError, reason
 from multidelete.utils.files import write_atomically
 from multidelete.utils.randomness import seeded
 
@@ -91,8 +91,8 @@ class Wrapped(ImageTextModel):
     def __init__(self, model: Any, processor: Processor, config: WrappedConfig) -> None:
         super().__init__()
         # Kept outside of the modules, for its own way to be saved: the adapted layers are in the base.
-        self.__dict__["peft"] = model if hasattr(model, "get_base_model") else None
-        model = model.get_base_model() if self.peft is not None else model
+        given, model = model, base_model(model)
+        self.__dict__["peft"] = given if given is not model else None
         if self.peft is not None:
             self.adapter = frozenset(f"model.{name}" for name, each in model.named_parameters() if each.requires_grad)
         self.model, self.tokenizer = model.float(), processor
@@ -300,7 +300,7 @@ class Wrapped(ImageTextModel):
         adapter = supported(architecture, f"'{folder}' holds a {architecture}")
         if not issubclass(adapter, cls):
             raise InputError(f"{folder} holds a {architecture} of transformers, not a '{cls.name}' model")
-        base = model_folder(base_of(folder)) if is_adapter(folder) else folder
+        base = base_folder(folder)
         model: Any = read_model(base, getattr(transformers, architecture))
         if not isinstance(processor, Processor):
             processor = read_processor(model_folder(processor or (folder if has_tokenizer(folder) else base)))
@@ -350,7 +350,7 @@ class Wrapped(ImageTextModel):
         Raises:
             InputError: The class is not supported, or the processor is incomplete.
         """
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base = base_model(model)
         architecture = type(base).__name__
         adapter = supported(architecture, f"the model is a {architecture}")
         parts = [getattr(processor, name, None) for name in ("image_processor", "tokenizer")]
@@ -362,8 +362,8 @@ class Wrapped(ImageTextModel):
     def unwrapped(self) -> Any:
         """The model of ``transformers``, or of peft, in the type in which it came."""
         model: Any = copy.deepcopy(self.peft or self.model).to(getattr(torch, self.config.dtype))
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(self.peft is None or ".lora_" in name or ".modules_to_save." in name)
+        for name, parameter in base_model(model).named_parameters():
+            parameter.requires_grad_(not self.adapter or f"model.{name}" in self.adapter)
         return model
 
     def merged(self) -> Wrapped:

@@ -23,3 +23,12 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def reason(error: Exception) -> str:
+    """Message of an error of another library, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Validation error"):
+        return lines[1].removeprefix("TypeError: ")
+    informative = lines and not isinstance(error, KeyError)  # the text of a KeyError is only the key
+    return lines[0] if informative else " ".join([type(error).__name__, *lines[:1]])
