@@ -130,9 +130,10 @@ def test_retrain_starts_from_the_base_with_a_new_adapter(tmp_path: Path) -> None
     assert any(".lora_B" in name for name in tiny.changed(fresh, tiny.weights(result.model)))
 
 
-def test_a_model_of_peft_in_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trainable", [True, False])  # peft loads adapters for inference by default
+def test_a_model_of_peft_in_memory(trainable: bool, tmp_path: Path) -> None:
     folder = adapter_of("clip", tmp_path)
-    model = peft.PeftModel.from_pretrained(copy.deepcopy(zoo.parts("clip")[0]), folder, is_trainable=True)
+    model = peft.PeftModel.from_pretrained(copy.deepcopy(zoo.parts("clip")[0]), folder, is_trainable=trainable)
     before = copy.deepcopy(model.state_dict())
     outcome = multidelete.unlearn(
         model, tiny.dataset(), 3, MultiDelete(**QUICK), engine=tiny.engine(), processor=processor_of("clip")

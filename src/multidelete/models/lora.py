@@ -80,7 +80,7 @@ class LowRank(BaseModel):
         with seeded(seed, "low-rank matrices"):
             inject_adapter_in_model(config, model)
         del model.peft_config
-        model.adapter = frozenset(name for name, _ in model.named_parameters() if ".lora_" in name)
+        model.adapter = adapter_names(model)
 
 
 def merge(model: Any) -> None:
@@ -105,6 +105,11 @@ def library() -> Any:
     except ImportError as error:
         raise InputError("adapters need the package peft: pip install 'multidelete[peft]'") from error
     return peft
+
+
+def adapter_names(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters of an adapter in a model, trainable or not."""
+    return frozenset(name for name, _ in model.named_parameters() if ".lora_" in name or ".modules_to_save." in name)
 
 
 def base_model(model: Any) -> Any:

@@ -34,7 +34,7 @@ from multidelete.models.hub import (
 )
 from multidelete.models.image_text import ClassHead, ImageTextModel
 from multidelete.models.inputs import Tokens, unadapted
-from multidelete.models.lora import base_model, fresh_adapter, read_adapter
+from multidelete.models.lora import adapter_names, base_model, fresh_adapter, read_adapter
 from multidelete.models.processor import Processor
 from multidelete.models.supported import supported
 from multidelete.utils.errors import InputError, reason
@@ -93,9 +93,8 @@ class Wrapped(ImageTextModel):
         # Kept outside of the modules, for its own way to be saved: the adapted layers are in the base.
         given, model = model, base_model(model)
         self.__dict__["peft"] = given if given is not model else None
-        if self.peft is not None:
-            self.adapter = frozenset(f"model.{name}" for name, each in model.named_parameters() if each.requires_grad)
         self.model, self.tokenizer = model.float(), processor
+        self.adapter = adapter_names(self)
         if not (processor.one_size or processor.patches or self.varying_sizes):
             raise InputError(
                 f"the image processor {type(processor.image_processor).__name__} does not bring all pictures to one "
