@@ -308,7 +308,7 @@ def test_bad_line(folder: Path, line: str | dict[str, object], message: str) -> 
         Dataset.load(folder)
     assert str(caught.value).startswith(f"{folder / 'manifest.jsonl'}, line 3: ")
     assert message in str(caught.value)
-    assert "more wrong" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_as_many_pictures_cut_from_another_number_of_files(folder: Path) -> None:
@@ -321,7 +321,7 @@ def test_as_many_pictures_cut_from_another_number_of_files(folder: Path) -> None
 
 def test_several_bad_lines(folder: Path) -> None:
     write_manifest(folder, RECORDS[0], "{", RECORDS[1], "[]", {**GOOD, "id": ""})
-    with pytest.raises(InputError, match=r"line 2: is not valid JSON .* \(more wrong lines: 2\)$"):
+    with pytest.raises(InputError, match=r"line 2: is not valid JSON .*\n.*, line 4: expected .*\n.*, line 5: 'id' is"):
         Dataset.load(folder)
 
 

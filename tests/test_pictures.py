@@ -131,7 +131,7 @@ def test_ten_files_are_listed_and_the_others_counted(tmp_path: Path) -> None:
     lines = str(raised.value).split("\n")
     assert len(lines) == 11
     assert lines[0].endswith("images/empty-0.jpg of example 'empty-0' is empty (0 bytes)")
-    assert lines[-1] == "and 1,002 more images cannot be read"
+    assert lines[-1] == "and 1,002 more wrong images"
 
 
 def test_a_file_of_several_examples_is_named_once(tmp_path: Path) -> None:

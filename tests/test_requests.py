@@ -93,7 +93,7 @@ def test_copies_of_an_image_are_drawn_together() -> None:
 def test_a_copy_on_the_other_side_of_the_cut() -> None:
     dataset = make(copies={2: 7, 15: 7})
     message = "ids names 'photo-007.jpg' but not 'photo-002.jpg', which is the same image file; delete both"
-    with pytest.raises(InputError, match=rf"{message} \(more wrong copies: 1\)$"):
+    with pytest.raises(InputError, match=rf"{message}\nids names .* but not 'photo-015.jpg', which"):
         resolve(dataset, ids=["photo-007.jpg", "photo-001.jpg"])
     assert len(resolve(dataset, ids=["photo-007.jpg", "photo-002.jpg", "photo-015.jpg"]).forget) == 3
 
@@ -111,7 +111,7 @@ def test_a_copy_on_the_other_side_of_the_cut() -> None:
         ),
         (
             b"zzz\nphoto-001.jpg\nyyy\n",
-            "forget.txt, line 1: 'zzz' is not in the training split (more wrong lines: 1)",
+            "forget.txt, line 1: 'zzz' is not in the training split\nforget.txt, line 3: 'yyy' is not in the training",
         ),
         (
             b"photo-010.jpg\n",
@@ -180,7 +180,7 @@ def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
 def test_many_unknown_ids_are_refused_at_once() -> None:
     # Looking for the closest id takes milliseconds: once per wrong id, it would take minutes.
     dataset = make(train=2000)
-    with pytest.raises(InputError, match="more wrong entries: 9,999"):
+    with pytest.raises(InputError, match="and 9,990 more wrong entries"):
         resolve(dataset, ids=[f"foto-{number}.jpg" for number in range(10_000)])
 
 

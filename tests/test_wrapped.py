@@ -23,6 +23,7 @@ import zoo
 from multidelete import FineTune, InputError, Model, MultiDelete, NegGrad
 from multidelete.data.dataset import Dataset
 from multidelete.data.examples import Example
+from multidelete.data.stores import Folder
 from multidelete.methods import METHODS
 from multidelete.models import MODELS, Albef, Blip
 from multidelete.models.processor import Processor
@@ -69,8 +70,8 @@ def their_scores(name: str, dataset: Dataset, folder: Path, count: int = 20) -> 
     """Scores and cosines of true pairs as a user of transformers computes them, with all pictures in one batch."""
     model, images, _ = zoo.parts(name)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    assert dataset.root is not None
-    pictures = [Image.open(dataset.root / example.images[0]) for example in dataset.examples[:count]]
+    assert isinstance(dataset.store, Folder)
+    pictures = [Image.open(dataset.store.root / example.images[0]) for example in dataset.examples[:count]]
     texts = list(dataset.texts[: 2 * count])
     padding = {"padding": "max_length", "truncation": True} if name.startswith("siglip") else {"padding": True}
     words = {k: v for k, v in tokenizer(texts, return_tensors="pt", **padding).items() if k != "token_type_ids"}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from multidelete.data.examples import SPLITS, Example, example_problem, images_problem, raise_first, split_problem
+from multidelete.data.examples import SPLITS, Example, example_problem, split_problem
 from multidelete.data.images import (
     ImageFacts,
     ImageFile,
@@ -26,9 +26,10 @@ from multidelete.data.images import (
     read_image,
 )
 from multidelete.data.manifest import MANIFEST, read_manifest, write_manifest
+from multidelete.data.stores import Folder, ImageStore
 from multidelete.models.graph import NODES, Graph
 from multidelete.models.processor import Preparation, Square
-from multidelete.utils.errors import InputError, did_you_mean
+from multidelete.utils.errors import InputError, did_you_mean, raise_all
 from multidelete.utils.files import write_atomically
 
 Rows = NDArray[np.int64]
@@ -40,7 +41,7 @@ class Dataset:
     Args:
         name: Its name in tables and reports.
         examples: The examples; the position of an example here is its *row*.
-        root: Folder that the examples' image paths start from.
+        root: Folder that the examples' image paths start from, or another store of encoded pictures.
         pixels: The images themselves, ``(N, R, R, 3)``, or ``(N, n, R, R, 3)`` for n pictures in an example.
         graph: Graph of the examples' nodes. Exactly one of ``root``, ``pixels`` and ``graph`` is given.
 
@@ -67,13 +68,13 @@ class Dataset:
         name: str,
         examples: Sequence[Example],
         *,
-        root: Path | None = None,
+        root: Path | ImageStore | None = None,
         pixels: Pixels | None = None,
         graph: Graph | None = None,
     ) -> None:
         self.name = name
         self.examples = tuple(examples)
-        self.root = root
+        self.store = Folder(root) if isinstance(root, Path) else root
         self.pixels = pixels[:, None] if pixels is not None and pixels.ndim == 4 else pixels
         self.graph = graph
         if sum(each is not None for each in (root, pixels, graph)) != 1:
@@ -84,8 +85,8 @@ class Dataset:
         problems = []
         for row, example in enumerate(self.examples):
             problem = example_problem(example) or self._unlike_first(example)
-            if problem is None and root is not None:
-                problem = images_problem(example)
+            if problem is None and self.store is not None:
+                problem = next(filter(None, map(self.store.problem, example.images or ("",))), None)
             if problem is None and graph is not None:
                 problem = graph.pair_problem(example.nodes)
             if problem is None and example.id in self._rows_by_id:
@@ -93,7 +94,7 @@ class Dataset:
             self._rows_by_id.setdefault(example.id, row)
             if problem:
                 problems.append(f"dataset {name!r}, example {row}: {problem}")
-        raise_first(problems, "examples")
+        raise_all(problems, "examples")
         if not any(example.split == "train" for example in self.examples):
             raise InputError(f"dataset {name!r} has no example in the split 'train': nothing could be learned")
         if pixels is not None:
@@ -119,7 +120,7 @@ class Dataset:
         if bool(example.labels) != bool(first.labels):
             one, other = ("has labels", "none") if example.labels else ("has no labels", "some")
             return f"example {example.id!r} {one}, but example {first.id!r} has {other}; label all texts or none"
-        if self.root is not None and example.pictures != first.pictures:
+        if self.store is not None and example.pictures != first.pictures:
             return (
                 f"example {example.id!r} has {example.pictures} images, but example {first.id!r} has {first.pictures}"
             )
@@ -234,7 +235,7 @@ class Dataset:
         Args:
             other: The other dataset; both must have one image file per example.
         """
-        if any(dataset.root is None or dataset.images_per_example != 1 for dataset in (self, other)):
+        if any(dataset.store is None or dataset.images_per_example != 1 for dataset in (self, other)):
             raise InputError(
                 f"dataset {self.name!r} cannot leave out the images of {other.name!r}; expected one image file per "
                 "example in both"
@@ -248,7 +249,7 @@ class Dataset:
             raise InputError(
                 f"without the images of {other.name!r}, dataset {self.name!r} has nothing left to train on"
             )
-        return Dataset(self.name, kept, root=self.root)
+        return Dataset(self.name, kept, root=self.store)
 
     @cached_property
     def hash(self) -> str:
@@ -337,10 +338,10 @@ class Dataset:
 
     def _files(self) -> list[ImageFile]:
         """The image files, in the order of the examples; none for generated pixels and for a graph."""
-        if self.root is None:
+        if self.store is None:
             return []
         return [
-            ImageFile(example.id, self.root / name, example.source)
+            ImageFile(example.id, self.store, name, example.source)
             for example in self.examples
             for name in example.images
         ]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from multidelete.utils.errors import InputError, did_you_mean
+from multidelete.utils.errors import did_you_mean
 
 SPLITS = ("train", "validation", "test")
 
@@ -44,18 +43,6 @@ class Example:
     def pictures(self) -> int:
         """Number of pictures in the image files."""
         return len(self.images) * self.panels
-
-
-def raise_first(problems: Sequence[str], what: str) -> None:
-    """Raise the first problem, if there is one, with the number of the others.
-
-    Args:
-        problems: One sentence each.
-        what: What has the problems, in the plural: "lines".
-    """
-    if problems:
-        more = len(problems) - 1
-        raise InputError(problems[0] + (f" (more wrong {what}: {more:,})" if more else ""))
 
 
 def example_problem(example: Example) -> str | None:

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from multidelete.data.stores import ImageStore
 from multidelete.models.processor import Preparation
 from multidelete.utils.cache import cache_dir, cache_write
-from multidelete.utils.errors import InputError, reason
+from multidelete.utils.errors import InputError, raise_all, reason
 from multidelete.utils.keys import cache_key
 
 Pixels = NDArray[np.uint8]
@@ -31,7 +32,6 @@ ProgressCallback = Callable[[int, int], None]
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM", "ICO", "TGA")
 READ = "JPEG, PNG, WebP, AVIF, GIF, TIFF or BMP"
 GREY = ("I;16", "I;16B", "I;16L", "I", "F")  # Pillow's modes with more than 8 bits
-SHOWN = 10  # unreadable files named in one message
 
 # Other files with the name of a picture: a pattern of their first bytes, and what is said about them.
 NO_PICTURES = (
@@ -48,22 +48,32 @@ PICTURES = rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\0|MM\0\*|RIFF....WEBP|....ftypav
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image file.
+    """An encoded picture in a store.
 
     Args:
         example: Id of the example it belongs to, for messages.
-        path: Path of the file.
+        store: The store.
+        name: Its name there.
         source: Where the example was read, for messages: "manifest.jsonl, line 3".
     """
 
     example: str
-    path: Path
+    store: ImageStore
+    name: str
     source: str = ""
 
     def sentence(self, problem: str) -> str:
         """The message for a problem with this file."""
         start = f"{self.source}: " if self.source else ""
-        return f"{start}image {self.path} of example {self.example!r} {problem}"
+        return f"{start}image {self.store.locate(self.name)} of example {self.example!r} {problem}"
+
+    def read(self) -> bytes:
+        """Its bytes.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        return self.store.read(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +160,7 @@ def changes(facts: Iterable[ImageFacts]) -> dict[str, int]:
 def read_image(file: ImageFile) -> bytes:
     """The bytes of an image file."""
     try:
-        return file.path.read_bytes()
+        return file.read()
     except OSError as error:
         raise InputError(file.sentence(f"cannot be read: {error.strerror or error}")) from error
 
@@ -183,7 +193,7 @@ def _decode_all(
 
     def decode_one(file: ImageFile, digest: str) -> Pixels | str:
         try:
-            content = file.path.read_bytes()
+            content = file.read()
             if _sha256(content) != digest:
                 return "has changed; read the dataset again"
             return decode(content, preparation, panels)
@@ -204,7 +214,7 @@ def _facts(file: ImageFile, *, decoded: bool) -> ImageFacts | str:
     """The facts of a file, or the problem with it."""
     content = b""
     try:
-        content = file.path.read_bytes()
+        content = file.read()
         with _open(content) as image:
             facts = ImageFacts(_sha256(content), tuple(_changes(image, content)))
             if decoded:
@@ -266,11 +276,8 @@ def _why(error: Exception) -> str:
 
 def _raise_all(problems: Sequence[tuple[ImageFile, str]]) -> None:
     """Raise the problems, one line for each file; a file of several examples is named once."""
-    lines = list({file.path: file.sentence(problem) for file, problem in reversed(problems)}.values())[::-1]
-    if len(lines) > SHOWN:
-        lines[SHOWN:] = [f"and {len(lines) - SHOWN:,} more images cannot be read"]
-    if lines:
-        raise InputError("\n".join(lines))
+    sentences = {file.store.locate(file.name): file.sentence(problem) for file, problem in reversed(problems)}
+    raise_all(list(sentences.values())[::-1], "images")
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> Pixels | None:

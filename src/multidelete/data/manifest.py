@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from multidelete.data.examples import Example, example_problem, images_problem, json_problem, kind, raise_first
+from multidelete.data.examples import Example, example_problem, images_problem, json_problem, kind
 from multidelete.models.graph import Graph
-from multidelete.utils.errors import InputError, did_you_mean
+from multidelete.utils.errors import InputError, did_you_mean, raise_all
 
 MANIFEST = "manifest.jsonl"
 
@@ -47,7 +47,7 @@ def read_manifest(folder: Path, graph: Graph | None) -> list[Example]:
             examples.append(replace(example, source=f"{manifest}, line {number}"))
         if problem:
             problems.append(f"{manifest}, line {number}: {problem}")
-    raise_first(problems, "lines")
+    raise_all(problems, "lines")
     if not examples:
         raise InputError(f"{manifest} is empty; expected one line of JSON per example")
     if not any(example.split == "train" for example in examples):

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from multidelete.data.dataset import Dataset, Rows
-from multidelete.data.examples import raise_first
-from multidelete.utils.errors import InputError, did_you_mean
+from multidelete.utils.errors import InputError, did_you_mean, raise_all
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +178,7 @@ def _named_rows(dataset: Dataset, source: str, entries: Sequence[tuple[str, str]
         locations.setdefault(example_id, location)
         if problem:
             problems.append(f"{source}, {location}: {problem}")
-    raise_first(problems, "lines" if entries[0][0].startswith("line") else "entries")
+    raise_all(problems, "lines" if entries[0][0].startswith("line") else "entries")
     return np.array(rows, dtype=np.int64)
 
 
@@ -209,7 +208,7 @@ def _check_copies(dataset: Dataset, source: str, forget: Rows, train: Rows) -> N
             for row in train
             if row not in named and keys[row] in forgotten
         ]
-    raise_first(problems, "copies")
+    raise_all(problems, "copies")
 
 
 def _groups(dataset: Dataset) -> list[str]:

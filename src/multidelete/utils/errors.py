@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+SHOWN = 10  # problems shown in one message
 
 
 class InputError(ValueError):
@@ -11,6 +13,19 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with 2; in Python it is a ``ValueError``.
     """
+
+
+def raise_all(problems: Sequence[str], what: str) -> None:
+    """Raise the problems, if there are any: one line for each, at most ``SHOWN``, and the number of the others.
+
+    Args:
+        problems: One sentence each.
+        what: What has the problems, in the plural: "lines".
+    """
+    if problems:
+        more = len(problems) - SHOWN
+        rest = [f"and {more:,} more wrong {what}"] if more > 0 else []
+        raise InputError("\n".join([*problems[:SHOWN], *rest]))
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

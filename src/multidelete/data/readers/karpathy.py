@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from multidelete.data.dataset import Dataset
-from multidelete.data.examples import Example, example_problem, images_problem, kind, path_problem, raise_first
+from multidelete.data.examples import Example, example_problem, images_problem, kind, path_problem
 from multidelete.data.layouts import reader
-from multidelete.utils.errors import InputError, did_you_mean
+from multidelete.utils.errors import InputError, did_you_mean, raise_all
 
 _SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 
@@ -54,7 +54,7 @@ def karpathy(root: str | Path, file: str | None = None, images: str | None = Non
             examples.append(replace(example, source=f"{path}, images[{number}]"))
         if problem:
             problems.append(f"{path}, images[{number}]: {problem}")
-    raise_first(problems, "entries")
+    raise_all(problems, "entries")
     if not any(example.split == "train" for example in examples):
         raise InputError(f"{path} has no entry with the split 'train': nothing could be learned")
 
@@ -64,7 +64,7 @@ def karpathy(root: str | Path, file: str | None = None, images: str | None = Non
         for number, example in enumerate(examples)
         if (problem := images_problem(example, folder))
     ]
-    raise_first(missing, "entries")
+    raise_all(missing, "entries")
     return Dataset(name, examples, root=folder)
 
 

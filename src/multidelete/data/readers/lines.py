@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from multidelete.data.examples import Example, example_problem, json_problem, kind, path_problem, raise_first
-from multidelete.utils.errors import InputError, did_you_mean
+from multidelete.data.examples import Example, example_problem, json_problem, kind, path_problem
+from multidelete.utils.errors import InputError, did_you_mean, raise_all
 
 
 def file_in(root: Path, *names: str, hint: str = "") -> Path:
@@ -67,7 +67,7 @@ def json_lines(path: Path, keys: Mapping[str, tuple[type, ...]]) -> list[tuple[s
             problems.append(f"{where}: {record}")
         else:
             records.append((where, record))
-    raise_first(problems, "lines")
+    raise_all(problems, "lines")
     return records
 
 
@@ -146,7 +146,7 @@ class ExampleBuilder:
         Raises:
             InputError: A line is invalid.
         """
-        raise_first(self.problems, "lines")
+        raise_all(self.problems, "lines")
         return tuple(self._examples.values())
 
     def is_new(self, where: str, what: str, key: str, scope: str = "") -> bool:

@@ -1,0 +1,102 @@
+"""Where the encoded pictures of a dataset are: files in a folder, members of tar files, or memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from multidelete.data.examples import path_problem
+
+
+class ImageStore(Protocol):
+    """Encoded pictures (JPEG, PNG, ...) by name, each read when it is needed."""
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a picture.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+
+    def locate(self, name: str) -> str:
+        """Where a picture is, for messages: a path, or a member of a file."""
+
+    def problem(self, name: str) -> str | None:
+        """The problem with a name, or None; the picture itself is not looked for."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Files below a folder; names are relative paths.
+
+    Args:
+        root: The folder.
+    """
+
+    root: Path
+
+    def read(self, name: str) -> bytes:
+        """See :meth:`ImageStore.read`."""
+        return (self.root / name).read_bytes()
+
+    def locate(self, name: str) -> str:
+        """See :meth:`ImageStore.locate`."""
+        return str(self.root / name)
+
+    def problem(self, name: str) -> str | None:
+        """See :meth:`ImageStore.problem`; the path must stay below the folder."""
+        return path_problem(name)
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Pictures that are parts of larger files, as the members of a tar file, which is read in place.
+
+    Args:
+        slices: File, first byte and number of bytes of each picture.
+    """
+
+    slices: Mapping[str, tuple[Path, int, int]]
+
+    def read(self, name: str) -> bytes:
+        """See :meth:`ImageStore.read`."""
+        path, start, size = self.slices[name]
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            return os.pread(descriptor, size, start)
+        finally:
+            os.close(descriptor)
+
+    def locate(self, name: str) -> str:
+        """See :meth:`ImageStore.locate`."""
+        return f"{name} in {self.slices[name][0]}" if name in self.slices else name
+
+    def problem(self, name: str) -> str | None:
+        """See :meth:`ImageStore.problem`."""
+        return None if name in self.slices else f"image {name!r} is in none of the tar files"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Pictures in memory.
+
+    Args:
+        contents: The bytes of each picture.
+    """
+
+    contents: Mapping[str, bytes]
+
+    def read(self, name: str) -> bytes:
+        """See :meth:`ImageStore.read`."""
+        return self.contents[name]
+
+    def locate(self, name: str) -> str:
+        """See :meth:`ImageStore.locate`."""
+        return repr(name)
+
+    def problem(self, name: str) -> str | None:
+        """See :meth:`ImageStore.problem`."""
+        return None if name in self.contents else f"image {name!r} was not given"
