@@ -259,8 +259,8 @@ CASES: dict[str, Bad] = {
     "evaluate-setting": Bad("evaluate model --data photos --set rerank=0", ("'task.rerank'", "got 0")),
     "train-brought-model": Bad("train recipe.toml original=model --out out", ("nothing to train",)),
     # the data
-    "data-missing": Bad(f"{BRING} --data fotos", ("fotos does not exist; expected a folder with data",)),
-    "data-is-a-file": Bad(f"{BRING} --data ids.txt", ("ids.txt is a file; expected a folder",)),
+    "data-missing": Bad(f"{BRING} --data fotos", ("fotos does not exist; expected a folder or file with data",)),
+    "data-is-a-file": Bad(f"{BRING} --data ids.txt", ("ids.txt, line 1: expected a header with the names of columns",)),
     "data-foreign-folder": Bad(f"{BRING} --data model", ("model holds no data in a known layout",)),
     "data-no-manifest": Bad(
         f"{BRING} --reader manifest", ("photos has no manifest.jsonl",), remove("photos/manifest.jsonl")

@@ -271,7 +271,7 @@ GOOD = RECORDS[0]
         ({"id": "x", "split": "train", "image": "images/a.png"}, "the key 'texts' is missing"),
         (
             {**GOOD, "id": "x", "text": ["t"]},
-            "unknown key 'text', expected id, split, texts, image, images, labels, nodes, panels, group; did you mean",
+            "unknown key 'text', expected id, split, texts, image, images, labels, nodes, panels, group, text_ids; did",
         ),
         ({**GOOD, "id": 3}, "'id' must be a string, got a number"),
         ({**GOOD, "id": "x", "split": None}, "'split' must be a string, got null"),
@@ -379,9 +379,11 @@ def test_reader_with_options_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_nothing_to_detect(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no data in a known layout; expected manifest\.jsonl .* dataset_\*\.json"):
+    with pytest.raises(
+        InputError, match=r"known layout \(it has no file\); expected manifest\.jsonl .* dataset_\*\.json"
+    ):
         detect(tmp_path)
-    with pytest.raises(InputError, match="none does not exist; expected a folder with data"):
+    with pytest.raises(InputError, match="none does not exist; expected a folder or file with data"):
         detect(tmp_path / "none")
 
 

@@ -47,6 +47,12 @@ def test_contributing_block_is_a_method_that_unlearns():
     assert names["highest"].compute(outcome.predictions, None) == outcome.predictions["forget"]["score"].max()  # type: ignore[attr-defined]
 
 
+def test_records_in_memory(capsys):
+    (block,) = blocks("docs/data.md", "python")
+    exec(compile(block, "docs/data.md", "exec"), {})
+    assert capsys.readouterr().out == "('a picture of grey 3',) {'licence': 'BY'}\n"
+
+
 def test_the_adapter_of_an_own_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, adapter, _ = code = blocks("docs/own-model.md", "python")

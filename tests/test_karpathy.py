@@ -122,7 +122,7 @@ def test_missing_files(root: Path, tmp_path: Path) -> None:
             r"dataset_flickr8k\.json is not valid JSON \(Expecting value, line 1\); was it cut off\?",
         ),
         (b"", "is not valid JSON"),
-        (b'{"images": ["caf\xe9"]}', r"is not UTF-8; is it the split file\?"),
+        (b'{"images": ["caf\xe9"]}', r"is not UTF-8; save the file as UTF-8"),
         (b"[]", "is no Karpathy split file; expected an object with the list 'images'"),
         (b'{"image": []}', "is no Karpathy split file"),
         (b'{"images": []}', "lists no images"),

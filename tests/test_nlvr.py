@@ -255,7 +255,7 @@ def test_missing_files(photos: Path) -> None:
     with pytest.raises(InputError, match=r"has no file 'test\.json' or 'test/test\.json'$"):
         nlvr(photos)
     (photos / "train.json").write_text('{"identifier": 1}\n')
-    with pytest.raises(InputError, match=r"known layout; expected manifest\.jsonl \(reader 'manifest'\), .* or train"):
+    with pytest.raises(InputError, match=r"known layout \(it has .*\); expected manifest\.jsonl .* or a table"):
         detect(photos)
 
 

@@ -25,8 +25,20 @@ Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted ru
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of weights, training, deletion set and unlearning.")]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", help="Folder with the data: a dataset (manifest.jsonl) or a Karpathy split file."),
+    typer.Option(
+        "--data",
+        help="A table (CSV, JSON, parquet ...), a folder in a known layout, or a data set of the hub; "
+        "see `multidelete list readers`.",
+    ),
 ]
+Reader = Annotated[str | None, typer.Option("--reader", help="Layout of the data; detected by default.")]
+Validation = Annotated[Path | None, typer.Option("--validation", help="Other data: the validation split.")]
+Test = Annotated[Path | None, typer.Option("--test", help="Other data: the test split.")]
+Unseen = Annotated[
+    Path | None,
+    typer.Option("--unseen", help="Other data that the model was not trained on: half validation, half test."),
+]
+SplitColumn = Annotated[str | None, typer.Option("--split-column", help="Column of a table that has the split.")]
 Processor = Annotated[
     Path | None,
     typer.Option("--processor", help="Folder or hub id of the image processor and tokenizer, if --model has none."),
@@ -99,13 +111,20 @@ def demo_recipe(task: str) -> Path:
     return Path(str(files("multidelete") / "demos" / f"{task}.toml"))
 
 
-def data_values(data: Path | None, reader: str | None) -> dict[str, Any]:
-    """Recipe table ``data`` for ``--data`` and ``--reader``."""
-    from multidelete.data.readers import detect
+def data_values(data: Path | None, reader: str | None, **further: Path | str | None) -> dict[str, Any]:
+    """Recipe table ``data`` for ``--data`` and ``--reader``.
 
+    Args:
+        data: Folder, file or hub id.
+        reader: Name of the reader; found by default.
+        further: Further options of the reader that were given.
+    """
+    from multidelete.data.readers import located
+
+    given = {name: str(value) for name, value in further.items() if value is not None}
     if data is None:
-        return {"reader": reader}
-    return {"reader": reader or detect(data), "root": str(data)}
+        return {"reader": reader, **given}
+    return {**(located(data) if reader is None else {"reader": reader, "root": str(data)}), **given}
 
 
 def forget_values(text: str) -> dict[str, Any]:

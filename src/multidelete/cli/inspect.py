@@ -7,7 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from multidelete.cli.base import Data, Overrides, Precision, Processor, Seed, data_values, forget_values, open_engine
+from multidelete.cli.base import (
+    Data,
+    Overrides,
+    Precision,
+    Processor,
+    Reader,
+    Seed,
+    SplitColumn,
+    Test,
+    Unseen,
+    Validation,
+    data_values,
+    forget_values,
+    open_engine,
+)
 from multidelete.utils.errors import InputError
 
 app = typer.Typer()
@@ -20,7 +34,11 @@ app = typer.Typer()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Folder of a model.")],
     data: Data = None,
-    reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; detected by default.")] = None,
+    reader: Reader = None,
+    split_column: SplitColumn = None,
+    validation: Validation = None,
+    test: Test = None,
+    unseen: Unseen = None,
     forget: Annotated[str | None, typer.Option("--forget", help="Ids, number or fraction; adds D_f metrics.")] = None,
     processor: Processor = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Task settings, such as rerank=32.")] = None,
@@ -32,10 +50,11 @@ def evaluate(
     from multidelete.data.readers import read
     from multidelete.recipe import load
 
+    others = {"split": split_column, "validation": validation, "test": test, "unseen": unseen}
     if data is None and reader is None:
         raise InputError("evaluate needs --data (a folder) or --reader scenes")
     settings: dict[str, Any] = {
-        "data": data_values(data, reader),
+        "data": data_values(data, reader, **others),
         "forget": forget_values(forget or "1"),
         "original": str(model),
     }
@@ -133,7 +152,11 @@ def check(
     recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A recipe (TOML).")] = None,
     overrides: Overrides = None,
     data: Data = None,
-    reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; detected by default.")] = None,
+    reader: Reader = None,
+    split_column: SplitColumn = None,
+    validation: Validation = None,
+    test: Test = None,
+    unseen: Unseen = None,
     forget: Annotated[str | None, typer.Option("--forget", help="Ids file, number or fraction.")] = None,
 ) -> None:
     """Check a recipe, its data and its deletion request without running anything."""
@@ -143,10 +166,11 @@ def check(
     from multidelete.recipe import load
 
     request: Request | None
+    others = {"split": split_column, "validation": validation, "test": test, "unseen": unseen}
     if recipe is not None:
         given: dict[str, Any] = {}
         if data is not None or reader is not None:
-            given["data"] = data_values(data, reader)
+            given["data"] = data_values(data, reader, **others)
         if forget is not None:
             given["forget"] = forget_values(forget)
         loaded = load(Path(recipe), overrides or [], options=given)
@@ -155,12 +179,15 @@ def check(
         check_splits(request, loaded.methods())
         typer.echo(f"{recipe}: {loaded.task.name}, {', '.join(m.name for m in loaded.methods())}")
     elif data is not None or reader is not None:
-        dataset = read(**data_values(data, reader))
+        dataset = read(**data_values(data, reader, **others))
         request = resolve(dataset, **forget_values(forget)) if forget is not None else None
     else:
         raise InputError("check needs a recipe, or --data")
     dataset.check_images()
     typer.echo(repr(dataset))
+    for note in dataset.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"pairs: {dataset.pairs_hash}")
     counts = [f"{count:,} {change.replace('_', ' ')}" for change, count in dataset.image_changes().items()]
     if counts:
         typer.echo(f"images: {', '.join(counts)}")

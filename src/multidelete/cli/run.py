@@ -14,9 +14,14 @@ from multidelete.cli.base import (
     Overrides,
     Precision,
     Processor,
+    Reader,
     Resume,
     Seed,
+    SplitColumn,
+    Test,
     Tracker,
+    Unseen,
+    Validation,
     data_values,
     demo_names,
     demo_recipe,
@@ -137,7 +142,11 @@ def unlearn(
         Path | None, typer.Option("--base", help="Model that --model was fine-tuned from; Retrain starts from it.")
     ] = None,
     data: Data = None,
-    reader: Annotated[str | None, typer.Option("--reader", help="Layout of the data; detected by default.")] = None,
+    reader: Reader = None,
+    split_column: SplitColumn = None,
+    validation: Validation = None,
+    test: Test = None,
+    unseen: Unseen = None,
     forget: Annotated[
         str | None,
         typer.Option("--forget", help="Text file with one id per line, number of examples, or fraction."),
@@ -161,6 +170,7 @@ def unlearn(
     from multidelete.recipe import is_fine_tuned, load, merged
 
     words = list(overrides or [])
+    others = {"split": split_column, "validation": validation, "test": test, "unseen": unseen}
     path = None
     if recipe is not None and "=" in recipe and not Path(recipe).exists():
         words.insert(0, recipe)
@@ -182,7 +192,7 @@ def unlearn(
     if merge:
         given["merge"] = True
     if data is not None or reader is not None:
-        given["data"] = data_values(data, reader)
+        given["data"] = data_values(data, reader, **others)
     if forget is not None:
         given["forget"] = forget_values(forget)
     if method is not None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,12 @@ from multidelete.data.images import (
     changes,
     decoded_images,
     file_facts,
-    read_image,
 )
-from multidelete.data.manifest import MANIFEST, read_manifest, write_manifest
+from multidelete.data.manifest import MANIFEST, read_manifest
 from multidelete.data.stores import Folder, ImageStore
 from multidelete.models.graph import NODES, Graph
 from multidelete.models.processor import Preparation, Square
 from multidelete.utils.errors import InputError, did_you_mean, raise_all
-from multidelete.utils.files import write_atomically
 
 Rows = NDArray[np.int64]
 
@@ -43,6 +40,8 @@ class Dataset:
         examples: The examples; the position of an example here is its *row*.
         root: Folder that the examples' image paths start from, or another store of encoded pictures.
         pixels: The images themselves, ``(N, R, R, 3)``, or ``(N, n, R, R, 3)`` for n pictures in an example.
+        facts: What is known of each image file, if the files were read before; they are then not read again.
+        notes: What the reader noticed, one sentence each, such as rows that were left out.
         graph: Graph of the examples' nodes. Exactly one of ``root``, ``pixels`` and ``graph`` is given.
 
     Attributes:
@@ -71,8 +70,11 @@ class Dataset:
         root: Path | ImageStore | None = None,
         pixels: Pixels | None = None,
         graph: Graph | None = None,
+        facts: Sequence[ImageFacts] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.name = name
+        self.notes = tuple(notes)
         self.examples = tuple(examples)
         self.store = Folder(root) if isinstance(root, Path) else root
         self.pixels = pixels[:, None] if pixels is not None and pixels.ndim == 4 else pixels
@@ -81,6 +83,8 @@ class Dataset:
             raise InputError(
                 f"dataset {name!r} expects one of root= (image files), pixels= (generated images) and graph="
             )
+        if facts is not None:
+            self._file_facts = list(facts)
         self._rows_by_id: dict[str, int] = {}
         problems = []
         for row, example in enumerate(self.examples):
@@ -95,8 +99,8 @@ class Dataset:
             if problem:
                 problems.append(f"dataset {name!r}, example {row}: {problem}")
         raise_all(problems, "examples")
-        if not any(example.split == "train" for example in self.examples):
-            raise InputError(f"dataset {name!r} has no example in the split 'train': nothing could be learned")
+        if not self.examples:
+            raise InputError(f"dataset {name!r} has no examples; expected at least one")
         if pixels is not None:
             _check_pixels(name, pixels, len(self.examples))
             assert self.pixels is not None
@@ -149,6 +153,15 @@ class Dataset:
             raise InputError(split_problem(split))
         return np.flatnonzero(self._splits == split).astype(np.int64)
 
+    def check_train(self) -> None:
+        """Check that there is something to train on.
+
+        Raises:
+            InputError: The training split is empty.
+        """
+        if not len(self.rows("train")):
+            raise InputError(f"dataset {self.name!r} has no example in the split 'train': nothing could be learned")
+
     def text_rows(self, example_rows: Rows) -> Rows:
         """Rows of the texts of these examples, in the order of ``example_rows``."""
         counts = self.text_counts[example_rows]
@@ -186,7 +199,9 @@ class Dataset:
         if key not in self._images:
             if self.pixels is None:
                 panels = self.examples[0].panels
-                self._images[key] = decoded_images(self._files(), self._file_digests, preparation, panels, progress)
+                self._images[key] = decoded_images(
+                    self.image_files(), self._file_digests, preparation, panels, progress
+                )
             else:
                 flat = self.pixels.reshape(-1, *self.pixels.shape[2:])
                 self._images[key] = np.stack([preparation(Image.fromarray(image)) for image in flat])
@@ -215,7 +230,7 @@ class Dataset:
         Raises:
             InputError: Files cannot be read; all of them are named.
         """
-        self._file_facts = file_facts(self._files(), decoded=True)
+        self._file_facts = file_facts(self.image_files(), decoded=True)
 
     def image_changes(self) -> dict[str, int]:
         """Number of image files that decoding changes, by change (see :class:`ImageFacts`), without zeros."""
@@ -223,7 +238,7 @@ class Dataset:
 
     @cached_property
     def _file_facts(self) -> list[ImageFacts]:
-        return file_facts(self._files())
+        return file_facts(self.image_files())
 
     @cached_property
     def _file_digests(self) -> list[str]:
@@ -235,21 +250,22 @@ class Dataset:
         Args:
             other: The other dataset; both must have one image file per example.
         """
-        if any(dataset.store is None or dataset.images_per_example != 1 for dataset in (self, other)):
-            raise InputError(
-                f"dataset {self.name!r} cannot leave out the images of {other.name!r}; expected one image file per "
-                "example in both"
-            )
-        digests = other.image_digests()
-        unseen = {digests[row] for split in ("validation", "test") for row in other.rows(split)}
-        kept = [
-            example for example, digest in zip(self.examples, self.image_digests(), strict=True) if digest not in unseen
-        ]
-        if not any(example.split == "train" for example in kept):
-            raise InputError(
-                f"without the images of {other.name!r}, dataset {self.name!r} has nothing left to train on"
-            )
-        return Dataset(self.name, kept, root=self.store)
+        from multidelete.data.combine import without
+
+        return without(self, other)
+
+    @cached_property
+    def pairs_hash(self) -> str:
+        """SHA-256 over the different pairs (image digest, text, label), sorted; independent of ids, splits and order.
+
+        Two layouts of the same pairs have the same.
+        """
+        pairs = {
+            json.dumps([image, text, label])
+            for example, image in zip(self.examples, self.image_digests(), strict=True)
+            for text, label in zip(example.texts, example.labels or [""] * len(example.texts), strict=True)
+        }
+        return hashlib.sha256("\n".join(sorted(pairs)).encode()).hexdigest()
 
     @cached_property
     def hash(self) -> str:
@@ -292,51 +308,48 @@ class Dataset:
         Args:
             folder: Must be missing or empty.
         """
-        folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder} is a file; expected a new or empty folder to write the dataset to")
-        if folder.exists() and any(folder.iterdir()):
-            raise InputError(f"{folder} is not empty; a dataset is written to a new or empty folder only")
-        try:
-            with write_atomically(folder.resolve()) as part:
-                self._write(part)
-        except OSError as error:
-            raise InputError(f"cannot write the dataset to {folder}: {error.strerror or error}") from error
+        from multidelete.data.saving import save
 
-    def _write(self, folder: Path) -> None:
-        names = self._names_to_write()
-        for name in names:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if self.graph is not None:
-            self.graph.save(folder)
-        elif self.pixels is None:
-            for file, name in zip(self._files(), names, strict=True):
-                (folder / name).write_bytes(read_image(file))
-        else:
-            for image, name in zip(self.pixels.reshape(-1, *self.pixels.shape[2:]), names, strict=True):
-                Image.fromarray(image).save(folder / name)
-        count = len(names) // len(self.examples)
-        write_manifest(
-            folder, self.examples, [names[row * count : (row + 1) * count] for row in range(len(self.examples))]
-        )
+        save(self, Path(folder))
 
-    def _names_to_write(self) -> list[str]:
-        """Names of the image files, in the order of the examples."""
-        if self.graph is not None:
-            return []
-        if self.pixels is None:
-            given = [name for example in self.examples for name in example.images]
-            below = all(name.startswith("images/") for name in given)
-            return [name if below else f"images/{name}" for name in given]
-        # Ids may contain characters that file names cannot, or differ in case only.
-        plain = all(re.fullmatch(r"\w[\w.-]*", example.id, re.ASCII) for example in self.examples)
-        plain = plain and len({example.id.lower() for example in self.examples}) == len(self.examples)
-        stems = [example.id if plain else f"{row:08d}" for row, example in enumerate(self.examples)]
-        if self.images_per_example == 1:
-            return [f"images/{stem}.png" for stem in stems]
-        return [f"images/{stem}.{number}.png" for stem in stems for number in range(self.images_per_example)]
+    @classmethod
+    def from_records(
+        cls,
+        records: Any,
+        *,
+        validation: Any = None,
+        test: Any = None,
+        unseen: Any = None,
+        name: str = "records",
+        columns: Mapping[str, str] | None = None,
+        unusable: str = "error",
+    ) -> Dataset:
+        """A dataset from objects in memory; nothing is written.
 
-    def _files(self) -> list[ImageFile]:
+        Records with the same picture (same bytes) become one example with several texts. Keys are found by their names
+        ("image", "text", "caption" ...) or named; others are metadata. Pictures are those of PIL, arrays, bytes of an
+        image file, or paths.
+
+        Args:
+            records: Training data: a list of objects or of (picture, text), a pandas data frame, a
+                ``datasets.Dataset``, or a torch dataset that yields (picture, text). A key "split" may say otherwise.
+            validation: Records of the validation split.
+            test: Records of the test split.
+            unseen: Records that the model was not trained on; one half becomes validation, the other test.
+            name: Name of the dataset in tables and reports.
+            columns: Key of each role whose key has another name: image, text (or lists of them), id (of pictures or of
+                records), split, label, and group, whose pictures are deleted together.
+            unusable: "error" or "drop": what is done with records that cannot be used.
+
+        Raises:
+            InputError: Records cannot be used; up to ten are named.
+        """
+        from multidelete.data.records import from_records
+
+        parts = {"train": records, "validation": validation, "test": test, "unseen": unseen}
+        return from_records({key: part for key, part in parts.items() if part is not None}, name, columns, unusable)
+
+    def image_files(self) -> list[ImageFile]:
         """The image files, in the order of the examples; none for generated pixels and for a graph."""
         if self.store is None:
             return []

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from multidelete.utils.errors import did_you_mean
 
+Value = str | int | float | bool | None
+NO_METADATA: Mapping[str, Any] = {}
 SPLITS = ("train", "validation", "test")
 
 _KINDS = {str: "a string", list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
@@ -26,6 +30,9 @@ class Example:
         nodes: Ids of the two nodes of the graph that the texts are about.
         panels: Pictures side by side in each image file, into which it is cut.
         group: Examples with the same group are sampled together and must be deleted together.
+        text_ids: Id of each text, if texts have ids of their own (of captions, of rows of a table).
+        metadata: Further facts by name: one value, or a tuple with one value for each text.
+        aliases: Other names of the picture: of files with the same content that were merged with it.
         source: Where the example was read, for messages: "manifest.jsonl, line 3".
     """
 
@@ -37,7 +44,20 @@ class Example:
     nodes: tuple[str, ...] = ()
     panels: int = 1
     group: str = ""
+    text_ids: tuple[str, ...] = ()
+    metadata: Mapping[str, Value | tuple[Value, ...]] = field(default_factory=lambda: NO_METADATA)
+    aliases: tuple[str, ...] = ()
     source: str = field(default="", compare=False, repr=False)
+
+    def fact(self, name: str, number: int) -> Value:
+        """Metadata of one of its texts; None if there is none with this name.
+
+        Args:
+            name: Name of the metadata.
+            number: Index of the text.
+        """
+        value = self.metadata.get(name)
+        return value[number] if isinstance(value, tuple) else value
 
     @property
     def pictures(self) -> int:
@@ -63,6 +83,8 @@ def example_problem(example: Example) -> str | None:
         )
     if any(not label.strip() for label in example.labels):
         return f"a label of example {example.id!r} is blank; expected the name of a class"
+    if example.text_ids and len(example.text_ids) != len(example.texts):
+        return f"example {example.id!r} has {len(example.texts)} texts and {len(example.text_ids)} ids of texts"
     if example.panels < 1:
         return f"example {example.id!r} has {example.panels} panels; expected at least 1"
     try:

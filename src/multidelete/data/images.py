@@ -143,13 +143,34 @@ def file_facts(files: Sequence[ImageFile], *, decoded: bool = False) -> list[Ima
     Raises:
         InputError: Files cannot be read; all of them are named, those that are cut off too.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(partial(_facts, decoded=decoded), files))
+    results = _all_facts(files, decoded)
     problems = [(file, result) for file, result in zip(files, results, strict=True) if isinstance(result, str)]
     if problems and not decoded:
         file_facts(files, decoded=True)
     _raise_all(problems)
     return [result for result in results if isinstance(result, ImageFacts)]
+
+
+def facts_or_problems(files: Sequence[ImageFile]) -> tuple[list[ImageFacts], dict[int, str]]:
+    """Facts of all files, and the messages of those that cannot be read, by index; their facts have no meaning.
+
+    Args:
+        files: The images.
+    """
+    results = _all_facts(files, False)
+    if any(isinstance(result, str) for result in results):
+        results = _all_facts(files, True)
+    problems = {
+        number: file.sentence(result)
+        for number, (file, result) in enumerate(zip(files, results, strict=True))
+        if isinstance(result, str)
+    }
+    return [ImageFacts("", ()) if isinstance(result, str) else result for result in results], problems
+
+
+def _all_facts(files: Sequence[ImageFile], decoded: bool) -> list[ImageFacts | str]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(partial(_facts, decoded=decoded), files))
 
 
 def changes(facts: Iterable[ImageFacts]) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,13 +17,15 @@ class Layout:
     Args:
         description: The files that identify it, for messages.
         detects: Whether a folder has this layout.
+        files: Names of the files that can be given instead of their folder, with ``*`` for any part.
     """
 
     description: str
     detects: Callable[[Path], bool]
+    files: tuple[str, ...] = ()
 
 
-def reader(layout: str, detects: Callable[[Path], bool]) -> Callable[[R], R]:
+def reader(layout: str, detects: Callable[[Path], bool], files: Sequence[str] = ()) -> Callable[[R], R]:
     """Decorator that attaches a layout to a reader, so that its folders are detected.
 
     A reader without it (generated data, a database) works as well, but has to be named.
@@ -31,10 +33,12 @@ def reader(layout: str, detects: Callable[[Path], bool]) -> Callable[[R], R]:
     Args:
         layout: The files that identify the layout, for messages.
         detects: Whether a folder has this layout; the reader is then called with ``root=folder``.
+        files: Names of the files that can be given instead of their folder, with ``*`` for any part; the reader is
+            then called with ``root=folder``, and with ``file=name`` if it has this option.
     """
 
     def attach(function: R) -> R:
-        vars(function)["layout"] = Layout(layout, detects)
+        vars(function)["layout"] = Layout(layout, detects, tuple(files))
         return function
 
     return attach

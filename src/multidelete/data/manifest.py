@@ -8,14 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from multidelete.data.examples import Example, example_problem, images_problem, json_problem, kind
+from multidelete.data.examples import NO_METADATA, Example, example_problem, images_problem, json_problem, kind
+from multidelete.data.facts import fact
 from multidelete.models.graph import Graph
 from multidelete.utils.errors import InputError, did_you_mean, raise_all
 
 MANIFEST = "manifest.jsonl"
 
 _REQUIRED = ("id", "split", "texts")
-_OPTIONAL = ("image", "images", "labels", "nodes", "panels", "group")
+_OPTIONAL = ("image", "images", "labels", "nodes", "panels", "group", "text_ids")
 _KEYS = (*_REQUIRED, *_OPTIONAL)
 
 
@@ -68,9 +69,12 @@ def write_manifest(folder: Path, examples: Sequence[Example], images: Sequence[S
             record: dict[str, Any] = {"id": example.id, "split": example.split, "texts": example.texts}
             if names:
                 record |= {"image": names[0]} if len(names) == 1 else {"images": names}
-            record |= {key: value for key in ("labels", "nodes", "group") if (value := getattr(example, key))}
+            record |= {
+                key: value for key in ("labels", "nodes", "group", "text_ids") if (value := getattr(example, key))
+            }
             if example.panels > 1:
                 record["panels"] = example.panels
+            record |= {key: value for key, value in example.metadata.items() if key not in record}
             lines.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
@@ -85,8 +89,8 @@ def _parse_line(line: bytes) -> Example | str:
     if not isinstance(record, dict):
         return f"expected a JSON object with {', '.join(_REQUIRED)}, got {kind(record)}"
     for key in record:
-        if key not in _KEYS:
-            return f"unknown key {key!r}, expected {', '.join(_KEYS)}{did_you_mean(key, _KEYS)}"
+        if key not in _KEYS and (hint := did_you_mean(key, _KEYS)):
+            return f"unknown key {key!r}, expected {', '.join(_KEYS)}{hint}"
     for key in _REQUIRED:
         if key not in record:
             return f"the key {key!r} is missing, expected {', '.join(_REQUIRED)}"
@@ -95,7 +99,7 @@ def _parse_line(line: bytes) -> Example | str:
     for key in ("id", "split", "image", "group"):
         if not isinstance(record.get(key, ""), str):
             return f"{key!r} must be a string, got {kind(record[key])}"
-    for key in ("texts", "images", "labels", "nodes"):
+    for key in ("texts", "images", "labels", "nodes", "text_ids"):
         if not isinstance(values := record.get(key, []), list):
             return f"{key!r} must be a list of strings, got {kind(values)}"
         for number, value in enumerate(values, start=1):
@@ -115,5 +119,13 @@ def _parse_line(line: bytes) -> Example | str:
         tuple(record.get("nodes", [])),
         panels,
         record.get("group", ""),
+        metadata={key: fact(value) for key, value in record.items() if key not in _KEYS} or NO_METADATA,
+        text_ids=tuple(record.get("text_ids", [])),
     )
+    if wrong := [key for key, value in example.metadata.items() if _misfits(value, len(example.texts))]:
+        return f"{wrong[0]!r} has another number of values than there are texts; expected one value, or one for each"
     return example_problem(example) or example
+
+
+def _misfits(value: object, count: int) -> bool:
+    return isinstance(value, tuple) and len(value) != count

@@ -99,6 +99,7 @@ def resolve(
         raise InputError(f"a deletion request is given by exactly one of ids, count and fraction; got {got}")
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"the seed of a deletion request is an integer of at least 0, got {seed!r}")
+    dataset.check_train()
     train = dataset.rows("train")
     before = np.empty(0, dtype=np.int64)
     if earlier is not None:

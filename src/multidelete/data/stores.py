@@ -52,6 +52,45 @@ class Folder:
 
 
 @dataclass(frozen=True)
+class Files(Folder):
+    """Files anywhere; names are absolute paths, or paths from a folder."""
+
+    def problem(self, name: str) -> str | None:
+        """See :meth:`ImageStore.problem`."""
+        return None
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several stores as one; names are the key of a store, a slash, and the name there.
+
+    Args:
+        stores: The stores.
+    """
+
+    stores: Mapping[str, ImageStore]
+
+    def _part(self, name: str) -> tuple[ImageStore, str]:
+        key, _, inner = name.partition("/")
+        return self.stores[key], inner
+
+    def read(self, name: str) -> bytes:
+        """See :meth:`ImageStore.read`."""
+        store, inner = self._part(name)
+        return store.read(inner)
+
+    def locate(self, name: str) -> str:
+        """See :meth:`ImageStore.locate`."""
+        store, inner = self._part(name)
+        return store.locate(inner)
+
+    def problem(self, name: str) -> str | None:
+        """See :meth:`ImageStore.problem`."""
+        store, inner = self._part(name)
+        return store.problem(inner)
+
+
+@dataclass(frozen=True)
 class Slices:
     """Pictures that are parts of larger files, as the members of a tar file, which is read in place.
 
@@ -84,18 +123,20 @@ class Memory:
     """Pictures in memory.
 
     Args:
-        contents: The bytes of each picture.
+        contents: The bytes of each picture, or its path.
     """
 
-    contents: Mapping[str, bytes]
+    contents: Mapping[str, bytes | Path]
 
     def read(self, name: str) -> bytes:
         """See :meth:`ImageStore.read`."""
-        return self.contents[name]
+        content = self.contents[name]
+        return content.read_bytes() if isinstance(content, Path) else content
 
     def locate(self, name: str) -> str:
         """See :meth:`ImageStore.locate`."""
-        return repr(name)
+        content = self.contents.get(name)
+        return str(content) if isinstance(content, Path) else repr(name)
 
     def problem(self, name: str) -> str | None:
         """See :meth:`ImageStore.problem`."""

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatch
+from itertools import islice
 from pathlib import Path
 from types import UnionType
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
+from multidelete.data.combine import joined
 from multidelete.data.dataset import Dataset
-from multidelete.data.layouts import layout_of
+from multidelete.data.layouts import Layout, layout_of
 from multidelete.data.readers.karpathy import karpathy
 from multidelete.data.readers.manifest import manifest
 from multidelete.data.readers.nlvr import nlvr
 from multidelete.data.readers.nlvr2 import nlvr2
 from multidelete.data.readers.pgr import pgr
 from multidelete.data.readers.snli_ve import snli_ve
+from multidelete.data.readers.table import READ, holds_table, table
+from multidelete.data.readers.tars import PICTURES
 from multidelete.data.synthetic.genes import genes
 from multidelete.data.synthetic.premises import premises
 from multidelete.data.synthetic.scenes import scenes
 from multidelete.data.synthetic.statements import statements
+from multidelete.models.folder import is_hub_id
 from multidelete.utils.errors import InputError, did_you_mean
 from multidelete.utils.registry import choose, with_entry_points
 
@@ -35,6 +42,7 @@ READERS: dict[str, Reader] = with_entry_points(
         "nlvr2": nlvr2,
         "nlvr": nlvr,
         "pgr": pgr,
+        "table": table,
         "scenes": scenes,
         "premises": premises,
         "statements": statements,
@@ -42,26 +50,49 @@ READERS: dict[str, Reader] = with_entry_points(
     },
 )
 
-WITHOUT = "without"  # an option of every reader, see read()
+TABLE = "table"  # the reader of last resort
+COMMON = ("validation", "test", "unseen", "without")  # options of every reader, see read()
 
 
-def read(reader: str, **options: object) -> Dataset:
+def read(reader: str, **options: Any) -> Dataset:
     """Read a dataset.
+
+    Every reader has these options, each the path of other data in any layout that :func:`located` knows, unless it has
+    an own option of that name (generated data: numbers of examples):
+
+    - ``validation`` and ``test``: all of its examples are added to this split.
+    - ``unseen``: examples that the model was not trained on; one half becomes validation, the other test.
+    - ``without``: examples whose image is in its validation or test split are left out, so that a model can start from
+      one dataset and be tested on the other.
 
     Args:
         reader: Name of the reader.
-        options: Its options, checked by name and type before anything is read. Every reader has the option ``without``:
-            a folder of other data, in any layout that :func:`detect` knows. Examples whose image is in its validation
-            or test split are left out, so that a model can start from one dataset and be tested on the other.
+        options: Its options, checked by name and type before anything is read.
     """
+    result = _read(reader, options)
+    result.check_train()
+    return result
+
+
+def _read(reader: str, options: dict[str, Any]) -> Dataset:
+    """Like :func:`read`; the training split may be empty."""
     for mistake in mistakes(reader, options):
         raise InputError(mistake)
-    other = options.pop(WITHOUT, None)
+    own = inspect.signature(READERS[reader]).parameters
+    others = {name: options.pop(name) for name in COMMON if name in options and name not in own}
     result = READERS[reader](**options)
-    if other is None:
-        return result
-    assert isinstance(other, str | Path)
-    return result.without(read(detect(other), root=other))
+    for name in ("validation", "test", "unseen"):
+        if name in others:
+            result = joined(result, _other(reader, options, others[name]), name)
+    return result.without(_other(reader, options, others["without"])) if "without" in others else result
+
+
+def _other(reader: str, options: Mapping[str, Any], root: str | Path) -> Dataset:
+    """Other data; of a table, with the same columns."""
+    found = located(root)
+    if found["reader"] == reader == TABLE:
+        found = {**options, **found}
+    return _read(found.pop("reader"), found)
 
 
 def mistakes(reader: str, options: Mapping[str, object]) -> Iterator[str]:
@@ -73,10 +104,10 @@ def mistakes(reader: str, options: Mapping[str, object]) -> Iterator[str]:
     function = choose(READERS, reader, "reader")
     parameters = inspect.signature(function).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    hints = {**_hints(function), WITHOUT: str | Path}
+    hints = {**dict.fromkeys(COMMON, str | Path), **_hints(function)}
     for name, value in options.items():
-        if name not in parameters and name != WITHOUT and not takes_any:
-            hint = did_you_mean(name, [*parameters, WITHOUT]) or f"; it has {', '.join(parameters)}"
+        if name not in parameters and name not in COMMON and not takes_any:
+            hint = did_you_mean(name, [*parameters, *COMMON]) or f"; it has {', '.join(parameters)}"
             yield f"reader {reader!r} has no option {name!r}{hint}"
         elif not _fits(value, hints.get(name)):
             kinds = " or ".join(kind.__name__ for kind in _kinds(hints[name]))
@@ -92,20 +123,56 @@ def mistakes(reader: str, options: Mapping[str, object]) -> Iterator[str]:
 
 
 def detect(root: str | Path) -> str:
-    """Name of the reader whose layout a folder has.
+    """Name of the reader of data, see :func:`located`.
 
     Args:
-        root: A folder with data.
+        root: A folder or file with data, or the id of a data set on the hub.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"{root} {'is a file' if root.exists() else 'does not exist'}; expected a folder with data")
-    layouts = {name: layout for name, reader in READERS.items() if (layout := layout_of(reader))}
-    for name, layout in layouts.items():
-        if layout.detects(root):
-            return name
-    *others, last = [f"{layout.description} (reader {name!r})" for name, layout in layouts.items()]
-    raise InputError(f"{root} holds no data in a known layout; expected {', '.join(others)} or {last}")
+    return str(located(root)["reader"])
+
+
+def located(root: str | Path) -> dict[str, Any]:
+    """Name and options of the reader of data.
+
+    Args:
+        root: A folder in a known layout, a file of one, or the id of a data set on the Hugging Face hub.
+
+    Raises:
+        InputError: There is no such thing, or its layout is not known; says what was found.
+    """
+    path = Path(root)
+    layouts = {name: layout for name, reader in READERS.items() if name != TABLE and (layout := layout_of(reader))}
+    if path.is_dir():
+        name = next((name for name, layout in layouts.items() if layout.detects(path)), None)
+        if name is None and not holds_table(path):
+            raise InputError(_unknown(path, {**layouts, TABLE: layout_of(table)}))
+        return {"reader": name or TABLE, "root": str(root)}
+    if path.is_file():
+        for name, layout in layouts.items():
+            if any(fnmatch(path.name, each) for each in layout.files) and layout.detects(path.parent):
+                own = {"file": path.name} if "file" in inspect.signature(READERS[name]).parameters else {}
+                return {"reader": name, "root": str(path.parent), **own}
+        if path.suffix.lower() not in READ:
+            raise InputError(f"{root} is no table; expected a file with the ending {', '.join(READ)}, or a folder")
+        return {"reader": TABLE, "root": str(root)}
+    if not is_hub_id(root):
+        raise InputError(f"{root} does not exist; expected a folder or file with data, or a data set of the hub")
+    return {"reader": TABLE, "root": str(root)}
+
+
+def _unknown(root: Path, layouts: Mapping[str, Layout | None]) -> str:
+    """The message about a folder in no known layout: what is in it, what was expected, and what helps."""
+    endings = Counter(path.suffix.lower() or path.name for path in islice(root.rglob("*"), 10_000) if path.is_file())
+    found = ", ".join(f"{count:,} {ending}" for ending, count in endings.most_common(4)) or "no file"
+    *others, last = [f"{layout.description} (reader {name!r})" for name, layout in layouts.items() if layout]
+    pictures = sum(count for ending, count in endings.items() if ending.lstrip(".") in PICTURES)
+    hint = (
+        f"; to use its {pictures:,} pictures, write {root / 'pairs.csv'} with the columns image,text,split "
+        f"and run multidelete check --data {root / 'pairs.csv'}"
+        if pictures
+        else ""
+    )
+    return f"{root} holds no data in a known layout (it has {found}); expected {', '.join(others)} or {last}{hint}"
 
 
 def _hints(function: Reader) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +9,16 @@ from pathlib import Path
 from multidelete.data.dataset import Dataset
 from multidelete.data.examples import Example, example_problem, images_problem, kind, path_problem
 from multidelete.data.layouts import reader
+from multidelete.data.readers.lines import json_content
 from multidelete.utils.errors import InputError, did_you_mean, raise_all
 
+OF_DATASETS = ("dataset_dict.json", "dataset_info.json", "dataset_infos.json")  # of Hugging Face datasets
 _SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 
 
 def find_split_files(root: Path) -> list[Path]:
     """The split files in a folder."""
-    return sorted(path for path in root.glob("dataset_*.json") if path.is_file())
+    return sorted(path for path in root.glob("dataset_*.json") if path.is_file() and path.name not in OF_DATASETS)
 
 
 def holds_karpathy(root: Path) -> bool:
@@ -25,7 +26,7 @@ def holds_karpathy(root: Path) -> bool:
     return bool(find_split_files(root))
 
 
-@reader(layout="a Karpathy split file dataset_*.json", detects=holds_karpathy)
+@reader(layout="a Karpathy split file dataset_*.json", detects=holds_karpathy, files=("dataset_*.json",))
 def karpathy(root: str | Path, file: str | None = None, images: str | None = None) -> Dataset:
     """Images with their captions from a Karpathy split file; an example's id is its file name.
 
@@ -87,14 +88,7 @@ def _split_file(root: Path, file: str | None) -> Path:
 
 
 def _entries(path: Path) -> list[object]:
-    try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8; is it the split file?") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not valid JSON ({error.msg}, line {error.lineno}); was it cut off?") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error})") from error
+    content = json_content(path)
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise InputError(f"{path} is no Karpathy split file; expected an object with the list 'images'")

@@ -52,6 +52,18 @@ def numbered_lines(path: Path) -> list[tuple[str, str]]:
     return lines
 
 
+def json_content(path: Path) -> Any:
+    """The content of a JSON file."""
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8; save the file as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not valid JSON ({error.msg}, line {error.lineno}); was it cut off?") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error})") from error
+
+
 def json_lines(path: Path, keys: Mapping[str, tuple[type, ...]]) -> list[tuple[str, dict[str, Any]]]:
     """The objects in a file of JSON lines, as (location, object).
 

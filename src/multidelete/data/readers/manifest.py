@@ -13,7 +13,7 @@ def _holds_manifest(root: Path) -> bool:
     return (root / MANIFEST).is_file()
 
 
-@reader(layout=MANIFEST, detects=_holds_manifest)
+@reader(layout=MANIFEST, detects=_holds_manifest, files=(MANIFEST,))
 def manifest(root: str | Path) -> Dataset:
     """The package's own layout: ``manifest.jsonl`` and the images it names.
 

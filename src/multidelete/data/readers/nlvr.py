@@ -24,7 +24,9 @@ def holds_nlvr(root: Path) -> bool:
     return IDENTIFIER.fullmatch(first_identifier(root, names)) is not None
 
 
-@reader(layout='train.json with identifiers like "1-0"', detects=holds_nlvr)
+@reader(
+    layout='train.json with identifiers like "1-0"', detects=holds_nlvr, files=("train.json", "dev.json", "test*.json")
+)
 def nlvr(root: str | Path, images: str | None = None, boxes: int = 3, arrangements: int = ARRANGEMENTS) -> Dataset:
     """NLVR: drawings of three boxes with a statement, true or false; an example is one image, as "train-2321-0-5".
 

@@ -21,7 +21,11 @@ def holds_nlvr2(root: Path) -> bool:
     return IDENTIFIER.fullmatch(first_identifier(root, sum(FILES.values(), ()))) is not None
 
 
-@reader(layout='train.json with identifiers like "train-1-0-0"', detects=holds_nlvr2)
+@reader(
+    layout='train.json with identifiers like "train-1-0-0"',
+    detects=holds_nlvr2,
+    files=("train.json", "dev.json", "test*.json"),
+)
 def nlvr2(root: str | Path, images: str | None = None) -> Dataset:
     """NLVR2: pairs of photographs with statements, true or false; an example is a pair, as "dev-850-0".
 

@@ -62,7 +62,7 @@ def holds_pgr(root: Path) -> bool:
     return (root / NODES).is_file() and any((root / name).is_file() for name in RELEASES["all"])
 
 
-@reader(layout="train*.tsv with nodes.tsv", detects=holds_pgr)
+@reader(layout="train*.tsv with nodes.tsv", detects=holds_pgr, files=("train*.tsv",))
 def pgr(root: str | Path, release: str = "all", mark: str = "blind", unusable: str = "error", seed: int = 0) -> Dataset:
     """Gene-phenotype relations (PGR): an example is a gene and a phenotype in an article, with the sentences on both.
 

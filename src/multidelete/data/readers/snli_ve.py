@@ -25,7 +25,7 @@ def holds_snli_ve(root: Path) -> bool:
     return any((root / file).is_file() for file in FILES.values())
 
 
-@reader(layout="snli_ve_*.jsonl", detects=holds_snli_ve)
+@reader(layout="snli_ve_*.jsonl", detects=holds_snli_ve, files=("snli_ve_*.jsonl",))
 def snli_ve(root: str | Path, images: str | None = None) -> Dataset:
     """Visual entailment (SNLI-VE): photographs with hypotheses; an example is a photograph, its id the Flickr30K_ID.
 
