@@ -84,7 +84,7 @@ class _Everything:
 
     def __init__(self, inner: Any) -> None:
         self.inner, self.dataset = inner, inner.dataset
-        self.retain = inner.dataset.rows("train")
+        self.retain_pairs = inner.dataset.text_rows(inner.dataset.rows("train"))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)

@@ -92,8 +92,10 @@ def test_copies_of_an_image_are_drawn_together() -> None:
 
 def test_a_copy_on_the_other_side_of_the_cut() -> None:
     dataset = make(copies={2: 7, 15: 7})
-    message = "ids names 'photo-007.jpg' but not 'photo-002.jpg', which is the same image file; delete both"
-    with pytest.raises(InputError, match=rf"{message}\nids names .* but not 'photo-015.jpg', which"):
+    message = (
+        "ids names 'photo-007.jpg' but not 'photo-002.jpg', which is the same image file; delete both, or name single"
+    )
+    with pytest.raises(InputError, match=rf"{message} pairs \(ID#0\)\nids names .* but not 'photo-015.jpg', which"):
         resolve(dataset, ids=["photo-007.jpg", "photo-001.jpg"])
     assert len(resolve(dataset, ids=["photo-007.jpg", "photo-002.jpg", "photo-015.jpg"]).forget) == 3
 
@@ -118,10 +120,6 @@ def test_a_copy_on_the_other_side_of_the_cut() -> None:
             "forget.txt, line 1: 'photo-010.jpg' is in the test split; only examples of the training split",
         ),
         (b"photo-011.jpg\n", "forget.txt, line 1: 'photo-011.jpg' is in the validation split"),
-        (
-            b"photo-001.jpg\n# x\nphoto-001.jpg\n",
-            "forget.txt, line 3: 'photo-001.jpg' was already named in line 1",
-        ),
         (
             "\n".join(["photo-000.jpg", *LAST]).encode(),
             "forget.txt names 20 of 20 images: nothing would be left to retain",
@@ -149,12 +147,13 @@ def test_file_that_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "exactly one of ids, count and fraction; got none"),
-        ({"count": 3, "fraction": 0.1}, "exactly one of ids, count and fraction; got count and fraction"),
+        ({}, "exactly one of ids, group, where, rows, count, fraction, pairs; got none"),
+        ({"count": 3, "fraction": 0.1}, "fraction, pairs; got count and fraction"),
         ({"ids": []}, "ids names no ids"),
         ({"ids": ["photo-001.jpg", "zzz"]}, "ids, entry 2: 'zzz' is not in the training split"),
-        ({"ids": ["photo-001.jpg", 3]}, "ids, entry 2: expected an id as a string, got 3"),
-        ({"ids": ["photo-001.jpg"] * 2}, "ids, entry 2: 'photo-001.jpg' was already named in entry 1"),
+        ({"ids": ["photo-001.jpg", 3.5]}, "ids, entry 2: expected an id as a string, or (image, text), got 3.5"),
+        ({"ids": ["photo-001.jpg", ()]}, "ids, entry 2: expected an id as a string, or (image, text), got ()"),
+        ({"ids": 3}, "ids: expected a list of ids or the path of a file, got 3"),
         ({"count": 0}, "count = 0 is too small; expected at least one example to forget"),
         ({"count": -3}, "count = -3 is too small"),
         ({"count": 21}, "count = 21 is too large; the training split has 20 examples"),

@@ -91,8 +91,7 @@ def test_every_method_on_every_task_with_every_model(task: str, model: str, meth
     assert scores <= metrics.keys()
     assert all(0 <= metrics[name] <= 100 for name in scores)
     for split, rows in data.request.splits().items():
-        count = len(tiny.dataset_for(task).text_rows(rows))
-        assert all(len(predictions[split][name]) == count for name in ("example", "text", "score"))
+        assert all(len(predictions[split][name]) == len(rows) for name in ("example", "text", "score"))
 
 
 @pytest.mark.parametrize(("task", "model"), [each for each in tiny.EACH if each[0] != "retrieval"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from multidelete.training.engine import Engine
 from multidelete.training.original import TrainSettings
 from multidelete.utils.registry import choose
 
+Forget = Iterable[str | int | tuple[str, str] | Mapping[str, Any]] | Mapping[str, Any] | str | Path | int | float
+
 
 def load(model: nn.Module | str | Path, processor: Any = None) -> Model:
     """Load a trained model.
@@ -51,7 +53,7 @@ def load(model: nn.Module | str | Path, processor: Any = None) -> Model:
 def unlearn(
     model: nn.Module | str | Path,
     dataset: Dataset,
-    forget: Sequence[str] | str | Path | int | float,
+    forget: Forget,
     method: Method | None = None,
     *,
     compare: Sequence[Method] = (),
@@ -71,7 +73,9 @@ def unlearn(
     Args:
         model: Trained model or its folder; it is not changed.
         dataset: Training data of the model, with validation and test splits.
-        forget: Ids, a text file with one id per line, a number of examples, or a fraction of them.
+        forget: What must go: a list of names (an id, file name, path, ``NAME#2`` for one text, or (image, text)), a
+            file of them, a number of examples, or a fraction of them; or a mapping with another kind of request, as
+            ``{"where": "year < 2015"}``, ``{"group": "person=P17"}`` or ``{"pairs": 100}``.
         method: Unlearning method; by default MultiDelete with the paper's settings.
         compare: Other methods to run on the same request.
         retrain: Whether to train Retrain; by default if the training settings are known.
@@ -171,7 +175,7 @@ def train(
 def evaluate(
     model: nn.Module | str | Path,
     dataset: Dataset,
-    forget: Sequence[str] | str | Path | int | float | None = None,
+    forget: Forget | None = None,
     *,
     task: Task | None = None,
     engine: Engine | None = None,
@@ -205,7 +209,7 @@ def evaluate(
     return metrics
 
 
-def _request(forget: Sequence[str] | str | Path | int | float) -> ForgetSettings:
+def _request(forget: Forget) -> ForgetSettings:
     """Deletion settings of a recipe, not validated; errors are raised when the request is resolved."""
     given: dict[str, Any] = {"ids": forget if isinstance(forget, str) else None}
     if isinstance(forget, Path):
@@ -214,6 +218,8 @@ def _request(forget: Sequence[str] | str | Path | int | float) -> ForgetSettings
         given = {"count": forget if isinstance(forget, bool) else int(forget)}
     elif isinstance(forget, float):
         given = {"fraction": float(forget)}
+    elif isinstance(forget, Mapping):
+        given = dict(forget)
     elif not isinstance(forget, str):
         given = {"ids": list(forget)}
     return ForgetSettings.model_construct(**{**dict.fromkeys(ForgetSettings.model_fields), **given})

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-SHOWN = ("test_score", "retain_score", "forget_score", "forget_auc", "forget_test_auc", "gap_to_retrain")
+SHOWN = (
+    "test_score",
+    "retain_score",
+    "forget_score",
+    "near_miss_score",
+    "forget_auc",
+    "forget_test_auc",
+    "gap_to_retrain",
+)
 
 
 class Metrics(dict[str, float]):
@@ -142,9 +150,12 @@ class Outcome:
 
     def _summary(self) -> str:
         row, request = self.rows[self.index], self.request
-        train = len(request.forget) + len(request.retain) + len(request.earlier)
+        rows = (request.forget, request.retain, request.earlier)
+        if not request.whole:
+            rows = (request.forget_pairs, request.retain_pairs, request.earlier_pairs)
+        what = "examples" if request.whole else "pairs"
         return (
-            f"{self._labels()[self.index]}: {len(request.forget):,} of {train:,} training examples deleted "
+            f"{self._labels()[self.index]}: {len(rows[0]):,} of {sum(map(len, rows)):,} training {what} deleted "
             f"({row['task']}, {row['data']}, {row['model']})"
         )
 

@@ -189,7 +189,7 @@ def run_method(prepared: Prepared, key: str, method: Method) -> tuple[Unlearned,
         "title": display["title"],
         "color": display["color"],
         "scope": method.scope,
-        "forget_examples": len(prepared.evaluated.forget),
+        "forget_examples": len(prepared.evaluated.ids),
         "seed": recipe.seed,
         "seeds": {"train": seeds["train"], "forget": seeds["forget"], "method": seeds["method"]},
         "settings": method.settings(data),
@@ -244,10 +244,16 @@ def finish(prepared: Prepared, rows: Mapping[str, Row], command: str, unlearned:
             row["metrics"]["gap_to_retrain"] = gap_to_retrain(row["metrics"], retrain)
     if not folder.sealed:
         write_gallery(folder.path, request, max(original.model.config.image_size, 96))
-        facts = {"recipe": as_values(recipe), "original_hash": original.hash, "original": original.source}
+        facts: dict[str, Any] = {
+            "recipe": as_values(recipe),
+            "original_hash": original.hash,
+            "original": original.source,
+        }
         facts |= {"model_hash": hash_of(folder.path / "model"), "began": folder.began}
+        if not request.with_earlier().whole:
+            facts["single_texts"] = list(request.with_earlier().ids)
         known = provenance(request, prepared.engine.device, command, **facts)
-        text = card(tuple(rows.values()), 1 + recipe.retrain, known, len(prepared.evaluated.forget))
+        text = card(tuple(rows.values()), 1 + recipe.retrain, known, len(prepared.evaluated.ids))
         write_file(folder.path / "model" / "README.md", text)
         earlier = [request.dataset.examples[row].id for row in request.earlier]
         deletion = record(Run(folder.path, tuple(rows.values()), known), request.ids, earlier)

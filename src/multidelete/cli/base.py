@@ -39,6 +39,28 @@ Unseen = Annotated[
     typer.Option("--unseen", help="Other data that the model was not trained on: half validation, half test."),
 ]
 SplitColumn = Annotated[str | None, typer.Option("--split-column", help="Column of a table that has the split.")]
+Forget = Annotated[
+    str | None,
+    typer.Option(
+        "--forget",
+        help="File of names (text, CSV, JSON), or names (an id, file name, path, or NAME#2 for one text), "
+        "or a number of examples, or a fraction.",
+    ),
+]
+ForgetGroup = Annotated[
+    list[str] | None, typer.Option("--forget-group", help="All pairs with this metadata: person=P17.")
+]
+ForgetWhere = Annotated[
+    str | None, typer.Option("--forget-where", help="""All pairs that fulfil a condition: 'year < 2015'.""")
+]
+ForgetRows = Annotated[
+    Path | None, typer.Option("--forget-rows", help="File of numbers of training pairs, as MU-Bench publishes.")
+]
+ForgetCount = Annotated[int | None, typer.Option("--forget-count", min=1, help="Sample of this many examples.")]
+ForgetFraction = Annotated[float | None, typer.Option("--forget-fraction", help="Sample of this share of examples.")]
+ForgetPairs = Annotated[
+    int | None, typer.Option("--forget-pairs", min=1, help="Sample of single pairs, each of another example.")
+]
 Processor = Annotated[
     Path | None,
     typer.Option("--processor", help="Folder or hub id of the image processor and tokenizer, if --model has none."),
@@ -127,12 +149,29 @@ def data_values(data: Path | None, reader: str | None, **further: Path | str | N
     return {**(located(data) if reader is None else {"reader": reader, "root": str(data)}), **given}
 
 
-def forget_values(text: str) -> dict[str, Any]:
-    """Recipe table ``forget`` for ``ids.txt``, ``300`` or ``0.05``."""
+def forget_values(text: str | None, **ways: Any) -> dict[str, Any] | None:
+    """Recipe table ``forget`` for ``--forget`` (``ids.txt``, ``300`` or ``0.05``) and its further options.
+
+    Args:
+        text: Value of ``--forget``.
+        ways: Values of the further options; at most one of these and ``text`` is given.
+
+    Returns:
+        The table; None if no option is given.
+
+    Raises:
+        InputError: Several ways are given.
+    """
+    given = {name: value for name, value in ways.items() if value}
+    options = [*(["--forget"] if text is not None else []), *(f"--forget-{name}" for name in given)]
+    if len(options) > 1 and set(given) != {"rows", "count"}:
+        raise InputError(f"{' and '.join(options)} are different requests; give one of them")
+    if text is None:
+        return given or None
     if Path(text).exists():
         return {"ids": text}
     try:
-        return {"count": int(text)}
+        return {"count": int(text), "bare": True}
     except ValueError:
         pass
     try:

@@ -9,6 +9,13 @@ import typer
 
 from multidelete.cli.base import (
     Data,
+    Forget,
+    ForgetCount,
+    ForgetFraction,
+    ForgetGroup,
+    ForgetPairs,
+    ForgetRows,
+    ForgetWhere,
     Overrides,
     Precision,
     Processor,
@@ -39,7 +46,7 @@ def evaluate(
     validation: Validation = None,
     test: Test = None,
     unseen: Unseen = None,
-    forget: Annotated[str | None, typer.Option("--forget", help="Ids, number or fraction; adds D_f metrics.")] = None,
+    forget: Forget = None,
     processor: Processor = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Task settings, such as rerank=32.")] = None,
     precision: Precision = None,
@@ -62,7 +69,7 @@ def evaluate(
     settings["task"] = {"name": load(None, options=settings).task.name}
     recipe = load(None, [f"task.{each}" for each in overrides or []], settings)
     dataset = read(**settings["data"])
-    given = recipe.forget.ids or recipe.forget.count or recipe.forget.fraction
+    given: Any = recipe.forget.ids or recipe.forget.count or recipe.forget.fraction
     # Probes need the original.
     task = recipe.task.model_copy(update={"probed": 0})
     with open_engine(recipe) as engine:
@@ -157,7 +164,13 @@ def check(
     validation: Validation = None,
     test: Test = None,
     unseen: Unseen = None,
-    forget: Annotated[str | None, typer.Option("--forget", help="Ids file, number or fraction.")] = None,
+    forget: Forget = None,
+    forget_group: ForgetGroup = None,
+    forget_where: ForgetWhere = None,
+    forget_rows: ForgetRows = None,
+    forget_count: ForgetCount = None,
+    forget_fraction: ForgetFraction = None,
+    forget_pairs: ForgetPairs = None,
 ) -> None:
     """Check a recipe, its data and its deletion request without running anything."""
     from multidelete.data.readers import read
@@ -166,13 +179,22 @@ def check(
     from multidelete.recipe import load
 
     request: Request | None
+    asked = forget_values(
+        forget,
+        group=forget_group,
+        where=forget_where,
+        rows=None if forget_rows is None else str(forget_rows),
+        count=forget_count,
+        fraction=forget_fraction,
+        pairs=forget_pairs,
+    )
     others = {"split": split_column, "validation": validation, "test": test, "unseen": unseen}
     if recipe is not None:
         given: dict[str, Any] = {}
         if data is not None or reader is not None:
             given["data"] = data_values(data, reader, **others)
-        if forget is not None:
-            given["forget"] = forget_values(forget)
+        if asked is not None:
+            given["forget"] = asked
         loaded = load(Path(recipe), overrides or [], options=given)
         dataset = loaded.dataset()
         request = loaded.request(dataset)
@@ -180,7 +202,7 @@ def check(
         typer.echo(f"{recipe}: {loaded.task.name}, {', '.join(m.name for m in loaded.methods())}")
     elif data is not None or reader is not None:
         dataset = read(**data_values(data, reader, **others))
-        request = resolve(dataset, **forget_values(forget)) if forget is not None else None
+        request = resolve(dataset, **asked) if asked is not None else None
     else:
         raise InputError("check needs a recipe, or --data")
     dataset.check_images()

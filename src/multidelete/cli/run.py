@@ -10,6 +10,13 @@ import typer
 
 from multidelete.cli.base import (
     Data,
+    Forget,
+    ForgetCount,
+    ForgetFraction,
+    ForgetGroup,
+    ForgetPairs,
+    ForgetRows,
+    ForgetWhere,
     Out,
     Overrides,
     Precision,
@@ -147,10 +154,13 @@ def unlearn(
     validation: Validation = None,
     test: Test = None,
     unseen: Unseen = None,
-    forget: Annotated[
-        str | None,
-        typer.Option("--forget", help="Text file with one id per line, number of examples, or fraction."),
-    ] = None,
+    forget: Forget = None,
+    forget_group: ForgetGroup = None,
+    forget_where: ForgetWhere = None,
+    forget_rows: ForgetRows = None,
+    forget_count: ForgetCount = None,
+    forget_fraction: ForgetFraction = None,
+    forget_pairs: ForgetPairs = None,
     method: Annotated[str | None, typer.Option("--method", help="See `multidelete list methods`.")] = None,
     scope: Annotated[str | None, typer.Option("--scope", help="all, fusion, vision or text.")] = None,
     merge: Annotated[
@@ -176,11 +186,18 @@ def unlearn(
         words.insert(0, recipe)
     elif recipe is not None:
         path = Path(recipe)
+    asked = forget_values(
+        forget,
+        group=forget_group,
+        where=forget_where,
+        rows=None if forget_rows is None else str(forget_rows),
+        count=forget_count,
+        fraction=forget_fraction,
+        pairs=forget_pairs,
+    )
     given: dict[str, Any] = {}
     if path is None:
-        missing = [
-            name for name, value in (("--model", model), ("--data", data), ("--forget", forget)) if value is None
-        ]
+        missing = [name for name, value in (("--model", model), ("--data", data), ("--forget", asked)) if value is None]
         if missing and not (reader and missing == ["--data"]):
             raise InputError(f"without a recipe, {', '.join(missing)} must be given (see 'multidelete unlearn --help')")
     if model is not None:
@@ -193,8 +210,8 @@ def unlearn(
         given["merge"] = True
     if data is not None or reader is not None:
         given["data"] = data_values(data, reader, **others)
-    if forget is not None:
-        given["forget"] = forget_values(forget)
+    if asked is not None:
+        given["forget"] = asked
     if method is not None:
         given["method"] = {"name": method}
     if scope is not None:

@@ -48,6 +48,7 @@ class Dataset:
         texts: All texts in the order of the examples, ``(T,)``.
         text_examples: Row of the example that each text belongs to, ``(T,)``.
         text_counts: Number of texts of each example, ``(N,)``.
+        text_starts: Row of the first text of each example, ``(N,)``.
         classes: Names of the labels, sorted; empty in retrieval.
         labels: Class of each text, ``(T,)``, or None in retrieval.
         images_per_example: Pictures in each example; 0 with a graph.
@@ -58,6 +59,7 @@ class Dataset:
     texts: tuple[str, ...]
     text_examples: Rows
     text_counts: Rows
+    text_starts: Rows
     classes: tuple[str, ...]
     labels: Rows | None
     images_per_example: int
@@ -110,7 +112,7 @@ class Dataset:
         self.texts = tuple(text for example in self.examples for text in example.texts)
         self.text_examples = np.repeat(np.arange(len(self.examples), dtype=np.int64), counts)
         self.text_counts = counts
-        self._text_starts = np.cumsum(counts) - counts
+        self.text_starts = np.cumsum(counts) - counts
         self._splits = np.array([example.split for example in self.examples])
         self._images: dict[str, Pixels] = {}
         given = [label for example in self.examples for label in example.labels]
@@ -167,8 +169,26 @@ class Dataset:
         counts = self.text_counts[example_rows]
         ends = np.cumsum(counts)
         within = np.arange(counts.sum(), dtype=np.int64) - np.repeat(ends - counts, counts)
-        rows: Rows = np.repeat(self._text_starts[example_rows], counts) + within
+        rows: Rows = np.repeat(self.text_starts[example_rows], counts) + within
         return rows
+
+    def example_rows(self, text_rows: Rows) -> Rows:
+        """Rows of the examples that these texts belong to, each once, in the order of their first text."""
+        examples, first = np.unique(self.text_examples[text_rows], return_index=True)
+        rows: Rows = examples[np.argsort(first, kind="stable")]
+        return rows
+
+    @cached_property
+    def equal_texts(self) -> Rows:
+        """A number for each text, ``(T,)``; equal texts have the same."""
+        numbers: dict[str, int] = {}
+        return np.array([numbers.setdefault(text, len(numbers)) for text in self.texts], dtype=np.int64)
+
+    @cached_property
+    def content(self) -> Rows:
+        """A number for each example, ``(N,)``; examples with the same picture (or nodes) have the same."""
+        numbers: dict[str, int] = {}
+        return np.array([numbers.setdefault(each, len(numbers)) for each in self.image_digests()], dtype=np.int64)
 
     def row_of(self, example_id: str) -> int:
         """Row of the example with this id."""

@@ -1,62 +1,120 @@
-"""The deletion request: which examples to forget and which to retain."""
+"""The deletion request: which pairs to forget and which to retain."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from multidelete.data.conditions import groups_of, matching
 from multidelete.data.dataset import Dataset, Rows
-from multidelete.utils.errors import InputError, did_you_mean, raise_all
+from multidelete.data.naming import entries_of, named_pairs, numbered_pairs, pair_names
+from multidelete.utils.errors import InputError, raise_all
+
+KINDS = ("ids", "group", "where", "rows", "count", "fraction", "pairs")  # ways to say what must go
+NO_ROWS: Rows = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """``D_f``, ``D_r``, and the validation and test splits, as rows of examples.
+    """``D_f`` and ``D_r`` as pairs, and the validation and test splits.
+
+    An example may have pairs in both, if only some of its texts are deleted: its picture then stays.
 
     Args:
         dataset: The dataset that the rows refer to.
-        forget: ``D_f``, in the order of the request.
-        retain: ``D_r``, the rest of the training split, in dataset order.
-        validation: The validation split.
-        test: The test split.
-        earlier: Rows that previous requests deleted; in neither ``D_f`` nor ``D_r``.
+        forget_pairs: Text rows of the pairs in ``D_f``, in the order of the request.
+        retain_pairs: Text rows of the pairs in ``D_r``, the rest of the training split, in dataset order.
+        validation: Rows of the examples of the validation split.
+        test: Rows of the examples of the test split.
+        earlier_pairs: Text rows of pairs that previous requests deleted; in neither ``D_f`` nor ``D_r``.
+        notes: What was noticed in the request, one sentence each.
     """
 
     dataset: Dataset
-    forget: Rows
-    retain: Rows
+    forget_pairs: Rows
+    retain_pairs: Rows
     validation: Rows
     test: Rows
-    earlier: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    earlier_pairs: Rows = field(default_factory=lambda: NO_ROWS)
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def forget(self) -> Rows:
+        """Rows of the examples with pairs in ``D_f``, in the order of the request."""
+        return self.dataset.example_rows(self.forget_pairs)
+
+    @cached_property
+    def retain(self) -> Rows:
+        """Rows of the examples with pairs in ``D_r``, in dataset order."""
+        return self.dataset.example_rows(self.retain_pairs)
+
+    @cached_property
+    def earlier(self) -> Rows:
+        """Rows of the examples with pairs that previous requests deleted."""
+        return self.dataset.example_rows(self.earlier_pairs)
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Names of what is forgotten, in the order of the request: ids of whole examples, "ID#2" for single pairs."""
+        return pair_names(self.dataset, self.forget_pairs)
 
     @property
-    def ids(self) -> tuple[str, ...]:
-        """Ids of the examples to forget, in the order of the request."""
-        return tuple(self.dataset.examples[row].id for row in self.forget)
+    def whole(self) -> bool:
+        """Whether only whole examples are deleted, not single texts of one."""
+        return len(self.forget_pairs) == int(self.dataset.text_counts[self.forget].sum())
+
+    @cached_property
+    def near_misses(self) -> Rows:
+        """Text rows of the pairs in ``D_r`` that have a picture or a text in common with ``D_f``.
+
+        They are what a deletion damages first.
+        """
+        data = self.dataset
+        shares_picture = np.isin(data.content[data.text_examples[self.retain_pairs]], data.content[self.forget])
+        shares_text = np.isin(data.equal_texts[self.retain_pairs], data.equal_texts[self.forget_pairs])
+        return self.retain_pairs[shares_picture | shares_text]
 
     def splits(self) -> dict[str, Rows]:
-        """Rows by name (forget, retain, validation, test), without empty ones."""
-        parts = {"forget": self.forget, "retain": self.retain, "validation": self.validation, "test": self.test}
+        """Text rows of the pairs by name (forget, retain, near_miss, validation, test), without empty ones."""
+        parts = {
+            "forget": self.forget_pairs,
+            "retain": self.retain_pairs,
+            "near_miss": self.near_misses,
+            "validation": self.dataset.text_rows(self.validation),
+            "test": self.dataset.text_rows(self.test),
+        }
         return {name: rows for name, rows in parts.items() if len(rows)}
 
+    def first(self, split: str, count: int) -> Rows:
+        """Text rows of the pairs of the first examples of a split.
+
+        Args:
+            split: ``forget`` or ``validation``.
+            count: Maximum number of examples.
+        """
+        if split == "validation":
+            return self.dataset.text_rows(self.validation[:count])
+        return self.forget_pairs[np.isin(self.dataset.text_examples[self.forget_pairs], self.forget[:count])]
+
     def complement(self) -> Request:
-        """The request with ``forget`` and ``retain`` swapped."""
-        return replace(self, forget=self.retain, retain=np.sort(self.forget))
+        """The request with ``D_f`` and ``D_r`` swapped."""
+        return replace(self, forget_pairs=self.retain_pairs, retain_pairs=np.sort(self.forget_pairs))
 
     def with_earlier(self) -> Request:
-        """This request merged with the earlier ones: all deleted examples are in ``forget``. Used for evaluation."""
-        return replace(self, forget=np.concatenate([self.earlier, self.forget]), earlier=self.earlier[:0])
+        """This request merged with the earlier ones: all deleted pairs are in ``D_f``. Used for evaluation."""
+        forget = np.concatenate([self.earlier_pairs, self.forget_pairs])
+        return replace(self, forget_pairs=forget, earlier_pairs=NO_ROWS)
 
     @cached_property
     def hash(self) -> str:
-        """Hash of all deleted ids, earlier ones included; see :func:`hash_of_ids`."""
+        """Hash of all deleted names, earlier ones included; see :func:`hash_of_ids`."""
         return hash_of_ids(self.with_earlier().ids)
 
 
@@ -68,14 +126,20 @@ def hash_of_ids(ids: Iterable[str]) -> str:
 def resolve(
     dataset: Dataset,
     *,
-    ids: Sequence[str] | str | Path | None = None,
+    ids: Any = None,
+    group: str | Sequence[str] | None = None,
+    where: str | None = None,
+    rows: str | Path | Sequence[int] | None = None,
     count: int | None = None,
     fraction: float | None = None,
+    pairs: int | None = None,
+    column: str | None = None,
+    bare: bool | None = None,
     seed: int = 0,
     part: Sequence[int] | None = None,
-    earlier: Sequence[str] | str | Path | None = None,
+    earlier: Any = None,
 ) -> Request:
-    """Split the training examples into forget and retain sets, by ids or by a seeded sample.
+    """Split the training pairs into D_f and D_r: what is named, a group, a condition, or a seeded sample.
 
     With one seed, a smaller sample is a prefix of a larger one. Training examples that share an image file, a pair of
     nodes or a group are sampled together, so that no forgotten image stays in the retain set under another id. The
@@ -83,109 +147,82 @@ def resolve(
 
     Args:
         dataset: The dataset.
-        ids: The ids to forget, or the path of a text file with one id per line (``#`` starts a comment).
-        count: Number of training examples to sample.
+        ids: What to forget: a list of names, or the path of a file with them (text, CSV, JSON), or names separated by
+            commas. A name is the id of an example, its file name or path, the id of a text, ``NAME#2`` for the third
+            text of an example, or (image, text).
+        group: ``NAME=VALUE``, or several: all pairs whose metadata has this value; ``VALUE`` alone is a group.
+        where: A condition on the metadata, such as ``licence == "NC" and year < 2015``.
+        rows: Numbers of training pairs in the order of the data, from 0, or a file with one in each line.
+        count: Number of training examples to sample; with ``rows``, only its first entries are used.
         fraction: Fraction of the training split to sample, between 0 and 1.
+        pairs: Number of single pairs to sample, each of another example.
+        column: Column of the names, if ``ids`` is a table.
+        bare: Whether ``count`` was given as a number alone, which may also be an id, and is then refused.
         seed: Seed of the sample.
         part: ``(2, 5)`` for the second of five parts of the request; the first then counts as ``earlier``.
-        earlier: Ids that previous requests deleted from the model.
+        earlier: What previous requests deleted from the model, named like ``ids``.
 
     Raises:
         InputError: The request is invalid, or leaves fewer than two examples to retain.
     """
-    given = [name for name, value in (("ids", ids), ("count", count), ("fraction", fraction)) if value is not None]
+    ways = {"ids": ids, "group": group, "where": where, "rows": rows}
+    ways |= {"count": count if rows is None else None, "fraction": fraction, "pairs": pairs}
+    given = [name for name, value in ways.items() if value is not None]
     if len(given) != 1:
         got = " and ".join(given) or "none"
-        raise InputError(f"a deletion request is given by exactly one of ids, count and fraction; got {got}")
+        raise InputError(f"a deletion request is given by exactly one of {', '.join(KINDS)}; got {got}")
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"the seed of a deletion request is an integer of at least 0, got {seed!r}")
     dataset.check_train()
+    notes: list[str] = []
+    before = NO_ROWS if earlier is None else named_pairs(dataset, *entries_of(earlier, "earlier"), notes)
     train = dataset.rows("train")
-    before = np.empty(0, dtype=np.int64)
-    if earlier is not None:
-        before = _named_rows(dataset, *_entries(earlier, "earlier"))
-    if ids is not None:
-        source, entries = _entries(ids)
-        forget = _named_rows(dataset, source, entries)
+    if given[0] in ("count", "fraction", "pairs"):
+        source, number = _sample_size(count if pairs is None else pairs, fraction, len(train), given[0])
+        if bare and count is not None:
+            _check_bare(dataset, str(count))
+        rows_of_examples = _sample(dataset, np.setdiff1d(train, dataset.example_rows(before)), number, seed)
+        forget = dataset.text_rows(rows_of_examples)
+        if pairs is not None:
+            forget = _one_text_each(dataset, rows_of_examples[:number], seed)
+        takes = f"{source} takes"
+    else:
+        if ids is not None:
+            source, entries = entries_of(ids, "ids", column)
+            forget = named_pairs(dataset, source, entries, notes)
+        elif rows is not None:
+            source, forget = numbered_pairs(dataset, rows, count)
+        elif where is not None:
+            source, forget = "the condition", matching(dataset, where)
+        else:
+            assert group is not None
+            source, forget = "group", groups_of(dataset, group)
         again = np.flatnonzero(np.isin(forget, before))
         if len(again):
-            raise InputError(f"{source} names {dataset.examples[forget[again[0]]].id!r}, which was deleted earlier")
+            name = pair_names(dataset, forget[again[:1]])[0]
+            raise InputError(f"{source} names {name!r}, which was deleted earlier")
         takes = f"{source} names"
-        _check_copies(dataset, source, np.concatenate([before, forget]), train)
-    else:
-        source, number = _sample_size(count, fraction, len(train))
-        forget = _sample(dataset, np.setdiff1d(train, before), number, seed)
-        takes = f"{source} takes"
+        _check_copies(dataset, source, np.concatenate([before, forget]))
     if part is not None:
         parts, number = _parts(dataset, forget, part), part[0] - 1
         before, forget = np.concatenate([before, *parts[:number]]), parts[number]
     deleted = np.concatenate([before, forget])
-    _check_retain(takes, deleted, dataset)
-    return Request(
-        dataset, forget, np.setdiff1d(train, deleted), dataset.rows("validation"), dataset.rows("test"), before
-    )
+    retain = np.setdiff1d(dataset.text_rows(train), deleted)
+    _check_retain(takes, dataset, deleted, retain)
+    return Request(dataset, forget, retain, dataset.rows("validation"), dataset.rows("test"), before, tuple(notes))
 
 
-def _entries(ids: Sequence[str] | str | Path, name: str = "ids") -> tuple[str, list[tuple[str, str]]]:
-    """Name of the list of ids for messages, and its entries as (location, id)."""
-    if isinstance(ids, str | Path):
-        path = Path(ids)
-        lines = [(f"line {number}", line.strip()) for number, line in enumerate(_lines(path), start=1)]
-        return path.name, [(location, line) for location, line in lines if line and not line.startswith("#")]
-    for number, entry in enumerate(ids, start=1):
-        if not isinstance(entry, str):
-            raise InputError(f"{name}, entry {number}: expected an id as a string, got {entry!r}")
-    return name, [(f"entry {number}", entry) for number, entry in enumerate(ids, start=1)]
-
-
-def _lines(path: Path) -> list[str]:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; expected a text file with one id per line")
-    try:
-        return path.read_bytes().decode("utf-8-sig").splitlines()
-    except FileNotFoundError as error:
+def _check_bare(dataset: Dataset, text: str) -> None:
+    known = next((each for each in dataset.examples if text == each.id or text in each.text_ids), None)
+    if known is not None:
         raise InputError(
-            f"there is no file {path}; expected a text file with one id per line (ids as such go in a list)"
-        ) from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8; save it as a UTF-8 text file with one id per line") from error
+            f"--forget {text} is ambiguous: {text!r} is also an id; write --forget-count {text} for a sample of "
+            f"{text} examples, or 'forget.ids=[\"{text}\"]' for the id"
+        )
 
 
-def _named_rows(dataset: Dataset, source: str, entries: Sequence[tuple[str, str]]) -> Rows:
-    if not entries:
-        raise InputError(f"{source} names no ids; expected at least one example to forget")
-    known = {example.id: row for row, example in enumerate(dataset.examples)}
-    trainable = [example.id for example in dataset.examples if example.split == "train"]
-    locations: dict[str, str] = {}
-    rows: list[int] = []
-    problems: list[str] = []
-    for location, entry in entries:
-        example_id = entry
-        if location.startswith("line") and entry not in known:
-            example_id = re.split(r"\s#", entry)[0].strip()  # a comment after the id, unless the id itself contains it
-        if example_id in locations:
-            problem = f"{example_id!r} was already named in {locations[example_id]}"
-        elif example_id not in known:
-            # The search for a similar id is slow, and only the first problem is shown in full.
-            hint = "" if problems else did_you_mean(example_id, trainable)
-            problem = f"{example_id!r} is not in the training split{hint}"
-        elif (split := dataset.examples[known[example_id]].split) != "train":
-            problem = f"{example_id!r} is in the {split} split; only examples of the training split can be forgotten"
-        else:
-            problem = ""
-            rows.append(known[example_id])
-        locations.setdefault(example_id, location)
-        if problem:
-            problems.append(f"{source}, {location}: {problem}")
-    raise_all(problems, "lines" if entries[0][0].startswith("line") else "entries")
-    return np.array(rows, dtype=np.int64)
-
-
-def _check_retain(takes: str, forget: Rows, dataset: Dataset) -> None:
-    train = dataset.rows("train")
-    left = len(train) - len(forget)
+def _check_retain(takes: str, dataset: Dataset, deleted: Rows, retain: Rows) -> None:
+    total, left = len(dataset.rows("train")), len(dataset.example_rows(retain))
     if left < 2:
         leaves = "nothing would be left to retain"
         if left == 1:
@@ -193,20 +230,26 @@ def _check_retain(takes: str, forget: Rows, dataset: Dataset) -> None:
         examples = (
             "relations" if dataset.graph is not None else "images" if dataset.images_per_example == 1 else "examples"
         )
-        raise InputError(f"{takes} {len(forget):,} of {len(train):,} {examples}: {leaves}")
+        number = len(dataset.example_rows(deleted))
+        raise InputError(f"{takes} {number:,} of {total:,} {examples}: {leaves}")
 
 
-def _check_copies(dataset: Dataset, source: str, forget: Rows, train: Rows) -> None:
-    """Refuse to forget an image under one id and retain it under another."""
+def _check_copies(dataset: Dataset, source: str, deleted: Rows) -> None:
+    """Refuse to forget a whole example, and retain its image under another id, or the rest of its group."""
+    forget = dataset.example_rows(deleted)
+    whole = np.bincount(dataset.text_examples[deleted], minlength=len(dataset))[forget] == dataset.text_counts[forget]
     same = "is about the same two nodes" if dataset.graph is not None else "is the same image file"
     problems: list[str] = []
-    for keys, why in ((dataset.image_digests(), same), (_groups(dataset), "belongs to the same group")):
-        forgotten = {keys[row]: row for row in forget}
-        named = set(forget.tolist())
+    named = set(forget.tolist())
+    for keys, why, rows in (
+        (dataset.image_digests(), f"{same}; delete both, or name single pairs (ID#0)", forget[whole]),
+        (_groups(dataset), "belongs to the same group; delete both", forget),
+    ):
+        forgotten = {keys[row]: row for row in rows.tolist()}
         problems += [
             f"{source} names {dataset.examples[forgotten[keys[row]]].id!r} but not {dataset.examples[row].id!r}, "
-            f"which {why}; delete both"
-            for row in train
+            f"which {why}"
+            for row in dataset.rows("train").tolist()
             if row not in named and keys[row] in forgotten
         ]
     raise_all(problems, "copies")
@@ -237,16 +280,16 @@ def _drawn_together(dataset: Dataset, rows: Rows) -> dict[int, list[int]]:
     return {row: members[root(row)] for row in rows.tolist()}
 
 
-def _sample_size(count: int | None, fraction: float | None, total: int) -> tuple[str, int]:
+def _sample_size(count: int | None, fraction: float | None, total: int, name: str) -> tuple[str, int]:
     """Name of the sample for messages, and its size."""
     if count is not None:
         if isinstance(count, bool) or not isinstance(count, int | np.integer):
-            raise InputError(f"count = {count!r} is not an integer; expected the number of examples to forget")
+            raise InputError(f"{name} = {count!r} is not an integer; expected the number of examples to forget")
         if count < 1:
-            raise InputError(f"count = {count} is too small; expected at least one example to forget")
+            raise InputError(f"{name} = {count} is too small; expected at least one example to forget")
         if count > total:
-            raise InputError(f"count = {count} is too large; the training split has {total:,} examples")
-        return f"count = {count}", int(count)
+            raise InputError(f"{name} = {count} is too large; the training split has {total:,} examples")
+        return f"{name} = {count}", int(count)
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
         raise InputError(f"fraction = {fraction!r} is not between 0 and 1; 0.05 stands for one example in twenty")
     number = round(fraction * total)
@@ -267,17 +310,28 @@ def _sample(dataset: Dataset, train: Rows, number: int, seed: int) -> Rows:
     return np.array(list(drawn), dtype=np.int64)
 
 
+def _one_text_each(dataset: Dataset, examples: Rows, seed: int) -> Rows:
+    """A random text of each example, the same for an example in every sample of a seed."""
+    randomness = np.random.default_rng([seed, 1]).random(len(dataset))[examples]
+    rows: Rows = dataset.text_starts[examples] + (randomness * dataset.text_counts[examples]).astype(np.int64)
+    return rows
+
+
 def _parts(dataset: Dataset, forget: Rows, part: Sequence[int]) -> list[Rows]:
-    """Split a request into parts of similar size, in order; rows that are sampled together stay in one part."""
+    """Split a request into parts of similar size, in order; examples that are sampled together stay in one part."""
     if len(part) != 2 or not 1 <= part[0] <= part[1]:
         raise InputError(f"part = {list(part)} is not a part of a request; expected [2, 5] for the second of five")
     count = part[1]
-    together = _drawn_together(dataset, forget)
+    examples = dataset.example_rows(forget)
+    together = _drawn_together(dataset, examples)
     parts: list[list[int]] = [[] for _ in range(count)]
     taken = 0
-    for rows in dict.fromkeys(tuple(together[row]) for row in forget.tolist()):
-        parts[taken * count // len(forget)] += rows
+    for rows in dict.fromkeys(tuple(together[row]) for row in examples.tolist()):
+        parts[taken * count // len(examples)] += rows
         taken += len(rows)
     if not all(parts):
-        raise InputError(f"part = {list(part)}: {len(forget):,} examples cannot be deleted in {count} parts; use fewer")
-    return [np.array(rows, dtype=np.int64) for rows in parts]
+        raise InputError(
+            f"part = {list(part)}: {len(examples):,} examples cannot be deleted in {count} parts; use fewer"
+        )
+    own = dataset.text_examples[forget]
+    return [np.concatenate([forget[own == row] for row in rows]) for rows in parts]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from multidelete.data.batches import PairInputs, Rows
 from multidelete.models.inputs import Batch
@@ -109,6 +111,8 @@ class ForgetRetainStream:
         retain_ratio: Pairs of D_r per pair of D_f.
         mismatched: Fraction of the D_r pairs that are mismatched: image and text of two different examples.
         seed: Seed of the order.
+        near_misses: Text rows of D_r that have a picture or a text in common with D_f.
+        near: Fraction of the D_r pairs that are drawn from ``near_misses``, if there are any.
     """
 
     inputs: PairInputs
@@ -118,6 +122,8 @@ class ForgetRetainStream:
     retain_ratio: int
     mismatched: float
     seed: int
+    near_misses: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    near: float = 0.0
 
     @property
     def forget_size(self) -> int:
@@ -145,8 +151,13 @@ class ForgetRetainStream:
             self.inputs.true_pairs(chosen), device, generator(self.seed, "forget negatives", step)
         )
         num_mismatched = self.num_mismatched
-        matched = self.retain_size - num_mismatched
-        rows = self.inputs.true_pairs(EpochSampler(self.retain, self.seed, "retain").take(step * matched, matched))
+        num_near = round(self.near * (self.retain_size - num_mismatched)) if len(self.near_misses) else 0
+        matched = self.retain_size - num_mismatched - num_near
+        kept = EpochSampler(self.retain, self.seed, "retain").take(step * matched, matched)
+        if num_near:
+            near = EpochSampler(self.near_misses, self.seed, "near misses").take(step * num_near, num_near)
+            kept = np.concatenate([kept, near])
+        rows = self.inputs.true_pairs(kept)
         if num_mismatched:
             wrong = self.mismatched_rows(num_mismatched, step, "retain")
             rows = {modality: np.concatenate([true, wrong[modality]]) for modality, true in rows.items()}
@@ -159,6 +170,17 @@ class ForgetRetainStream:
         examples = self.inputs.dataset.text_examples
         image = examples[randomness.choice(self.retain, count)]
         text = randomness.choice(self.retain, count)
-        while (same := image == examples[text]).any():
+        while (same := self._match(image, text)).any():
             text[same] = randomness.choice(self.retain, int(same.sum()))
         return {self.inputs.modalities[0]: image, "text": text}
+
+    def _match(self, image: Rows, text: Rows) -> NDArray[np.bool_]:
+        """Whether each text is one of its image, deleted or not, or equal to one of them."""
+        dataset = self.inputs.dataset
+        return np.isin(dataset.content[image] * len(dataset.texts) + dataset.equal_texts[text], self._true_pairs)
+
+    @cached_property
+    def _true_pairs(self) -> Rows:
+        """A number for each true pair of a picture and a text, sorted."""
+        dataset = self.inputs.dataset
+        return np.unique(dataset.content[dataset.text_examples] * len(dataset.texts) + dataset.equal_texts)

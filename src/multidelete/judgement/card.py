@@ -8,7 +8,15 @@ from typing import Any
 from multidelete.metrics.registry import METRICS
 from multidelete.runs.row import Row
 
-SHOWN = ("test_score", "retain_score", "forget_score", "forget_auc", "forget_test_auc", "gap_to_retrain")
+SHOWN = (
+    "test_score",
+    "retain_score",
+    "forget_score",
+    "near_miss_score",
+    "forget_auc",
+    "forget_test_auc",
+    "gap_to_retrain",
+)
 
 
 def card(rows: Sequence[Row], index: int, facts: Mapping[str, Any], count: int) -> str:

@@ -149,6 +149,7 @@ NUMBERS = {
     "forget_auc": "A deleted item scores above one that was kept: times in 100",
     "test_score": "Score in the task (0 to 100), on data that the model never saw",
     "retain_score": "Score in the task (0 to 100), on the data that were kept",
+    "near_miss_score": "Score in the task (0 to 100), on kept data that share a picture or a text with deleted ones",
 }
 
 LIMITS = (
@@ -176,6 +177,8 @@ def record(run: Run, ids: Sequence[str], earlier: Sequence[str] = ()) -> dict[st
     if row["method"] in BASELINES and row["method"] != "retrain":
         return None
     one, many, halves = ITEMS.get(row["task"], ("item", "items", "its two parts"))
+    if run.provenance.get("single_texts"):
+        one, many = ("text of a picture that stays", "texts of pictures that stay (or pictures with all their texts)")
     groups = [Group.of([each]) for each in run.rows]
     after, before = groups[index], reference(groups, "original")
     retrained = next((group for group in groups if group is not after and _is_retrain(group)), None)

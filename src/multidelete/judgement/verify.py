@@ -244,9 +244,14 @@ def _request(run: Run) -> Answers:
     for index, row in enumerate(run.rows):
         if row["forget_examples"] != len(ids):
             yield False, f"row {index}: forget_examples recorded {row['forget_examples']}, but there are {len(ids)} ids"
-        examples = set(_predictions(run, index)["forget"]["example"].tolist())
-        if examples != set(ids):
-            yield False, f"predictions of {run.key(index)} are of another D_f: {_other_ids(ids, examples)}"
+        arrays = _predictions(run, index)["forget"]
+        predicted = {(str(example), int(text)) for example, text in zip(arrays["example"], arrays["text"], strict=True)}
+        examples = {example for example, _ in predicted}
+        parts = {f"{example}#{text}": example for example, text in predicted}
+        named = {parts[each] for each in ids if each not in examples and each in parts}
+        found = (examples - named) | {name for name, example in parts.items() if example in named}
+        if found != set(ids):
+            yield False, f"predictions of {run.key(index)} are of another D_f: {_other_ids(ids, found)}"
 
 
 def _data(run: Run) -> Answers:
@@ -346,7 +351,8 @@ def _lists(run: Run) -> tuple[list[str], list[str]]:
     if (run.folder / DELETION_FILE).is_file():
         deleted = read_record(run.folder)["deleted"]
         return list(map(str, deleted["ids"])), list(map(str, deleted.get("earlier", [])))
-    return list(dict.fromkeys(_predictions(run, 0)["forget"]["example"].tolist())), []
+    names = run.provenance.get("single_texts") or dict.fromkeys(_predictions(run, 0)["forget"]["example"].tolist())
+    return list(names), []
 
 
 def _predictions(run: Run, index: int) -> Predictions:

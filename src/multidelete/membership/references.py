@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from multidelete.data.dataset import Dataset
-from multidelete.data.requests import Request, resolve
+from multidelete.data.requests import NO_ROWS, Request, resolve
 from multidelete.membership.attacks import SHADOW
 from multidelete.methods import Method, Retrain, UnlearningData
 from multidelete.recipe import MembershipSettings
@@ -121,7 +121,7 @@ def get_or_unlearn_references(
         For each reference model its predictions on all of D_f, validation and test.
     """
     results = {name: folder.read(f"{key}-{name}") for name in halves if name != SHADOW}
-    evaluated = replace(data.request.with_earlier(), retain=data.request.retain[:0])
+    evaluated = replace(data.request.with_earlier(), retain_pairs=NO_ROWS)
     missing = sum(not each for each in results.values())
     if missing:
         what = f"U-LiRA: {method.title} ({method.scope}) runs on {missing} reference model{'s' * (missing > 1)}"
@@ -132,8 +132,9 @@ def get_or_unlearn_references(
         own = replace(data, request=half)
         model = get_or_unlearn(HalfRetrain(), original, own, engine).model
         reference = replace(original, model=model, key=outcome_key(HalfRetrain(), original, own, engine))
-        seen = np.isin(data.request.forget, half.retain)  # a reference model can forget only what it was trained on
-        request = replace(half, forget=data.request.forget[seen], retain=np.setdiff1d(half.retain, data.request.forget))
+        forget = data.request.forget_pairs
+        forget = forget[np.isin(forget, half.retain_pairs)]  # it can forget only what it was trained on
+        request = replace(half, forget_pairs=forget, retain_pairs=np.setdiff1d(half.retain_pairs, forget))
         given = replace(
             data, request=request, seed=derive(data.seed, "u-lira", number), folder=data.folder and data.folder / name
         )

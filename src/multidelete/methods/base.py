@@ -67,12 +67,12 @@ class UnlearningData:
     @property
     def forget_pairs(self) -> Rows:
         """Text rows of the pairs of D_f."""
-        return self.request.dataset.text_rows(self.request.forget)
+        return self.request.forget_pairs
 
     @property
     def retain_pairs(self) -> Rows:
         """Text rows of the pairs of D_r."""
-        return self.request.dataset.text_rows(self.request.retain)
+        return self.request.retain_pairs
 
 
 @dataclass
@@ -212,6 +212,8 @@ class LossMethod(Method):
         evaluations: Number of checkpoints to validate; 0 keeps the last.
         forget_weight: Weight of ``forget_auc`` relative to utility in checkpoint selection.
         forget_target: Target of ``forget_auc``.
+        retain_near: Share of the D_r pairs in a step that are near misses: they have a picture or a text in common with
+            D_f, and lose most by a deletion. If there are none, it has no effect.
         lora: Low-rank matrices that change instead of the weights (:class:`LowRank`); they are merged afterwards.
     """
 
@@ -227,6 +229,7 @@ class LossMethod(Method):
     forget_weight: float = Field(default=0.5, ge=0)
     forget_target: float = Field(default=0.0, ge=0, le=100)
 
+    retain_near: float = Field(default=0.0, ge=0, le=1, exclude_if=lambda share: share == 0)
     lora: LowRank | None = Field(default=None, exclude_if=lambda lora: lora is None)
 
     needs_teacher: ClassVar[bool] = False
@@ -315,6 +318,8 @@ class LossMethod(Method):
             self.retain_ratio,
             self.mismatched_share(),
             data.seed,
+            data.request.near_misses,
+            self.retain_near,
         )
         fit_settings = FitSettings(
             steps=max(stream.steps(self.epochs), self.min_steps),

@@ -34,8 +34,8 @@ GAP_METRICS = ("test_score", "forget_score", "retain_score", "forget_test_auc")
 
 
 def gap_to_retrain(metrics: Mapping[str, float], retrain: Mapping[str, float]) -> float:
-    """Mean absolute difference to Retrain over ``GAP_METRICS``, in points; 0 is ideal."""
-    return float(np.mean([abs(metrics[name] - retrain[name]) for name in GAP_METRICS]))
+    """Mean absolute difference to Retrain over ``GAP_METRICS`` (those that were measured), in points; 0 is ideal."""
+    return float(np.mean([abs(metrics[name] - retrain[name]) for name in GAP_METRICS if name in metrics]))
 
 
 def true_label_loss(score: Floats) -> float:

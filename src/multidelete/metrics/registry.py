@@ -70,7 +70,7 @@ def metric(title: str, ideal: Ideal | None = None, *, column: bool = True) -> Ca
 
 def _auc(others: str, array: str = "score") -> Compute:
     def compute(predictions: Predictions, original: Predictions | None) -> float | None:
-        if array not in predictions["forget"]:
+        if others not in predictions or array not in predictions["forget"]:
             return None
         return forget_auc(predictions["forget"][array], predictions[others][array])
 
@@ -87,6 +87,7 @@ METRICS: dict[str, Metric] = with_entry_points(
         "test_score": Metric("Test score", "high", column=True),
         "retain_score": Metric("D_r score", column=True),
         "forget_score": Metric("D_f score", column=True),
+        "near_miss_score": Metric("Near misses", "retrain", column=True),
         "valid_score": Metric("Validation score", "high"),
         "forget_auc": Metric("D_f AUC", "low", _auc("retain"), column=True),
         "forget_test_auc": Metric("D_f vs test AUC", "retrain", _auc("test"), column=True),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from multidelete.data.requests import KINDS
 from multidelete.methods import METHODS, Method
 from multidelete.models.extras import EXTRAS
 from multidelete.recipe.errors import sentences
@@ -15,17 +16,23 @@ from multidelete.utils.entries import Entry, MistakesError
 from multidelete.utils.registry import unknown
 
 MIN_REFERENCES = 4  # for U-LiRA: each reference model is compared with the others
-REQUESTS = ("ids", "count", "fraction")
 SIZES = ("counts", "fractions")
 
 
 class ForgetSettings(BaseModel):
-    """Deletion request: a file or list of ids, or a number or fraction of the training examples.
+    """Deletion request: names, a group, a condition, row numbers, or a sample of the training examples.
 
     Args:
-        ids: Text file with one id per line, or a list of ids.
+        ids: File with names (text, CSV, JSON), or a list of them. A name is an id, a file name, a path, ``NAME#2`` for
+            one text, or (image, text).
+        group: ``NAME=VALUE`` of the metadata, or several.
+        where: Condition on the metadata, such as ``licence == "NC" and year < 2015``.
+        rows: File with numbers of training pairs, from 0, or a list of them; with ``count``, its first entries.
         count: Size of a seeded sample.
         fraction: Size of a seeded sample, as a fraction.
+        pairs: Size of a seeded sample of single pairs, each of another example.
+        column: Column of the names in a table.
+        bare: Set by the command line if ``count`` was given as a number alone, which is refused if it is also an id.
         seed: Seed of the sample; the recipe's by default.
         part: ``[2, 5]`` for the second of five parts of this request, in its order; the first has been deleted already.
         earlier: File or list of ids that were deleted from a user-provided model before. They are not in D_f and D_r,
@@ -34,19 +41,27 @@ class ForgetSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    ids: str | list[str] | None = None
+    ids: str | list[str | tuple[str, str]] | None = None
+    group: str | list[str] | None = None
+    where: str | None = None
+    rows: str | list[int] | None = None
     count: int | None = Field(default=None, ge=1, strict=True)
     fraction: float | None = Field(default=None, gt=0, lt=1)
+    pairs: int | None = Field(default=None, ge=1, strict=True)
+    column: str | None = None
+    bare: Literal[True] | None = None
     seed: int | None = Field(default=None, ge=0, strict=True)
     part: tuple[int, int] | None = None
     earlier: str | list[str] | None = None
 
     @model_validator(mode="after")
     def _one_request(self) -> Self:
-        given = [key for key in REQUESTS if getattr(self, key) is not None]
+        given = [key for key in KINDS if getattr(self, key) is not None]
+        if self.rows is not None and "count" in given:
+            given.remove("count")
         if len(given) != 1:
             received = "none is given" if not given else f"{' and '.join(given)} are given"
-            raise MistakesError(f"'forget' needs one of ids, count and fraction; {received}")
+            raise MistakesError(f"'forget' needs one of {', '.join(KINDS)}; {received}")
         return self
 
 

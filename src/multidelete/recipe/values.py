@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from multidelete.recipe.settings import REQUESTS, SIZES
+from multidelete.data.requests import KINDS
+from multidelete.recipe.settings import SIZES
 from multidelete.utils.errors import InputError, did_you_mean
 
 _NAMED = {"task": "name", "model": "name", "method": "name", "data": "reader"}
@@ -32,8 +33,8 @@ def overridden(values: Mapping[str, Any], *over: Mapping[str, Any]) -> dict[str,
     if any(each.get("original") is not None for each in over):
         for key in ("model", "start"):  # a user-provided model replaces the recipe's
             result.pop(key, None)
-    if any(key in _table(each.get("forget")) for each in over for key in REQUESTS):
-        result["forget"] = {k: v for k, v in _table(result.get("forget")).items() if k not in REQUESTS}
+    if any(key in _table(each.get("forget")) for each in over for key in KINDS):
+        result["forget"] = {k: v for k, v in _table(result.get("forget")).items() if k not in KINDS}
     if any(key in _table(each.get("bench")) for each in over for key in SIZES):
         result["bench"] = {k: v for k, v in _table(result.get("bench")).items() if k not in SIZES}
     for each in over:

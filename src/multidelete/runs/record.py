@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from multidelete.data.dataset import Dataset
+from multidelete.data.dataset import Dataset, Rows
 from multidelete.data.examples import Example
 from multidelete.data.requests import Request
 from multidelete.runs.row import SCHEMA, Row
@@ -297,7 +297,9 @@ def write_gallery(path: Path, request: Request, size: int, *, count: int = 8) ->
         for split, rows in (("forget", request.forget[:count]), ("retain", picked)):
             for row in rows:
                 example = dataset.examples[row]
-                entry = {"split": split, "example": example.id, "texts": _shown_texts(dataset, example)}
+                own = request.forget_pairs if split == "forget" else request.retain_pairs
+                texts = own[dataset.text_examples[own] == row] - dataset.text_starts[row]
+                entry = {"split": split, "example": example.id, "texts": _shown_texts(dataset, example, texts)}
                 if images is not None:
                     name = f"{len(entries):03d}.png"
                     pictures = images[row * count_each : (row + 1) * count_each]
@@ -307,14 +309,15 @@ def write_gallery(path: Path, request: Request, size: int, *, count: int = 8) ->
     write_file(path / "gallery.json", json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
 
 
-def _shown_texts(dataset: Dataset, example: Example) -> list[str]:
-    """Texts of an example with their labels and the names of its nodes."""
+def _shown_texts(dataset: Dataset, example: Example, numbers: Rows) -> list[str]:
+    """Texts of an example, those with these numbers, with their labels and the names of its nodes."""
     about = ""
     if dataset.graph is not None:
         names = [dataset.graph.names[dataset.graph.row(node)] for node in example.nodes]
         about = f"{' – '.join(names)}: "
     labels = [f"  [{label}]" for label in example.labels] or [""] * len(example.texts)
-    return [f"{about}{text}{label}" for text, label in zip(example.texts, labels, strict=True)]
+    every = [f"{about}{text}{label}" for text, label in zip(example.texts, labels, strict=True)]
+    return [every[number] for number in numbers]
 
 
 def _side_by_side(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -26,13 +26,20 @@ if TYPE_CHECKING:
 
 Predictions = dict[str, dict[str, NDArray[Any]]]
 
-SCORE_KEYS = {"forget": "forget_score", "retain": "retain_score", "validation": "valid_score", "test": "test_score"}
+SCORE_KEYS = {
+    "forget": "forget_score",
+    "retain": "retain_score",
+    "near_miss": "near_miss_score",
+    "validation": "valid_score",
+    "test": "test_score",
+}
 
 
 class Task(BaseModel, ABC):
     """Base class of tasks; the fields are the settings.
 
-    Predictions are ``{split: {name: array}}`` with splits forget, retain, validation, test. Each pair has its
+    Predictions are ``{split: {name: array}}`` with splits forget, retain, near_miss, validation, test, without empty
+    ones. Each pair has its
     ``example``, its ``text`` within the example, and ``score``: s(x) as log-odds, which order pairs as probabilities do
     but do not saturate. Retain and test also hold samples for probes, see :func:`unimodal`.
 
@@ -151,18 +158,22 @@ class Task(BaseModel, ABC):
         return {"utility": utility, "forget_auc": aucs.pop("forget_auc_score"), **aucs, **means}
 
 
-def true_pairs(dataset: Dataset, examples: Rows) -> tuple[Rows, Rows, dict[str, NDArray[Any]]]:
-    """True pairs of some examples.
+def true_pairs(dataset: Dataset, texts: Rows) -> tuple[Rows, Rows, dict[str, NDArray[Any]]]:
+    """The examples of true pairs.
+
+    Args:
+        dataset: The dataset.
+        texts: Text rows of the pairs, ``(P,)``.
 
     Returns:
-        Text rows, ``(P,)``; for each the index into ``examples``, ``(P,)``; and for the predictions ``example`` (id)
-        and ``text`` (index within the example) of each pair.
+        Rows of their examples, ``(E,)``; for each pair the index into these, ``(P,)``; and for the predictions
+        ``example`` (id) and ``text`` (index within the example) of each pair.
     """
-    texts, counts = dataset.text_rows(examples), dataset.text_counts[examples]
-    own = np.repeat(np.arange(len(examples)), counts)
-    first = np.cumsum(counts) - counts
+    examples, of_pairs = dataset.example_rows(texts), dataset.text_examples[texts]
+    index = np.empty(len(dataset), dtype=np.int64)
+    index[examples] = np.arange(len(examples))
     named = {
-        "example": np.array([dataset.examples[row].id for row in dataset.text_examples[texts]]),
-        "text": (np.arange(len(texts)) - first[own]).astype(np.int32),
+        "example": np.array([dataset.examples[row].id for row in of_pairs]),
+        "text": (texts - dataset.text_starts[of_pairs]).astype(np.int32),
     }
-    return texts, own, named
+    return examples, index[of_pairs], named

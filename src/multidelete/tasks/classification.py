@@ -33,8 +33,8 @@ class Classification(Task):
     def predict(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> Predictions:
         """See :meth:`Task.predict`; adds ``logits`` ``(P, C)`` and the true ``label`` ``(P,)`` of each pair."""
         result = {
-            split: self._predict_split(model, inputs, examples, engine, f"evaluating {split}")
-            for split, examples in request.splits().items()
+            split: self._predict_split(model, inputs, texts, engine, f"evaluating {split}")
+            for split, texts in request.splits().items()
         }
         return self.with_features(result, model, inputs, request, engine)
 
@@ -49,20 +49,19 @@ class Classification(Task):
         self, model: Model, inputs: PairInputs, request: Request, engine: Engine
     ) -> dict[str, float]:
         """See :meth:`Task.validation_metrics`."""
-        splits = {
-            "validation": request.validation[: self.validation_sample],
-            "forget": request.forget[: self.validation_sample],
+        result = {
+            split: self._predict_split(model, inputs, request.first(split, self.validation_sample), engine)
+            for split in ("validation", "forget")
         }
-        result = {split: self._predict_split(model, inputs, examples, engine) for split, examples in splits.items()}
         return self.validation_metrics_of(
             result, accuracy(result["validation"]["logits"], result["validation"]["label"])
         )
 
     def _predict_split(
-        self, model: Model, inputs: PairInputs, examples: Rows, engine: Engine, what: str | None = None
+        self, model: Model, inputs: PairInputs, texts: Rows, engine: Engine, what: str | None = None
     ) -> dict[str, NDArray[Any]]:
         dataset = inputs.dataset
-        texts, own, named = true_pairs(dataset, examples)
+        examples, own, named = true_pairs(dataset, texts)
         image_or_graph, text = (
             encode_all(engine, model, inputs, modality, rows)
             for modality, rows in zip(inputs.modalities, (examples, texts), strict=True)

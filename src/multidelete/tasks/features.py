@@ -52,7 +52,8 @@ def unimodal(
     dataset = inputs.dataset
     result: dict[str, dict[str, NDArray[Any]]] = {}
     asked: dict[str, list[str]] = {}
-    for split, examples in (("retain", request.retain), ("test", request.test)):
+    # Of an example that is deleted in part, neither picture nor texts are plain examples of D_r.
+    for split, examples in (("retain", np.setdiff1d(request.retain, request.forget)), ("test", request.test)):
         rng = np.random.default_rng(derive(len(examples), "probed", split))
         usable = (row for row in rng.permutation(examples).tolist() if shown(dataset, row, affirms))
         rows = np.sort(np.fromiter(islice(usable, count), dtype=np.int64))

@@ -21,6 +21,7 @@ from multidelete.utils.randomness import derive
 
 if TYPE_CHECKING:
     from multidelete.data.batches import PairInputs
+    from multidelete.data.dataset import Dataset
     from multidelete.data.requests import Request
     from multidelete.models.base import Model
     from multidelete.training.engine import Engine
@@ -53,13 +54,13 @@ class Retrieval(Task):
     Without contrastive embeddings (ViLT), the matching head scores every pair.
 
     The score of a pair is the matching head's log-odds; the contrastive cosine is stored too. For recall on D_f and on
-    a seeded sample of D_r, that set provides the candidates.
+    a seeded sample of D_r, that set provides the candidates. All texts that are equal to one of an image's are right.
 
     Args:
         rerank: k, number of candidates that the matching head re-ranks for each query and direction (ALBEF: 128).
         similarity_weight: Weight of the contrastive similarity (over the temperature) added to the log-odds of a
             re-ranked candidate: 0 as in ALBEF, 1 as in BLIP.
-        sample: Maximum number of examples of D_f or D_r for recall.
+        sample: Maximum number of examples of D_f, D_r, near misses or validation for recall; test is always whole.
     """
 
     name: ClassVar[str] = "retrieval"
@@ -77,10 +78,16 @@ class Retrieval(Task):
         """
         candidates = self._candidates(model, inputs, request.validation[:CANDIDATES], engine)
         result = {
-            split: self._predict_split(model, inputs, examples, engine, self.sample, candidates, f"evaluating {split}")
-            for split, examples in request.splits().items()
+            split: self._predict_split(
+                model, inputs, texts, engine, self._sample(split, len(request.test)), candidates, f"evaluating {split}"
+            )
+            for split, texts in request.splits().items()
         }
         return self.with_features(result, model, inputs, request, engine)
+
+    def _sample(self, split: str, count: int) -> int:
+        """Number of ranked examples of a split; all of test, if any are ranked."""
+        return max(count, self.sample) if split == "test" and self.sample else self.sample
 
     def scores_only(self) -> Self:
         """See :meth:`Task.scores_only`; skips ranking."""
@@ -92,7 +99,7 @@ class Retrieval(Task):
         result = {"test_score": scores["test"].pop("mean_recall"), **scores["test"]}
         result |= {
             SCORE_KEYS[split]: scores[split]["mean_recall"]
-            for split in ("validation", "retain", "forget")
+            for split in ("validation", "retain", "forget", "near_miss")
             if split in scores
         }
         return result
@@ -101,8 +108,8 @@ class Retrieval(Task):
         self, model: Model, inputs: PairInputs, request: Request, engine: Engine
     ) -> dict[str, float]:
         """See :meth:`Task.validation_metrics`; uses at most 200 examples of validation and of D_f."""
-        validation = self._predict_split(model, inputs, request.validation[:200], engine, 200)
-        forget = self._predict_split(model, inputs, request.forget[:200], engine, 0)
+        validation = self._predict_split(model, inputs, request.first("validation", 200), engine, 200)
+        forget = self._predict_split(model, inputs, request.first("forget", 200), engine, 0)
         utility = recalls(validation["i2t_rank"], validation["t2i_rank"])["mean_recall"]
         return self.validation_metrics_of({"validation": validation, "forget": forget}, utility)
 
@@ -110,14 +117,14 @@ class Retrieval(Task):
         self,
         model: Model,
         inputs: PairInputs,
-        examples: Rows,
+        texts: Rows,
         engine: Engine,
         sample: int,
         candidates: Candidates | None = None,
         what: str | None = None,
     ) -> dict[str, NDArray[Any]]:
         dataset = inputs.dataset
-        texts, own, named = true_pairs(dataset, examples)
+        examples, own, named = true_pairs(dataset, texts)
         vision = encode_all(engine, model, inputs, "vision", examples)
         text = encode_all(engine, model, inputs, "text", texts)
         matched = pair_logits(engine, model, vision, text, (own, np.arange(len(texts))))
@@ -136,6 +143,7 @@ class Retrieval(Task):
         ranked = np.sort(order[:sample])
         kept = np.flatnonzero(np.isin(own, ranked))
         true = own[kept][None, :] == ranked[:, None]  # (I, T)
+        true |= _equal_texts(dataset, examples[ranked], texts[kept])
         if model.contrastive:
             cosines = all_cosines(embedded[0][ranked], embedded[1][kept])
         scores = self._scores(model, vision, text, (ranked, kept), cosines, engine, what)
@@ -183,6 +191,19 @@ class Retrieval(Task):
         # Below every candidate, in the order of the contrastive similarity; fp32 would round that order away.
         rest = cosine.astype(np.float64) - 1e6
         return np.where(by_image, table, rest), np.where(by_text, table, rest)
+
+
+def _equal_texts(dataset: Dataset, examples: Rows, texts: Rows) -> NDArray[np.bool_]:
+    """Whether each example has a text that is equal to each of these texts, ``(I, T)``: equal captions are all true."""
+    equal = dataset.equal_texts
+    own = dataset.text_rows(examples)
+    keys, count = np.unique(equal[texts]), len(examples)
+    known = np.isin(equal[own], keys)
+    table = np.zeros((count, len(keys)), dtype=bool)
+    of_examples = np.repeat(np.arange(count), dataset.text_counts[examples])
+    table[of_examples[known], np.searchsorted(keys, equal[own][known])] = True
+    result: NDArray[np.bool_] = table[:, np.searchsorted(keys, equal[texts])]
+    return result
 
 
 def match_log_odds(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
