@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import multidelete
 import tiny
 from multidelete import InputError, MultiDelete, NegGrad
+from multidelete.cli.app import app
 from multidelete.data.batches import PairInputs
 from multidelete.data.dataset import Dataset
 from multidelete.data.examples import Example
@@ -113,7 +115,7 @@ def _written(given: object, folder: Path) -> object:
     [
         (
             "tow.jpg",
-            "'tow.jpg' is not in the training split; did you mean 'two.jpg'?; nor is there a file",
+            "there is no file tow.jpg (a text file with one id per line), and 'tow.jpg' is not in the training split",
         ),
         (["same.jpg"], "'same.jpg' may be any of 2 examples ('b/same.jpg', 'c/same.jpg', ...); use the id"),
         (["test-0"], "'test-0' is in the test split; only examples of the training split can be forgotten"),
@@ -206,13 +208,13 @@ def test_single_pairs_are_sampled_of_different_examples() -> None:
     large = resolve(DATASET, pairs=8, seed=1)
     assert len(large.forget) == len(large.forget_pairs) == 8
     assert resolve(DATASET, pairs=3, seed=1).ids == large.ids[:3]
-    assert not large.whole
+    assert not large.complete
     assert all("#" in name for name in large.ids)
 
 
 def test_one_text_of_a_picture() -> None:
     request = resolve(DATASET, ids=["two.jpg#1"])
-    assert (request.ids, request.whole) == (("two.jpg#1",), False)
+    assert (request.ids, request.complete) == (("two.jpg#1",), False)
     assert request.forget.tolist() == [1]
     assert 1 in request.retain
     assert request.near_misses.tolist() == [3, 5]
@@ -275,3 +277,36 @@ def test_a_run_that_deletes_single_texts(tmp_path: Path) -> None:
     failed = [check for check in verify(tmp_path / "run") if check.holds is False]
     assert not failed, failed
     assert "pairs deleted" in repr(outcome)
+
+
+def smooth(seed: int, size: int, kind: str = "PNG", **options: int) -> bytes:
+    """The same picture in any size and format."""
+    small = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), dtype=np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(small).resize((96, 96), Image.Resampling.BICUBIC).resize((size, size)).save(
+        content, kind, **options
+    )
+    return content.getvalue()
+
+
+def test_copies_of_deleted_pictures_are_found_in_all_splits(tmp_path: Path) -> None:
+    files = {
+        **{f"{n}.png": smooth(n, 96) for n in range(5)},
+        "leak.png": smooth(0, 96),
+        "small.jpg": smooth(1, 64, "JPEG", quality=60),
+        "other.png": smooth(9, 96),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    splits = {"leak.png": "test", "other.png": "test"}
+    examples = [Example(name, splits.get(name, "train"), ("words",), (name,)) for name in files]
+    lines = ["image,text,split", *(f"{example.id},words,{example.split}" for example in examples)]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    ended = CliRunner().invoke(app, ["check", "--data", str(tmp_path / "pairs.csv"), "--forget", "0.png,1.png"])
+    assert ended.exit_code == 0, ended.output
+    assert "forget 2 pairs of 2 examples, retain 4 pairs of 4 examples" in ended.output
+    assert "near misses: 4 kept pairs" in ended.output  # of the same text
+    assert "1 copies of deleted pictures are in the test split" in ended.output
+    assert "('0.png' and 'leak.png' (test))" in ended.output
+    assert "1 pictures look like deleted ones" in ended.output
+    assert "('1.png' and 'small.jpg' (train))" in ended.output

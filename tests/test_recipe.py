@@ -243,7 +243,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
             "'model.fusion' has no setting 'layer'; did you mean 'layers'?",
             "'train.epochs' should be a valid number, unable to parse string as a number, got 'three'",
             "'train.batch_size' should be greater than or equal to 2, got 0",
-            "'forget' needs one of ids, count and fraction; count and fraction are given",
+            "'forget' needs one of ids, group, where, rows, count, fraction, pairs; count and fraction are given",
             "'method.scope' should be 'all', 'fusion', 'vision', 'graph' or 'text', got 'fussion'; did you mean 'fusion'?",  # noqa: E501
             "method 'multidelete' has no setting 'larning_rate'; did you mean 'learning_rate'?",
             f"'negrad' is not a method (there are {', '.join(METHODS)}); did you mean 'neggrad'?",
@@ -256,7 +256,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
     ("values", "sentence"),
     [
         ({"forget": {"ids": 5}}, "'forget.ids' should be a valid string or a valid list, got 5"),
-        ({"forget": {"ids": ["a", 5]}}, "'forget.ids' should be a valid string, got "),
+        ({"forget": {"ids": ["a", 5]}}, "'forget.ids' should be a valid string or a valid tuple, got "),
         ({"forget": {"count": True}}, "'forget.count' should be a valid integer, got True"),
         ({**REQUEST, "model": {"name": "albef", "image_mean": [0.5]}}, "'model.image_mean' has too few values"),
         ({**REQUEST, "model": {"name": "albef", "text": {}}}, "'model.text': an encoder needs 'pretrained'"),

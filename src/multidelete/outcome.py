@@ -151,9 +151,9 @@ class Outcome:
     def _summary(self) -> str:
         row, request = self.rows[self.index], self.request
         rows = (request.forget, request.retain, request.earlier)
-        if not request.whole:
+        if not request.complete:
             rows = (request.forget_pairs, request.retain_pairs, request.earlier_pairs)
-        what = "examples" if request.whole else "pairs"
+        what = "examples" if request.complete else "pairs"
         return (
             f"{self._labels()[self.index]}: {len(rows[0]):,} of {sum(map(len, rows)):,} training {what} deleted "
             f"({row['task']}, {row['data']}, {row['model']})"

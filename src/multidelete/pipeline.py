@@ -111,6 +111,7 @@ def run(
         InputError: Recipe, data and folder are inconsistent, or a loss is not finite.
     """
     prepared = prepare(recipe, out, engine, resume=resume, dataset=dataset, model=model)
+    recipe = prepared.recipe
     rows: dict[str, Row] = {}
     unlearned: Unlearned | None = None
     for index, method in enumerate([Original(), *recipe.methods()]):
@@ -140,7 +141,17 @@ def prepare(
     dataset = dataset or recipe.dataset()
     recipe.task.check(dataset)
     request = recipe.request(dataset)
+    if not len(request.validation):
+        recipe = without_selection(recipe)
     check_splits(request, recipe.methods())
+    for note in (*dataset.notes, *request.notes):
+        logger.warning(note)
+    if not len(request.test):
+        logger.warning(
+            "dataset '%s' has no test split: without pairs that the model was not trained on, nothing can say whether "
+            "the deleted ones look unseen; --unseen DATA brings such pairs",
+            dataset.name,
+        )
     seeds = recipe.seeds()
     halves = halves_of(dataset, recipe.membership, seeds["train"])
     known = identity(recipe, request)
@@ -250,7 +261,7 @@ def finish(prepared: Prepared, rows: Mapping[str, Row], command: str, unlearned:
             "original": original.source,
         }
         facts |= {"model_hash": hash_of(folder.path / "model"), "began": folder.began}
-        if not request.with_earlier().whole:
+        if not request.with_earlier().complete:
             facts["single_texts"] = list(request.with_earlier().ids)
         known = provenance(request, prepared.engine.device, command, **facts)
         text = card(tuple(rows.values()), 1 + recipe.retrain, known, len(prepared.evaluated.ids))
@@ -271,21 +282,35 @@ def finish(prepared: Prepared, rows: Mapping[str, Row], command: str, unlearned:
     )
 
 
+def without_selection(recipe: Recipe) -> Recipe:
+    """A recipe whose methods keep their last checkpoint, for data without a validation split to select one."""
+
+    def last(method: Method) -> Method:
+        if not getattr(method, "evaluations", 0):
+            return method
+        logger.warning("%s keeps its last checkpoint: there is no validation split to select one", method.title)
+        return type(method).model_validate({**method.model_dump(), "evaluations": 0})
+
+    changed = {"method": last(recipe.method), "compare": tuple(map(last, recipe.compare))}
+    return recipe.model_copy(update=changed)
+
+
 def check_splits(request: Request, methods: Iterable[Method] = ()) -> None:
     """Check that a dataset has the splits for evaluation.
 
     Raises:
-        InputError: The test split is too small, or the validation split for a method that selects its checkpoint there.
+        InputError: The test split has a single example, or the validation split is too small for a method that selects
+            its checkpoint there.
     """
     name = request.dataset.name
-    if len(request.test) < 2:
-        raise InputError(f"dataset '{name}' has {len(request.test)} examples in its test split; at least 2 are needed")
+    if len(request.test) == 1:
+        raise InputError(f"dataset '{name}' has one example in its test split; expected none, or at least 2")
     selecting = next((method for method in methods if getattr(method, "evaluations", 0)), None)
     if selecting is not None and len(request.validation) < 2:
         raise InputError(
             f"dataset '{name}' has {len(request.validation)} examples in its validation split, "
             f"where {selecting.name} selects its checkpoint; "
-            "add at least 2, or take the last checkpoint with method.evaluations=0"
+            "add at least 2 (--validation or --unseen), or take the last checkpoint with method.evaluations=0"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +30,9 @@ from multidelete.cli.base import (
     open_engine,
 )
 from multidelete.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from multidelete.data.requests import Request
 
 app = typer.Typer()
 
@@ -173,8 +176,9 @@ def check(
     forget_pairs: ForgetPairs = None,
 ) -> None:
     """Check a recipe, its data and its deletion request without running anything."""
+    from multidelete.data.copies import look_alike_notes
     from multidelete.data.readers import read
-    from multidelete.data.requests import Request, resolve
+    from multidelete.data.requests import resolve
     from multidelete.pipeline import check_splits
     from multidelete.recipe import load
 
@@ -207,14 +211,22 @@ def check(
         raise InputError("check needs a recipe, or --data")
     dataset.check_images()
     typer.echo(repr(dataset))
-    for note in dataset.notes:
-        typer.echo(f"note: {note}")
     typer.echo(f"pairs: {dataset.pairs_hash}")
     counts = [f"{count:,} {change.replace('_', ' ')}" for change, count in dataset.image_changes().items()]
     if counts:
         typer.echo(f"images: {', '.join(counts)}")
+    notes = [*dataset.notes]
     if request is not None:
-        typer.echo(f"forget {len(request.forget):,} examples, retain {len(request.retain):,}")
+        typer.echo(f"forget {_counted(request, 'forget')}, retain {_counted(request, 'retain')}")
+        typer.echo(f"near misses: {len(request.near_misses):,} kept pairs share a picture or a text with deleted ones")
+        notes += [*request.notes, *look_alike_notes(dataset, request.forget, dataset.fingerprints())]
+    for note in notes:
+        typer.echo(f"note: {note}")
+
+
+def _counted(request: Request, part: str) -> str:
+    pairs, examples = getattr(request, f"{part}_pairs"), getattr(request, part)
+    return f"{len(pairs):,} pairs of {len(examples):,} example{'s' * (len(examples) != 1)}"
 
 
 def _print_metrics(metrics: dict[str, float]) -> None:

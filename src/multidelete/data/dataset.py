@@ -252,6 +252,16 @@ class Dataset:
         """
         self._file_facts = file_facts(self.image_files(), decoded=True)
 
+    def fingerprints(self) -> NDArray[np.uint64]:
+        """What the first picture of each example looks like, ``(N,)``: those of similar pictures differ in few bits.
+
+        Known after :meth:`check_images`; 0 for flat pictures, and without image files.
+        """
+        count = max(len(self.examples[0].images), 1)
+        facts = self._file_facts[::count] if self.store is not None else []
+        known = [each.fingerprint for each in facts] or [0] * len(self)
+        return np.array(known, dtype=np.uint64)
+
     def image_changes(self) -> dict[str, int]:
         """Number of image files that decoding changes, by change (see :class:`ImageFacts`), without zeros."""
         return changes(self._file_facts)

@@ -294,7 +294,7 @@ def named_pairs(dataset: Dataset, source: str, entries: Entries, notes: list[str
         for row in rows.tolist():
             owners.setdefault(row, location)
     if len(entries) == 1 and problems and source == "ids" and isinstance(entries[0][1], str):
-        problems = [f"{problems[0]}; nor is there a file of that name ({EXPECTED})"]
+        problems = [f"there is no file {entries[0][1]} ({EXPECTED}), and {problems[0].removeprefix('ids, entry 1: ')}"]
     raise_all(problems, "lines" if entries[0][0].startswith("line") else "entries")
     return np.array(list(owners), dtype=np.int64)
 
@@ -310,7 +310,7 @@ def _hint(problem: str, name: Any, dataset: Dataset, *, first: bool) -> str:
 
 
 def _without_comment(location: str, name: Any, names: Names) -> Any:
-    """A line of a text file without its comment, unless the whole line is a name."""
+    """A line of a text file without its comment, unless all of the line is a name."""
     if not location.startswith("line") or not isinstance(name, str) or name in names.rows or name in names.texts:
         return name
     return "" if name.startswith("#") else re.split(r"\s#", name)[0].strip()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from multidelete.data.conditions import groups_of, matching
+from multidelete.data.copies import copy_notes
 from multidelete.data.dataset import Dataset, Rows
 from multidelete.data.naming import entries_of, named_pairs, numbered_pairs, pair_names
 from multidelete.utils.errors import InputError, raise_all
@@ -62,12 +63,12 @@ class Request:
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
-        """Names of what is forgotten, in the order of the request: ids of whole examples, "ID#2" for single pairs."""
+        """Names of what is forgotten, in the order of the request: an id of a complete example, "ID#2" for one pair."""
         return pair_names(self.dataset, self.forget_pairs)
 
     @property
-    def whole(self) -> bool:
-        """Whether only whole examples are deleted, not single texts of one."""
+    def complete(self) -> bool:
+        """Whether only complete examples are deleted, not single texts of one."""
         return len(self.forget_pairs) == int(self.dataset.text_counts[self.forget].sum())
 
     @cached_property
@@ -209,6 +210,7 @@ def resolve(
     deleted = np.concatenate([before, forget])
     retain = np.setdiff1d(dataset.text_rows(train), deleted)
     _check_retain(takes, dataset, deleted, retain)
+    notes += copy_notes(dataset, dataset.example_rows(deleted))
     return Request(dataset, forget, retain, dataset.rows("validation"), dataset.rows("test"), before, tuple(notes))
 
 
@@ -235,14 +237,16 @@ def _check_retain(takes: str, dataset: Dataset, deleted: Rows, retain: Rows) -> 
 
 
 def _check_copies(dataset: Dataset, source: str, deleted: Rows) -> None:
-    """Refuse to forget a whole example, and retain its image under another id, or the rest of its group."""
+    """Refuse to forget a complete example, and retain its image under another id, or the rest of its group."""
     forget = dataset.example_rows(deleted)
-    whole = np.bincount(dataset.text_examples[deleted], minlength=len(dataset))[forget] == dataset.text_counts[forget]
+    complete = (
+        np.bincount(dataset.text_examples[deleted], minlength=len(dataset))[forget] == dataset.text_counts[forget]
+    )
     same = "is about the same two nodes" if dataset.graph is not None else "is the same image file"
     problems: list[str] = []
     named = set(forget.tolist())
     for keys, why, rows in (
-        (dataset.image_digests(), f"{same}; delete both, or name single pairs (ID#0)", forget[whole]),
+        (dataset.image_digests(), f"{same}; delete both, or name single pairs (ID#0)", forget[complete]),
         (_groups(dataset), "belongs to the same group; delete both", forget),
     ):
         forgotten = {keys[row]: row for row in rows.tolist()}

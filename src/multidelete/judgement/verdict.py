@@ -172,15 +172,20 @@ def forgetting(group: Group, original: Group | None, retrain: Group | None) -> F
 
 
 def utility(group: Group, original: Group | None, retrain: Group | None) -> Finding:
-    """Finding on utility: test score lost against Retrain, or against Original if there is no Retrain."""
-    own = group.metrics.get("test_score")
+    """Finding on utility: test score lost against Retrain, or against Original if there is no Retrain.
+
+    Without a test split it is the validation score.
+    """
+    key = "test_score" if "test_score" in group.metrics else "valid_score"
+    own = group.metrics.get(key)
     aim, name = (retrain, "Retrain") if retrain else (original, "Original")
-    expected = aim.metrics.get("test_score") if aim else None
+    expected = aim.metrics.get(key) if aim else None
     if own is None or expected is None:
         return Finding.of("utility_unknown", "the run has no test score to compare with.")
     loss = expected.mean - own.mean
     share = loss / expected.mean if expected.mean > 0 else 0.0
-    details = f"test score {own}, {name} {expected} ({signed(-loss, plus=True)})."
+    title = "test score" if key == "test_score" else "validation score"
+    details = f"{title} {own}, {name} {expected} ({signed(-loss, plus=True)})."
     if loss > DESTROYED_POINTS or share > DESTROYED_SHARE:
         return Finding.of("utility_destroyed", details)
     if loss > KEPT_POINTS or share > KEPT_SHARE:

@@ -64,8 +64,10 @@ def membership(
         For each attack ``attack_NAME_auc`` and, with enough non-members, the true-positive rates at false-positive
         rates of 1 and 0.1 %, ``attack_NAME_tpr1`` and ``attack_NAME_tpr01``; with a shadow model ``mi_ratio`` and
         ``mi_ratio_retain``; for each value the ends of its interval, ``_low`` and ``_high``. All but the ratios are in
-        points. If a signal is not finite, the result is only its AUC, as nan.
+        points. If a signal is not finite, the result is only its AUC, as nan. Without a test split it is empty.
     """
+    if "test" not in predictions:  # nothing is known that the model was not trained on
+        return {}
     for split in ("forget", "retain", "test"):
         for name, values in signals(predictions[split]).items():
             if not np.isfinite(values).all():

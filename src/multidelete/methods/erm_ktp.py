@@ -72,8 +72,8 @@ class ErmKtp(Method):
     def check(self, model: Model, request: Request | None = None) -> None:
         """See :meth:`Method.check`; there must be a mask for this request, and a trainable feature map."""
         super().check(model, request)
-        if request is not None and not request.whole:
-            raise InputError("ERM-KTP deletes whole examples; the request names single texts of pictures that stay")
+        if request is not None and not request.complete:
+            raise InputError("ERM-KTP deletes complete examples; the request names single texts of pictures that stay")
         if request is not None and (model.config.extra or {}).get("request") != request.hash:
             raise InputError(
                 f"the mask of this {model.name} model was trained for another deletion than these "

@@ -108,8 +108,8 @@ def probes(
         .. [1] Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016; Cheng and
            Amiri, "MultiDelete for Multimodal Machine Unlearning", ECCV 2024 (image classification after unlearning)
     """
-    test = predictions["test"]
-    metrics = {}
+    test = predictions.get("test", {})
+    metrics: dict[str, float] = {}
     for modality in (name.removesuffix(FEATURES) for name in original["retain"] if name.endswith(FEATURES)):
         features, shows = modality + FEATURES, modality + SHOWS
         if features not in test:

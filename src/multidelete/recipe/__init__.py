@@ -139,7 +139,8 @@ class Recipe(BaseModel):
 
     def request(self, dataset: Dataset) -> Request:
         """Resolve the deletion request."""
-        return resolve(dataset, **self.forget.model_dump(exclude={"seed"}), seed=self.seeds()["forget"])
+        given = self.forget.model_dump(exclude={"seed"})
+        return resolve(dataset, **given, bare=self.forget.bare, seed=self.seeds()["forget"])
 
     def architecture(self) -> type[Model]:
         """Class of the model to build."""

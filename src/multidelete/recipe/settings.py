@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -49,7 +49,7 @@ class ForgetSettings(BaseModel):
     fraction: float | None = Field(default=None, gt=0, lt=1)
     pairs: int | None = Field(default=None, ge=1, strict=True)
     column: str | None = None
-    bare: Literal[True] | None = None
+    bare: bool = Field(default=False, exclude=True)
     seed: int | None = Field(default=None, ge=0, strict=True)
     part: tuple[int, int] | None = None
     earlier: str | list[str] | None = None

@@ -43,7 +43,7 @@ class Classification(Task):
         result = {
             SCORE_KEYS[split]: accuracy(arrays["logits"], arrays["label"]) for split, arrays in predictions.items()
         }
-        return {"test_score": result.pop("test_score"), **result}
+        return {key: result[key] for key in sorted(result, key="test_score".__ne__)}
 
     def validation_metrics(
         self, model: Model, inputs: PairInputs, request: Request, engine: Engine

@@ -53,7 +53,10 @@ def unimodal(
     result: dict[str, dict[str, NDArray[Any]]] = {}
     asked: dict[str, list[str]] = {}
     # Of an example that is deleted in part, neither picture nor texts are plain examples of D_r.
-    for split, examples in (("retain", np.setdiff1d(request.retain, request.forget)), ("test", request.test)):
+    splits = {"retain": np.setdiff1d(request.retain, request.forget), "test": request.test}
+    if not len(request.test):  # probes are applied to test
+        return {}
+    for split, examples in splits.items():
         rng = np.random.default_rng(derive(len(examples), "probed", split))
         usable = (row for row in rng.permutation(examples).tolist() if shown(dataset, row, affirms))
         rows = np.sort(np.fromiter(islice(usable, count), dtype=np.int64))

@@ -22,5 +22,5 @@ class GraphText(Classification):
 
     def scores(self, predictions: Predictions) -> dict[str, float]:
         """See :meth:`Task.scores`."""
-        test = predictions["test"]
-        return {**super().scores(predictions), "test_f1": f1(test["logits"], test["label"], positive=1)}
+        scores, test = super().scores(predictions), predictions.get("test")
+        return scores if test is None else {**scores, "test_f1": f1(test["logits"], test["label"], positive=1)}

@@ -60,7 +60,7 @@ class Retrieval(Task):
         rerank: k, number of candidates that the matching head re-ranks for each query and direction (ALBEF: 128).
         similarity_weight: Weight of the contrastive similarity (over the temperature) added to the log-odds of a
             re-ranked candidate: 0 as in ALBEF, 1 as in BLIP.
-        sample: Maximum number of examples of D_f, D_r, near misses or validation for recall; test is always whole.
+        sample: Maximum number of examples of D_f, D_r, near misses or validation for recall; all of test is ranked.
     """
 
     name: ClassVar[str] = "retrieval"
@@ -96,7 +96,8 @@ class Retrieval(Task):
     def scores(self, predictions: Predictions) -> dict[str, float]:
         """See :meth:`Task.scores`."""
         scores = {split: recalls(arrays["i2t_rank"], arrays["t2i_rank"]) for split, arrays in predictions.items()}
-        result = {"test_score": scores["test"].pop("mean_recall"), **scores["test"]}
+        test = scores.get("test", {})
+        result = {"test_score": test.pop("mean_recall"), **test} if test else {}
         result |= {
             SCORE_KEYS[split]: scores[split]["mean_recall"]
             for split in ("validation", "retain", "forget", "near_miss")

@@ -65,6 +65,8 @@ def _attack(group: Group, retrain: Group | None) -> str:
 TIMES = "Times are those of parameter updates, with preparation in parentheses; the share of Retrain includes both."
 OF_ATTACKS: dict[str, Column] = {f"{METRICS['mi_ratio'].heading} / D_r": _mi_ratios, "Attack AUC": _attack}
 GAP = METRICS["gap_to_retrain"]
+NEAR_MISS = "near_miss_score"  # most requests have none
+
 LAST: dict[str, Column] = {
     GAP.heading: _metric("gap_to_retrain"),
     "Update time": _update_time,
@@ -74,7 +76,12 @@ LAST: dict[str, Column] = {
 
 def columns(groups: Sequence[Group]) -> dict[str, Column]:
     """Columns of the main table: registered metrics, attacks if any group has them, and times."""
-    shown = {each.heading: _metric(key) for key, each in METRICS.items() if each.column and each is not GAP}
+    measured = {key for group in groups for key in group.metrics}
+    shown = {
+        each.heading: _metric(key)
+        for key, each in METRICS.items()
+        if each.column and each is not GAP and (key != NEAR_MISS or key in measured)
+    }
     attacked = {name: column for name, column in OF_ATTACKS.items() if any(column(g, None) != NONE for g in groups)}
     return {**shown, **attacked, **LAST}
 
