@@ -310,3 +310,19 @@ def test_copies_of_deleted_pictures_are_found_in_all_splits(tmp_path: Path) -> N
     assert "('0.png' and 'leak.png' (test))" in ended.output
     assert "1 pictures look like deleted ones" in ended.output
     assert "('1.png' and 'small.jpg' (train))" in ended.output
+
+
+@pytest.mark.parametrize(
+    ("text", "other"), [("7", "--forget-count=7"), ("007", "--forget-count=7"), ("0.5", "--forget-fraction=0.5")]
+)
+def test_a_number_that_is_also_an_id_is_refused(text: str, other: str, tmp_path: Path) -> None:
+    rows = [(f"{n}.png", "words", text if n == 0 else f"x{n}") for n in range(20)]
+    for name, *_ in rows:
+        (tmp_path / name).write_bytes(smooth(int(name[:-4]), 32))
+    (tmp_path / "pairs.csv").write_text("\n".join(["image,text,id", *map(",".join, rows)]))
+    command = ["check", "--data", str(tmp_path / "pairs.csv")]
+    ended = CliRunner().invoke(app, [*command, "--forget", text])
+    assert isinstance(ended.exception, InputError)
+    assert f"--forget {text} is ambiguous: {text!r} is also an id" in str(ended.exception)
+    assert "of 7 examples" in CliRunner().invoke(app, [*command, "--forget-count=7"]).output
+    assert CliRunner().invoke(app, [*command, other]).exit_code == 0

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import io
 import re
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
+from typer.testing import CliRunner
 
+import multidelete
+import tiny
 from layouts import KEEPS_SPLITS, LAYOUTS, Photo, pictures, write_csv
-from multidelete import InputError
+from multidelete import InputError, MultiDelete
+from multidelete.cli.app import app
 from multidelete.data.dataset import Dataset
 from multidelete.data.readers import located, read
 
@@ -52,6 +57,18 @@ def test_the_same_pairs_in_every_layout(name: str, tmp_path: Path, expected: Dat
     images = dataset.images(8)
     order = [[example.id for example in expected.examples].index(_name(dataset, row)) for row in range(len(dataset))]
     np.testing.assert_array_equal(images, expected.images(8)[order])
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_unlearning_in_every_layout(name: str, tmp_path: Path) -> None:
+    root = LAYOUTS[name](tmp_path, PHOTOS)
+    ended = CliRunner().invoke(app, ["check", "--data", str(root), "--forget-count", "2"])
+    assert ended.exit_code == 0, ended.output
+    assert "forget 10 pairs of 2 examples, retain " in ended.output
+    model, method = tiny.original("albef"), MultiDelete(epochs=1, min_steps=1)
+    outcome = multidelete.unlearn(model, loaded(root), {"count": 2}, method, engine=tiny.engine())
+    assert tiny.changed(tiny.weights(model), outcome.model.state_dict())
+    assert ("test_score" in outcome.rows[-1]["metrics"]) == (name in KEEPS_SPLITS)
 
 
 def _name(dataset: Dataset, row: int) -> str:
@@ -268,7 +285,7 @@ def test_a_repeated_row_is_read_once_and_reported(tmp_path: Path) -> None:
     root.write_text(root.read_text() + root.read_text().split("\n")[1] + "\n")
     dataset = loaded(root)
     assert dataset.examples[0].texts == PHOTOS[0].captions
-    assert [note for note in dataset.notes if "line 52 repeats " in note and "line 2 (same image and text)" in note]
+    assert [note for note in dataset.notes if "line 52 repeats a pair of the image in " in note]
 
 
 def test_ids_of_pictures_and_of_rows(tmp_path: Path) -> None:
@@ -394,3 +411,33 @@ def test_flickr8k_in_every_layout(shared: Path, tmp_path: Path) -> None:
         folder.mkdir()
         hashes.add(loaded(write_layout(folder, photos)).pairs_hash)
         assert len(hashes) == 1, name
+
+
+def test_a_sample_of_a_large_collection_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multidelete.cli.inspect.DECODED", 4)
+    root = LAYOUTS["plain CSV"](tmp_path, PHOTOS)
+    decoded: list[object] = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: (decoded.append(image), load(image))[1])
+    ended = CliRunner().invoke(app, ["check", "--data", str(root), "--forget", "photo 3.jpg"])
+    assert re.search(r"decoded [45] of 10 pictures; --all decodes every one", ended.output)
+    assert len({id(image) for image in decoded}) <= 5
+    assert "of 10 pictures" not in CliRunner().invoke(app, ["check", "--data", str(root), "--all"]).output
+
+
+def test_tar_files_with_long_and_extended_names(tmp_path: Path) -> None:
+    for number, kind in enumerate((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT)):
+        deep = "/".join(["folder"] * 12) if kind == tarfile.USTAR_FORMAT else "ü" * 150
+        with tarfile.open(tmp_path / f"train-{number}.tar", "w", format=kind) as tar:
+            for photo in PHOTOS[:3]:
+                for ending, content in (("jpg", photo.content), ("txt", f"{number} {photo.captions[0]}".encode())):
+                    member = tarfile.TarInfo(f"{deep}/{number}-{photo.name[6]}.{ending}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    dataset = loaded(tmp_path)
+    assert len(dataset) == 3  # the same pictures in each file
+    assert [len(example.texts) for example in dataset.examples] == [3, 3, 3]
+    path = tmp_path / "train-2.tar"
+    path.write_bytes(path.read_bytes().replace(b"folder/folder", b"folder/folded", 1))
+    with pytest.raises(InputError, match=r"train-2.tar cannot be read as a tar file \(a header has another checksum\)"):
+        loaded(tmp_path)

@@ -171,11 +171,11 @@ def forget_values(text: str | None, **ways: Any) -> dict[str, Any] | None:
     if Path(text).exists():
         return {"ids": text}
     try:
-        return {"count": int(text), "bare": True}
+        return {"count": int(text), "bare": text}
     except ValueError:
         pass
     try:
-        return {"fraction": float(text)}
+        return {"fraction": float(text), "bare": text}
     except ValueError:
         return {"ids": text}
 

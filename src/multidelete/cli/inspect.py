@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+DECODED = 10_000  # pictures that check decodes at most, unless all are asked for
+
 
 @app.command(
     epilog="Examples:\n\n`multidelete evaluate models/mine --data photos`\n\n"
@@ -174,13 +176,18 @@ def check(
     forget_count: ForgetCount = None,
     forget_fraction: ForgetFraction = None,
     forget_pairs: ForgetPairs = None,
+    every: Annotated[bool, typer.Option("--all", help="Decode all pictures, also of a large collection.")] = False,
 ) -> None:
-    """Check a recipe, its data and its deletion request without running anything."""
+    """Check a recipe, its data and its deletion request without running anything.
+
+    Prints what would go: examples and pairs, kept pairs that share a picture or a text with them, copies of their
+    pictures in D_r, validation and test, and pictures that look alike (never taken by themselves).
+    """
+    import numpy as np
+
     from multidelete.data.copies import look_alike_notes
     from multidelete.data.readers import read
     from multidelete.data.requests import resolve
-    from multidelete.pipeline import check_splits
-    from multidelete.recipe import load
 
     request: Request | None
     asked = forget_values(
@@ -194,6 +201,9 @@ def check(
     )
     others = {"split": split_column, "validation": validation, "test": test, "unseen": unseen}
     if recipe is not None:
+        from multidelete.pipeline import check_splits
+        from multidelete.recipe import load
+
         given: dict[str, Any] = {}
         if data is not None or reader is not None:
             given["data"] = data_values(data, reader, **others)
@@ -209,8 +219,14 @@ def check(
         request = resolve(dataset, **asked) if asked is not None else None
     else:
         raise InputError("check needs a recipe, or --data")
-    dataset.check_images()
+    chosen = None
+    if len(dataset) > DECODED and not every:
+        rows = np.random.default_rng(0).permutation(len(dataset))[:DECODED]
+        chosen = np.union1d(rows, [] if request is None else request.forget).astype(np.int64)
+    dataset.check_images(chosen)
     typer.echo(repr(dataset))
+    if chosen is not None:
+        typer.echo(f"decoded {len(chosen):,} of {len(dataset):,} pictures; --all decodes every one")
     typer.echo(f"pairs: {dataset.pairs_hash}")
     counts = [f"{count:,} {change.replace('_', ' ')}" for change, count in dataset.image_changes().items()]
     if counts:

@@ -244,13 +244,27 @@ class Dataset:
         of_example = (digests[start : start + count] for start in range(0, len(digests), count))
         return [hashlib.sha256("\0".join(each).encode()).hexdigest() for each in of_example]
 
-    def check_images(self) -> None:
-        """Decode all image files without keeping the pictures.
+    def check_images(self, rows: Rows | None = None) -> None:
+        """Decode image files without keeping the pictures.
+
+        Args:
+            rows: Rows of the examples whose files are decoded; all by default.
 
         Raises:
             InputError: Files cannot be read; all of them are named.
         """
-        self._file_facts = file_facts(self.image_files(), decoded=True)
+        files = self.image_files()
+        if rows is None:
+            self._file_facts = file_facts(files, decoded=True)
+            return
+        count = len(files) // len(self)
+        chosen = (rows[:, None] * count + np.arange(count)).ravel()
+        facts = list(self._file_facts)
+        for number, each in zip(
+            chosen.tolist(), file_facts([files[n] for n in chosen.tolist()], decoded=True), strict=True
+        ):
+            facts[number] = each
+        self._file_facts = facts
 
     def fingerprints(self) -> NDArray[np.uint64]:
         """What the first picture of each example looks like, ``(N,)``: those of similar pictures differ in few bits.
@@ -291,11 +305,11 @@ class Dataset:
         Two layouts of the same pairs have the same.
         """
         pairs = {
-            json.dumps([image, text, label])
+            hashlib.sha256("\0".join((image, text, label)).encode()).digest()
             for example, image in zip(self.examples, self.image_digests(), strict=True)
             for text, label in zip(example.texts, example.labels or [""] * len(example.texts), strict=True)
         }
-        return hashlib.sha256("\n".join(sorted(pairs)).encode()).hexdigest()
+        return hashlib.sha256(b"".join(sorted(pairs))).hexdigest()
 
     @cached_property
     def hash(self) -> str:

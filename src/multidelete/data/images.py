@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import re
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +32,8 @@ ProgressCallback = Callable[[int, int], None]
 # Pillow tries all of its formats by default; that of EPS starts Ghostscript.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM", "ICO", "TGA")
 READ = "JPEG, PNG, WebP, AVIF, GIF, TIFF or BMP"
+CHUNK = 64  # files that are timed
+SMALL = 1e-3  # seconds for a file above which threads pay off
 GREY = ("I;16", "I;16B", "I;16L", "I", "F")  # Pillow's modes with more than 8 bits
 
 # Other files with the name of a picture: a pattern of their first bytes, and what is said about them.
@@ -171,8 +174,14 @@ def facts_or_problems(files: Sequence[ImageFile]) -> tuple[list[ImageFacts], dic
 
 
 def _all_facts(files: Sequence[ImageFile], decoded: bool) -> list[ImageFacts | str]:
+    began = time.perf_counter()
+    first = [_facts(file, decoded=decoded) for file in files[:CHUNK]]
+    rest = files[CHUNK:]
+    # Threads wait for each other if the files are so small that most of the time is spent in Python.
+    if time.perf_counter() - began < SMALL * len(first):
+        return [*first, *(_facts(file, decoded=decoded) for file in rest)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(partial(_facts, decoded=decoded), files))
+        return [*first, *pool.map(partial(_facts, decoded=decoded), rest)]
 
 
 def changes(facts: Iterable[ImageFacts]) -> dict[str, int]:

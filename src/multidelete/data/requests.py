@@ -135,7 +135,7 @@ def resolve(
     fraction: float | None = None,
     pairs: int | None = None,
     column: str | None = None,
-    bare: bool | None = None,
+    bare: str | None = None,
     seed: int = 0,
     part: Sequence[int] | None = None,
     earlier: Any = None,
@@ -158,7 +158,7 @@ def resolve(
         fraction: Fraction of the training split to sample, between 0 and 1.
         pairs: Number of single pairs to sample, each of another example.
         column: Column of the names, if ``ids`` is a table.
-        bare: Whether ``count`` was given as a number alone, which may also be an id, and is then refused.
+        bare: The number, if ``count`` or ``fraction`` was given as a number alone; it is refused if it is also an id.
         seed: Seed of the sample.
         part: ``(2, 5)`` for the second of five parts of the request; the first then counts as ``earlier``.
         earlier: What previous requests deleted from the model, named like ``ids``.
@@ -180,8 +180,8 @@ def resolve(
     train = dataset.rows("train")
     if given[0] in ("count", "fraction", "pairs"):
         source, number = _sample_size(count if pairs is None else pairs, fraction, len(train), given[0])
-        if bare and count is not None:
-            _check_bare(dataset, str(count))
+        if bare is not None:
+            _check_bare(dataset, bare)
         rows_of_examples = _sample(dataset, np.setdiff1d(train, dataset.example_rows(before)), number, seed)
         forget = dataset.text_rows(rows_of_examples)
         if pairs is not None:
@@ -218,8 +218,8 @@ def _check_bare(dataset: Dataset, text: str) -> None:
     known = next((each for each in dataset.examples if text == each.id or text in each.text_ids), None)
     if known is not None:
         raise InputError(
-            f"--forget {text} is ambiguous: {text!r} is also an id; write --forget-count {text} for a sample of "
-            f"{text} examples, or 'forget.ids=[\"{text}\"]' for the id"
+            f"--forget {text} is ambiguous: {text!r} is also an id; write --forget-count or --forget-fraction for a "
+            f"sample, or 'forget.ids=[\"{text}\"]' for the id"
         )
 
 

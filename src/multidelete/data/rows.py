@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -36,6 +35,7 @@ NAMES = {
     "group": ("group",),
 }
 NEEDED = ("image", "text")
+FEW = 64  # texts of a picture that are compared without an index
 ADDRESSES = ("url", "image_url", "img_url")  # columns of data whose pictures have to be downloaded first
 
 SPLIT_NAMES = {
@@ -115,7 +115,7 @@ class Columns:
         return {name: fact(value) for name, value in row.values.items() if name not in used}
 
 
-@dataclass
+@dataclass(slots=True)
 class _Picture:
     """The rows of one picture."""
 
@@ -130,12 +130,11 @@ class _Picture:
     shown: str = ""
     aliases: tuple[str, ...] = ()
 
-    def extend(self, other: _Picture) -> None:
-        """Add the texts of another row."""
-        self.texts += other.texts
-        self.ids += other.ids
-        self.labels += other.labels
-        self.metadata += other.metadata
+    def extend(self, other: _Picture, kept: Sequence[int] | None = None) -> None:
+        """Add the texts of another row, all or those with these indices."""
+        for name in ("texts", "ids", "labels", "metadata"):
+            values = getattr(other, name)
+            getattr(self, name).extend(values if kept is None or not values else [values[index] for index in kept])
 
 
 class RowBuilder:
@@ -152,7 +151,7 @@ class RowBuilder:
         self.problems: list[str] = []
         self.notes: list[str] = []
         self._pictures: dict[str, _Picture] = {}
-        self._rows: dict[tuple[str, str], str] = {}  # where a text of a picture was read
+        self._seen: dict[str, set[str]] = {}  # texts of the pictures that have many
         self._repeated: list[str] = []
         self._dropped: list[str] = []
 
@@ -179,30 +178,25 @@ class RowBuilder:
                 f"in {known.where}; expected it in one of them"
             )
             return
-        new = self._new(read, row.where)
-        if known is not None:
-            known.extend(new)
-        elif new.texts:
-            self._pictures[read.name] = new
+        if known is None:
+            known = replace(read, texts=[], ids=[], labels=[], metadata=[])
+            self._pictures[read.name] = known
+        kept = self._kept(known, read, row.where)
+        known.extend(read, kept)
 
-    def _new(self, read: _Picture, where: str) -> _Picture:
-        """A row without those of its texts that an earlier row of the picture has."""
+    def _kept(self, known: _Picture, read: _Picture, where: str) -> list[int]:
+        """Indices of the texts of a row that no earlier row of the picture has."""
         if read.labels:  # the same text may be about two labels
-            return read
+            return list(range(len(read.texts)))
         kept = []
+        seen = set(known.texts) if len(known.texts) < FEW else self._seen.setdefault(known.name, set(known.texts))
         for number, text in enumerate(read.texts):
-            first = self._rows.setdefault((read.name, text), where)
-            if first != where:
-                self._repeated.append(f"{where} repeats {first} (same image and text), and was left out")
+            if text in seen:
+                self._repeated.append(f"{where} repeats a pair of the image in {known.where}, and was left out")
             else:
+                seen.add(text)
                 kept.append(number)
-        if len(kept) == len(read.texts):
-            return read
-        lists = {
-            name: [values[number] for number in kept] if (values := getattr(read, name)) else []
-            for name in ("texts", "ids", "metadata")
-        }
-        return replace(read, **lists)  # type: ignore[arg-type]
+        return kept
 
     def _read(self, row: Row, columns: Columns) -> _Picture | str:
         """The picture of a row with the row's texts, or the problem with the row."""
@@ -225,19 +219,19 @@ class RowBuilder:
         if "id" in columns.names and not all(each.strip() for each in ids or [""]):
             return f"the column {columns.names['id']!r} is empty; expected an id"
         metadata = columns.metadata(row)
-        of_texts: list[Mapping[str, Value]] = [
-            {
-                name: value[number] if isinstance(value, tuple) and len(value) == len(texts) else _flat(value)
-                for name, value in metadata.items()
-            }
-            if metadata
-            else NO_METADATA
-            for number in range(len(texts))
-        ]
+        of_texts: list[Mapping[str, Value]] = [NO_METADATA] * len(texts)
+        if metadata:
+            of_texts = [
+                {
+                    name: value[number] if isinstance(value, tuple) and len(value) == len(texts) else _flat(value)
+                    for name, value in metadata.items()
+                }
+                for number in range(len(texts))
+            ]
         group = columns.value(row, "group")
         picture = _Picture(str(image), known, row.where, texts, ids, labels, of_texts)
         picture.group = "" if group is None else str(group)
-        picture.shown = row.shown or PurePath(picture.name).name
+        picture.shown = row.shown or picture.name.rpartition("/")[2]
         problem = example_problem(Example("row", known, tuple(texts), (picture.name,), tuple(labels)))
         return problem or picture
 
@@ -252,6 +246,7 @@ class RowBuilder:
             InputError: Rows or pictures cannot be used; up to ten are named.
         """
         pictures = list(self._pictures.values())
+        self._pictures, self._seen = {}, {}
         files = [ImageFile(each.shown, store, each.name, each.where) for each in pictures]
         facts, unreadable = facts_or_problems(files)
         for number in sorted(unreadable):

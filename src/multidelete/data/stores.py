@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from multidelete.data.examples import path_problem
 
@@ -90,6 +91,12 @@ class Joined:
         return store.problem(inner)
 
 
+@lru_cache(maxsize=64)
+def _handle(path: Path) -> BinaryIO:
+    """An open file; the last ones stay open, and are closed when they are no longer used."""
+    return path.open("rb")
+
+
 @dataclass(frozen=True)
 class Slices:
     """Pictures that are parts of larger files, as the members of a tar file, which is read in place.
@@ -103,11 +110,7 @@ class Slices:
     def read(self, name: str) -> bytes:
         """See :meth:`ImageStore.read`."""
         path, start, size = self.slices[name]
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            return os.pread(descriptor, size, start)
-        finally:
-            os.close(descriptor)
+        return os.pread(_handle(path).fileno(), size, start)
 
     def locate(self, name: str) -> str:
         """See :meth:`ImageStore.locate`."""

@@ -32,7 +32,7 @@ class ForgetSettings(BaseModel):
         fraction: Size of a seeded sample, as a fraction.
         pairs: Size of a seeded sample of single pairs, each of another example.
         column: Column of the names in a table.
-        bare: Set by the command line if ``count`` was given as a number alone, which is refused if it is also an id.
+        bare: The number, if one was given alone on the command line; it is refused if it is also an id.
         seed: Seed of the sample; the recipe's by default.
         part: ``[2, 5]`` for the second of five parts of this request, in its order; the first has been deleted already.
         earlier: File or list of ids that were deleted from a user-provided model before. They are not in D_f and D_r,
@@ -49,7 +49,7 @@ class ForgetSettings(BaseModel):
     fraction: float | None = Field(default=None, gt=0, lt=1)
     pairs: int | None = Field(default=None, ge=1, strict=True)
     column: str | None = None
-    bare: bool = Field(default=False, exclude=True)
+    bare: str | None = Field(default=None, exclude=True)
     seed: int | None = Field(default=None, ge=0, strict=True)
     part: tuple[int, int] | None = None
     earlier: str | list[str] | None = None
