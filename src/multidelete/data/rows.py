@@ -260,14 +260,16 @@ class RowBuilder:
         notes = [*self.notes, *_counted(self._repeated, "rows"), *_counted(self._dropped, "rows", "left out: ")]
         return Dataset(self.name, examples, root=store, facts=facts, notes=notes)
 
-    def _examples(self, pictures: Sequence[_Picture]) -> list[Example]:
+    def _examples(self, pictures: list[_Picture]) -> list[Example]:
         """The examples; ids of rows are ids of examples if each picture has one."""
         of_examples = bool(pictures) and all(each.ids and len(set(each.ids)) == 1 for each in pictures)
         shown = [each.shown for each in pictures]
         times = Counter(shown)
         examples = []
         seen: dict[str, str] = {}
-        for picture, short in zip(pictures, shown, strict=True):
+        pictures.reverse()
+        for short in shown:
+            picture = pictures.pop()  # freed one by one: a large collection is not in memory twice
             key = picture.ids[0] if of_examples else short if times[short] == 1 else picture.name
             if key in seen:
                 self.problems.append(f"{picture.where}: id {key!r} was already used in {seen[key]} (another image)")
