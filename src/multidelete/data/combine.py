@@ -14,7 +14,12 @@ UNSEEN = "unseen"
 
 
 def without(dataset: Dataset, other: Dataset) -> Dataset:
-    """See :meth:`Dataset.without`."""
+    """A dataset without the examples whose image is in the validation or test split of another dataset.
+
+    Args:
+        dataset: The dataset.
+        other: The other dataset; both must have one image file per example.
+    """
     if any(each.store is None or each.images_per_example != 1 for each in (dataset, other)):
         raise InputError(
             f"dataset {dataset.name!r} cannot leave out the images of {other.name!r}; expected one image file per "

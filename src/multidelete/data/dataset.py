@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from multidelete.data.equality import first_equal, hash_of_pairs
 from multidelete.data.examples import SPLITS, Example, example_problem, split_problem
 from multidelete.data.images import (
     ImageFacts,
@@ -181,15 +182,12 @@ class Dataset:
     @cached_property
     def equal_texts(self) -> Rows:
         """The row of the first equal text of each text, ``(T,)``."""
-        _, first, numbers = np.unique(_digests(self.texts), return_index=True, return_inverse=True)
-        rows: Rows = first[numbers].astype(np.int64)
-        return rows
+        return first_equal(self.texts)
 
     @cached_property
     def content(self) -> Rows:
-        """A number for each example, ``(N,)``; examples with the same picture (or nodes) have the same."""
-        numbers: dict[str, int] = {}
-        return np.array([numbers.setdefault(each, len(numbers)) for each in self.image_digests()], dtype=np.int64)
+        """The row of the first example with the same picture (or nodes), for each example, ``(N,)``."""
+        return first_equal(self.image_digests())
 
     def row_of(self, example_id: str) -> int:
         """Row of the example with this id."""
@@ -289,28 +287,17 @@ class Dataset:
     def _file_digests(self) -> list[str]:
         return [facts.digest for facts in self._file_facts]
 
-    def without(self, other: Dataset) -> Dataset:
-        """This dataset without the examples whose image is in the validation or test split of another dataset.
-
-        Args:
-            other: The other dataset; both must have one image file per example.
-        """
-        from multidelete.data.combine import without
-
-        return without(self, other)
-
     @cached_property
     def pairs_hash(self) -> str:
         """SHA-256 over the different pairs (image digest, text, label), sorted; independent of ids, splits and order.
 
         Two layouts of the same pairs have the same.
         """
-        pairs = _digests(
+        return hash_of_pairs(
             "\0".join((image, text, label))
             for example, image in zip(self.examples, self.image_digests(), strict=True)
             for text, label in zip(example.texts, example.labels or [""] * len(example.texts), strict=True)
         )
-        return hashlib.sha256(np.unique(pairs).tobytes()).hexdigest()
 
     @cached_property
     def hash(self) -> str:
@@ -403,12 +390,6 @@ class Dataset:
             for example in self.examples
             for name in example.images
         ]
-
-
-def _digests(texts: Iterable[str]) -> NDArray[np.void]:
-    """A digest of each text, 16 bytes: a million take less memory than their strings in a set."""
-    every = b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts)
-    return np.frombuffer(every, dtype="V16")
 
 
 def _check_pixels(name: str, pixels: NDArray[Any], count: int) -> None:

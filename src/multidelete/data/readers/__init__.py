@@ -11,7 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_type_hints
 
-from multidelete.data.combine import joined
+from multidelete.data.combine import joined, without
 from multidelete.data.dataset import Dataset
 from multidelete.data.layouts import Layout, layout_of
 from multidelete.data.readers.karpathy import karpathy
@@ -84,7 +84,7 @@ def _read(reader: str, options: dict[str, Any]) -> Dataset:
     for name in ("validation", "test", "unseen"):
         if name in others:
             result = joined(result, _other(reader, options, others[name]), name)
-    return result.without(_other(reader, options, others["without"])) if "without" in others else result
+    return without(result, _other(reader, options, others["without"])) if "without" in others else result
 
 
 def _other(reader: str, options: Mapping[str, Any], root: str | Path) -> Dataset:
