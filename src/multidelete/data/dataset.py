@@ -270,8 +270,7 @@ class Dataset:
 
         Known after :meth:`check_images`; 0 for flat pictures, and without image files.
         """
-        count = max(len(self.examples[0].images), 1)
-        facts = self._file_facts[::count] if self.store is not None else []
+        facts = self._file_facts[:: len(self.examples[0].images)] if self.store is not None else []
         known = [each.fingerprint for each in facts] or [0] * len(self)
         return np.array(known, dtype=np.uint64)
 
