@@ -262,7 +262,9 @@ def finish(prepared: Prepared, rows: Mapping[str, Row], command: str, unlearned:
         }
         facts |= {"model_hash": hash_of(folder.path / "model"), "began": folder.began}
         if not request.with_earlier().complete:
-            facts["single_texts"] = list(request.with_earlier().ids)
+            names = request.with_earlier().ids
+            known_ids = {example.id for example in request.dataset.examples}
+            facts["single_texts"] = {"names": list(names), "complete": sum(name in known_ids for name in request.ids)}
         known = provenance(request, prepared.engine.device, command, **facts)
         text = card(tuple(rows.values()), 1 + recipe.retrain, known, len(prepared.evaluated.ids))
         write_file(folder.path / "model" / "README.md", text)

@@ -177,8 +177,8 @@ def record(run: Run, ids: Sequence[str], earlier: Sequence[str] = ()) -> dict[st
     if row["method"] in BASELINES and row["method"] != "retrain":
         return None
     one, many, halves = ITEMS.get(row["task"], ("item", "items", "its two parts"))
-    if run.provenance.get("single_texts"):
-        one, many = ("text of a picture that stays", "texts of pictures that stay (or pictures with all their texts)")
+    if parts := run.provenance.get("single_texts"):
+        one, many = ("single text", "single texts" if not parts["complete"] else f"{many}, or single texts of them")
     groups = [Group.of([each]) for each in run.rows]
     after, before = groups[index], reference(groups, "original")
     retrained = next((group for group in groups if group is not after and _is_retrain(group)), None)

@@ -351,8 +351,8 @@ def _lists(run: Run) -> tuple[list[str], list[str]]:
     if (run.folder / DELETION_FILE).is_file():
         deleted = read_record(run.folder)["deleted"]
         return list(map(str, deleted["ids"])), list(map(str, deleted.get("earlier", [])))
-    names = run.provenance.get("single_texts") or dict.fromkeys(_predictions(run, 0)["forget"]["example"].tolist())
-    return list(names), []
+    parts = run.provenance.get("single_texts")
+    return (parts["names"] if parts else list(dict.fromkeys(_predictions(run, 0)["forget"]["example"].tolist()))), []
 
 
 def _predictions(run: Run, index: int) -> Predictions:
