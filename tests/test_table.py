@@ -220,6 +220,7 @@ TEXT = PHOTOS[0].captions
         ),
         ("JSON lines, one per pair", edit("*.jsonl", ('{"img"', '["img"')), r"line 1: is not valid JSON"),
         ("JSON list", edit("", ('"image": "photo 1.jpg"', '"image": 7')), r"entry 2: .*expected a path, got 7"),
+        ("JSON list", edit("", ('"image": "photo 1.jpg"', '"image": ["a"]')), r"entry 2: .*expected a path, got \['a'"),
         ("JSON list", edit("", ('"captions": [', '"captions": [3, ')), r"entry 1: expected a text, got 3"),
         ("JSON list", write("data.json", b'[{"image"'), r"data.json is not valid JSON .* was it cut off\?"),
         (

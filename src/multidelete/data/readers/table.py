@@ -123,21 +123,35 @@ def table(
             if isinstance(record, str):
                 builder.problem(f"{where}: {record}")
                 continue
-            value, shown, problem = record.get(columns.names["image"]), "", None
-            if isinstance(value, Inside):
-                shown = PurePath(value.path).name if value.path else f"{PurePath(source.where).stem}/{value.name}"
-                value = f"{number}/{value.name}"
-            elif isinstance(value, str) and value and inner is None:
-                value, problem = finder(value)
-            elif isinstance(value, str) and value:
-                value = f"{number}/{value}"
-            elif value is not None and value != "":
-                problem = f"expected a path, got {value!r}"
-            part = lists.get(record.get(columns.names["image"]), source.split)
-            builder.add(Row(where, {**record, columns.names["image"]: value}, part, shown), columns, problem)
+            value = record.get(columns.names["image"])
+            part = lists.get(value, source.split) if isinstance(value, str) else source.split
+            name, shown, problem = _picture(value, source, number, None if inner is not None else finder)
+            builder.add(Row(where, {**record, columns.names["image"]: name}, part, shown), columns, problem)
     if stores and len(stores) < len(sources):
         raise InputError(f"{root} has tables with pictures and tables with paths of pictures; name one of them")
     return builder.dataset(Joined(stores) if stores else files)
+
+
+def _picture(value: Any, source: Source, number: int, finder: FileFinder | None) -> tuple[Any, str, str | None]:
+    """Name of the picture of a row in the store, its name as people know it ("": the same), and the problem with it.
+
+    Args:
+        value: Value of its column.
+        source: The table.
+        number: Number of the table.
+        finder: Finds files; None if the pictures are in the table.
+    """
+    if isinstance(value, Inside):
+        shown = PurePath(value.path).name if value.path else f"{PurePath(source.where).stem}/{value.name}"
+        return f"{number}/{value.name}", shown, None
+    if value is None or value == "":
+        return None, "", None
+    if not isinstance(value, str):
+        return value, "", f"expected a path, got {value!r}"
+    if finder is None:
+        return f"{number}/{value}", "", None
+    name, problem = finder(value)
+    return name, "", problem
 
 
 class FileFinder:
