@@ -376,7 +376,7 @@ def test_the_demo_replaces_a_finished_demo_and_nothing_else(here: Path, terminal
     assert (finished_command(here / "out") or "").startswith("multidelete demo")
     first = contents(here)
     # What cannot run must not cost the last demo.
-    for wrong in ("method.larning_rate=1", "forget.count=99", "--precision fp64", "data.test=0"):
+    for wrong in ("method.larning_rate=1", "forget.count=99", "--precision fp64", "data.test=1"):
         assert terminal(f"{DEMO} {wrong}").code == 2
         assert contents(here) == first
     (here / "out/notes.txt").write_text("mine")

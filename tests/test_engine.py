@@ -507,7 +507,8 @@ def test_training_on_what_was_computed_beforehand_is_training_on_the_inputs(mode
         )
     assert weights_hash(model.state_dict()) != weights_hash(tiny.original(model.name).state_dict())
     for name, weight in model.named_parameters():
-        torch.testing.assert_close(weight, twin.get_parameter(name), atol=2e-4, rtol=1e-3, msg=name)
+        if not name.endswith("k_proj.bias"):  # softmax ignores it: its gradient is rounding, which AdamW scales up
+            torch.testing.assert_close(weight, twin.get_parameter(name), atol=2e-4, rtol=1e-3, msg=name)
 
 
 @pytest.mark.usefixtures("cache_of_its_own")
