@@ -442,3 +442,15 @@ def test_tar_files_with_long_and_extended_names(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"folder/folder", b"folder/folded", 1))
     with pytest.raises(InputError, match=r"train-2.tar cannot be read as a tar file \(a header has another checksum\)"):
         loaded(tmp_path)
+
+
+def test_the_records_of_an_unseen_picture_are_in_one_half() -> None:
+    unseen = [(photo.content, text) for photo in PHOTOS for text in photo.captions]
+    dataset = Dataset.from_records([(picture(99), "a text")], unseen=unseen)
+    assert [len(example.texts) for example in dataset.examples[1:]] == [5] * len(PHOTOS)
+
+
+def test_a_text_may_have_the_line_separator_of_unicode(tmp_path: Path) -> None:
+    pictures(tmp_path, PHOTOS)
+    write_csv(tmp_path / "pairs.csv", ["image", "text"], [("photo 0.jpg", "two\u2028lines"), ("photo 1.jpg", "one")])
+    assert [example.texts for example in loaded(tmp_path).examples] == [("two\u2028lines",), ("one",)]

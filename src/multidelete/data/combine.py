@@ -64,7 +64,7 @@ def joined(dataset: Dataset, other: Dataset, split: str) -> Dataset:
                 example,
                 "1",
                 f"{split}/{example.id}" if example.id in ids else example.id,
-                halved(example.id) if split == UNSEEN else split,
+                _halved(example.id) if split == UNSEEN else split,
             )
             for example in other.examples
         ),
@@ -81,6 +81,6 @@ def _moved(example: Example, key: str, example_id: str, split: str) -> Example:
     return replace(example, id=example_id, split=split, images=tuple(f"{key}/{name}" for name in example.images))
 
 
-def halved(name: str) -> str:
+def _halved(name: str) -> str:
     """Split of an example of data that no split has seen: validation or test, by a hash of its name."""
     return ("validation", "test")[hashlib.sha256(name.encode()).digest()[0] % 2]

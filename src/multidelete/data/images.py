@@ -148,29 +148,22 @@ def file_facts(files: Sequence[ImageFile], *, decoded: bool = False) -> list[Ima
     Raises:
         InputError: Files cannot be read; all of them are named, those that are cut off too.
     """
-    results = _all_facts(files, decoded)
-    problems = [(file, result) for file, result in zip(files, results, strict=True) if isinstance(result, str)]
-    if problems and not decoded:
-        file_facts(files, decoded=True)
-    _raise_all(problems)
+    results = facts_or_problems(files, decoded=decoded)
+    _raise_all([(file, result) for file, result in zip(files, results, strict=True) if isinstance(result, str)])
     return [result for result in results if isinstance(result, ImageFacts)]
 
 
-def facts_or_problems(files: Sequence[ImageFile]) -> tuple[list[ImageFacts], dict[int, str]]:
-    """Facts of all files, and the messages of those that cannot be read, by index; their facts have no meaning.
+def facts_or_problems(files: Sequence[ImageFile], *, decoded: bool = False) -> list[ImageFacts | str]:
+    """Facts of each file, or the problem with it; if there is any, files that are cut off are found too.
 
     Args:
         files: The images.
+        decoded: See :func:`file_facts`.
     """
-    results = _all_facts(files, False)
-    if any(isinstance(result, str) for result in results):
-        results = _all_facts(files, True)
-    problems = {
-        number: file.sentence(result)
-        for number, (file, result) in enumerate(zip(files, results, strict=True))
-        if isinstance(result, str)
-    }
-    return [ImageFacts("", ()) if isinstance(result, str) else result for result in results], problems
+    results = _all_facts(files, decoded)
+    if not decoded and any(isinstance(result, str) for result in results):
+        return _all_facts(files, True)
+    return results
 
 
 def _all_facts(files: Sequence[ImageFile], decoded: bool) -> list[ImageFacts | str]:

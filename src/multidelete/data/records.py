@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from multidelete.data.combine import UNSEEN, halved
+from multidelete.data.combine import UNSEEN, joined
 from multidelete.data.dataset import Dataset
 from multidelete.data.examples import kind
 from multidelete.data.images import READ
-from multidelete.data.rows import SPLIT_NAMES, Columns, Row, RowBuilder
-from multidelete.data.stores import ImageStore, Joined, Memory
+from multidelete.data.readers.columnar import tables_of
+from multidelete.data.readers.table import columnar_source
+from multidelete.data.rows import SPLIT_NAMES, Columns
+from multidelete.data.sources import Inside, Lines, Source, dataset_of
+from multidelete.data.stores import Memory
 from multidelete.utils.errors import InputError
 
 
@@ -28,51 +32,46 @@ def from_records(parts: Mapping[str, Any], name: str, given: Mapping[str, str] |
         given: Column of each role that was named.
         unusable: "error" or "drop".
     """
-    builder = RowBuilder(name, unusable)
-    stores: dict[str, ImageStore] = {}
-    for split, records in _by_split(parts).items():
-        for part, table in _tables(records, split):
-            contents: dict[str, bytes | Path] = {}
-            key = str(len(stores))
-            columns: Columns | None = None
-            store: ImageStore = Memory(contents)
-            for number, record in enumerate(table):
-                where = f"{part}[{number}]"
-                columns = columns or Columns.of(part, list(record), given or {})
-                column = columns.names["image"]
-                shown, problem = _add(record.get(column), str(number), contents)
-                kept = {**record, column: f"{key}/{number}" if problem is None else "?"}
-                of_row = halved(f"{split}{number}") if split == UNSEEN else split
-                builder.add(Row(where, kept, of_row, shown), columns, problem)
-            if columns is None:
-                raise InputError(f"{part} has no records; expected at least one")
-            stores[key] = store
-    return builder.dataset(Joined(stores))
+
+    def read(splits: Iterable[str]) -> Dataset:
+        sources = [source for split in splits for source in _sources(parts[split], split)]
+        return dataset_of(sources, name, given or {}, unusable)
+
+    dataset = read(split for split in parts if split != UNSEEN)
+    return joined(dataset, read([UNSEEN]), UNSEEN) if UNSEEN in parts else dataset
 
 
-def _by_split(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts, with a ``datasets.DatasetDict`` in place of the training data as several."""
-    train = parts["train"]
-    if not isinstance(train, Mapping) or not all(hasattr(each, "cast_column") for each in train.values()):
-        return dict(parts)
-    inner = {SPLIT_NAMES.get(name.lower(), "train"): table for name, table in train.items()}
-    return {**inner, **{name: part for name, part in parts.items() if name != "train"}}
-
-
-def _tables(records: Any, split: str) -> Iterator[tuple[str, Iterable[Mapping[str, Any]]]]:
-    """The records of an object, with its name for messages."""
-    name = "records" if split == "train" else split
-    if hasattr(records, "cast_column"):  # datasets.Dataset: pictures as they are stored
-        yield name, _undecoded(records)
+def _sources(records: Any, split: str) -> Iterator[Source]:
+    """The tables of an object: several of a ``datasets.DatasetDict``, else one."""
+    name, split = ("records" if split == "train" else split), ("train" if split == UNSEEN else split)
+    several = isinstance(records, Mapping) and all(hasattr(each, "cast_column") for each in records.values())
+    if hasattr(records, "cast_column") or (several and records):
+        for own, table in tables_of(records, name).items():
+            yield columnar_source(table, table.where, SPLIT_NAMES.get(own.lower(), split), prefix="")
     elif hasattr(records, "to_dict") and hasattr(records, "columns"):  # pandas
-        yield name, records.to_dict("records")
+        yield _source(name, split, iter(records.to_dict("records")))
     elif isinstance(records, str | bytes | Mapping) or not hasattr(records, "__getitem__"):
         raise InputError(
             f"{name}: expected a list of records, a data frame, a datasets.Dataset or a torch dataset of (picture, "
             f"text), got {type(records).__name__}"
         )
     else:
-        yield name, _named(name, records)
+        yield _source(name, split, _named(name, records))
+
+
+def _source(name: str, split: str, records: Iterator[Mapping[str, Any]]) -> Source:
+    first = next(records, None)
+    if first is None:
+        raise InputError(f"{name} has no records; expected at least one")
+    contents: dict[str, bytes | Path] = {}
+
+    def rows(columns: Columns) -> Lines:
+        image = columns.names["image"]
+        for number, record in enumerate(chain([first], records)):
+            shown, problem = _add(record.get(image), str(number), contents)
+            yield f"{name}[{number}]", problem or {**record, image: Inside(str(number), shown or str(number))}
+
+    return Source(name, split, list(first), rows, lambda column: Memory(contents))
 
 
 def _named(name: str, records: Any) -> Iterator[Mapping[str, Any]]:
@@ -87,17 +86,6 @@ def _named(name: str, records: Any) -> Iterator[Mapping[str, Any]]:
             raise InputError(
                 f"{name}[{number}]: expected an object with a picture and a text, or (picture, text), got {kind(item)}"
             )
-
-
-def _undecoded(table: Any) -> Iterator[Mapping[str, Any]]:
-    import datasets
-
-    for name, feature in table.features.items():
-        if isinstance(feature, datasets.Image):
-            table = table.cast_column(name, datasets.Image(decode=False))
-    labels = {name: feature for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)}
-    for record in table:
-        yield {**record, **{name: feature.int2str(record[name]) for name, feature in labels.items()}}
 
 
 def _add(value: Any, number: str, contents: dict[str, bytes | Path]) -> tuple[str, str | None]:
@@ -115,17 +103,17 @@ def _add(value: Any, number: str, contents: dict[str, bytes | Path]) -> tuple[st
         return shown, None if Path(value).is_file() else f"image {str(value)!r} is not a file"
     if isinstance(value, bytes | bytearray):
         contents[number] = bytes(value)
-        return shown or number, None
+        return shown, None
     if isinstance(value, np.ndarray):
         try:
             value = Image.fromarray(value)
         except (TypeError, ValueError):
-            return number, f"expected an array (H, W, 3) of uint8, got {value.dtype} of {value.shape}"
+            return "", f"expected an array (H, W, 3) of uint8, got {value.dtype} of {value.shape}"
     if not isinstance(value, Image.Image):
-        return number, f"expected a picture (of PIL, an array, bytes of {READ}, or a path), got {kind(value)}"
+        return "", f"expected a picture (of PIL, an array, bytes of {READ}, or a path), got {kind(value)}"
     encoded = io.BytesIO()
     lossless = {"F": "TIFF", "CMYK": "TIFF"}.get(value.mode, "PNG")
     value = value.convert("RGB") if value.mode in ("YCbCr", "LAB", "HSV") else value
     value.save(encoded, lossless, exif=value.getexif())
     contents[number] = encoded.getvalue()
-    return shown or number, None
+    return shown, None

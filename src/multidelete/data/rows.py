@@ -51,12 +51,14 @@ class Row:
 
     Args:
         where: Where it was read, for messages: "pairs.csv, line 3".
-        values: Value of each column; that of the picture is its name in the store.
+        image: Name of its picture in the store; None if it has none.
+        values: Value of each column.
         split: Its split, if there is no column for it.
         shown: Name of the picture as people know it; by default the file name.
     """
 
     where: str
+    image: str | None
     values: Mapping[str, Any]
     split: str = "train"
     shown: str = ""
@@ -73,7 +75,7 @@ class Columns:
     names: Mapping[str, str]
 
     @classmethod
-    def of(cls, table: str, columns: Collection[str], given: Mapping[str, str | None] | Mapping[str, str]) -> Columns:
+    def of(cls, table: str, columns: Collection[str], given: Mapping[str, str | None]) -> Columns:
         """Find the columns of a table.
 
         Args:
@@ -149,7 +151,6 @@ class RowBuilder:
         self.name = name
         self.drop = choose({"error": False, "drop": True}, unusable, "way to treat unusable rows")
         self.problems: list[str] = []
-        self.notes: list[str] = []
         self._pictures: dict[str, _Picture] = {}
         self._seen: dict[str, set[str]] = {}  # texts of the pictures that have many
         self._repeated: list[str] = []
@@ -163,7 +164,7 @@ class RowBuilder:
         """Add a row.
 
         Args:
-            row: The row; the value of its picture is a name in the store.
+            row: The row.
             columns: Which column has what.
             problem: A problem with the picture that the caller has detected.
         """
@@ -200,8 +201,7 @@ class RowBuilder:
 
     def _read(self, row: Row, columns: Columns) -> _Picture | str:
         """The picture of a row with the row's texts, or the problem with the row."""
-        image = columns.value(row, "image")
-        if image is None or image == "":
+        if row.image is None:
             return f"the column {columns.names['image']!r} is empty; expected a picture"
         texts = _texts(columns.value(row, "text"))
         if isinstance(texts, str):
@@ -229,18 +229,18 @@ class RowBuilder:
                 for number in range(len(texts))
             ]
         group = columns.value(row, "group")
-        picture = _Picture(str(image), known, row.where, texts, ids, labels, of_texts)
+        picture = _Picture(row.image, known, row.where, texts, ids, labels, of_texts)
         picture.group = "" if group is None else str(group)
         picture.shown = row.shown or picture.name.rpartition("/")[2]
         problem = example_problem(Example("row", known, tuple(texts), (picture.name,), tuple(labels)))
         return problem or picture
 
-    def dataset(self, store: ImageStore, *, merge: bool = True) -> Dataset:
-        """The dataset of all rows.
+    def dataset(self, store: ImageStore, notes: Sequence[str] = ()) -> Dataset:
+        """The dataset of all rows; pictures of one split with the same content become one example.
 
         Args:
             store: Where the pictures are.
-            merge: Whether pictures of one split with the same content become one example.
+            notes: What was noticed while the rows were read.
 
         Raises:
             InputError: Rows or pictures cannot be used; up to ten are named.
@@ -248,16 +248,19 @@ class RowBuilder:
         pictures = list(self._pictures.values())
         self._pictures, self._seen = {}, {}
         files = [ImageFile(each.shown, store, each.name, each.where) for each in pictures]
-        facts, unreadable = facts_or_problems(files)
-        for number in sorted(unreadable):
-            self.problem(unreadable[number])
+        usable: list[_Picture] = []
+        facts: list[ImageFacts] = []
+        for picture, file, each in zip(pictures, files, facts_or_problems(files), strict=True):
+            if isinstance(each, str):
+                self.problem(file.sentence(each))
+            else:
+                usable.append(picture)
+                facts.append(each)
         raise_all(self.problems, "rows")
-        usable = [number for number in range(len(pictures)) if number not in unreadable]
-        pictures, facts = [pictures[number] for number in usable], [facts[number] for number in usable]
-        if merge:
-            pictures, facts = _merged(pictures, facts)
-        examples = self._examples(pictures)
-        notes = [*self.notes, *_counted(self._repeated, "rows"), *_counted(self._dropped, "rows", "left out: ")]
+        del pictures, files
+        usable, facts = _merged(usable, facts)
+        examples = self._examples(usable)
+        notes = [*notes, *_counted(self._repeated, "rows"), *_counted(self._dropped, "rows", "left out: ")]
         return Dataset(self.name, examples, root=store, facts=facts, notes=notes)
 
     def _examples(self, pictures: list[_Picture]) -> list[Example]:

@@ -34,26 +34,34 @@ def save(dataset: Dataset, folder: Path) -> None:
 
 def _write(dataset: Dataset, folder: Path) -> None:
     names = _names_to_write(dataset)
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
     if dataset.graph is not None:
         dataset.graph.save(folder)
     elif dataset.pixels is None:
-        for file, name in zip(dataset.image_files(), names, strict=True):
-            (folder / name).write_bytes(read_image(file))
+        for number, file in enumerate(dataset.image_files()):
+            content = read_image(file)
+            if not _is_folder(dataset):
+                names[number] = f"{names[number]}.{_ending(content)}"
+            (folder / names[number]).parent.mkdir(parents=True, exist_ok=True)
+            (folder / names[number]).write_bytes(content)
     else:
         pixels = dataset.pixels
+        (folder / "images").mkdir(exist_ok=True)
         for image, name in zip(pixels.reshape(-1, *pixels.shape[2:]), names, strict=True):
             Image.fromarray(image).save(folder / name)
     count = len(names) // len(dataset)
     write_manifest(folder, dataset.examples, [names[row * count : (row + 1) * count] for row in range(len(dataset))])
 
 
+def _is_folder(dataset: Dataset) -> bool:
+    """Whether the pictures are files below one folder, whose names are kept."""
+    return isinstance(dataset.store, Folder) and not isinstance(dataset.store, Files)
+
+
 def _names_to_write(dataset: Dataset) -> list[str]:
-    """Names of the image files, in the order of the examples."""
+    """Names of the image files, in the order of the examples; without ending where only the content says it."""
     if dataset.graph is not None:
         return []
-    if isinstance(dataset.store, Folder) and not isinstance(dataset.store, Files):
+    if _is_folder(dataset):
         given = [name for example in dataset.examples for name in example.images]
         below = all(name.startswith("images/") for name in given)
         return [name if below else f"images/{name}" for name in given]
@@ -65,11 +73,7 @@ def _names_to_write(dataset: Dataset) -> list[str]:
     count = dataset.images_per_example if dataset.store is None else len(dataset.examples[0].images)
     if count > 1:
         stems = [f"{stem}.{number}" for stem in stems for number in range(count)]
-    if dataset.store is None:
-        return [f"images/{stem}.png" for stem in stems]
-    return [
-        f"images/{stem}.{_ending(read_image(file))}" for stem, file in zip(stems, dataset.image_files(), strict=True)
-    ]
+    return [f"images/{stem}" if dataset.store is not None else f"images/{stem}.png" for stem in stems]
 
 
 def _ending(content: bytes) -> str:

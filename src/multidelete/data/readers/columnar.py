@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from multidelete.data.readers.delimited import Lines
 from multidelete.data.rows import Columns
+from multidelete.data.sources import Inside, Lines
 from multidelete.data.stores import ImageStore
 from multidelete.utils.errors import InputError, reason
 
@@ -32,19 +32,6 @@ def needed(name: str, what: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise InputError(f"{what} needs {name}: pip install 'multidelete[data]'") from error
-
-
-@dataclass(frozen=True, slots=True)
-class Inside:
-    """A picture in a table.
-
-    Args:
-        name: Its name in the table as a store.
-        path: Its path before it was put into the table, if known.
-    """
-
-    name: str
-    path: str | None
 
 
 @dataclass
@@ -158,7 +145,7 @@ class HubTable(ImageStore):
             paths = needed("pyarrow.compute", self.where).struct_field(self.table.data.column(image), "path")
         labels = {name: feature.names for name, feature in self.table.features.items() if hasattr(feature, "int2str")}
         number = 0
-        for batch in plain.iter(BATCH) if plain.column_names else self._empty():
+        for batch in plain.iter(BATCH):
             count = len(next(iter(batch.values())))
             for index in range(count):
                 record = {name: values[index] for name, values in batch.items() if name != image or not inside}
@@ -167,9 +154,6 @@ class HubTable(ImageStore):
                     record[image] = Inside(str(number), paths[self._row(number)].as_py() if paths else None)
                 yield f"{self.where}, row {number}", record
                 number += 1
-
-    def _empty(self) -> Iterator[Mapping[str, list[Any]]]:
-        yield {"": [None] * len(self.table)}
 
     def open(self, column: str) -> HubTable:
         """The same table as the store of the pictures in a column."""

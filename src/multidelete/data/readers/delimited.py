@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from multidelete.data.examples import json_problem, kind
-from multidelete.data.readers.lines import json_content, numbered_lines
+from multidelete.data.readers.lines import json_content, numbered_lines, utf8_text
+from multidelete.data.sources import Lines
 from multidelete.utils.errors import InputError, raise_all
-
-# The place of a row for messages, and the row, or the problem with it.
-Lines = Iterator[tuple[str, dict[str, Any] | str]]
 
 SEPARATORS = ",\t;|"
 TOKEN = re.compile(r"([^\t]+)#(\d+)\t(.*)")  # Flickr8k.token.txt: "1000268201_693b08cb0e.jpg#0\tA child ..."
@@ -40,7 +39,8 @@ def rows_of(path: Path, notes: list[str]) -> Lines:
 
 def _delimited(path: Path, notes: list[str]) -> Lines:
     """A table with a header, whose separator is found from it, or one of the caption files without."""
-    lines = numbered_lines(path)
+    text = utf8_text(path)
+    lines = numbered_lines(path, text)
     first = lines[0][1]
     if TOKEN.fullmatch(first):
         return _tokens(lines)
@@ -51,11 +51,11 @@ def _delimited(path: Path, notes: list[str]) -> Lines:
         raise InputError(
             f"{lines[0][0]}: expected a header with the names of columns, separated by commas or tabs, got {first!r}"
         )
-    return _tsv(lines) if separator == "\t" else _csv(path, separator)
+    return _tsv(lines) if separator == "\t" else _csv(path, text, separator)
 
 
-def _csv(path: Path, separator: str) -> Lines:
-    reader = csv.reader(path.read_text("utf-8-sig").splitlines(keepends=True), delimiter=separator, strict=True)
+def _csv(path: Path, text: str, separator: str) -> Lines:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     header: list[str] = []
     while True:
         where = f"{path}, line {reader.line_num + 1}"

@@ -30,17 +30,31 @@ def file_in(root: Path, *names: str, hint: str = "") -> Path:
     raise InputError(f"{root} has no file {' or '.join(repr(name) for name in names)}{hint}")
 
 
-def numbered_lines(path: Path) -> list[tuple[str, str]]:
-    """The lines of a file that are not blank, as (location, line), with locations like "path, line 3"."""
+def utf8_text(path: Path) -> str:
+    """The content of a text file.
+
+    Raises:
+        InputError: It cannot be read, or is not UTF-8.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}, line {number}: is not UTF-8; save the file as UTF-8") from error
+
+
+def numbered_lines(path: Path, text: str | None = None) -> list[tuple[str, str]]:
+    """The lines of a file that are not blank, as (location, line), with locations like "path, line 3".
+
+    Args:
+        path: The file.
+        text: Its content, if it was read.
+    """
+    text = utf8_text(path) if text is None else text
     # Not splitlines(), which also splits at characters that a sentence may contain.
     lines = [
         (f"{path}, line {number}", line.removesuffix("\r"))

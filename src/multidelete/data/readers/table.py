@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any
 
 from multidelete.data.dataset import Dataset
 from multidelete.data.layouts import reader
-from multidelete.data.readers.columnar import HubTable, Inside, ParquetFile, arrow_file, from_hub, saved
-from multidelete.data.readers.delimited import SUFFIXES, Lines, rows_of
+from multidelete.data.readers.columnar import HubTable, ParquetFile, arrow_file, from_hub, saved
+from multidelete.data.readers.delimited import SUFFIXES, rows_of
 from multidelete.data.readers.tars import tar_rows
-from multidelete.data.rows import SPLIT_NAMES, Columns, Row, RowBuilder
-from multidelete.data.stores import Files, ImageStore, Joined, Slices
+from multidelete.data.rows import SPLIT_NAMES
+from multidelete.data.sources import Source, dataset_of
+from multidelete.data.stores import Files, ImageStore, Slices
 from multidelete.utils.errors import InputError
 
 SAVED = ("dataset_dict.json", "state.json")  # what datasets' save_to_disk writes
@@ -32,25 +32,6 @@ KINDS = (
     TEXT_TABLES,
     tuple(f"*/{pattern}" for pattern in TEXT_TABLES[:-1]),
 )
-
-
-@dataclass(frozen=True)
-class Source:
-    """A table.
-
-    Args:
-        where: Its name, for messages.
-        split: Split of its rows, if they do not say it.
-        columns: Names of its columns.
-        rows: Reads the rows, given which column has what.
-        store: The pictures in it, given the column that has them; None if that has paths of files.
-    """
-
-    where: str
-    split: str
-    columns: Sequence[str]
-    rows: Callable[[Columns], Lines]
-    store: Callable[[str], ImageStore | None]
 
 
 def holds_table(root: Path) -> bool:
@@ -106,52 +87,17 @@ def table(
     sources = list(_sources(root, notes))
     if not sources:
         raise InputError(f"{root} has no table")
-    name = PurePath(str(root)).stem
-    builder = RowBuilder(name, unusable)
-    builder.notes = notes
     folder = Path(root) if Path(root).is_dir() else Path(root).parent
     files = Files(folder.absolute().parent)
-    stores: dict[str, ImageStore] = {}
-    for number, source in enumerate(sources):
-        columns = Columns.of(source.where, source.columns, given)
-        inner = source.store(columns.names["image"])
-        if inner is not None:
-            stores[str(number)] = inner
-        lists = _split_lists(Path(source.where).parent) if "split" not in columns.names else {}
-        finder = FileFinder(Path(source.where).parent, files, images)
-        for where, record in source.rows(columns):
-            if isinstance(record, str):
-                builder.problem(f"{where}: {record}")
-                continue
-            value = record.get(columns.names["image"])
-            part = lists.get(value, source.split) if isinstance(value, str) else source.split
-            name, shown, problem = _picture(value, source, number, None if inner is not None else finder)
-            builder.add(Row(where, {**record, columns.names["image"]: name}, part, shown), columns, problem)
-    if stores and len(stores) < len(sources):
-        raise InputError(f"{root} has tables with pictures and tables with paths of pictures; name one of them")
-    return builder.dataset(Joined(stores) if stores else files)
-
-
-def _picture(value: Any, source: Source, number: int, finder: FileFinder | None) -> tuple[Any, str, str | None]:
-    """Name of the picture of a row in the store, its name as people know it ("": the same), and the problem with it.
-
-    Args:
-        value: Value of its column.
-        source: The table.
-        number: Number of the table.
-        finder: Finds files; None if the pictures are in the table.
-    """
-    if isinstance(value, Inside):
-        shown = PurePath(value.path).name if value.path else f"{PurePath(source.where).stem}/{value.name}"
-        return f"{number}/{value.name}", shown, None
-    if value is None or value == "":
-        return None, "", None
-    if not isinstance(value, str):
-        return value, "", f"expected a path, got {value!r}"
-    if finder is None:
-        return f"{number}/{value}", "", None
-    name, problem = finder(value)
-    return name, "", problem
+    return dataset_of(
+        sources,
+        PurePath(str(root)).stem,
+        given,
+        unusable,
+        files,
+        lambda source: FileFinder(Path(source.where).parent, files, images),
+        notes,
+    )
 
 
 class FileFinder:
@@ -166,15 +112,12 @@ class FileFinder:
     def __init__(self, folder: Path, files: Files, images: str | None) -> None:
         self.files = files
         self.folder = folder.absolute()
-        named = None if images is None else self.folder / images
-        if named is not None and not named.is_dir() and not Path(images or "").is_dir():
-            raise InputError(f"there is no folder {images!r} (data.images), neither as such nor in {folder}")
-        if named is not None:
-            named = named if named.is_dir() else Path(images or "").absolute()
-        self.named = named
-        self.tiers = [[named or self.folder]]
-        if named is None:
-            self.tiers += [_subfolders(self.folder), _subfolders(self.folder.parent)]
+        self.tiers = [[self.folder], _subfolders(self.folder), _subfolders(self.folder.parent)]
+        if images is not None:
+            named = [path for path in (self.folder / images, Path(images).absolute()) if path.is_dir()]
+            if not named:
+                raise InputError(f"there is no folder {images!r} (data.images), neither as such nor in {folder}")
+            self.tiers = [named[:1]]
         self._last: tuple[str, tuple[str, str | None]] = ("", ("", None))
 
     def __call__(self, value: str) -> tuple[str, str | None]:
@@ -234,7 +177,7 @@ def _sources(root: str | Path, notes: list[str]) -> Iterator[Source]:
         yield source(file, split, notes)
 
 
-def _split_lists(folder: Path) -> dict[Any, str]:
+def _split_lists(folder: Path) -> dict[str, str]:
     """Splits of file names in the lists of Flickr8k, as ``Flickr_8k.trainImages.txt``."""
     return {
         name: SPLIT_NAMES[word]
@@ -254,7 +197,20 @@ def split_of(file: Path, root: Path) -> str:
 
 def _hub_source(table: HubTable, split: str) -> Source:
     known = SPLIT_NAMES.get(split.split(".")[0].lower(), "train")
-    return Source(table.where, known, table.columns, table.rows, lambda name: _opened(table, name))
+    return columnar_source(table, table.where, known)
+
+
+def columnar_source(table: HubTable | ParquetFile, where: str, split: str, prefix: str | None = None) -> Source:
+    """A columnar table as a source.
+
+    Args:
+        table: The table.
+        where: Its name, for messages.
+        split: Split of its rows.
+        prefix: Start of the names of pictures without a path; by default the name of the table.
+    """
+    prefix = f"{PurePath(where).stem}/" if prefix is None else prefix
+    return Source(where, split, table.columns, table.rows, lambda name: _opened(table, name), prefix)
 
 
 def _opened(table: HubTable | ParquetFile, column: str) -> ImageStore | None:
@@ -275,17 +231,18 @@ def _text_source(path: Path, split: str, notes: list[str]) -> Source:
             "\n".join(f"{where}: {record}" for where, record in first[:10])
             or f"{path} has a header only; expected one row for each text"
         )
-    return Source(str(path), split, list(names), lambda columns: chain(first, lines), lambda column: None)
+    splits = _split_lists(path.parent)
+    return Source(
+        str(path), split, list(names), lambda columns: chain(first, lines), lambda column: None, splits=splits
+    )
 
 
 def _parquet_source(path: Path, split: str, notes: list[str]) -> Source:
-    table = ParquetFile(path)
-    return Source(str(path), split, table.columns, table.rows, lambda column: _opened(table, column))
+    return columnar_source(ParquetFile(path), str(path), split)
 
 
 def _arrow_source(path: Path, split: str, notes: list[str]) -> Source:
-    table = arrow_file(path)
-    return Source(str(path), split, table.columns, table.rows, lambda column: _opened(table, column))
+    return columnar_source(arrow_file(path), str(path), split)
 
 
 def _tar_source(path: Path, split: str, notes: list[str]) -> Source:

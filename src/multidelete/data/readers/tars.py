@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from multidelete.data.examples import json_problem
-from multidelete.data.readers.delimited import Lines
+from multidelete.data.sources import Lines
 from multidelete.utils.errors import InputError, reason
 
 BLOCK = 512  # bytes of a header
