@@ -326,3 +326,19 @@ def test_a_number_that_is_also_an_id_is_refused(text: str, other: str, tmp_path:
     assert f"--forget {text} is ambiguous: {text!r} is also an id" in str(ended.exception)
     assert "of 7 examples" in CliRunner().invoke(app, [*command, "--forget-count=7"]).output
     assert CliRunner().invoke(app, [*command, other]).exit_code == 0
+
+
+def test_texts_of_a_picture_that_are_deleted_one_after_another(tmp_path: Path) -> None:
+    request = one_text("retrieval")
+    row = int(request.forget[0])
+    name, count = request.dataset.examples[row].id, int(request.dataset.text_counts[row])
+    earlier = [f"{name}#{number}" for number in range(count - 1)]
+    given = {"ids": [f"{name}#{count - 1}"], "earlier": earlier}
+    last = resolve(request.dataset, **given)
+    assert last.all_ids == (*earlier, f"{name}#{count - 1}")
+    assert row not in last.retain
+    method = MultiDelete(epochs=1, min_steps=2, evaluations=1)
+    multidelete.unlearn(tiny.original("albef"), request.dataset, given, method, out=tmp_path / "run")
+    record = json.loads((tmp_path / "run/deletion.json").read_text())["deleted"]
+    assert (record["ids"], record["earlier"]) == (given["ids"], earlier)
+    assert [check for check in verify(tmp_path / "run") if check.holds is False] == []

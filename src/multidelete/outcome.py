@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multidelete.data.requests import Request
+from multidelete.metrics.registry import SUMMARY
 from multidelete.models.base import Model
 from multidelete.runs.groups import label
 from multidelete.runs.row import Row, values_of
@@ -19,16 +20,6 @@ from multidelete.utils.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
-
-SHOWN = (
-    "test_score",
-    "retain_score",
-    "forget_score",
-    "near_miss_score",
-    "forget_auc",
-    "forget_test_auc",
-    "gap_to_retrain",
-)
 
 
 class Metrics(dict[str, float]):
@@ -125,7 +116,7 @@ class Outcome:
         """Bar chart of the main metrics for each model."""
         from matplotlib.figure import Figure
 
-        names = [name for name in SHOWN[:-1] if name in self.rows[0]["metrics"]]
+        names = [name for name in SUMMARY[:-1] if name in self.rows[0]["metrics"]]
         figure = Figure(figsize=(2.4 * len(names), 0.5 * len(self.rows) + 1.2), layout="constrained")
         for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
             axes.barh(self._labels(), [row["metrics"][name] for row in self.rows])
@@ -163,7 +154,7 @@ class Outcome:
         return [label(row, self.rows) for row in self.rows]
 
     def _table(self) -> list[list[str]]:
-        names = [name for name in SHOWN if name in self.rows[self.index]["metrics"]]
+        names = [name for name in SUMMARY if name in self.rows[self.index]["metrics"]]
         lines = [["", *names]]
         for name, row in zip(self._labels(), self.rows, strict=True):
             lines.append([name, *(_number(row["metrics"], name) for name in names)])

@@ -200,7 +200,7 @@ def run_method(prepared: Prepared, key: str, method: Method) -> tuple[Unlearned,
         "title": display["title"],
         "color": display["color"],
         "scope": method.scope,
-        "forget_examples": len(prepared.evaluated.ids),
+        "forget_examples": len(prepared.request.all_ids),
         "seed": recipe.seed,
         "seeds": {"train": seeds["train"], "forget": seeds["forget"], "method": seeds["method"]},
         "settings": method.settings(data),
@@ -261,15 +261,14 @@ def finish(prepared: Prepared, rows: Mapping[str, Row], command: str, unlearned:
             "original": original.source,
         }
         facts |= {"model_hash": hash_of(folder.path / "model"), "began": folder.began}
-        if not request.with_earlier().complete:
-            names = request.with_earlier().ids
-            known_ids = {example.id for example in request.dataset.examples}
-            facts["single_texts"] = {"names": list(names), "complete": sum(name in known_ids for name in request.ids)}
+        known_ids = request.dataset.rows_by_id
+        if not all(name in known_ids for name in request.all_ids):
+            complete = sum(name in known_ids for name in request.ids)
+            facts["single_texts"] = {"names": list(request.all_ids), "complete": complete}
         known = provenance(request, prepared.engine.device, command, **facts)
-        text = card(tuple(rows.values()), 1 + recipe.retrain, known, len(prepared.evaluated.ids))
+        text = card(tuple(rows.values()), 1 + recipe.retrain, known, len(request.all_ids))
         write_file(folder.path / "model" / "README.md", text)
-        earlier = [request.dataset.examples[row].id for row in request.earlier]
-        deletion = record(Run(folder.path, tuple(rows.values()), known), request.ids, earlier)
+        deletion = record(Run(folder.path, tuple(rows.values()), known), request.ids, request.earlier_ids)
         folder.finish(list(rows), list(rows.values()), known, deletion)
     index = 1 + recipe.retrain  # after Original and Retrain
     key = list(rows)[index]
@@ -308,9 +307,9 @@ def check_splits(request: Request, methods: Iterable[Method] = ()) -> None:
     if len(request.test) == 1:
         raise InputError(f"dataset '{name}' has one example in its test split; expected none, or at least 2")
     selecting = next((method for method in methods if getattr(method, "evaluations", 0)), None)
-    if selecting is not None and len(request.validation) < 2:
+    if selecting is not None and len(request.validation) == 1:
         raise InputError(
-            f"dataset '{name}' has {len(request.validation)} examples in its validation split, "
+            f"dataset '{name}' has one example in its validation split, "
             f"where {selecting.name} selects its checkpoint; "
             "add at least 2 (--validation or --unseen), or take the last checkpoint with method.evaluations=0"
         )

@@ -225,7 +225,7 @@ class _Builder:
             self._requests[key] = recipe.request(self.dataset)
         request = self._requests[key]
         # Copies are deleted together and can make D_f larger for some seeds; all seeds get the first size.
-        self._sizes.setdefault((size, part), len(request.with_earlier().ids))
+        self._sizes.setdefault((size, part), len(request.all_ids))
         check_splits(request, recipe.methods())
         return request
 

@@ -56,14 +56,13 @@ def joined(dataset: Dataset, other: Dataset, split: str) -> Dataset:
     for each in splits:
         if len(dataset.rows(each)):
             raise InputError(f"dataset {dataset.name!r} has a {each} split already; leave out data.{split}")
-    ids = {example.id for example in dataset.examples}
     examples = [
         *(_moved(example, "0", example.id, example.split) for example in dataset.examples),
         *(
             _moved(
                 example,
                 "1",
-                f"{split}/{example.id}" if example.id in ids else example.id,
+                f"{split}/{example.id}" if example.id in dataset.rows_by_id else example.id,
                 _halved(example.id) if split == UNSEEN else split,
             )
             for example in other.examples

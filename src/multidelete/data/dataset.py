@@ -53,6 +53,7 @@ class Dataset:
         classes: Names of the labels, sorted; empty in retrieval.
         labels: Class of each text, ``(T,)``, or None in retrieval.
         images_per_example: Pictures in each example; 0 with a graph.
+        rows_by_id: Row of each example by its id.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Dataset:
     classes: tuple[str, ...]
     labels: Rows | None
     images_per_example: int
+    rows_by_id: dict[str, int]
 
     def __init__(
         self,
@@ -88,7 +90,7 @@ class Dataset:
             )
         if facts is not None:
             self._file_facts = list(facts)
-        self._rows_by_id: dict[str, int] = {}
+        self.rows_by_id = {}
         problems = []
         for row, example in enumerate(self.examples):
             problem = example_problem(example) or self._unlike_first(example)
@@ -96,9 +98,9 @@ class Dataset:
                 problem = next(filter(None, map(self.store.problem, example.images or ("",))), None)
             if problem is None and graph is not None:
                 problem = graph.pair_problem(example.nodes)
-            if problem is None and example.id in self._rows_by_id:
-                problem = f"id {example.id!r} was already used by example {self._rows_by_id[example.id]}"
-            self._rows_by_id.setdefault(example.id, row)
+            if problem is None and example.id in self.rows_by_id:
+                problem = f"id {example.id!r} was already used by example {self.rows_by_id[example.id]}"
+            self.rows_by_id.setdefault(example.id, row)
             if problem:
                 problems.append(f"dataset {name!r}, example {row}: {problem}")
         raise_all(problems, "examples")
@@ -191,10 +193,10 @@ class Dataset:
 
     def row_of(self, example_id: str) -> int:
         """Row of the example with this id."""
-        if example_id not in self._rows_by_id:
-            hint = did_you_mean(example_id, self._rows_by_id)
+        if example_id not in self.rows_by_id:
+            hint = did_you_mean(example_id, self.rows_by_id)
             raise InputError(f"dataset {self.name!r} has no example {example_id!r}{hint}")
-        return self._rows_by_id[example_id]
+        return self.rows_by_id[example_id]
 
     def images(self, preparation: Preparation | int, progress: ProgressCallback | None = None) -> Pixels:
         """All images as a model reads them, in the order of the examples, ``(N · images_per_example, ...)``.
@@ -217,10 +219,8 @@ class Dataset:
         key = preparation.key
         if key not in self._images:
             if self.pixels is None:
-                panels = self.examples[0].panels
-                self._images[key] = decoded_images(
-                    self.image_files(), self._file_digests, preparation, panels, progress
-                )
+                files, panels = self.image_files(), self.examples[0].panels
+                self._images[key] = decoded_images(files, self._file_digests, preparation, panels, progress)
             else:
                 flat = self.pixels.reshape(-1, *self.pixels.shape[2:])
                 self._images[key] = np.stack([preparation(Image.fromarray(image)) for image in flat])

@@ -158,7 +158,7 @@ class Names:
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        self.rows = {example.id: row for row, example in enumerate(dataset.examples)}
+        self.rows = dataset.rows_by_id
         self._texts: dict[str, int] | None = None
         self._files: dict[str, list[int]] | None = None
 

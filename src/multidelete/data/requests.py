@@ -35,7 +35,7 @@ class Request:
         validation: Rows of the examples of the validation split.
         test: Rows of the examples of the test split.
         earlier_pairs: Text rows of pairs that previous requests deleted; in neither ``D_f`` nor ``D_r``.
-        notes: What was noticed in the request, one sentence each.
+        merged: Names that were repeated in the request, one sentence each.
     """
 
     dataset: Dataset
@@ -44,7 +44,7 @@ class Request:
     validation: Rows
     test: Rows
     earlier_pairs: Rows = field(default_factory=lambda: NO_ROWS)
-    notes: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()
 
     @cached_property
     def forget(self) -> Rows:
@@ -65,6 +65,21 @@ class Request:
     def ids(self) -> tuple[str, ...]:
         """Names of what is forgotten, in the order of the request: an id of a complete example, "ID#2" for one pair."""
         return pair_names(self.dataset, self.forget_pairs)
+
+    @cached_property
+    def earlier_ids(self) -> tuple[str, ...]:
+        """Names of what previous requests deleted."""
+        return pair_names(self.dataset, self.earlier_pairs)
+
+    @property
+    def all_ids(self) -> tuple[str, ...]:
+        """Names of what this request and earlier ones delete."""
+        return (*self.earlier_ids, *self.ids)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was noticed, one sentence each: repeated names, and copies of deleted pictures elsewhere."""
+        return (*self.merged, *copy_notes(self.dataset, self.with_earlier().forget))
 
     @property
     def complete(self) -> bool:
@@ -116,7 +131,7 @@ class Request:
     @cached_property
     def hash(self) -> str:
         """Hash of all deleted names, earlier ones included; see :func:`hash_of_ids`."""
-        return hash_of_ids(self.with_earlier().ids)
+        return hash_of_ids(self.all_ids)
 
 
 def hash_of_ids(ids: Iterable[str]) -> str:
@@ -175,8 +190,8 @@ def resolve(
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"the seed of a deletion request is an integer of at least 0, got {seed!r}")
     dataset.check_train()
-    notes: list[str] = []
-    before = NO_ROWS if earlier is None else named_pairs(dataset, *entries_of(earlier, "earlier"), notes)
+    merged: list[str] = []
+    before = NO_ROWS if earlier is None else named_pairs(dataset, *entries_of(earlier, "earlier"), merged)
     train = dataset.rows("train")
     if given[0] in ("count", "fraction", "pairs"):
         source, number = _sample_size(count if pairs is None else pairs, fraction, len(train), given[0])
@@ -190,7 +205,7 @@ def resolve(
     else:
         if ids is not None:
             source, entries = entries_of(ids, "ids", column)
-            forget = named_pairs(dataset, source, entries, notes)
+            forget = named_pairs(dataset, source, entries, merged)
         elif rows is not None:
             source, forget = numbered_pairs(dataset, rows, count)
         elif where is not None:
@@ -210,13 +225,11 @@ def resolve(
     deleted = np.concatenate([before, forget])
     retain = np.setdiff1d(dataset.text_rows(train), deleted)
     _check_retain(takes, dataset, deleted, retain)
-    notes += copy_notes(dataset, dataset.example_rows(deleted))
-    return Request(dataset, forget, retain, dataset.rows("validation"), dataset.rows("test"), before, tuple(notes))
+    return Request(dataset, forget, retain, dataset.rows("validation"), dataset.rows("test"), before, tuple(merged))
 
 
 def _check_bare(dataset: Dataset, text: str) -> None:
-    known = next((each for each in dataset.examples if text == each.id or text in each.text_ids), None)
-    if known is not None:
+    if text in dataset.rows_by_id or any(text in example.text_ids for example in dataset.examples):
         raise InputError(
             f"--forget {text} is ambiguous: {text!r} is also an id; write --forget-count or --forget-fraction for a "
             f"sample, or 'forget.ids=[\"{text}\"]' for the id"

@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from multidelete.metrics.registry import METRICS
+from multidelete.metrics.registry import METRICS, SUMMARY
 from multidelete.runs.row import Row
-
-SHOWN = (
-    "test_score",
-    "retain_score",
-    "forget_score",
-    "near_miss_score",
-    "forget_auc",
-    "forget_test_auc",
-    "gap_to_retrain",
-)
 
 
 def card(rows: Sequence[Row], index: int, facts: Mapping[str, Any], count: int) -> str:
@@ -30,7 +20,7 @@ def card(rows: Sequence[Row], index: int, facts: Mapping[str, Any], count: int) 
     """
     row = rows[index]
     models = [each for each in rows if each["method"] in ("original", "retrain")] + [row]
-    keys = [key for key in SHOWN if key in row["metrics"]]
+    keys = [key for key in SUMMARY if key in row["metrics"]]
     table = [["", *(each["title"] for each in models)]]
     table += [
         [METRICS[key].heading, *(f"{each['metrics'][key]:.1f}" if key in each["metrics"] else "–" for each in models)]

@@ -281,7 +281,7 @@ def _data(run: Run) -> Answers:
         return
     words = f"the request ({_short(recipe['forget'])}) names"
     if request.hash != run.provenance["forget_hash"]:
-        yield False, f"{words} other ids now: {_other_ids(ids, request.with_earlier().ids)}"
+        yield False, f"{words} other ids now: {_other_ids(ids, request.all_ids)}"
     else:
         yield True, f"{words} these {len(ids)} ids"
 

@@ -106,6 +106,18 @@ METRICS: dict[str, Metric] = with_entry_points(
 )
 
 
+# Metrics in summaries of a run, in this order.
+SUMMARY = (
+    "test_score",
+    "retain_score",
+    "forget_score",
+    "near_miss_score",
+    "forget_auc",
+    "forget_test_auc",
+    "gap_to_retrain",
+)
+
+
 def computed(predictions: Predictions, original: Predictions | None) -> dict[str, float]:
     """Every registered metric that is a function of predictions and applies to them."""
     values = {

@@ -43,7 +43,8 @@ class Classification(Task):
         result = {
             SCORE_KEYS[split]: accuracy(arrays["logits"], arrays["label"]) for split, arrays in predictions.items()
         }
-        return {key: result[key] for key in sorted(result, key="test_score".__ne__)}
+        first = {"test_score": result["test_score"]} if "test_score" in result else {}
+        return {**first, **result}
 
     def validation_metrics(
         self, model: Model, inputs: PairInputs, request: Request, engine: Engine

@@ -143,8 +143,7 @@ class Retrieval(Task):
         order = np.random.default_rng(derive(len(examples), "ranked sample")).permutation(len(examples))
         ranked = np.sort(order[:sample])
         kept = np.flatnonzero(np.isin(own, ranked))
-        true = own[kept][None, :] == ranked[:, None]  # (I, T)
-        true |= _equal_texts(dataset, examples[ranked], texts[kept])
+        true = _true_texts(dataset, examples[ranked], texts[kept])  # (I, T)
         if model.contrastive:
             cosines = all_cosines(embedded[0][ranked], embedded[1][kept])
         scores = self._scores(model, vision, text, (ranked, kept), cosines, engine, what)
@@ -194,8 +193,8 @@ class Retrieval(Task):
         return np.where(by_image, table, rest), np.where(by_text, table, rest)
 
 
-def _equal_texts(dataset: Dataset, examples: Rows, texts: Rows) -> NDArray[np.bool_]:
-    """Whether each example has a text that is equal to each of these texts, ``(I, T)``: equal captions are all true."""
+def _true_texts(dataset: Dataset, examples: Rows, texts: Rows) -> NDArray[np.bool_]:
+    """Whether each of these texts is one of each example's, or equal to one, ``(I, T)``."""
     equal = dataset.equal_texts
     own = dataset.text_rows(examples)
     keys, count = np.unique(equal[texts]), len(examples)
