@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,6 +64,24 @@ ForgetFraction = Annotated[float | None, typer.Option("--forget-fraction", help=
 ForgetPairs = Annotated[
     int | None, typer.Option("--forget-pairs", min=1, help="Sample of single pairs, each of another example.")
 ]
+DATA: dict[str, Any] = {
+    "data": Data,
+    "reader": Reader,
+    "split_column": SplitColumn,
+    "validation": Validation,
+    "test": Test,
+    "unseen": Unseen,
+}
+OTHER_DATA = ("validation", "test", "unseen")
+REQUEST: dict[str, Any] = {
+    "forget": Forget,
+    "forget_group": ForgetGroup,
+    "forget_where": ForgetWhere,
+    "forget_rows": ForgetRows,
+    "forget_count": ForgetCount,
+    "forget_fraction": ForgetFraction,
+    "forget_pairs": ForgetPairs,
+}
 Processor = Annotated[
     Path | None,
     typer.Option("--processor", help="Folder or hub id of the image processor and tokenizer, if --model has none."),
@@ -133,41 +154,55 @@ def demo_recipe(task: str) -> Path:
     return Path(str(files("multidelete") / "demos" / f"{task}.toml"))
 
 
-def data_values(data: Path | None, reader: str | None, **further: Path | str | None) -> dict[str, Any]:
-    """Recipe table ``data`` for ``--data`` and ``--reader``.
+@dataclass(frozen=True)
+class Given:
+    """Options about the data and the request, as they were given on the command line.
 
     Args:
-        data: Folder, file or hub id.
-        reader: Name of the reader; found by default.
-        further: Further options of the reader that were given.
+        values: Value of each option by the name of its parameter.
     """
-    from multidelete.data.readers import located
 
-    given = {name: str(value) for name, value in further.items() if value is not None}
-    if data is None:
-        return {"reader": reader, **given}
-    return {**(located(data) if reader is None else {"reader": reader, "root": str(data)}), **given}
+    values: Mapping[str, Any]
+
+    @property
+    def has_data(self) -> bool:
+        """Whether the data are named."""
+        return self.values["data"] is not None or self.values["reader"] is not None
+
+    def data(self) -> dict[str, Any]:
+        """Recipe table ``data``, for data that are named."""
+        data, reader = self.values["data"], self.values["reader"]
+        others = {"split": self.values["split_column"], **{name: self.values[name] for name in OTHER_DATA}}
+        given = {name: str(value) for name, value in others.items() if value is not None}
+        if data is None:
+            return {"reader": reader, **given}
+        if reader is not None:
+            return {"reader": reader, "root": str(data), **given}
+        from multidelete.data.readers import located
+
+        return {**located(data), **given}
+
+    def forget(self) -> dict[str, Any] | None:
+        """Recipe table ``forget``; None if there is no request.
+
+        Raises:
+            InputError: Several requests are given.
+        """
+        ways = {name.removeprefix("forget_"): value for name, value in self.values.items() if name in REQUEST and value}
+        text = ways.pop("forget", None)
+        options = [*(["--forget"] if text is not None else []), *(f"--forget-{name}" for name in ways)]
+        if len(options) > 1 and set(ways) != {"rows", "count"}:
+            raise InputError(f"{' and '.join(options)} are different requests; give one of them")
+        if text is not None:
+            return forget_values(text)
+        return {name: str(value) if isinstance(value, Path) else value for name, value in ways.items()} or None
 
 
-def forget_values(text: str | None, **ways: Any) -> dict[str, Any] | None:
-    """Recipe table ``forget`` for ``--forget`` (``ids.txt``, ``300`` or ``0.05``) and its further options.
+NOTHING = Given({})  # in the place of options that are attached to a command
 
-    Args:
-        text: Value of ``--forget``.
-        ways: Values of the further options; at most one of these and ``text`` is given.
 
-    Returns:
-        The table; None if no option is given.
-
-    Raises:
-        InputError: Several ways are given.
-    """
-    given = {name: value for name, value in ways.items() if value}
-    options = [*(["--forget"] if text is not None else []), *(f"--forget-{name}" for name in given)]
-    if len(options) > 1 and set(given) != {"rows", "count"}:
-        raise InputError(f"{' and '.join(options)} are different requests; give one of them")
-    if text is None:
-        return given or None
+def forget_values(text: str) -> dict[str, Any]:
+    """Recipe table ``forget`` for ``ids.txt``, ``300`` or ``0.05``."""
     if Path(text).exists():
         return {"ids": text}
     try:
@@ -178,6 +213,34 @@ def forget_values(text: str | None, **ways: Any) -> dict[str, Any] | None:
         return {"fraction": float(text), "bare": text}
     except ValueError:
         return {"ids": text}
+
+
+def options(**shared: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command options that several commands have, in place of its parameter ``given``.
+
+    Args:
+        shared: Annotation of each option by its parameter; all have the default None.
+    """
+
+    def attach(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        new = [
+            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=each)
+            for name, each in shared.items()
+        ]
+        own = list(signature.parameters.values())
+        at = next(index for index, each in enumerate(own) if each.name == "given")
+
+        @functools.wraps(command)
+        def called(**values: Any) -> None:
+            command(given=Given({name: values.pop(name) for name in shared}), **values)
+
+        parameters = [*own[:at], *new, *own[at + 1 :]]
+        vars(called)["__signature__"] = signature.replace(parameters=parameters)
+        called.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": None}
+        return called
+
+    return attach
 
 
 def set_values(**values: Any) -> list[str]:

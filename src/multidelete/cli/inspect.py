@@ -8,26 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from multidelete.cli.base import (
-    Data,
+    DATA,
+    NOTHING,
+    REQUEST,
     Forget,
-    ForgetCount,
-    ForgetFraction,
-    ForgetGroup,
-    ForgetPairs,
-    ForgetRows,
-    ForgetWhere,
+    Given,
     Overrides,
     Precision,
     Processor,
-    Reader,
     Seed,
-    SplitColumn,
-    Test,
-    Unseen,
-    Validation,
-    data_values,
-    forget_values,
     open_engine,
+    options,
 )
 from multidelete.utils.errors import InputError
 
@@ -43,15 +34,10 @@ DECODED = 10_000  # pictures that check decodes at most, unless all are asked fo
     epilog="Examples:\n\n`multidelete evaluate models/mine --data photos`\n\n"
     "`multidelete evaluate runs/unlearn/model --data photos --forget ids.txt`"
 )
+@options(**DATA, forget=Forget)
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Folder of a model.")],
-    data: Data = None,
-    reader: Reader = None,
-    split_column: SplitColumn = None,
-    validation: Validation = None,
-    test: Test = None,
-    unseen: Unseen = None,
-    forget: Forget = None,
+    given: Given = NOTHING,
     processor: Processor = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Task settings, such as rerank=32.")] = None,
     precision: Precision = None,
@@ -62,26 +48,26 @@ def evaluate(
     from multidelete.data.readers import read
     from multidelete.recipe import load
 
-    others = {"split": split_column, "validation": validation, "test": test, "unseen": unseen}
-    if data is None and reader is None:
+    asked = given.forget()
+    if not given.has_data:
         raise InputError("evaluate needs --data (a folder) or --reader scenes")
     settings: dict[str, Any] = {
-        "data": data_values(data, reader, **others),
-        "forget": forget_values(forget or "1"),
+        "data": given.data(),
+        "forget": asked or {"count": 1},
         "original": str(model),
     }
     settings |= {k: v for k, v in (("seed", seed), ("precision", precision)) if v is not None}
     settings["task"] = {"name": load(None, options=settings).task.name}
     recipe = load(None, [f"task.{each}" for each in overrides or []], settings)
     dataset = read(**settings["data"])
-    given: Any = recipe.forget.ids or recipe.forget.count or recipe.forget.fraction
+    request: Any = recipe.forget.ids or recipe.forget.count or recipe.forget.fraction
     # Probes need the original.
     task = recipe.task.model_copy(update={"probed": 0})
     with open_engine(recipe) as engine:
         metrics = api.evaluate(
             model,
             dataset,
-            given if forget is not None else None,
+            request if asked is not None else None,
             task=task,
             engine=engine,
             seed=recipe.seed,
@@ -160,22 +146,11 @@ def list_(
     epilog="Examples:\n\n`multidelete check recipes/flickr8k-albef-multidelete.toml`\n\n"
     "`multidelete check --data photos --forget ids.txt`"
 )
+@options(**DATA, **REQUEST)
 def check(
     recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A recipe (TOML).")] = None,
     overrides: Overrides = None,
-    data: Data = None,
-    reader: Reader = None,
-    split_column: SplitColumn = None,
-    validation: Validation = None,
-    test: Test = None,
-    unseen: Unseen = None,
-    forget: Forget = None,
-    forget_group: ForgetGroup = None,
-    forget_where: ForgetWhere = None,
-    forget_rows: ForgetRows = None,
-    forget_count: ForgetCount = None,
-    forget_fraction: ForgetFraction = None,
-    forget_pairs: ForgetPairs = None,
+    given: Given = NOTHING,
     every: Annotated[bool, typer.Option("--all", help="Decode all pictures, also of a large collection.")] = False,
 ) -> None:
     """Check a recipe, its data and its deletion request without running anything.
@@ -190,32 +165,21 @@ def check(
     from multidelete.data.requests import resolve
 
     request: Request | None
-    asked = forget_values(
-        forget,
-        group=forget_group,
-        where=forget_where,
-        rows=None if forget_rows is None else str(forget_rows),
-        count=forget_count,
-        fraction=forget_fraction,
-        pairs=forget_pairs,
-    )
-    others = {"split": split_column, "validation": validation, "test": test, "unseen": unseen}
+    asked = given.forget()
     if recipe is not None:
         from multidelete.pipeline import check_splits
         from multidelete.recipe import load
 
-        given: dict[str, Any] = {}
-        if data is not None or reader is not None:
-            given["data"] = data_values(data, reader, **others)
+        values: dict[str, Any] = {"data": given.data()} if given.has_data else {}
         if asked is not None:
-            given["forget"] = asked
-        loaded = load(Path(recipe), overrides or [], options=given)
+            values["forget"] = asked
+        loaded = load(Path(recipe), overrides or [], options=values)
         dataset = loaded.dataset()
         request = loaded.request(dataset)
         check_splits(request, loaded.methods())
         typer.echo(f"{recipe}: {loaded.task.name}, {', '.join(m.name for m in loaded.methods())}")
-    elif data is not None or reader is not None:
-        dataset = read(**data_values(data, reader, **others))
+    elif given.has_data:
+        dataset = read(**given.data())
         request = resolve(dataset, **asked) if asked is not None else None
     else:
         raise InputError("check needs a recipe, or --data")

@@ -9,31 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from multidelete.cli.base import (
-    Data,
-    Forget,
-    ForgetCount,
-    ForgetFraction,
-    ForgetGroup,
-    ForgetPairs,
-    ForgetRows,
-    ForgetWhere,
+    DATA,
+    NOTHING,
+    REQUEST,
+    Given,
     Out,
     Overrides,
     Precision,
     Processor,
-    Reader,
     Resume,
     Seed,
-    SplitColumn,
-    Test,
     Tracker,
-    Unseen,
-    Validation,
-    data_values,
     demo_names,
     demo_recipe,
-    forget_values,
     open_engine,
+    options,
     set_values,
 )
 from multidelete.utils.errors import InputError, reason
@@ -134,6 +124,7 @@ def convert(
     "`multidelete unlearn --model clip-finetuned --base clip --data photos --forget ids.txt train.epochs=5`\n\n"
     "`multidelete unlearn recipes/flickr8k-albef-multidelete.toml forget.fraction=0.05 method.scope=all`"
 )
+@options(**DATA, **REQUEST)
 def unlearn(
     recipe: Annotated[
         str | None,
@@ -148,19 +139,7 @@ def unlearn(
     base: Annotated[
         Path | None, typer.Option("--base", help="Model that --model was fine-tuned from; Retrain starts from it.")
     ] = None,
-    data: Data = None,
-    reader: Reader = None,
-    split_column: SplitColumn = None,
-    validation: Validation = None,
-    test: Test = None,
-    unseen: Unseen = None,
-    forget: Forget = None,
-    forget_group: ForgetGroup = None,
-    forget_where: ForgetWhere = None,
-    forget_rows: ForgetRows = None,
-    forget_count: ForgetCount = None,
-    forget_fraction: ForgetFraction = None,
-    forget_pairs: ForgetPairs = None,
+    given: Given = NOTHING,
     method: Annotated[str | None, typer.Option("--method", help="See `multidelete list methods`.")] = None,
     scope: Annotated[str | None, typer.Option("--scope", help="all, fusion, vision or text.")] = None,
     merge: Annotated[
@@ -180,51 +159,43 @@ def unlearn(
     from multidelete.recipe import is_fine_tuned, load, merged
 
     words = list(overrides or [])
-    others = {"split": split_column, "validation": validation, "test": test, "unseen": unseen}
     path = None
     if recipe is not None and "=" in recipe and not Path(recipe).exists():
         words.insert(0, recipe)
     elif recipe is not None:
         path = Path(recipe)
-    asked = forget_values(
-        forget,
-        group=forget_group,
-        where=forget_where,
-        rows=None if forget_rows is None else str(forget_rows),
-        count=forget_count,
-        fraction=forget_fraction,
-        pairs=forget_pairs,
-    )
-    given: dict[str, Any] = {}
+    asked = given.forget()
+    values: dict[str, Any] = {}
     if path is None:
-        missing = [name for name, value in (("--model", model), ("--data", data), ("--forget", asked)) if value is None]
-        if missing and not (reader and missing == ["--data"]):
+        named = (("--model", model), ("--data", given.values["data"]), ("--forget", asked))
+        missing = [name for name, value in named if value is None]
+        if missing and not (given.has_data and missing == ["--data"]):
             raise InputError(f"without a recipe, {', '.join(missing)} must be given (see 'multidelete unlearn --help')")
     if model is not None:
-        given["original"] = str(model)
+        values["original"] = str(model)
     if processor is not None:
-        given["processor"] = str(processor)
+        values["processor"] = str(processor)
     if base is not None:
-        given["start"] = str(base)
+        values["start"] = str(base)
     if merge:
-        given["merge"] = True
-    if data is not None or reader is not None:
-        given["data"] = data_values(data, reader, **others)
+        values["merge"] = True
+    if given.has_data:
+        values["data"] = given.data()
     if asked is not None:
-        given["forget"] = asked
+        values["forget"] = asked
     if method is not None:
-        given["method"] = {"name": method}
+        values["method"] = {"name": method}
     if scope is not None:
-        given = merged(given, {"method": {"scope": scope}})
-    given |= {k: v for k, v in (("seed", seed), ("retrain", retrain), ("precision", precision)) if v is not None}
+        values = merged(values, {"method": {"scope": scope}})
+    values |= {k: v for k, v in (("seed", seed), ("retrain", retrain), ("precision", precision)) if v is not None}
     if model is not None and base is None and retrain is None and path is None and is_fine_tuned(model):
         typer.echo(
             "no reference: Retrain and membership attacks need --base, what the model was fine-tuned from", err=True
         )
-        given["retrain"] = False
+        values["retrain"] = False
     if path is None:
-        given = merged({"method": {"name": "multidelete"}}, given)
-    loaded = load(path, words, options=given)
+        values = merged({"method": {"name": "multidelete"}}, values)
+    loaded = load(path, words, options=values)
     _run(loaded, out, resume, tracker)
 
 
