@@ -436,7 +436,7 @@ def test_retrain_is_the_originals_recipe_on_the_retain_set() -> None:
 def learned() -> Model:
     model = tiny.build(tiny.albef(width=32))
     dataset = tiny.dataset()
-    settings = TrainSettings(epochs=200, batch_size=60, learning_rate=3e-3)
+    settings = TrainSettings(epochs=150, batch_size=12, learning_rate=1e-3)
     rows = dataset.text_rows(dataset.rows("train"))
     train(model, PairInputs.of(dataset, model), rows, settings, tiny.engine(), seed=0, what="original")
     return model
