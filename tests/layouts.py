@@ -15,10 +15,10 @@ SHORT = {"train": "train", "validation": "val", "test": "test"}
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture with its captions."""
+    """A picture with its captions; without content it is missing."""
 
     name: str
-    content: bytes
+    content: bytes | None
     split: str
     captions: tuple[str, ...]
 
@@ -42,7 +42,8 @@ def pictures(folder: Path, photos: Photos, *, by_split: bool = False) -> None:
     for photo in photos:
         path = folder / SHORT[photo.split] / photo.name if by_split else folder / photo.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(photo.content)
+        if photo.content is not None:
+            path.write_bytes(photo.content)
 
 
 def pairs(photos: Photos) -> list[tuple[Photo, int, str]]:
@@ -222,6 +223,8 @@ def webdataset(root: Path, photos: Photos) -> Path:
         with tarfile.open(root / f"{short}-000000.tar", "w") as tar:
             for photo, _, text in pairs([photo for photo in photos if photo.split == split]):
                 for ending, content in (("jpg", photo.content), ("txt", text.encode()), ("json", b'{"licence": "NC"}')):
+                    if content is None:
+                        continue
                     member = tarfile.TarInfo(f"{number:08d}.{ending}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from multidelete.data.naming import numbered_pairs
 from multidelete.data.readers import detect, read
 from multidelete.data.readers.nlvr import nlvr
 from multidelete.data.readers.nlvr2 import nlvr2
@@ -203,10 +205,26 @@ def test_nlvr2_pair_without_an_image(photos: Path) -> None:
     (photos / "images/train/7/train-10-0-img1.png").unlink()
     message = (
         r"train\.json, line 1: image 'train-10-0-img1\.png' is not a file in .* or the folders below it; "
-        r"a statement is about both images of the pair 'train-10-0'\n.*train\.json, line 3: image"
+        r"a statement is about both images of the pair 'train-10-0' \(also line 3\)"
     )
     with pytest.raises(InputError, match=message):
         nlvr2(photos)
+    dataset = nlvr2(photos, unusable="drop")
+    assert [example.id for example in dataset.examples] == ["train-11-3", "dev-850-0", "test1-2-1"]
+    assert re.match(rf"left out: .*{message}", dataset.notes[0])
+
+
+def test_nlvr2_numbers_of_lines_as_mubench_publishes_them(photos: Path, tmp_path: Path) -> None:
+    dataset = nlvr2(photos)
+    assert dataset.texts[:3] == ("Left train-10-0-0.", "Left train-10-0-1.", "Left train-11-3-0.")
+    (tmp_path / "nlvr2.txt").write_text("2\n1\n")
+    forgotten = [dataset.texts[row] for row in numbered_pairs(dataset, tmp_path / "nlvr2.txt", None)[1]]
+    assert forgotten == ["Left train-10-0-1.", "Left train-11-3-0."]
+    (photos / "images/train/7/train-10-0-img1.png").unlink()
+    left = nlvr2(photos, unusable="drop")
+    assert [left.texts[row] for row in numbered_pairs(left, [1], None)[1]] == ["Left train-11-3-0."]
+    with pytest.raises(InputError, match="rows, line 1: '0' was left out; expected 0 to 1"):
+        numbered_pairs(left, [0], None)
 
 
 @pytest.mark.parametrize(

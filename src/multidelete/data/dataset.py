@@ -24,9 +24,8 @@ from multidelete.data.images import (
     decoded_images,
     file_facts,
 )
-from multidelete.data.manifest import MANIFEST, read_manifest
 from multidelete.data.stores import Folder, ImageStore
-from multidelete.models.graph import NODES, Graph
+from multidelete.models.graph import Graph
 from multidelete.models.processor import Preparation, Square
 from multidelete.utils.errors import InputError, did_you_mean, raise_all
 
@@ -311,25 +310,17 @@ class Dataset:
 
     @classmethod
     def load(cls, folder: str | Path) -> Dataset:
-        """Read a folder with ``manifest.jsonl``; every line and every image path is checked.
-
-        A line has ``id``, ``split``, ``texts``, and ``image`` or ``images`` (a list). Labels are in ``labels``, one per
-        text. In a folder with ``nodes.tsv`` and ``edges.tsv`` it has ``nodes`` instead of images.
+        """Read a folder with ``manifest.jsonl``, as the reader ``manifest``; every line and image path is checked.
 
         Args:
             folder: Folder of the manifest; image paths start from here.
+
+        Raises:
+            InputError: Lines cannot be used; up to ten are named.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            what = "is a file" if folder.exists() else "does not exist"
-            raise InputError(f"{folder} {what}; expected a folder with {MANIFEST} and images")
-        if not (folder / MANIFEST).is_file():
-            raise InputError(f"{folder} has no {MANIFEST}; expected that file, with one line of JSON per example")
-        graph = Graph.load(folder) if (folder / NODES).is_file() else None
-        examples = read_manifest(folder, graph)
-        if graph is not None:
-            return cls(folder.resolve().name, examples, graph=graph)
-        return cls(folder.resolve().name, examples, root=folder)
+        from multidelete.data.readers.manifest import manifest
+
+        return manifest(folder)
 
     def save(self, folder: str | Path) -> None:
         """Write ``manifest.jsonl`` and ``images/`` for :meth:`load`, atomically.

@@ -32,6 +32,8 @@ class Example:
         group: Examples with the same group are sampled together and must be deleted together.
         text_ids: Id of each text, if texts have ids of their own (of captions, of rows of a table).
         metadata: Further facts by name: one value, or a tuple with one value for each text.
+        positions: Number of each text among those of its split in the files that were read, from 0, if it is not the
+            number among those of the examples.
         aliases: Other names of the picture: of files with the same content that were merged with it.
         source: Where the example was read, for messages: "manifest.jsonl, line 3".
     """
@@ -46,6 +48,7 @@ class Example:
     group: str = ""
     text_ids: tuple[str, ...] = ()
     metadata: Mapping[str, Value | tuple[Value, ...]] = field(default_factory=lambda: NO_METADATA)
+    positions: tuple[int, ...] = ()
     aliases: tuple[str, ...] = ()
     source: str = field(default="", compare=False, repr=False)
 

@@ -68,7 +68,11 @@ class ImageFile:
     def sentence(self, problem: str) -> str:
         """The message for a problem with this file."""
         start = f"{self.source}: " if self.source else ""
-        return f"{start}image {self.store.locate(self.name)} of example {self.example!r} {problem}"
+        return f"{start}{self.problem(problem)}"
+
+    def problem(self, problem: str) -> str:
+        """The message without the place where the example was read."""
+        return f"image {self.store.locate(self.name)} of example {self.example!r} {problem}"
 
     def read(self) -> bytes:
         """Its bytes.

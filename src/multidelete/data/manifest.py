@@ -10,8 +10,9 @@ from typing import Any
 
 from multidelete.data.examples import NO_METADATA, Example, example_problem, images_problem, json_problem, kind
 from multidelete.data.facts import fact
+from multidelete.data.unusable import Unusable
 from multidelete.models.graph import Graph
-from multidelete.utils.errors import InputError, did_you_mean, raise_all
+from multidelete.utils.errors import InputError, did_you_mean
 
 MANIFEST = "manifest.jsonl"
 
@@ -20,19 +21,19 @@ _OPTIONAL = ("image", "images", "labels", "nodes", "panels", "group", "text_ids"
 _KEYS = (*_REQUIRED, *_OPTIONAL)
 
 
-def read_manifest(folder: Path, graph: Graph | None) -> list[Example]:
+def read_manifest(folder: Path, graph: Graph | None, unusable: Unusable) -> list[Example]:
     """Read and check the examples of ``manifest.jsonl``.
 
     Args:
         folder: Folder of the manifest; image paths start from here.
         graph: Graph of the examples' nodes; without it, every example must have images that exist.
+        unusable: Lines that cannot be used are noted there.
 
     Raises:
-        InputError: A line is wrong; the sentence names the first one.
+        InputError: Lines are wrong; up to ten are named.
     """
     manifest = folder / MANIFEST
     examples: list[Example] = []
-    problems: list[str] = []
     first_lines: dict[str, int] = {}
     content = manifest.read_bytes().removeprefix(b"\xef\xbb\xbf")
     for number, line in enumerate(content.split(b"\n"), start=1):
@@ -45,10 +46,11 @@ def read_manifest(folder: Path, graph: Graph | None) -> list[Example]:
             if example.id in first_lines:
                 problem = f"id {example.id!r} was already used in line {first_lines[example.id]}"
             first_lines.setdefault(example.id, number)
-            examples.append(replace(example, source=f"{manifest}, line {number}"))
+            if problem is None:
+                examples.append(replace(example, source=f"{manifest}, line {number}"))
         if problem:
-            problems.append(f"{manifest}, line {number}: {problem}")
-    raise_all(problems, "lines")
+            unusable.add(f"{manifest}, line {number}", problem)
+    unusable.check()
     if not examples:
         raise InputError(f"{manifest} is empty; expected one line of JSON per example")
     if not any(example.split == "train" for example in examples):

@@ -346,6 +346,9 @@ def numbered_pairs(dataset: Dataset, rows: str | Path | Sequence[int], first: in
         InputError: An entry is no number of a training pair.
     """
     train = dataset.text_rows(dataset.rows("train"))
+    listed = [number for row in dataset.rows("train").tolist() for number in dataset.examples[row].positions]
+    row_of = dict(zip(listed or range(len(train)), train.tolist(), strict=True))
+    largest = max(row_of)
     source = Path(rows).name if isinstance(rows, str | Path) else "rows"
     lines: Sequence[Any] = _lines(Path(rows)) if isinstance(rows, str | Path) else rows
     numbers: dict[int, None] = {}
@@ -354,13 +357,12 @@ def numbered_pairs(dataset: Dataset, rows: str | Path | Sequence[int], first: in
         text = str(line).strip()
         if not text:
             continue
-        if not text.isdecimal() or int(text) >= len(train):
-            problems.append(
-                f"{source}, line {number}: {text!r} is no number of a training pair; expected 0 to {len(train) - 1:,}"
-            )
-        numbers[int(text) if text.isdecimal() else -1] = None
+        chosen = int(text) if text.isdecimal() else -1
+        if chosen not in row_of:
+            was = "was left out" if 0 <= chosen < largest else "is no number of a training pair"
+            problems.append(f"{source}, line {number}: {text!r} {was}; expected 0 to {largest:,}")
+        numbers[chosen] = None
     raise_all(problems, "lines")
-    chosen = list(numbers)[:first]
-    if not chosen:
+    if not numbers:
         raise InputError(f"{source} has no numbers; expected at least one training pair to forget")
-    return source, train[np.array(chosen, dtype=np.int64)]
+    return source, np.array([row_of[chosen] for chosen in numbers][:first], dtype=np.int64)

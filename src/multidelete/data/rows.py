@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,8 +16,8 @@ from multidelete.data.examples import NO_METADATA, Example, Value, example_probl
 from multidelete.data.facts import fact
 from multidelete.data.images import ImageFacts, ImageFile, facts_or_problems
 from multidelete.data.stores import ImageStore
+from multidelete.data.unusable import Unusable, counted
 from multidelete.utils.errors import InputError, did_you_mean, raise_all
-from multidelete.utils.registry import choose
 
 # Names of columns, in order of preference; upper and lower case are the same.
 NAMES = {
@@ -145,20 +145,19 @@ class RowBuilder:
     Args:
         name: Name of the dataset.
         unusable: "error" or "drop": what is done with rows that cannot be used.
+
+    Attributes:
+        unusable: Rows that cannot be used.
+        unlisted: Rows of pictures that belong to no split; they are left out.
     """
 
     def __init__(self, name: str, unusable: str = "error") -> None:
         self.name = name
-        self.drop = choose({"error": False, "drop": True}, unusable, "way to treat unusable rows")
-        self.problems: list[str] = []
+        self.unusable = Unusable(unusable, "rows")
+        self.unlisted = Unusable("drop", "rows")
         self._pictures: dict[str, _Picture] = {}
         self._seen: dict[str, set[str]] = {}  # texts of the pictures that have many
         self._repeated: list[str] = []
-        self._dropped: list[str] = []
-
-    def problem(self, sentence: str) -> None:
-        """Note a row that cannot be used."""
-        (self._dropped if self.drop else self.problems).append(sentence)
 
     def add(self, row: Row, columns: Columns, problem: str | None = None) -> None:
         """Add a row.
@@ -170,13 +169,14 @@ class RowBuilder:
         """
         read = self._read(row, columns) if problem is None else problem
         if isinstance(read, str):
-            self.problem(f"{row.where}: {read}")
+            self.unusable.add(row.where, read)
             return
         known = self._pictures.get(read.name)
         if known is not None and known.split != read.split:
-            self.problem(
-                f"{row.where}: image {read.name!r} is in the {read.split} split here, but in the {known.split} split "
-                f"in {known.where}; expected it in one of them"
+            self.unusable.add(
+                row.where,
+                f"image {read.name!r} is in the {read.split} split here, but in the {known.split} split "
+                f"in {known.where}; expected it in one of them",
             )
             return
         if known is None:
@@ -252,15 +252,15 @@ class RowBuilder:
         facts: list[ImageFacts] = []
         for picture, file, each in zip(pictures, files, facts_or_problems(files), strict=True):
             if isinstance(each, str):
-                self.problem(file.sentence(each))
+                self.unusable.add(picture.where, file.problem(each))
             else:
                 usable.append(picture)
                 facts.append(each)
-        raise_all(self.problems, "rows")
+        self.unusable.check()
         del pictures, files
         usable, facts = _merged(usable, facts)
         examples = self._examples(usable)
-        notes = [*notes, *_counted(self._repeated, "rows"), *_counted(self._dropped, "rows", "left out: ")]
+        notes = [*notes, *counted(self._repeated, "rows"), *self.unusable.notes, *self.unlisted.notes]
         return Dataset(self.name, examples, root=store, facts=facts, notes=notes)
 
     def _examples(self, pictures: list[_Picture]) -> list[Example]:
@@ -269,13 +269,14 @@ class RowBuilder:
         shown = [each.shown for each in pictures]
         times = Counter(shown)
         examples = []
+        problems = []
         seen: dict[str, str] = {}
         pictures.reverse()
         for short in shown:
             picture = pictures.pop()  # freed one by one: a large collection is not in memory twice
             key = picture.ids[0] if of_examples else short if times[short] == 1 else picture.name
             if key in seen:
-                self.problems.append(f"{picture.where}: id {key!r} was already used in {seen[key]} (another image)")
+                problems.append(f"{picture.where}: id {key!r} was already used in {seen[key]} (another image)")
             seen.setdefault(key, picture.where)
             own_ids = () if of_examples and len(picture.texts) > 1 else tuple(picture.ids)
             examples.append(
@@ -294,13 +295,13 @@ class RowBuilder:
             )
         if not of_examples:
             counts = Counter(text_id for example in examples for text_id in example.text_ids)
-            self.problems += [
+            problems += [
                 f"{example.source}: id {text_id!r} is used {counts[text_id]} times; expected another id in each row"
                 for example in examples
                 for text_id in example.text_ids
                 if counts[text_id] > 1
             ]
-        raise_all(self.problems, "rows")
+        raise_all(problems, "rows")
         return examples
 
 
@@ -359,10 +360,3 @@ def _word(value: Any) -> str:
 
 def _flat(value: Value | tuple[Value, ...]) -> Value:
     return json.dumps(value) if isinstance(value, tuple) else value
-
-
-def _counted(sentences: Sequence[str], what: str, start: str = "") -> Iterable[str]:
-    """The first three sentences, and the number of the others."""
-    yield from (f"{start}{each}" for each in sentences[:3])
-    if len(sentences) > 3:
-        yield f"{start}and {len(sentences) - 3:,} more {what}"

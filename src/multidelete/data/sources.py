@@ -41,7 +41,7 @@ class Source:
         rows: Reads the rows, given which column has what.
         store: The pictures in it, given the column that has them; None if that has paths of files.
         prefix: Start of the names of pictures in it that have no path.
-        splits: Split of pictures by path, which goes before ``split``.
+        splits: Split of pictures by path, and where that is said; pictures that it does not name are in none.
     """
 
     where: str
@@ -50,7 +50,7 @@ class Source:
     rows: Callable[[Columns], Lines]
     store: Callable[[str], ImageStore | None]
     prefix: str = ""
-    splits: Mapping[str, str] = field(default_factory=dict)
+    splits: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def dataset_of(
@@ -86,14 +86,23 @@ def dataset_of(
             stores[str(number)] = inner
         find = finder(source) if inner is None and finder is not None else None
         by_path = {} if "split" in columns.names else source.splits
+        missing = {value: where for value, (_, where) in by_path.items()}  # entries that no row has
         for where, record in source.rows(columns):
             if isinstance(record, str):
-                builder.problem(f"{where}: {record}")
+                builder.unusable.add(where, record)
                 continue
             value = record.get(image)
+            split = source.split
+            if by_path and isinstance(value, str):
+                if value not in by_path:
+                    builder.unlisted.add(where, f"{value} is in no list of a split")
+                    continue
+                split, _ = by_path[value]
+                missing.pop(value, None)
             named, shown, problem = _picture(value, source, number, find)
-            split = by_path.get(value, source.split) if isinstance(value, str) else source.split
             builder.add(Row(where, named, record, split, shown), columns, problem)
+        for value, where in missing.items():
+            builder.unusable.add(where, f"{value!r} is no picture of {source.where}")
     if stores and len(stores) < len(sources):
         raise InputError(f"{name} has tables with pictures and tables with paths of pictures; name one of them")
     store = Joined(stores) if stores or files is None else files

@@ -10,7 +10,8 @@ from multidelete.data.dataset import Dataset
 from multidelete.data.examples import Example, example_problem, images_problem, kind, path_problem
 from multidelete.data.layouts import reader
 from multidelete.data.readers.lines import json_content
-from multidelete.utils.errors import InputError, did_you_mean, raise_all
+from multidelete.data.unusable import Unusable
+from multidelete.utils.errors import InputError, did_you_mean
 
 OF_DATASETS = ("dataset_dict.json", "dataset_info.json", "dataset_infos.json")  # of Hugging Face datasets
 _SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
@@ -27,7 +28,7 @@ def holds_karpathy(root: Path) -> bool:
 
 
 @reader(layout="a Karpathy split file dataset_*.json", detects=holds_karpathy, files=("dataset_*.json",))
-def karpathy(root: str | Path, file: str | None = None, images: str | None = None) -> Dataset:
+def karpathy(root: str | Path, file: str | None = None, images: str | None = None, unusable: str = "error") -> Dataset:
     """Images with their captions from a Karpathy split file; an example's id is its file name.
 
     Images are looked for in ``images/``, ``<name>-images/`` (Flickr30K) and the folder of the split file, below the
@@ -37,13 +38,14 @@ def karpathy(root: str | Path, file: str | None = None, images: str | None = Non
         root: Folder with the split file and the images.
         file: The split file, below ``root``; by default the only ``dataset_*.json``.
         images: Folder with the images, below ``root``; by default one of those above.
+        unusable: "error" or "drop": treatment of entries that cannot be used, such as those whose image is missing.
     """
     root = Path(root)
     path = _split_file(root, file)
     name = path.stem.removeprefix("dataset_")
     entries = _entries(path)
     examples: list[Example] = []
-    problems: list[str] = []
+    left_out = Unusable(unusable, "entries")
     first_entries: dict[str, int] = {}
     for number, entry in enumerate(entries):
         example = _parse_entry(entry)
@@ -51,22 +53,24 @@ def karpathy(root: str | Path, file: str | None = None, images: str | None = Non
         if isinstance(example, Example):
             if example.id in first_entries:
                 problem = f"filename {example.id!r} was already used in images[{first_entries[example.id]}]"
-            first_entries.setdefault(example.id, number)
-            examples.append(replace(example, source=f"{path}, images[{number}]"))
+            else:
+                first_entries[example.id] = number
+                examples.append(replace(example, source=f"{path}, images[{number}]"))
         if problem:
-            problems.append(f"{path}, images[{number}]: {problem}")
-    raise_all(problems, "entries")
+            left_out.add(f"{path}, images[{number}]", problem)
+    left_out.check()
     if not any(example.split == "train" for example in examples):
         raise InputError(f"{path} has no entry with the split 'train': nothing could be learned")
 
     folder = _image_folder(root, name, images, examples)
-    missing = [
-        f"{path}, images[{number}]: {problem}"
-        for number, example in enumerate(examples)
-        if (problem := images_problem(example, folder))
-    ]
-    raise_all(missing, "entries")
-    return Dataset(name, examples, root=folder)
+    found = []
+    for example in examples:
+        if problem := images_problem(example, folder):
+            left_out.add(example.source, problem)
+        else:
+            found.append(example)
+    left_out.check()
+    return Dataset(name, found, root=folder, notes=left_out.notes)
 
 
 def _split_file(root: Path, file: str | None) -> Path:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from multidelete.data.examples import Example, example_problem, json_problem, kind, path_problem
-from multidelete.utils.errors import InputError, did_you_mean, raise_all
+from multidelete.data.unusable import Unusable
+from multidelete.utils.errors import InputError, did_you_mean
 
 
 def file_in(root: Path, *names: str, hint: str = "") -> Path:
@@ -69,7 +70,10 @@ def numbered_lines(path: Path, text: str | None = None) -> list[tuple[str, str]]
 def json_content(path: Path) -> Any:
     """The content of a JSON file."""
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        content = path.read_bytes()
+        if not content.strip():
+            raise InputError(f"{path} is empty")
+        return json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8; save the file as UTF-8") from error
     except json.JSONDecodeError as error:
@@ -78,23 +82,22 @@ def json_content(path: Path) -> Any:
         raise InputError(f"{path} is not valid JSON ({error})") from error
 
 
-def json_lines(path: Path, keys: Mapping[str, tuple[type, ...]]) -> list[tuple[str, dict[str, Any]]]:
-    """The objects in a file of JSON lines, as (location, object).
+def json_lines(
+    path: Path, keys: Mapping[str, tuple[type, ...]], unusable: Unusable
+) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """The objects in a file of JSON lines, as (number among the lines from 0, location, object).
 
     Args:
         path: The file.
         keys: Required keys of each object, with the types allowed for the value.
+        unusable: Lines without such an object are noted there.
     """
-    records = []
-    problems = []
-    for where, line in numbered_lines(path):
+    for number, (where, line) in enumerate(numbered_lines(path)):
         record = _parse(line, keys)
         if isinstance(record, str):
-            problems.append(f"{where}: {record}")
+            unusable.add(where, record)
         else:
-            records.append((where, record))
-    raise_all(problems, "lines")
-    return records
+            yield number, where, record
 
 
 def _parse(line: str, keys: Mapping[str, tuple[type, ...]]) -> dict[str, Any] | str:
@@ -155,12 +158,15 @@ def truth(value: object) -> str | None:
 class ExampleBuilder:
     """Builds examples line by line and collects the problems of the lines.
 
+    Args:
+        unusable: "error" or "drop": what is done with lines that cannot be used.
+
     Attributes:
-        problems: One sentence per invalid line, in order.
+        unusable: The lines that cannot be used, in order.
     """
 
-    def __init__(self) -> None:
-        self.problems: list[str] = []
+    def __init__(self, unusable: str = "error") -> None:
+        self.unusable = Unusable(unusable)
         self._examples: dict[str, Example] = {}
         self._lines: dict[str, str] = {}
         self._keys: dict[tuple[str, str, str], str] = {}
@@ -172,7 +178,7 @@ class ExampleBuilder:
         Raises:
             InputError: A line is invalid.
         """
-        raise_all(self.problems, "lines")
+        self.unusable.check()
         return tuple(self._examples.values())
 
     def is_new(self, where: str, what: str, key: str, scope: str = "") -> bool:
@@ -186,7 +192,7 @@ class ExampleBuilder:
         """
         full = (what, scope, key)
         if full in self._keys:
-            self.problems.append(f"{where}: {what} {key!r} was already used in {self._keys[full]}")
+            self.unusable.add(where, f"{what} {key!r} was already used in {self._keys[full]}")
             return False
         self._keys[full] = where
         return True
@@ -207,12 +213,15 @@ class ExampleBuilder:
                 f"{self._lines[example.id]}; expected it in one of them"
             )
         if problem is not None:
-            self.problems.append(f"{where}: {problem}")
+            self.unusable.add(where, problem)
         elif known is None:
             self._examples[example.id], self._lines[example.id] = replace(example, source=where), where
         else:
             self._examples[example.id] = replace(
-                known, texts=known.texts + example.texts, labels=known.labels + example.labels
+                known,
+                texts=known.texts + example.texts,
+                labels=known.labels + example.labels,
+                positions=known.positions + example.positions,
             )
 
 

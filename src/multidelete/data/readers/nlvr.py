@@ -27,7 +27,13 @@ def holds_nlvr(root: Path) -> bool:
 @reader(
     layout='train.json with identifiers like "1-0"', detects=holds_nlvr, files=("train.json", "dev.json", "test*.json")
 )
-def nlvr(root: str | Path, images: str | None = None, boxes: int = 3, arrangements: int = ARRANGEMENTS) -> Dataset:
+def nlvr(
+    root: str | Path,
+    images: str | None = None,
+    boxes: int = 3,
+    arrangements: int = ARRANGEMENTS,
+    unusable: str = "error",
+) -> Dataset:
     """NLVR: drawings of three boxes with a statement, true or false; an example is one image, as "train-2321-0-5".
 
     The same three boxes are drawn in six orders. The six images of a line make a group: they are deleted together.
@@ -37,25 +43,24 @@ def nlvr(root: str | Path, images: str | None = None, boxes: int = 3, arrangemen
         images: Folder of the images, below ``root``; by default ``root`` and its subfolders are searched.
         boxes: 3 splits an image into its boxes, one picture each; 1 keeps it as one picture.
         arrangements: Number of the six orders to read.
+        unusable: "error" or "drop": treatment of lines that cannot be used, such as those whose images are missing.
     """
     if boxes not in (1, 3):
         raise InputError(f"boxes is 3 (each box a picture) or 1 (the image as one picture), got {boxes}")
     if not 1 <= arrangements <= ARRANGEMENTS:
         raise InputError(f"arrangements is a number from 1 to {ARRANGEMENTS}, got {arrangements}")
     root = Path(root)
-    records = {
-        split: json_lines(file_in(root, f"{name}.json", f"{name}/{name}.json"), _KEYS) for split, name in FILES.items()
-    }
+    paths = {split: file_in(root, f"{name}.json", f"{name}/{name}.json") for split, name in FILES.items()}
     files = image_files(root, images)
-    builder = ExampleBuilder()
-    for split, lines in records.items():
-        for where, line in lines:
+    builder = ExampleBuilder(unusable)
+    for split, path in paths.items():
+        for _, where, line in json_lines(path, _KEYS, builder.unusable):
             identifier, label = line["identifier"], truth(line["label"])
             # The official release names no files: they follow from the identifier.
             named = line.get("images", [f"{FILES[split]}-{identifier}-{k}.png" for k in range(ARRANGEMENTS)])
             problem = _line_problem(identifier, line["label"], named)
             if problem is not None:
-                builder.problems.append(f"{where}: {problem}")
+                builder.unusable.add(where, problem)
                 continue
             if not builder.is_new(where, "identifier", identifier, scope=split):
                 continue
@@ -64,7 +69,7 @@ def nlvr(root: str | Path, images: str | None = None, boxes: int = 3, arrangemen
                 if not builder.is_new(where, "image", stem):
                     break
                 if missing := files.problem(name):
-                    builder.problems.append(f"{where}: {missing}")
+                    builder.unusable.add(where, missing)
                     break
                 example = Example(
                     id=stem,
@@ -76,7 +81,7 @@ def nlvr(root: str | Path, images: str | None = None, boxes: int = 3, arrangemen
                     group=f"{FILES[split]}-{identifier}",
                 )
                 builder.add(where, example)
-    return Dataset("nlvr", builder.examples, root=files.root)
+    return Dataset("nlvr", builder.examples, root=files.root, notes=builder.unusable.notes)
 
 
 def _line_problem(identifier: str, label: object, images: object) -> str | None:

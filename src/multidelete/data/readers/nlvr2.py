@@ -26,7 +26,7 @@ def holds_nlvr2(root: Path) -> bool:
     detects=holds_nlvr2,
     files=("train.json", "dev.json", "test*.json"),
 )
-def nlvr2(root: str | Path, images: str | None = None) -> Dataset:
+def nlvr2(root: str | Path, images: str | None = None, unusable: str = "error") -> Dataset:
     """NLVR2: pairs of photographs with statements, true or false; an example is a pair, as "dev-850-0".
 
     The two images of the pair are ``dev-850-0-img0.png`` and ``dev-850-0-img1.png``. They may lie in folders as the
@@ -35,17 +35,18 @@ def nlvr2(root: str | Path, images: str | None = None) -> Dataset:
     Args:
         root: Folder with ``train.json``, ``dev.json`` and ``test1.json`` (or ``test.json``).
         images: Folder of the images, below ``root``; by default ``root`` and its subfolders are searched.
+        unusable: "error" or "drop": treatment of lines that cannot be used, such as those whose images are missing.
     """
     root = Path(root)
-    records = {split: json_lines(file_in(root, *files), _KEYS) for split, files in FILES.items()}
+    builder = ExampleBuilder(unusable)
+    paths = {split: file_in(root, *names) for split, names in FILES.items()}
     files = image_files(root, images)
-    builder = ExampleBuilder()
-    for split, lines in records.items():
-        for where, line in lines:
+    for split, path in paths.items():
+        for number, where, line in json_lines(path, _KEYS, builder.unusable):
             match = IDENTIFIER.fullmatch(line["identifier"])
             if match is None:
                 form = "expected split, set, pair and sentence, as in 'dev-850-0-0'"
-                builder.problems.append(f"{where}: identifier {line['identifier']!r} is not one of NLVR2; {form}")
+                builder.unusable.add(where, f"identifier {line['identifier']!r} is not one of NLVR2; {form}")
                 continue
             if not builder.is_new(where, "identifier", line["identifier"]):
                 continue
@@ -57,6 +58,7 @@ def nlvr2(root: str | Path, images: str | None = None) -> Dataset:
                 problem += f"; a statement is about both images of the pair {pair!r}"
             if label is None:
                 problem = f"unknown label {line['label']!r}, expected 'True' or 'False'"
-            paths = tuple(files.path(name) for name in names)
-            builder.add(where, Example(pair, split, (line["sentence"],), paths, (label or "",)), problem)
-    return Dataset("nlvr2", builder.examples, root=files.root)
+            pictures = tuple(files.path(name) for name in names)
+            example = Example(pair, split, (line["sentence"],), pictures, (label or "",), positions=(number,))
+            builder.add(where, example, problem)
+    return Dataset("nlvr2", builder.examples, root=files.root, notes=builder.unusable.notes)

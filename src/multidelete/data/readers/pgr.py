@@ -12,6 +12,7 @@ from multidelete.data.dataset import Dataset
 from multidelete.data.examples import Example
 from multidelete.data.layouts import reader
 from multidelete.data.readers.lines import ExampleBuilder, file_in, truth, tsv_lines
+from multidelete.data.unusable import Unusable
 from multidelete.models.graph import EDGES, NODES, Graph
 from multidelete.utils.registry import choose
 
@@ -79,7 +80,7 @@ def pgr(root: str | Path, release: str = "all", mark: str = "blind", unusable: s
         seed: Seed of the split.
     """
     blind = choose({"blind": True, "plain": False}, mark, "way to mark the mentions")
-    drop = choose({"error": False, "drop": True}, unusable, "way to treat unusable lines")
+    left_out = Unusable(unusable)
     root = Path(root)
     names = choose(RELEASES, release, "release")
     hint = "; release='2018' or release='2019' reads one file alone" if len(names) > 1 else ""
@@ -95,13 +96,13 @@ def pgr(root: str | Path, release: str = "all", mark: str = "blind", unusable: s
     for path in paths:
         first_lines: dict[tuple[str, str], _Line] = {}
         own: set[tuple[str, ...]] = set()
-        for line in _usable_lines(path, graph, builder.problems, drop):
+        for line in _usable_lines(path, graph, builder.unusable, left_out):
             own.add(line.key)
             first = first_lines.setdefault(line.nodes, line)
             if first.label != line.label:
                 pair = " and ".join(line.nodes)
-                builder.problems.append(
-                    f"{line.where}: the relation of {pair} is {line.label!r} here, but {first.label!r} in {first.where}"
+                builder.unusable.add(
+                    line.where, f"the relation of {pair} is {line.label!r} here, but {first.label!r} in {first.where}"
                 )
             example = f"{line.article}:{':'.join(line.nodes)}"
             text = _blinded(line) if blind else line.sentence
@@ -113,15 +114,15 @@ def pgr(root: str | Path, release: str = "all", mark: str = "blind", unusable: s
             builder.add(line.where, Example(example, split, (text,), labels=(label,), nodes=line.nodes))
         newest_lines = {**first_lines, **newest_lines}
         done |= own
-    return Dataset("pgr", builder.examples, graph=graph)
+    return Dataset("pgr", builder.examples, graph=graph, notes=left_out.notes)
 
 
-def _usable_lines(path: Path, graph: Graph, problems: list[str], drop: bool) -> Iterator[_Line]:
-    """The usable lines of a file; problems with other lines are appended to ``problems``."""
+def _usable_lines(path: Path, graph: Graph, wrong: Unusable, left_out: Unusable) -> Iterator[_Line]:
+    """The usable lines of a file; others are noted as wrong, or as left out if they may be."""
     known = frozenset(graph.nodes)
     for where, row in tsv_lines(path, COLUMNS):
         if isinstance(row, str):
-            problems.append(f"{where}: {row}")
+            wrong.add(where, row)
             continue
         label = truth(row["RELATION"])
         problem = None if label else f"unknown relation {row['RELATION']!r}, expected 'True' or 'False'"
@@ -131,8 +132,9 @@ def _usable_lines(path: Path, graph: Graph, problems: list[str], drop: bool) -> 
         for column in COLUMNS[6:10]:
             if not re.fullmatch(r"[0-9]{1,9}", row[column]):
                 problem = problem or f"{column!r} must be an integer, got {row[column]!r}"
+        if problem is not None:
+            wrong.add(where, problem)
         if problem is not None or label is None:
-            problems.append(f"{where}: {problem}")
             continue
 
         gene, phenotype = f"NCBI:{row['GENE_ID']}", row["PHENOTYPE_ID"].replace("_", ":")
@@ -144,16 +146,18 @@ def _usable_lines(path: Path, graph: Graph, problems: list[str], drop: bool) -> 
         if not unknown and gene_span and phenotype_span and not _overlap(gene_span, phenotype_span):
             spans = (gene_span, phenotype_span)
             yield _Line(where, row["FILE_ID"], row["SENTENCE"], mentions, spans, (gene, phenotype), label)
-        elif not drop:
+        else:
             if unknown:
                 # The search for a similar id is slow, and only the first problem is shown in full.
-                problem = graph.unknown(unknown[0]) if not problems else f"node {unknown[0]!r} is not in the graph"
+                quick = wrong or left_out
+                problem = f"node {unknown[0]!r} is not in the graph" if quick else graph.unknown(unknown[0])
             elif gene_span is None or phenotype_span is None:
                 mention = mentions[0 if gene_span is None else 1]
                 problem = f"the sentence does not mention {mention!r}, neither at the given position nor elsewhere"
             else:
                 problem = f"the mentions {mentions[0]!r} and {mentions[1]!r} overlap in the sentence"
-            problems.append(f"{where}: {problem}; unusable='drop' leaves such lines out")
+            hint = "" if left_out.drop else "; unusable='drop' leaves such lines out"
+            (left_out if left_out.drop else wrong).add(where, f"{problem}{hint}")
 
 
 def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -26,7 +26,7 @@ def holds_snli_ve(root: Path) -> bool:
 
 
 @reader(layout="snli_ve_*.jsonl", detects=holds_snli_ve, files=("snli_ve_*.jsonl",))
-def snli_ve(root: str | Path, images: str | None = None) -> Dataset:
+def snli_ve(root: str | Path, images: str | None = None, unusable: str = "error") -> Dataset:
     """Visual entailment (SNLI-VE): photographs with hypotheses; an example is a photograph, its id the Flickr30K_ID.
 
     Lines without a gold label, on which the annotators disagreed, are left out.
@@ -35,12 +35,13 @@ def snli_ve(root: str | Path, images: str | None = None) -> Dataset:
         root: Folder with ``snli_ve_train.jsonl``, ``snli_ve_dev.jsonl`` and ``snli_ve_test.jsonl``.
         images: Folder with the images ``<Flickr30K_ID>.jpg``, relative to ``root``; by default the first of
             ``flickr30k-images``, ``flickr30k_images``, ``images`` and ``../flickr8k/images`` that has any of them.
+        unusable: "error" or "drop": treatment of lines that cannot be used, such as those whose images are missing.
     """
     root = Path(root)
-    builder = ExampleBuilder()
+    builder = ExampleBuilder(unusable)
     first_lines: dict[str, str] = {}
     for split, file in FILES.items():
-        for where, line in json_lines(file_in(root, file), _KEYS):
+        for number, where, line in json_lines(file_in(root, file), _KEYS, builder.unusable):
             # pairID is the id of the line, if the file has it.
             if "pairID" in line and not builder.is_new(where, "pairID", str(line["pairID"])):
                 continue
@@ -51,17 +52,19 @@ def snli_ve(root: str | Path, images: str | None = None) -> Dataset:
             if label not in LABELS:
                 hint = did_you_mean(label, LABELS)
                 problem = f"unknown label {label!r}, expected {', '.join(LABELS)} or {UNDECIDED!r}{hint}"
-            example = Example(photo, split, (line["sentence2"],), (f"{photo}.jpg",), (label,))
+            example = Example(photo, split, (line["sentence2"],), (f"{photo}.jpg",), (label,), positions=(number,))
             first_lines.setdefault(photo, where)
             builder.add(where, example, problem)
     examples = builder.examples
-
     files = _image_files(root, images, examples)
-    builder.problems += [
-        f"{first_lines[example.id]}: {problem}" for example in examples if (problem := files.problem(example.images[0]))
-    ]
-    examples = tuple(replace(example, images=(files.path(example.images[0]),)) for example in builder.examples)
-    return Dataset("snli_ve", examples, root=files.root)
+    found = []
+    for example in examples:
+        if problem := files.problem(example.images[0]):
+            builder.unusable.add(first_lines[example.id], problem)
+        else:
+            found.append(replace(example, images=(files.path(example.images[0]),)))
+    builder.unusable.check()
+    return Dataset("snli_ve", found, root=files.root, notes=builder.unusable.notes)
 
 
 def _image_files(root: Path, images: str | None, examples: Sequence[Example]) -> ImageFiles:

@@ -13,7 +13,8 @@ from multidelete.data.dataset import Dataset
 from multidelete.data.layouts import reader
 from multidelete.data.readers.columnar import HubTable, ParquetFile, arrow_file, from_hub, saved
 from multidelete.data.readers.delimited import SUFFIXES, rows_of
-from multidelete.data.readers.tars import tar_rows
+from multidelete.data.readers.lines import numbered_lines
+from multidelete.data.readers.tars import PICTURES, tar_rows
 from multidelete.data.rows import SPLIT_NAMES
 from multidelete.data.sources import Source, dataset_of
 from multidelete.data.stores import Files, ImageStore, Slices
@@ -112,7 +113,10 @@ class FileFinder:
     def __init__(self, folder: Path, files: Files, images: str | None) -> None:
         self.files = files
         self.folder = folder.absolute()
-        self.tiers = [[self.folder], _subfolders(self.folder), _subfolders(self.folder.parent)]
+        self.tiers = [[self.folder], _subfolders(self.folder)]
+        # Folders next to it may hold another version of the data, whose pictures have the same names.
+        if not _has_pictures(self.folder):
+            self.tiers.append(_subfolders(self.folder.parent))
         if images is not None:
             named = [path for path in (self.folder / images, Path(images).absolute()) if path.is_dir()]
             if not named:
@@ -136,7 +140,7 @@ class FileFinder:
                 return value, f"image {value!r} is more than one file ({where}); name their folder with data.images="
             if found:
                 return os.path.normpath(found[0]).removeprefix(f"{self.files.root}{os.sep}"), None
-        where = f"in {self.tiers[0][0]}" + (" or the folders next to it" if len(self.tiers) > 1 else "")
+        where = f"in {self.tiers[0][0]}" + ("", " or its folders", " or the folders next to it")[len(self.tiers) - 1]
         return value, f"image {value!r} is not a file {where}; data.images=FOLDER names the folder of the pictures"
 
 
@@ -144,6 +148,11 @@ def _is_list(path: Path) -> bool:
     """Whether a JSON file has a list; other files in a folder are settings."""
     with path.open("rb") as file:
         return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+def _has_pictures(folder: Path) -> bool:
+    """Whether a file below a folder is named like a picture."""
+    return any(name.rpartition(".")[2].lower() in PICTURES for _, _, names in os.walk(folder) for name in names)
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -177,14 +186,13 @@ def _sources(root: str | Path, notes: list[str]) -> Iterator[Source]:
         yield source(file, split, notes)
 
 
-def _split_lists(folder: Path) -> dict[str, str]:
-    """Splits of file names in the lists of Flickr8k, as ``Flickr_8k.trainImages.txt``."""
+def _split_lists(folder: Path) -> dict[str, tuple[str, str]]:
+    """Split of file names, and the place of the entry, from the lists of Flickr8k, as ``Flickr_8k.trainImages.txt``."""
     return {
-        name: SPLIT_NAMES[word]
+        line.strip(): (SPLIT_NAMES[word], where)
         for word in ("train", "dev", "test")
         for path in folder.glob(f"*.{word}Images.txt")
-        for line in path.read_text("utf-8-sig").splitlines()
-        if (name := line.strip())
+        for where, line in numbered_lines(path)
     }
 
 
@@ -247,7 +255,7 @@ def _arrow_source(path: Path, split: str, notes: list[str]) -> Source:
 
 def _tar_source(path: Path, split: str, notes: list[str]) -> Source:
     slices: dict[str, tuple[Path, int, int]] = {}
-    lines = tar_rows(path, slices)
+    lines = tar_rows(path, notes, slices)
     first = next(lines, None)
     if first is None:
         raise InputError(f"{path} has no samples; expected members such as 000000.jpg and 000000.txt")

@@ -18,15 +18,17 @@ PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff",
 TEXTS = ("txt", "caption", "text", "cap")
 
 
-def tar_rows(path: Path, slices: dict[str, tuple[Path, int, int]]) -> Lines:
+def tar_rows(path: Path, notes: list[str], slices: dict[str, tuple[Path, int, int]]) -> Lines:
     """The samples of a tar file; pictures are not read.
 
     Args:
         path: The file.
+        notes: A note is appended here if the file ends without the mark of its end.
         slices: Where each picture is, by the name that its row has; is added to.
     """
     sample: dict[str, Any] = {}
     key = problem = ""
+    end = 0
 
     def row() -> tuple[str, dict[str, Any] | str]:
         return f"{path}, sample {key!r}", problem or sample
@@ -34,6 +36,7 @@ def tar_rows(path: Path, slices: dict[str, tuple[Path, int, int]]) -> Lines:
     try:
         with path.open("rb") as file:
             for member_name, start, size in members(file):
+                end = start + -(-size // BLOCK) * BLOCK
                 folder, _, name = member_name.rpartition("/")
                 stem, _, ending = name.partition(".")
                 this = f"{folder}/{stem}" if folder else stem
@@ -48,6 +51,11 @@ def tar_rows(path: Path, slices: dict[str, tuple[Path, int, int]]) -> Lines:
                 elif ending in TEXTS or ending == "json" or ending == "cls":
                     content = file_part(file, start, size)
                     problem = problem or _add(sample, ending, content)
+            length = os.fstat(file.fileno()).st_size
+            if end > length:
+                raise EOFError("the file ends inside a member")
+            if end == length:
+                notes.append(f"{path}, sample {key!r}: the file ends here without the mark of its end; was it cut off?")
             if sample or problem:
                 yield row()
     except (tarfile.TarError, OSError, EOFError) as error:
