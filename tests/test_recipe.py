@@ -236,7 +236,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
             "there is no setting 'sead'; did you mean 'seed'?",
             "'seed' should be greater than or equal to 0, got -1",
             "'precision' should be 'auto', 'fp32' or 'bf16', got 'fp64'",
-            "'retrain' should be a valid boolean, got 'no'",
+            "'retrain' should be true, false, or the folder or hub id of a model, got 'no'",
             "'task.rerank' should be greater than or equal to 1, got 0",
             "reader 'scenes' has no option 'trian'; did you mean 'train'?",
             "reader 'scenes' expects int for 'size', got 'big'",

@@ -57,7 +57,7 @@ def unlearn(
     method: Method | None = None,
     *,
     compare: Sequence[Method] = (),
-    retrain: bool | None = None,
+    retrain: bool | str | Path | None = None,
     task: Task | None = None,
     training: TrainSettings | None = None,
     membership: MembershipSettings | None = None,
@@ -78,7 +78,8 @@ def unlearn(
             ``{"where": "year < 2015"}``, ``{"group": "person=P17"}`` or ``{"pairs": 100}``.
         method: Unlearning method; by default MultiDelete with the paper's settings.
         compare: Other methods to run on the same request.
-        retrain: Whether to train Retrain; by default if the training settings are known.
+        retrain: Whether to train Retrain, by default if the training settings are known; or folder or hub id of a
+            model that was trained without what must go.
         task: Task of the model; by default the task that it was trained for.
         training: Training settings of the original, for Retrain and shadow models; by default read from its folder.
         membership: Settings of membership attacks.
@@ -94,6 +95,7 @@ def unlearn(
         InputError: The request or the combination is impossible; nothing was started.
     """
     engine = engine or Engine()
+    retrain = str(retrain) if isinstance(retrain, Path) else retrain
     original, source = load(model, processor), IN_MEMORY
     if isinstance(model, str | Path):
         training = training or getattr(read_training(Path(model)), "settings", None)

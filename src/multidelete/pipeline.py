@@ -266,11 +266,11 @@ def finish(prepared: Prepared, rows: Mapping[str, Row], command: str, unlearned:
             complete = sum(name in known_ids for name in request.ids)
             facts["single_texts"] = {"names": list(request.all_ids), "complete": complete}
         known = provenance(request, prepared.engine.device, command, **facts)
-        text = card(tuple(rows.values()), 1 + recipe.retrain, known, len(request.all_ids))
+        text = card(tuple(rows.values()), 1 + bool(recipe.retrain), known, len(request.all_ids))
         write_file(folder.path / "model" / "README.md", text)
         deletion = record(Run(folder.path, tuple(rows.values()), known), request.ids, request.earlier_ids)
         folder.finish(list(rows), list(rows.values()), known, deletion)
-    index = 1 + recipe.retrain  # after Original and Retrain
+    index = 1 + bool(recipe.retrain)  # after Original and Retrain
     key = list(rows)[index]
     return Outcome(
         tuple(rows.values()),

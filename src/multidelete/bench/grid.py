@@ -245,7 +245,8 @@ def _variants(
     recipe: Recipe, values: Mapping[str, Any], source: str, study: Study | None
 ) -> tuple[dict[str, Variant], list[str]]:
     """Variants of a grid by name, Retrain first, and notes on what was left out."""
-    variants = {RETRAIN: Variant(Retrain(), {"retrain": False})} if recipe.retrain else {}
+    reference = recipe.reference()
+    variants = {} if reference is None else {RETRAIN: Variant(reference, {"retrain": False})}
     if study is not None:
         return {**variants, **study.variants(recipe)}, []
     methods, notes = _methods(recipe)

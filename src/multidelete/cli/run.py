@@ -149,6 +149,10 @@ def unlearn(
         bool | None,
         typer.Option("--retrain/--no-retrain", help="Train Retrain, the reference of all comparisons (slow)."),
     ] = None,
+    retrained: Annotated[
+        str | None,
+        typer.Option("--retrained", metavar="<path>", help="Model that was trained without what must go, as Retrain."),
+    ] = None,
     seed: Seed = None,
     precision: Precision = None,
     tracker: Tracker = None,
@@ -158,6 +162,8 @@ def unlearn(
     """Make a model forget examples of its training data, and evaluate forgetting and utility."""
     from multidelete.recipe import is_fine_tuned, load, merged
 
+    if retrained is not None and retrain is not None:
+        raise InputError("--retrained brings Retrain, and --retrain or --no-retrain says whether to train it")
     words = list(overrides or [])
     path = None
     if recipe is not None and "=" in recipe and not Path(recipe).exists():
@@ -187,8 +193,9 @@ def unlearn(
         values["method"] = {"name": method}
     if scope is not None:
         values = merged(values, {"method": {"scope": scope}})
-    values |= {k: v for k, v in (("seed", seed), ("retrain", retrain), ("precision", precision)) if v is not None}
-    if model is not None and base is None and retrain is None and path is None and is_fine_tuned(model):
+    reference = retrain if retrained is None else retrained
+    values |= {k: v for k, v in (("seed", seed), ("retrain", reference), ("precision", precision)) if v is not None}
+    if model is not None and base is None and reference is None and path is None and is_fine_tuned(model):
         typer.echo(
             "no reference: Retrain and membership attacks need --base, what the model was fine-tuned from", err=True
         )

@@ -25,6 +25,7 @@ from multidelete.data.images import (
     file_facts,
 )
 from multidelete.data.stores import Folder, ImageStore
+from multidelete.metrics.holdouts import HOLDOUTS
 from multidelete.models.graph import Graph
 from multidelete.models.processor import Preparation, Square
 from multidelete.utils.errors import InputError, did_you_mean, raise_all
@@ -148,14 +149,20 @@ class Dataset:
         return len(self.examples)
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{split}={len(self.rows(split)):,}" for split in SPLITS)
+        sizes = {split: len(self.rows(split)) for split in (*SPLITS, *HOLDOUTS)}
+        counts = ", ".join(f"{split}={size:,}" for split, size in sizes.items() if size or split in SPLITS)
         return f"Dataset({self.name!r}, {counts}, texts={len(self.texts):,})"
 
     def rows(self, split: str) -> Rows:
         """Rows of the examples of a split, in dataset order, ``(n,)``."""
-        if split not in SPLITS:
+        if split not in (*SPLITS, *HOLDOUTS):
             raise InputError(split_problem(split))
         return np.flatnonzero(self._splits == split).astype(np.int64)
+
+    @cached_property
+    def learned(self) -> Rows:
+        """Text rows of the pairs that an original is trained on: training and holdouts."""
+        return self.text_rows(np.flatnonzero(np.isin(self._splits, ("train", *HOLDOUTS))).astype(np.int64))
 
     def check_train(self) -> None:
         """Check that there is something to train on.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from multidelete.metrics.holdouts import HOLDOUTS
 from multidelete.utils.errors import did_you_mean
 
 Value = str | int | float | bool | None
@@ -23,7 +24,7 @@ class Example:
 
     Args:
         id: Unique in the dataset.
-        split: One of ``SPLITS``.
+        split: One of ``SPLITS`` or ``HOLDOUTS``.
         texts: Captions, hypotheses, statements or sentences, at least one.
         images: Paths of the image files below the dataset's image root; empty for generated pixels and for a graph.
         labels: The label of each text; empty in retrieval.
@@ -72,7 +73,7 @@ def example_problem(example: Example) -> str | None:
     """The problem with the id, split, texts or labels of an example, or None."""
     if not example.id.strip():
         return "'id' is empty; expected a name that is unique in the dataset"
-    if example.split not in SPLITS:
+    if example.split not in (*SPLITS, *HOLDOUTS):
         return split_problem(example.split)
     if not example.texts:
         return f"example {example.id!r} has no texts; expected at least one"

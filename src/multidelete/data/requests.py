@@ -16,6 +16,7 @@ from multidelete.data.conditions import groups_of, matching
 from multidelete.data.copies import copy_notes
 from multidelete.data.dataset import Dataset, Rows
 from multidelete.data.naming import entries_of, named_pairs, numbered_pairs, pair_names
+from multidelete.metrics.holdouts import HOLDOUTS
 from multidelete.utils.errors import InputError, raise_all
 
 KINDS = ("ids", "group", "where", "rows", "count", "fraction", "pairs")  # ways to say what must go
@@ -97,14 +98,20 @@ class Request:
         shares_text = np.isin(data.equal_texts[self.retain_pairs], data.equal_texts[self.forget_pairs])
         return self.retain_pairs[shares_picture | shares_text]
 
+    @property
+    def holdouts(self) -> dict[str, Rows]:
+        """Text rows of kept pairs that the deletion must not use, by the name of their split."""
+        return {split: self.dataset.text_rows(self.dataset.rows(split)) for split in HOLDOUTS}
+
     def splits(self) -> dict[str, Rows]:
-        """Text rows of the pairs by name (forget, retain, near_miss, validation, test), without empty ones."""
+        """Text rows of the pairs by name: forget, retain, near_miss, validation, test, holdouts; without empty ones."""
         parts = {
             "forget": self.forget_pairs,
             "retain": self.retain_pairs,
             "near_miss": self.near_misses,
             "validation": self.dataset.text_rows(self.validation),
             "test": self.dataset.text_rows(self.test),
+            **self.holdouts,
         }
         return {name: rows for name, rows in parts.items() if len(rows)}
 

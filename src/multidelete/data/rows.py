@@ -17,6 +17,7 @@ from multidelete.data.facts import fact
 from multidelete.data.images import ImageFacts, ImageFile, facts_or_problems
 from multidelete.data.stores import ImageStore
 from multidelete.data.unusable import Unusable, counted
+from multidelete.metrics.holdouts import HOLDOUTS
 from multidelete.utils.errors import InputError, did_you_mean, raise_all
 
 # Names of columns, in order of preference; upper and lower case are the same.
@@ -42,6 +43,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "restval"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "test1"), "test"),
+    **{name: name for name in HOLDOUTS},
 }
 
 

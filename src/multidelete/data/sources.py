@@ -41,6 +41,7 @@ class Source:
         rows: Reads the rows, given which column has what.
         store: The pictures in it, given the column that has them; None if that has paths of files.
         prefix: Start of the names of pictures in it that have no path.
+        part: Part of a published benchmark that it is, such as "forget"; metadata of its rows.
         splits: Split of pictures by path, and where that is said; pictures that it does not name are in none.
     """
 
@@ -50,6 +51,7 @@ class Source:
     rows: Callable[[Columns], Lines]
     store: Callable[[str], ImageStore | None]
     prefix: str = ""
+    part: str = ""
     splits: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
@@ -91,6 +93,8 @@ def dataset_of(
             if isinstance(record, str):
                 builder.unusable.add(where, record)
                 continue
+            if source.part:
+                record = {"part": source.part, **record}
             value = record.get(image)
             split = source.split
             if by_path and isinstance(value, str):

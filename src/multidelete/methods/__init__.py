@@ -14,7 +14,7 @@ from multidelete.methods.neggrad_plus import NegGradPlus
 from multidelete.methods.npo import NPO
 from multidelete.methods.original import Original
 from multidelete.methods.random_label import RandomLabel
-from multidelete.methods.retrain import Retrain
+from multidelete.methods.retrain import Retrain, Retrained
 from multidelete.methods.salun import SalUn
 from multidelete.methods.scrub import Scrub
 from multidelete.methods.ssd import SSD
@@ -64,6 +64,7 @@ __all__ = [
     "Original",
     "RandomLabel",
     "Retrain",
+    "Retrained",
     "SalUn",
     "Scrub",
     "Teacher",

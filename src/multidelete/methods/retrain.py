@@ -1,16 +1,19 @@
-"""Retraining from scratch without the forget set: the reference of every comparison."""
+"""Retraining without the forget set: the reference of every comparison."""
 
 from __future__ import annotations
 
 import time
 from typing import ClassVar
 
+import numpy as np
 import torch
 
+from multidelete.data.batches import PairInputs
 from multidelete.methods.base import Method, Unlearned, UnlearningData
 from multidelete.models.base import Model
 from multidelete.training.engine import Engine
-from multidelete.training.features import frozen_inputs
+from multidelete.training.features import encoded_inputs, frozen_inputs
+from multidelete.training.loop import TrainingHistory
 from multidelete.training.original import train
 
 
@@ -48,7 +51,7 @@ class Retrain(Method):
         history = train(
             student,
             inputs,
-            data.retain_pairs,
+            np.sort(np.concatenate([data.retain_pairs, *data.request.holdouts.values()])),
             data.training,
             engine,
             scope=self.scope,
@@ -57,3 +60,30 @@ class Retrain(Method):
             folder=data.folder,
         )
         return Unlearned(student, history, prepared, inputs)
+
+
+class Retrained(Method):
+    """A model that was trained without D_f elsewhere, as SALMUBench's Clean model, instead of training one.
+
+    Args:
+        model: Its folder or hub id.
+    """
+
+    name: ClassVar[str] = Retrain.name
+    title: ClassVar[str] = Retrain.title
+    color: ClassVar[str] = Retrain.color
+    seeded: ClassVar[bool] = False
+
+    model: str
+
+    def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
+        """See :meth:`Method.unlearn`.
+
+        Raises:
+            InputError: The model cannot be loaded, or does not support the task.
+        """
+        began = time.perf_counter()
+        model = Model.from_pretrained(self.model).to(engine.device).eval()
+        data.task.check(data.inputs.dataset, type(model))
+        inputs = encoded_inputs(engine, model, PairInputs.of(data.inputs.dataset, model))
+        return Unlearned(model, TrainingHistory(), time.perf_counter() - began, inputs)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from multidelete.metrics.forgetting import forget_auc, true_label_loss
+from multidelete.metrics.holdouts import HOLDOUTS
 from multidelete.utils.registry import with_entry_points
 
 Predictions = Mapping[str, Mapping[str, NDArray[Any]]]
@@ -81,6 +82,24 @@ def _loss(split: str) -> Compute:
     return lambda predictions, original: true_label_loss(predictions[split]["score"])
 
 
+def _cosine(split: str) -> Compute:
+    """Mean cosine of the pairs of a split, times 100."""
+    return lambda predictions, original: (
+        100 * float(predictions[split]["cosine"].mean()) if "cosine" in predictions.get(split, ()) else None
+    )
+
+
+def _rank(split: str, of_rank: Callable[[NDArray[Any]], NDArray[Any]]) -> Compute:
+    """Mean of a function of the rank of the true text of each picture, times 100; only where holdouts are measured."""
+
+    def compute(predictions: Predictions, original: Predictions | None) -> float | None:
+        if "i2t_rank" not in predictions.get(split, ()) or not any(name in predictions for name in HOLDOUTS):
+            return None
+        return 100 * float(of_rank(predictions[split]["i2t_rank"]).mean())
+
+    return compute
+
+
 METRICS: dict[str, Metric] = with_entry_points(
     "multidelete.metrics",
     {
@@ -95,6 +114,12 @@ METRICS: dict[str, Metric] = with_entry_points(
         "retain_loss": Metric("D_r loss", compute=_loss("retain")),
         "forget_auc_cosine": Metric("D_f cosine AUC", "low", _auc("retain", "cosine")),
         "forget_test_auc_cosine": Metric("D_f vs test cosine AUC", "retrain", _auc("test", "cosine")),
+        # The columns of SALMUBench: association strength, identity holdout and association holdout, forget retrieval.
+        "forget_cosine": Metric("D_f cosine", "retrain", _cosine("forget")),
+        **{f"{name}_cosine": Metric(f"{title} cosine", "retrain", _cosine(name)) for name, title in HOLDOUTS.items()},
+        **{f"{name}_score": Metric(f"{title} score", "retrain") for name, title in HOLDOUTS.items()},
+        "forget_recall_1": Metric("D_f R@1", "retrain", _rank("forget", lambda rank: rank == 0)),
+        "forget_mrr": Metric("D_f MRR", "retrain", _rank("forget", lambda rank: 1 / (1 + rank))),
         "mi_ratio": Metric("MI ratio D_f", "high"),
         "mi_ratio_retain": Metric("MI ratio D_r"),
         **{f"attack_{name}_auc": Metric(f"{title} AUC", "retrain") for name, title in ATTACKS.items()},

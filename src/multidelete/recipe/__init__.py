@@ -18,7 +18,7 @@ from pydantic import (
 from multidelete.data.dataset import Dataset
 from multidelete.data.readers import READERS, mistakes, read
 from multidelete.data.requests import Request, resolve
-from multidelete.methods import METHODS, Method, Retrain
+from multidelete.methods import METHODS, Method, Retrain, Retrained
 from multidelete.models import MODELS
 from multidelete.models.base import Model
 from multidelete.models.config import ModelConfig
@@ -67,6 +67,14 @@ def _known_data(value: Any) -> Any:
     return value
 
 
+def _reference(value: Any) -> Any:
+    """Validate ``retrain``: whether to train Retrain, or where it is."""
+    known = isinstance(value, bool) or (isinstance(value, str) and (Path(value).exists() or is_hub_id(value)))
+    if not known:
+        raise MistakesError(f"'retrain' should be true, false, or the folder or hub id of a model, got {value!r}")
+    return value
+
+
 AnyTask = Annotated[Task, Entry(TASKS, "task")]
 AnyMethod = Annotated[Method, Entry(METHODS, "method")]
 AnyModel = Annotated[
@@ -91,7 +99,8 @@ class Recipe(BaseModel):
         forget: Deletion request.
         method: Unlearning method.
         compare: Further methods to compare.
-        retrain: Whether to train Retrain, the reference of all comparisons.
+        retrain: Whether to train Retrain, the reference of all comparisons; or folder or hub id of a model that was
+            trained without the deleted pairs.
         seed: Default of all seeds: initial weights, training, deletion set and unlearning.
         train_seed: Seed of initial weights and training, of the original and of Retrain; ``seed`` by default.
         method_seed: Seed of unlearning; ``seed`` by default. The seed of the deletion set is ``forget.seed``.
@@ -113,7 +122,7 @@ class Recipe(BaseModel):
     forget: ForgetSettings
     method: AnyMethod
     compare: tuple[AnyMethod, ...] = ()
-    retrain: bool = Field(default=True, strict=True)
+    retrain: Annotated[bool | str, BeforeValidator(_reference)] = True
     seed: Seed = 0
     train_seed: Seed | None = None
     method_seed: Seed | None = None
@@ -129,8 +138,14 @@ class Recipe(BaseModel):
 
     def methods(self) -> list[Method]:
         """All methods of the run: Retrain, the recipe's method, then the others."""
-        first: list[Method] = [Retrain()] if self.retrain else []
-        return [*first, self.method, *self.compare]
+        reference = self.reference()
+        return [*([] if reference is None else [reference]), self.method, *self.compare]
+
+    def reference(self) -> Method | None:
+        """Retrain, if there is one."""
+        if isinstance(self.retrain, str):
+            return Retrained(model=self.retrain)
+        return Retrain() if self.retrain else None
 
     def dataset(self) -> Dataset:
         """Read the data."""

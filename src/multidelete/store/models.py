@@ -195,7 +195,7 @@ def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine, mode
         model = initial_model(architecture, config, dataset.texts, seed, training.start)
         check_scopes(model, recipe.methods())
         inputs = PairInputs.of(dataset, model)
-        pairs = dataset.text_rows(dataset.rows("train"))
+        pairs = dataset.learned
         history = train(
             model,
             inputs,

@@ -12,6 +12,7 @@ from scipy.special import expit
 
 from multidelete.metrics.classification import certainty, head_logits
 from multidelete.metrics.forgetting import forget_auc
+from multidelete.metrics.holdouts import HOLDOUTS
 from multidelete.metrics.probes import probes
 from multidelete.metrics.registry import computed
 from multidelete.tasks.features import unimodal
@@ -32,16 +33,17 @@ SCORE_KEYS = {
     "near_miss": "near_miss_score",
     "validation": "valid_score",
     "test": "test_score",
+    **{name: f"{name}_score" for name in HOLDOUTS},
 }
 
 
 class Task(BaseModel, ABC):
     """Base class of tasks; the fields are the settings.
 
-    Predictions are ``{split: {name: array}}`` with splits forget, retain, near_miss, validation, test, without empty
-    ones. Each pair has its
-    ``example``, its ``text`` within the example, and ``score``: s(x) as log-odds, which order pairs as probabilities do
-    but do not saturate. Retain and test also hold samples for probes, see :func:`unimodal`.
+    Predictions are ``{split: {name: array}}`` with splits forget, retain, near_miss, validation, test and holdouts,
+    without empty ones. Each pair has its ``example``, its ``text`` within the example, and ``score``: s(x) as log-odds,
+    which order pairs as probabilities do but do not saturate. Retain and test also hold samples for probes, see
+    :func:`unimodal`.
 
     Args:
         probed: Maximum number of examples of D_r to fit unimodal probes on, and of test to apply them to; 0 disables

@@ -99,9 +99,9 @@ class Retrieval(Task):
         test = scores.get("test", {})
         result = {"test_score": test.pop("mean_recall"), **test} if test else {}
         result |= {
-            SCORE_KEYS[split]: scores[split]["mean_recall"]
-            for split in ("validation", "retain", "forget", "near_miss")
-            if split in scores
+            key: scores[split]["mean_recall"]
+            for split, key in SCORE_KEYS.items()
+            if split in scores and split != "test"
         }
         return result
 

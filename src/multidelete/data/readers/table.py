@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any
@@ -183,7 +184,7 @@ def _sources(root: str | Path, notes: list[str]) -> Iterator[Source]:
         source = READ.get(file.suffix.lower())
         if source is None:
             raise InputError(f"{file} is no table; expected {', '.join(READ)}")
-        yield source(file, split, notes)
+        yield replace(source(file, split, notes), part=part_of(file.stem))
 
 
 def _split_lists(folder: Path) -> dict[str, tuple[str, str]]:
@@ -196,16 +197,29 @@ def _split_lists(folder: Path) -> dict[str, tuple[str, str]]:
     }
 
 
+PARTS = re.compile(r"(forget|retain(?:_[a-z]+)?|holdout_(?:association|identity))(?![a-z_])")
+
+
 def split_of(file: Path, root: Path) -> str:
     """Split that the name of a file, or of its folder, says; train if it says none."""
+    part = part_of(file.stem)
+    if part:
+        return SPLIT_NAMES.get(part, "train")
     names = [file.stem, *(folder.name for folder in file.parents if folder != root and root in folder.parents)]
     words = chain.from_iterable(re.split(r"[^a-z0-9]+|(?<=[a-z])(?=20\d\d)", name.lower()) for name in names)
     return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "train")
 
 
+def part_of(name: str) -> str:
+    """Part of an unlearning benchmark that the name of a split or file says (SALMUBench, TOFU ...), or ""."""
+    match = PARTS.match(name.lower())
+    return match[1] if match else ""
+
+
 def _hub_source(table: HubTable, split: str) -> Source:
-    known = SPLIT_NAMES.get(split.split(".")[0].lower(), "train")
-    return columnar_source(table, table.where, known)
+    part = part_of(split)
+    known = SPLIT_NAMES.get(part or split.split(".")[0].lower(), "train")
+    return replace(columnar_source(table, table.where, known), part=part)
 
 
 def columnar_source(table: HubTable | ParquetFile, where: str, split: str, prefix: str | None = None) -> Source:

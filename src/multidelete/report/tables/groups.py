@@ -16,6 +16,7 @@ from rich.console import Group as Stacked
 from rich.table import Table
 from rich.text import Text
 
+from multidelete.metrics.holdouts import HOLDOUTS
 from multidelete.metrics.registry import METRICS
 from multidelete.runs.groups import (
     TERMS,
@@ -45,8 +46,9 @@ def _update_time(group: Group, retrain: Group | None) -> str:
 
 
 def share_of_retrain(group: Group, retrain: Group | None) -> str:
-    """Time of a group as a share of Retrain's, preparation included."""
-    own, total = group.seconds, retrain.seconds if retrain else None
+    """Time of a group as a share of Retrain's, preparation included; unknown if Retrain was trained elsewhere."""
+    trained = retrain is not None and "update_seconds" in retrain.cost and retrain.cost["update_seconds"].mean > 0
+    own, total = group.seconds, retrain.seconds if retrain and trained else None
     return NONE if group.method == "original" or own is None or not total else percent(own / total)
 
 
@@ -64,6 +66,9 @@ def _attack(group: Group, retrain: Group | None) -> str:
 
 TIMES = "Times are those of parameter updates, with preparation in parentheses; the share of Retrain includes both."
 OF_ATTACKS: dict[str, Column] = {f"{METRICS['mi_ratio'].heading} / D_r": _mi_ratios, "Attack AUC": _attack}
+SALMUBENCH = ("forget_recall_1", "forget_mrr", "forget_cosine", *(f"{name}_cosine" for name in HOLDOUTS))
+OF_HOLDOUTS: dict[str, Column] = {METRICS[key].heading: _metric(key) for key in SALMUBENCH}
+BELOW = {"membership attacks": OF_ATTACKS, "kept pairs held out": OF_HOLDOUTS}  # of the main table in the terminal
 GAP = METRICS["gap_to_retrain"]
 NEAR_MISS = "near_miss_score"  # most requests have none
 
@@ -75,15 +80,17 @@ LAST: dict[str, Column] = {
 
 
 def columns(groups: Sequence[Group]) -> dict[str, Column]:
-    """Columns of the main table: registered metrics, attacks if any group has them, and times."""
+    """Columns of the main table: registered metrics, attacks and holdouts if any group has them, and times."""
     measured = {key for group in groups for key in group.metrics}
     shown = {
         each.heading: _metric(key)
         for key, each in METRICS.items()
         if each.column and each is not GAP and (key != NEAR_MISS or key in measured)
     }
-    attacked = {name: column for name, column in OF_ATTACKS.items() if any(column(g, None) != NONE for g in groups)}
-    return {**shown, **attacked, **LAST}
+    held_out = any(f"{name}_score" in measured for name in HOLDOUTS)
+    further = OF_ATTACKS | (OF_HOLDOUTS if held_out else {})
+    some = {name: column for name, column in further.items() if any(column(group, None) != NONE for group in groups)}
+    return {**shown, **some, **LAST}
 
 
 def cells(groups: Sequence[Group]) -> list[list[str]]:
@@ -152,14 +159,15 @@ def rows_table(run: Run) -> RenderableType:
 def summary_table(groups: Sequence[Group]) -> RenderableType:
     """Groups as tables for the terminal, with one section for each comparison key.
 
-    Results of attacks are in a second table, so that both fit into 80 columns.
+    Results of attacks and on holdouts are in further tables, so that all fit into 80 columns.
     """
     parts = _by_comparison(groups)
     groups = [group for part in parts.values() for group in part]
     named, rows = headings(groups), cells(groups)
-    below = [i for i, heading in enumerate(named) if heading in OF_ATTACKS]
-    shown = [(_title(next(iter(parts)), groups) if len(parts) == 1 else None, set(range(len(named))) - {*below})]
-    shown += [("membership attacks", {0, *below})] if below else []
+    below = {title: {i for i, heading in enumerate(named) if heading in of} for title, of in BELOW.items()}
+    first = set(range(len(named))) - set().union(*below.values())
+    shown = [(_title(next(iter(parts)), groups) if len(parts) == 1 else None, first)]
+    shown += [(title, {0} | indices) for title, indices in below.items() if indices]
     tables = []
     for title, indices in shown:
         table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, title=title)
