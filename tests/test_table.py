@@ -20,6 +20,7 @@ from multidelete import InputError, MultiDelete
 from multidelete.cli.app import app
 from multidelete.data.dataset import Dataset
 from multidelete.data.readers import located, read
+from multidelete.data.requests import resolve
 
 SPLITS = ("train",) * 6 + ("validation",) * 2 + ("test",) * 2
 
@@ -287,6 +288,24 @@ def test_a_repeated_row_is_read_once_and_reported(tmp_path: Path) -> None:
     dataset = loaded(root)
     assert dataset.examples[0].texts == PHOTOS[0].captions
     assert [note for note in dataset.notes if "line 52 repeats a pair of the image in " in note]
+
+
+def test_numbers_of_pairs_are_those_of_the_file(tmp_path: Path) -> None:
+    root = LAYOUTS["plain CSV"](tmp_path, PHOTOS)
+    header, *lines = root.read_text().splitlines()
+    order = np.random.default_rng(0).permutation(len(lines))
+    lines = [lines[number] for number in order]
+    lines[3] = lines[3].replace("images/", "gone/")
+    train = [number for number, line in enumerate(lines) if line.endswith(",train")]
+    root.write_text("\n".join([header, *lines]))
+    dataset = read("table", root=str(root), unusable="drop")
+    for position in (0, 7, 20):
+        (row,) = resolve(dataset, rows=[position]).forget_pairs
+        assert dataset.texts[row].replace('"', '""') in lines[train[position]]
+    position = train.index(3) if 3 in train else -1
+    assert position >= 0
+    with pytest.raises(InputError, match=f"'{position}' was left out"):
+        resolve(dataset, rows=[position])
 
 
 def test_ids_of_pictures_and_of_rows(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -130,13 +131,14 @@ class _Picture:
     ids: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     metadata: list[Mapping[str, Value]] = field(default_factory=list)
+    positions: array[int] = field(default_factory=lambda: array("q"))
     group: str = ""
     shown: str = ""
     aliases: tuple[str, ...] = ()
 
     def extend(self, other: _Picture, kept: Sequence[int] | None = None) -> None:
         """Add the texts of another row, all or those with these indices."""
-        for name in ("texts", "ids", "labels", "metadata"):
+        for name in ("texts", "ids", "labels", "metadata", "positions"):
             values = getattr(other, name)
             getattr(self, name).extend(values if kept is None or not values else [values[index] for index in kept])
 
@@ -160,6 +162,7 @@ class RowBuilder:
         self._pictures: dict[str, _Picture] = {}
         self._seen: dict[str, set[str]] = {}  # texts of the pictures that have many
         self._repeated: list[str] = []
+        self._counts = Counter[str]()  # pairs of each split that were read, usable or not
 
     def add(self, row: Row, columns: Columns, problem: str | None = None) -> None:
         """Add a row.
@@ -172,7 +175,10 @@ class RowBuilder:
         read = self._read(row, columns) if problem is None else problem
         if isinstance(read, str):
             self.unusable.add(row.where, read)
+            self._counts[row.split] += 1
             return
+        read.positions.extend(range(self._counts[read.split], self._counts[read.split] + len(read.texts)))
+        self._counts[read.split] += len(read.texts)
         known = self._pictures.get(read.name)
         if known is not None and known.split != read.split:
             self.unusable.add(
@@ -182,7 +188,7 @@ class RowBuilder:
             )
             return
         if known is None:
-            known = replace(read, texts=[], ids=[], labels=[], metadata=[])
+            known = replace(read, texts=[], ids=[], labels=[], metadata=[], positions=array("q"))
             self._pictures[read.name] = known
         kept = self._kept(known, read, row.where)
         known.extend(read, kept)
@@ -268,6 +274,8 @@ class RowBuilder:
     def _examples(self, pictures: list[_Picture]) -> list[Example]:
         """The examples; ids of rows are ids of examples if each picture has one."""
         of_examples = bool(pictures) and all(each.ids and len(set(each.ids)) == 1 for each in pictures)
+        read = [number for each in pictures if each.split == "train" for number in each.positions]
+        in_order = read == list(range(len(read)))
         shown = [each.shown for each in pictures]
         times = Counter(shown)
         examples = []
@@ -291,6 +299,7 @@ class RowBuilder:
                     group=picture.group,
                     text_ids=own_ids if len(own_ids) == len(picture.texts) else (),
                     metadata=_columns(picture.metadata),
+                    positions=() if in_order else tuple(picture.positions),
                     aliases=picture.aliases,
                     source=picture.where,
                 )
