@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from multidelete.data.columns import Examples, Strings
 from multidelete.data.equality import first_equal, hash_of_pairs
 from multidelete.data.examples import SPLITS, Example, example_problem, split_problem
 from multidelete.data.images import (
@@ -38,7 +39,7 @@ class Dataset:
 
     Args:
         name: Its name in tables and reports.
-        examples: The examples; the position of an example here is its *row*.
+        examples: The examples; the position of an example here is its *row*. They are kept as columns.
         root: Folder that the examples' image paths start from, or another store of encoded pictures.
         pixels: The images themselves, ``(N, R, R, 3)``, or ``(N, n, R, R, 3)`` for n pictures in an example.
         facts: What is known of each image file, if the files were read before; they are then not read again.
@@ -57,8 +58,8 @@ class Dataset:
     """
 
     name: str
-    examples: tuple[Example, ...]
-    texts: tuple[str, ...]
+    examples: Examples
+    texts: Strings
     text_examples: Rows
     text_counts: Rows
     text_starts: Rows
@@ -80,7 +81,6 @@ class Dataset:
     ) -> None:
         self.name = name
         self.notes = tuple(notes)
-        self.examples = tuple(examples)
         self.store = Folder(root) if isinstance(root, Path) else root
         self.pixels = pixels[:, None] if pixels is not None and pixels.ndim == 4 else pixels
         self.graph = graph
@@ -92,8 +92,8 @@ class Dataset:
             self._file_facts = list(facts)
         self.rows_by_id = {}
         problems = []
-        for row, example in enumerate(self.examples):
-            problem = example_problem(example) or self._unlike_first(example)
+        for row, example in enumerate(examples):
+            problem = example_problem(example) or self._unlike(examples[0], example)
             if problem is None and self.store is not None:
                 problem = next(filter(None, map(self.store.problem, example.images or ("",))), None)
             if problem is None and graph is not None:
@@ -104,6 +104,7 @@ class Dataset:
             if problem:
                 problems.append(f"dataset {name!r}, example {row}: {problem}")
         raise_all(problems, "examples")
+        self.examples = Examples(examples)
         if not self.examples:
             raise InputError(f"dataset {name!r} has no examples; expected at least one")
         if pixels is not None:
@@ -111,21 +112,21 @@ class Dataset:
             assert self.pixels is not None
         self.images_per_example = self.examples[0].pictures if self.pixels is None else self.pixels.shape[1]
 
-        counts = np.array([len(example.texts) for example in self.examples], dtype=np.int64)
-        self.texts = tuple(text for example in self.examples for text in example.texts)
-        self.text_examples = np.repeat(np.arange(len(self.examples), dtype=np.int64), counts)
-        self.text_counts = counts
-        self.text_starts = np.cumsum(counts) - counts
-        self._splits = np.array([example.split for example in self.examples])
+        ends = self.examples.text_ends
+        self.texts = self.examples.texts
+        self.text_counts = np.diff(ends)
+        self.text_starts = ends[:-1]
+        self.text_examples = np.repeat(np.arange(len(self.examples), dtype=np.int64), self.text_counts)
+        splits = (*SPLITS, *HOLDOUTS)
+        self._splits = np.array([splits.index(each) for each in self.examples.column("split")], dtype=np.int8)
         self._images: dict[str, Pixels] = {}
         given = [label for example in self.examples for label in example.labels]
         self.classes = tuple(sorted(set(given)))
         class_of = {label: number for number, label in enumerate(self.classes)}
         self.labels = np.array([class_of[label] for label in given], dtype=np.int64) if given else None
 
-    def _unlike_first(self, example: Example) -> str | None:
+    def _unlike(self, first: Example, example: Example) -> str | None:
         """The message for an example that differs from the first one where all must agree, or None."""
-        first = self.examples[0]
         if bool(example.labels) != bool(first.labels):
             one, other = ("has labels", "none") if example.labels else ("has no labels", "some")
             return f"example {example.id!r} {one}, but example {first.id!r} has {other}; label all texts or none"
@@ -155,14 +156,15 @@ class Dataset:
 
     def rows(self, split: str) -> Rows:
         """Rows of the examples of a split, in dataset order, ``(n,)``."""
-        if split not in (*SPLITS, *HOLDOUTS):
+        splits = (*SPLITS, *HOLDOUTS)
+        if split not in splits:
             raise InputError(split_problem(split))
-        return np.flatnonzero(self._splits == split).astype(np.int64)
+        return np.flatnonzero(self._splits == splits.index(split)).astype(np.int64)
 
     @cached_property
     def learned(self) -> Rows:
         """Text rows of the pairs that an original is trained on: training and holdouts."""
-        return self.text_rows(np.flatnonzero(np.isin(self._splits, ("train", *HOLDOUTS))).astype(np.int64))
+        return self.text_rows(np.sort(np.concatenate([self.rows(split) for split in ("train", *HOLDOUTS)])))
 
     def check_train(self) -> None:
         """Check that there is something to train on.
