@@ -10,10 +10,12 @@ from typing import Any, overload
 import numpy as np
 
 from multidelete.data.examples import NO_METADATA, Example, Value
+from multidelete.data.images import ImageFacts
 
 _ABSENT = object()  # metadata that an example does not have
 _LISTS = ("texts", "images", "labels", "nodes", "text_ids", "aliases")
 _WORDS = ("id", "split", "group", "source")
+DIGEST = 32  # bytes of SHA-256
 INTERNED = 10_000  # different values of the metadata of which one object each is kept
 
 
@@ -27,7 +29,7 @@ class Strings(Sequence[str]):
     __slots__ = ("_content", "_ends")
 
     def __init__(self, strings: Iterable[str] = ()) -> None:
-        self._content = bytearray()
+        self._content: bytearray | bytes = bytearray()
         self._ends = array("q", [0])
         for each in strings:
             self.append(each)
@@ -36,6 +38,10 @@ class Strings(Sequence[str]):
         """Add a string; only while this is built."""
         self._content += string.encode("utf-8", "surrogatepass")
         self._ends.append(len(self._content))
+
+    def freeze(self) -> None:
+        """Free what was kept for further strings."""
+        self._content = bytes(self._content)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -102,6 +108,38 @@ class _Words:
         return self.words[self.numbers[row]]
 
 
+class Facts(Sequence[ImageFacts]):
+    """What is known of image files.
+
+    Args:
+        facts: One of each file.
+    """
+
+    def __init__(self, facts: Iterable[ImageFacts]) -> None:
+        self._digests = bytearray()
+        self._fingerprints = array("Q")
+        self._changes: dict[int, tuple[str, ...]] = {}
+        for number, each in enumerate(facts):
+            self._digests += bytes.fromhex(each.digest)
+            self._fingerprints.append(each.fingerprint)
+            if each.changes:
+                self._changes[number] = each.changes
+
+    def __len__(self) -> int:
+        return len(self._fingerprints)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageFacts: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ImageFacts]: ...
+    def __getitem__(self, index: int | slice) -> ImageFacts | list[ImageFacts]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        digest = self._digests[DIGEST * number : DIGEST * (number + 1)].hex()
+        return ImageFacts(digest, self._changes.get(number, ()), self._fingerprints[number])
+
+
 class Examples(Sequence[Example]):
     """Examples in a fixed order, kept as columns; each is made when it is asked for.
 
@@ -136,6 +174,9 @@ class Examples(Sequence[Example]):
                 column.append(interned.setdefault(key, value) if len(interned) < INTERNED else interned.get(key, value))
         for words in self._words.values():
             words.known.clear()
+            words.words.freeze()
+        for lists in self._lists.values():
+            lists.flat.freeze()
 
     @property
     def texts(self) -> Strings:

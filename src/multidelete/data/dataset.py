@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from multidelete.data.columns import Examples, Strings
+from multidelete.data.columns import Examples, Facts, Strings
 from multidelete.data.equality import first_equal, hash_of_pairs
 from multidelete.data.examples import SPLITS, Example, example_problem, split_problem
 from multidelete.data.images import (
@@ -71,7 +71,7 @@ class Dataset:
     def __init__(
         self,
         name: str,
-        examples: Sequence[Example],
+        examples: Iterable[Example],
         *,
         root: Path | ImageStore | None = None,
         pixels: Pixels | None = None,
@@ -89,11 +89,13 @@ class Dataset:
                 f"dataset {name!r} expects one of root= (image files), pixels= (generated images) and graph="
             )
         if facts is not None:
-            self._file_facts = list(facts)
+            self._file_facts = Facts(facts)
         self.rows_by_id = {}
         problems = []
-        for row, example in enumerate(examples):
-            problem = example_problem(example) or self._unlike(examples[0], example)
+        self.examples = Examples(examples)
+        first = next(iter(self.examples), None)
+        for row, example in enumerate(self.examples):
+            problem = example_problem(example) or self._unlike(first or example, example)
             if problem is None and self.store is not None:
                 problem = next(filter(None, map(self.store.problem, example.images or ("",))), None)
             if problem is None and graph is not None:
@@ -104,7 +106,6 @@ class Dataset:
             if problem:
                 problems.append(f"dataset {name!r}, example {row}: {problem}")
         raise_all(problems, "examples")
-        self.examples = Examples(examples)
         if not self.examples:
             raise InputError(f"dataset {name!r} has no examples; expected at least one")
         if pixels is not None:
@@ -236,7 +237,7 @@ class Dataset:
 
     def image_digests(self) -> list[str]:
         """SHA-256 of each example's image files, of its pixels where they are generated, or of its nodes."""
-        return list(self._digests)
+        return self._file_digests if self.store is not None and len(self.examples[0].images) == 1 else self._digests
 
     @cached_property
     def _digests(self) -> list[str]:
@@ -246,8 +247,6 @@ class Dataset:
             return [hashlib.sha256(images.tobytes()).hexdigest() for images in self.pixels]
         digests = self._file_digests
         count = len(self.examples[0].images)
-        if count == 1:
-            return digests
         of_example = (digests[start : start + count] for start in range(0, len(digests), count))
         return [hashlib.sha256("\0".join(each).encode()).hexdigest() for each in of_example]
 
@@ -262,7 +261,7 @@ class Dataset:
         """
         files = self.image_files()
         if rows is None:
-            self._file_facts = file_facts(files, decoded=True)
+            self._file_facts = Facts(file_facts(files, decoded=True))
             return
         count = len(files) // len(self)
         chosen = (rows[:, None] * count + np.arange(count)).ravel()
@@ -271,7 +270,7 @@ class Dataset:
             chosen.tolist(), file_facts([files[n] for n in chosen.tolist()], decoded=True), strict=True
         ):
             facts[number] = each
-        self._file_facts = facts
+        self._file_facts = Facts(facts)
 
     def fingerprints(self) -> NDArray[np.uint64]:
         """What the first picture of each example looks like, ``(N,)``: those of similar pictures differ in few bits.
@@ -287,10 +286,10 @@ class Dataset:
         return changes(self._file_facts)
 
     @cached_property
-    def _file_facts(self) -> list[ImageFacts]:
-        return file_facts(self.image_files())
+    def _file_facts(self) -> Facts:
+        return Facts(file_facts(self.image_files()))
 
-    @cached_property
+    @property
     def _file_digests(self) -> list[str]:
         return [facts.digest for facts in self._file_facts]
 

@@ -6,12 +6,13 @@ import json
 import math
 from array import array
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from multidelete.data.columns import Strings
 from multidelete.data.dataset import Dataset
 from multidelete.data.examples import NO_METADATA, Example, Value, example_problem, split_problem
 from multidelete.data.facts import fact
@@ -121,26 +122,44 @@ class Columns:
 
 
 @dataclass(slots=True)
+class _Pair:
+    """A text of a row, with its id, label and metadata if the table has them."""
+
+    text: str
+    id: str = ""
+    label: str = ""
+    metadata: Mapping[str, Value] = field(default_factory=lambda: NO_METADATA)
+
+
+@dataclass(slots=True)
 class _Picture:
-    """The rows of one picture."""
+    """A picture, with numbers of its pairs; ``shown`` is its name as people know it."""
 
     name: str
     split: str
     where: str
-    texts: list[str] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
-    metadata: list[Mapping[str, Value]] = field(default_factory=list)
-    positions: array[int] = field(default_factory=lambda: array("q"))
     group: str = ""
     shown: str = ""
     aliases: tuple[str, ...] = ()
+    pairs: array[int] = field(default_factory=lambda: array("q"))
 
-    def extend(self, other: _Picture, kept: Sequence[int] | None = None) -> None:
-        """Add the texts of another row, all or those with these indices."""
-        for name in ("texts", "ids", "labels", "metadata", "positions"):
-            values = getattr(other, name)
-            getattr(self, name).extend(values if kept is None or not values else [values[index] for index in kept])
+
+class _Pairs:
+    """Pairs as columns: a large collection has too many for an object each."""
+
+    def __init__(self) -> None:
+        self.texts, self.ids, self.labels = Strings(), Strings(), Strings()
+        self.metadata: list[Mapping[str, Value]] = []
+        self.positions = array("q")
+
+    def append(self, pair: _Pair, position: int) -> int:
+        """Add a pair; its number."""
+        self.texts.append(pair.text)
+        self.ids.append(pair.id)
+        self.labels.append(pair.label)
+        self.metadata.append(pair.metadata)
+        self.positions.append(position)
+        return len(self.positions) - 1
 
 
 class RowBuilder:
@@ -160,6 +179,8 @@ class RowBuilder:
         self.unusable = Unusable(unusable, "rows")
         self.unlisted = Unusable("drop", "rows")
         self._pictures: dict[str, _Picture] = {}
+        self._pairs = _Pairs()
+        self._labelled = self._with_ids = False
         self._seen: dict[str, set[str]] = {}  # texts of the pictures that have many
         self._repeated: list[str] = []
         self._counts = Counter[str]()  # pairs of each split that were read, usable or not
@@ -177,38 +198,36 @@ class RowBuilder:
             self.unusable.add(row.where, read)
             self._counts[row.split] += 1
             return
-        read.positions.extend(range(self._counts[read.split], self._counts[read.split] + len(read.texts)))
-        self._counts[read.split] += len(read.texts)
-        known = self._pictures.get(read.name)
-        if known is not None and known.split != read.split:
+        picture, pairs = read
+        first = self._counts[picture.split]
+        self._counts[picture.split] += len(pairs)
+        known = self._pictures.setdefault(picture.name, picture)
+        if known.split != picture.split:
             self.unusable.add(
                 row.where,
-                f"image {read.name!r} is in the {read.split} split here, but in the {known.split} split "
+                f"image {picture.name!r} is in the {picture.split} split here, but in the {known.split} split "
                 f"in {known.where}; expected it in one of them",
             )
             return
-        if known is None:
-            known = replace(read, texts=[], ids=[], labels=[], metadata=[], positions=array("q"))
-            self._pictures[read.name] = known
-        kept = self._kept(known, read, row.where)
-        known.extend(read, kept)
+        seen = self._texts_of(known)
+        for position, pair in enumerate(pairs, start=first):
+            if pair.text in seen and not pair.label:  # the same text may be about two labels
+                self._repeated.append(f"{row.where} repeats a pair of the image in {known.where}, and was left out")
+                continue
+            seen.add(pair.text)
+            known.pairs.append(self._pairs.append(pair, position))
 
-    def _kept(self, known: _Picture, read: _Picture, where: str) -> list[int]:
-        """Indices of the texts of a row that no earlier row of the picture has."""
-        if read.labels:  # the same text may be about two labels
-            return list(range(len(read.texts)))
-        kept = []
-        seen = set(known.texts) if len(known.texts) < FEW else self._seen.setdefault(known.name, set(known.texts))
-        for number, text in enumerate(read.texts):
-            if text in seen:
-                self._repeated.append(f"{where} repeats a pair of the image in {known.where}, and was left out")
-            else:
-                seen.add(text)
-                kept.append(number)
-        return kept
+    def _texts_of(self, picture: _Picture) -> set[str]:
+        """The texts of a picture, to find those that are repeated."""
+        if picture.name in self._seen:
+            return self._seen[picture.name]
+        texts = {self._pairs.texts[number] for number in picture.pairs}
+        if len(texts) >= FEW:
+            self._seen[picture.name] = texts
+        return texts
 
-    def _read(self, row: Row, columns: Columns) -> _Picture | str:
-        """The picture of a row with the row's texts, or the problem with the row."""
+    def _read(self, row: Row, columns: Columns) -> tuple[_Picture, list[_Pair]] | str:
+        """The picture of a row and the row's pairs, or the problem with the row."""
         if row.image is None:
             return f"the column {columns.names['image']!r} is empty; expected a picture"
         texts = _texts(columns.value(row, "text"))
@@ -226,22 +245,23 @@ class RowBuilder:
         ids = _listed(columns.value(row, "id"), len(texts))
         if "id" in columns.names and not all(each.strip() for each in ids or [""]):
             return f"the column {columns.names['id']!r} is empty; expected an id"
-        metadata = columns.metadata(row)
-        of_texts: list[Mapping[str, Value]] = [NO_METADATA] * len(texts)
-        if metadata:
-            of_texts = [
-                {
-                    name: value[number] if isinstance(value, tuple) and len(value) == len(texts) else _flat(value)
-                    for name, value in metadata.items()
-                }
-                for number in range(len(texts))
-            ]
+        problem = example_problem(Example("row", known, tuple(texts), (row.image,), tuple(labels)))
+        if problem is not None:
+            return problem
+        self._labelled |= bool(labels)
+        self._with_ids |= bool(ids)
         group = columns.value(row, "group")
-        picture = _Picture(row.image, known, row.where, texts, ids, labels, of_texts)
-        picture.group = "" if group is None else str(group)
-        picture.shown = row.shown or picture.name.rpartition("/")[2]
-        problem = example_problem(Example("row", known, tuple(texts), (picture.name,), tuple(labels)))
-        return problem or picture
+        shown = row.shown or row.image.rpartition("/")[2]
+        picture = _Picture(row.image, known, row.where, "" if group is None else str(group), shown)
+        metadata = columns.metadata(row)
+        pairs = []
+        for number, text in enumerate(texts):
+            own = {
+                name: value[number] if isinstance(value, tuple) and len(value) == len(texts) else _flat(value)
+                for name, value in metadata.items()
+            }
+            pairs.append(_Pair(text, ids[number] if ids else "", labels[number] if labels else "", own or NO_METADATA))
+        return picture, pairs
 
     def dataset(self, store: ImageStore, notes: Sequence[str] = ()) -> Dataset:
         """The dataset of all rows; pictures of one split with the same content become one example.
@@ -267,53 +287,58 @@ class RowBuilder:
         self.unusable.check()
         del pictures, files
         usable, facts = _merged(usable, facts)
-        examples = self._examples(usable)
         notes = [*notes, *counted(self._repeated, "rows"), *self.unusable.notes, *self.unlisted.notes]
-        return Dataset(self.name, examples, root=store, facts=facts, notes=notes)
+        return Dataset(self.name, self._examples(usable), root=store, facts=facts, notes=notes)
 
-    def _examples(self, pictures: list[_Picture]) -> list[Example]:
-        """The examples; ids of rows are ids of examples if each picture has one."""
-        of_examples = bool(pictures) and all(each.ids and len(set(each.ids)) == 1 for each in pictures)
-        read = [number for each in pictures if each.split == "train" for number in each.positions]
+    def _examples(self, pictures: list[_Picture]) -> Iterator[Example]:
+        """The examples; ids of rows are ids of examples if each picture has one.
+
+        Raises:
+            InputError: Ids are used several times.
+        """
+        pairs = self._pairs
+        ids = pairs.ids
+        of_examples = self._with_ids and all(len({ids[number] for number in each.pairs}) == 1 for each in pictures)
+        read = [pairs.positions[number] for each in pictures if each.split == "train" for number in each.pairs]
         in_order = read == list(range(len(read)))
-        shown = [each.shown for each in pictures]
-        times = Counter(shown)
-        examples = []
+        times = Counter(each.shown for each in pictures)
         problems = []
         seen: dict[str, str] = {}
+        if self._with_ids and not of_examples:
+            problems = self._repeated_ids(pictures)
         pictures.reverse()
-        for short in shown:
+        while pictures:
             picture = pictures.pop()  # freed one by one: a large collection is not in memory twice
-            key = picture.ids[0] if of_examples else short if times[short] == 1 else picture.name
+            numbers = picture.pairs
+            key = ids[numbers[0]] if of_examples else picture.shown if times[picture.shown] == 1 else picture.name
             if key in seen:
                 problems.append(f"{picture.where}: id {key!r} was already used in {seen[key]} (another image)")
             seen.setdefault(key, picture.where)
-            own_ids = () if of_examples and len(picture.texts) > 1 else tuple(picture.ids)
-            examples.append(
-                Example(
-                    key,
-                    picture.split,
-                    tuple(picture.texts),
-                    (picture.name,),
-                    tuple(picture.labels),
-                    group=picture.group,
-                    text_ids=own_ids if len(own_ids) == len(picture.texts) else (),
-                    metadata=_columns(picture.metadata),
-                    positions=() if in_order else tuple(picture.positions),
-                    aliases=picture.aliases,
-                    source=picture.where,
-                )
+            has_ids = self._with_ids and not (of_examples and len(numbers) > 1)
+            yield Example(
+                key,
+                picture.split,
+                tuple(pairs.texts[number] for number in numbers),
+                (picture.name,),
+                tuple(pairs.labels[number] for number in numbers) if self._labelled else (),
+                group=picture.group,
+                text_ids=tuple(ids[number] for number in numbers) if has_ids else (),
+                metadata=_columns([pairs.metadata[number] for number in numbers]),
+                positions=() if in_order else tuple(pairs.positions[number] for number in numbers),
+                aliases=picture.aliases,
+                source=picture.where,
             )
-        if not of_examples:
-            counts = Counter(text_id for example in examples for text_id in example.text_ids)
-            problems += [
-                f"{example.source}: id {text_id!r} is used {counts[text_id]} times; expected another id in each row"
-                for example in examples
-                for text_id in example.text_ids
-                if counts[text_id] > 1
-            ]
         raise_all(problems, "rows")
-        return examples
+
+    def _repeated_ids(self, pictures: Sequence[_Picture]) -> list[str]:
+        """Problems with ids of rows that several rows have."""
+        counts = Counter(self._pairs.ids[number] for picture in pictures for number in picture.pairs)
+        return [
+            f"{picture.where}: id {key!r} is used {counts[key]} times; expected another id in each row"
+            for picture in pictures
+            for number in picture.pairs
+            if counts[key := self._pairs.ids[number]] > 1
+        ]
 
 
 def _merged(pictures: list[_Picture], facts: list[ImageFacts]) -> tuple[list[_Picture], list[ImageFacts]]:
@@ -325,7 +350,7 @@ def _merged(pictures: list[_Picture], facts: list[ImageFacts]) -> tuple[list[_Pi
         if at == number:
             kept.append(number)
         else:
-            pictures[at].extend(picture)
+            pictures[at].pairs.extend(picture.pairs)
             pictures[at].aliases += (picture.shown,)
     return [pictures[number] for number in kept], [facts[number] for number in kept]
 

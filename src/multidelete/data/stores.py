@@ -97,28 +97,38 @@ def _handle(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
+LARGEST = 1 << 32  # bytes of a picture in a larger file
+
+
+def packed(start: int, size: int) -> int:
+    """First byte and number of bytes as one number, since a large collection has too many pictures for two."""
+    return start * LARGEST + size
+
+
 @dataclass(frozen=True)
 class Slices:
-    """Pictures that are parts of larger files, as the members of a tar file, which is read in place.
+    """Pictures that are parts of a larger file, as the members of a tar file, which is read in place.
 
     Args:
-        slices: File, first byte and number of bytes of each picture.
+        path: The file.
+        slices: First byte and number of bytes of each picture, see :func:`packed`.
     """
 
-    slices: Mapping[str, tuple[Path, int, int]]
+    path: Path
+    slices: Mapping[str, int]
 
     def read(self, name: str) -> bytes:
         """See :meth:`ImageStore.read`."""
-        path, start, size = self.slices[name]
-        return os.pread(_handle(path).fileno(), size, start)
+        start, size = divmod(self.slices[name], LARGEST)
+        return os.pread(_handle(self.path).fileno(), size, start)
 
     def locate(self, name: str) -> str:
         """See :meth:`ImageStore.locate`."""
-        return f"{name} in {self.slices[name][0]}" if name in self.slices else name
+        return f"{name} in {self.path}" if name in self.slices else name
 
     def problem(self, name: str) -> str | None:
         """See :meth:`ImageStore.problem`."""
-        return None if name in self.slices else f"image {name!r} is in none of the tar files"
+        return None if name in self.slices else f"image {name!r} is not in {self.path}"
 
 
 @dataclass(frozen=True)

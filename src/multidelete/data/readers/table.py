@@ -268,13 +268,13 @@ def _arrow_source(path: Path, split: str, notes: list[str]) -> Source:
 
 
 def _tar_source(path: Path, split: str, notes: list[str]) -> Source:
-    slices: dict[str, tuple[Path, int, int]] = {}
+    slices: dict[str, int] = {}
     lines = tar_rows(path, notes, slices)
     first = next(lines, None)
     if first is None:
         raise InputError(f"{path} has no samples; expected members such as 000000.jpg and 000000.txt")
     columns = list(first[1]) if isinstance(first[1], dict) else ["key", "image", "text"]
-    return Source(str(path), split, columns, lambda columns: chain([first], lines), lambda column: Slices(slices))
+    return Source(str(path), split, columns, lambda columns: chain([first], lines), lambda column: Slices(path, slices))
 
 
 READ: dict[str, Callable[[Path, str, list[str]], Source]] = {

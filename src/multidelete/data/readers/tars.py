@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from multidelete.data.examples import json_problem
 from multidelete.data.sources import Lines
+from multidelete.data.stores import packed
 from multidelete.utils.errors import InputError, reason
 
 BLOCK = 512  # bytes of a header
@@ -18,7 +19,7 @@ PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff",
 TEXTS = ("txt", "caption", "text", "cap")
 
 
-def tar_rows(path: Path, notes: list[str], slices: dict[str, tuple[Path, int, int]]) -> Lines:
+def tar_rows(path: Path, notes: list[str], slices: dict[str, int]) -> Lines:
     """The samples of a tar file; pictures are not read.
 
     Args:
@@ -47,7 +48,7 @@ def tar_rows(path: Path, notes: list[str], slices: dict[str, tuple[Path, int, in
                 ending = ending.lower()
                 if ending in PICTURES:
                     sample["image"] = f"{path.name}/{member_name}"
-                    slices[sample["image"]] = (path, start, size)
+                    slices[sample["image"]] = packed(start, size)
                 elif ending in TEXTS or ending == "json" or ending == "cls":
                     content = file_part(file, start, size)
                     problem = problem or _add(sample, ending, content)
