@@ -63,9 +63,7 @@ def test_a_large_collection_takes_less_than_200_bytes_for_each_pair(tmp_path: Pa
     number, texts = 4_000, 5
     with tarfile.open(tmp_path / "train-000000.tar", "w") as tar:
         for row in range(number):
-            captions = [
-                f"a man in a red shirt walks with his dog in the park, {row} {each}"[:55] for each in range(texts)
-            ]
+            captions = [f"{row:5d} {each}: a man in a red shirt walks with his dog, slowly" for each in range(texts)]
             picture = content.getvalue() + row.to_bytes(4, "big")  # other bytes, the same picture
             for ending, part in (("png", picture), ("json", json.dumps({"captions": captions}).encode())):
                 member = tarfile.TarInfo(f"{row:08d}.{ending}")
