@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise, repeat
 from typing import Any, overload
 
 import numpy as np
@@ -86,6 +86,12 @@ class _Lists:
     def __getitem__(self, row: int) -> tuple[str, ...]:
         return self.flat[self.ends[row] : self.ends[row + 1]] if len(self.flat) else ()
 
+    def __iter__(self) -> Iterator[tuple[str, ...]]:
+        if not len(self.flat):
+            return repeat((), len(self.ends) - 1)
+        strings = iter(self.flat)
+        return (tuple(islice(strings, end - start)) for start, end in pairwise(self.ends))
+
 
 class _Words:
     """A string of each example; those that many examples share are stored once."""
@@ -106,6 +112,12 @@ class _Words:
 
     def __getitem__(self, row: int) -> str:
         return self.words[self.numbers[row]]
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.words.__getitem__, self.numbers) if len(self.words) > 1 else repeat(self.words[0], len(self))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
 
 class Facts(Sequence[ImageFacts]):
@@ -190,8 +202,7 @@ class Examples(Sequence[Example]):
 
     def column(self, name: str) -> Iterator[str]:
         """A field of all examples that is one string: ``id``, ``split``, ``group`` or ``source``."""
-        words = self._words[name]
-        return (words[row] for row in range(len(self)))
+        return iter(self._words[name])
 
     def __len__(self) -> int:
         return len(self._panels)
@@ -208,6 +219,16 @@ class Examples(Sequence[Example]):
         fields |= {name: lists[row] for name, lists in self._lists.items()}
         positions = tuple(self._positions[self._position_ends[row] : self._position_ends[row + 1]])
         return Example(**fields, panels=self._panels[row], positions=positions, metadata=self._metadata_of(row))
+
+    def __iter__(self) -> Iterator[Example]:
+        """All examples, much faster than one by one."""
+        words = zip(*self._words.values(), strict=True)
+        lists = zip(*self._lists.values(), strict=True)
+        ends = pairwise(self._position_ends)
+        for row, (own, several, panels, (start, end)) in enumerate(zip(words, lists, self._panels, ends, strict=True)):
+            fields: dict[str, Any] = {**dict(zip(_WORDS, own, strict=True)), **dict(zip(_LISTS, several, strict=True))}
+            positions = tuple(self._positions[start:end])
+            yield Example(**fields, panels=panels, positions=positions, metadata=self._metadata_of(row))
 
     def _metadata_of(self, row: int) -> Mapping[str, Value | tuple[Value, ...]]:
         if not self._metadata:

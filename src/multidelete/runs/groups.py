@@ -31,14 +31,17 @@ def label(row: Row, rows: Iterable[Row]) -> str:
     ['MultiDelete-F', 'MultiDelete-F − MD']
     >>> label(longer, [plain, ablated, longer])
     'MultiDelete-F, epochs = 4'
+    >>> near = {**plain, "settings": {"alpha": 1.0, "epochs": 2, "retain_near": 0.5}}  # only stored if it is not 0
+    >>> [label(row, [plain, near]) for row in (plain, near)]
+    ['MultiDelete-F', 'MultiDelete-F, retain near = 0.5']
     """
     rows = list(rows)
     name = _name(row, rows)
     rivals = [other["settings"] for other in rows if _name(other, rows) == name]
     differing = [
-        f"{SYMBOLS.get(key, key.replace('_', ' '))} = {_value(row['settings'].get(key))}"
+        f"{SYMBOLS.get(key, key.replace('_', ' '))} = {_value(row['settings'][key])}"
         for key in sorted({key for settings in rivals for key in settings} - {"seed"}, key=_rank)
-        if any(settings.get(key) != row["settings"].get(key) for settings in rivals)
+        if key in row["settings"] and any(settings.get(key) != row["settings"][key] for settings in rivals)
     ]
     return ", ".join([name, *differing])
 
