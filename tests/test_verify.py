@@ -11,19 +11,23 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 import multidelete.judgement.verify
 import multidelete.pipeline
 import multidelete.report.pages.run
+import tiny
 from conftest import Ended
 from multidelete.judgement.verify import Check, recomputed, verify
 from multidelete.report.pages.deletion import DELETION_PAGE, PAGE_CHECKS, write_deletion
+from multidelete.runs import record
 from multidelete.runs.reader import Run
 from multidelete.runs.record import RESULTS_FILE, RunFolder, finished_command
 from multidelete.runs.seal import DELETION_FILE, SUMS_FILE, digest_of, read_seal, sums, write_seal
@@ -682,3 +686,12 @@ def test_commands_with_spaces_are_printed_so_that_they_can_be_copied(here: Path,
     ended = terminal("unlearn recipe.toml --data photos --forget ids.txt --out 'out of here' --resume")
     words = shlex.split(re.search(r"multidelete verify .+?(?= --digest)", ended.out)[0])  # type: ignore[index]
     assert words == ["multidelete", "verify", "out of here"]
+
+
+def test_a_source_tree_that_is_not_installed_makes_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(record, "version", missing)
+    known = record.provenance(tiny.request_of(), torch.device("cpu"), "multidelete unlearn")
+    assert (known["version"], known["packages"]) == ("not installed", {})

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from multidelete.runs.record import (
     RESULTS_FILE,
     commit,
     differences,
+    own_version,
     read_identity,
 )
 from multidelete.runs.row import values_of
@@ -329,7 +329,7 @@ def _deletion(run: Run) -> Answers:
 
 def is_same_version(run: Run) -> bool:
     """Whether this version of the package made the run; other versions may use other sentences."""
-    return (run.provenance["version"], run.provenance["commit"]) == (version("multidelete"), commit()[0])
+    return (run.provenance["version"], run.provenance["commit"]) == (own_version(), commit()[0])
 
 
 PARTS: dict[str, Look] = {

@@ -235,17 +235,24 @@ def differences(before: Any, now: Any, name: str = "") -> dict[str, tuple[Any, A
     return result
 
 
+def own_version() -> str:
+    """Version of this package, which may be a source tree on the path that nobody installed."""
+    return _installed("multidelete") or "not installed"
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def provenance(request: Request, device: torch.device, command: str, **more: Any) -> dict[str, Any]:
     """Information needed to repeat a run."""
     at, dirty = commit()
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    packages = {name: known for name in PACKAGES if (known := _installed(name)) is not None}
     return {
-        "version": version("multidelete"),
+        "version": own_version(),
         "commit": at,
         "dirty": dirty,
         "device": str(device) if device.type != "cuda" else torch.cuda.get_device_name(device),
