@@ -80,6 +80,7 @@ def test_parts_are_metadata_and_holdouts_are_not_training_data(dataset: Dataset)
     assert len(dataset.learned) == 30  # an original is trained on all of them
     example = dataset.examples[request.forget[0]]
     assert (example.metadata["identity_id"], example.metadata["part"]) == (0, "forget")
+    assert example.id == "train/0000.png"  # the association holdout has a portrait of this name too
 
 
 def test_what_datasets_saves_has_the_same_parts(bench: Path, dataset: Dataset, tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def run_method(prepared: Prepared, key: str, method: Method) -> tuple[Unlearned,
         seconds = time.perf_counter() - began
     memory = peak_memory_mb(engine.device)
     metrics = measure(prepared, key, method, data, result, predictions)
-    display = method.display()
+    display, updated = method.display(), result.history.update_seconds
     row: Row = {
         "task": recipe.task.name,
         "data": prepared.request.dataset.name,
@@ -206,8 +206,7 @@ def run_method(prepared: Prepared, key: str, method: Method) -> tuple[Unlearned,
         "settings": method.settings(data),
         "metrics": metrics,
         "cost": {
-            "prepare_seconds": result.prepare_seconds,
-            "update_seconds": result.history.update_seconds,
+            **({"prepare_seconds": result.prepare_seconds, "update_seconds": updated} if method.timed else {}),
             "evaluate_seconds": result.history.selection_seconds + seconds,
             "peak_memory_mb": memory,
         },

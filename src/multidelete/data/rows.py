@@ -179,8 +179,7 @@ class RowBuilder:
         self.unusable = Unusable(unusable, "rows")
         self.unlisted = Unusable("drop", "rows")
         self._pictures: dict[str, _Picture] = {}
-        self._pairs = _Pairs()
-        self._labelled = self._with_ids = False
+        self._pairs, self._labelled, self._with_ids = _Pairs(), False, False
         self._seen: dict[str, set[str]] = {}  # texts of the pictures that have many
         self._repeated: list[str] = []
         self._counts = Counter[str]()  # pairs of each split that were read, usable or not
@@ -296,21 +295,18 @@ class RowBuilder:
         Raises:
             InputError: Ids are used several times.
         """
-        pairs = self._pairs
-        ids = pairs.ids
+        pairs, ids = self._pairs, self._pairs.ids
         of_examples = self._with_ids and all(len({ids[number] for number in each.pairs}) == 1 for each in pictures)
         read = [pairs.positions[number] for each in pictures if each.split == "train" for number in each.pairs]
         in_order = read == list(range(len(read)))
-        times = Counter(each.shown for each in pictures)
-        problems = []
+        times = Counter(name for each in pictures for name in (each.shown, f"{each.split}/{each.shown}"))
         seen: dict[str, str] = {}
-        if self._with_ids and not of_examples:
-            problems = self._repeated_ids(pictures)
+        problems = self._repeated_ids(pictures) if self._with_ids and not of_examples else []
         pictures.reverse()
         while pictures:
             picture = pictures.pop()  # freed one by one: a large collection is not in memory twice
             numbers = picture.pairs
-            key = ids[numbers[0]] if of_examples else picture.shown if times[picture.shown] == 1 else picture.name
+            key = ids[numbers[0]] if of_examples else self._key(picture, times)
             if key in seen:
                 problems.append(f"{picture.where}: id {key!r} was already used in {seen[key]} (another image)")
             seen.setdefault(key, picture.where)
@@ -329,6 +325,12 @@ class RowBuilder:
                 source=picture.where,
             )
         raise_all(problems, "rows")
+
+    def _key(self, picture: _Picture, times: Counter[str]) -> str:
+        """The shortest name that is unique; names in a table's store are numbers, which say nothing."""
+        of_split = f"{picture.split}/{picture.shown}"
+        names = (picture.shown, picture.name if picture.name.endswith(picture.shown) else of_split)
+        return next((name for name in names if times[name] == 1), picture.name)
 
     def _repeated_ids(self, pictures: Sequence[_Picture]) -> list[str]:
         """Problems with ids of rows that several rows have."""

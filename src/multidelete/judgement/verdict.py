@@ -262,7 +262,8 @@ def cost(group: Group, retrain: Group | None) -> Finding:
     if group.prepared is not None:
         words += f", {duration(group.prepared)} of it preparation"
     if not full:
-        return Finding.of("cost_unknown", f"{words}; the run has no Retrain to compare with.")
+        why = "the run has no Retrain to compare with" if retrain is None else "Retrain was trained elsewhere"
+        return Finding.of("cost_unknown", f"{words}; {why}.")
     share = seconds / full
     details = f"{words}; {percent(share)} of Retrain's {duration(full)}."
     if share > 1:

@@ -109,6 +109,7 @@ class Method(BaseModel, ABC):
     needs_start: ClassVar[bool] = False  # whether it trains from what the original's training started from
     stored: ClassVar[bool] = False  # whether the store keeps its result for other runs
     seeded: ClassVar[bool] = True  # whether the result depends on the seed
+    timed: ClassVar[bool] = True  # whether the time of the updates is known
     properties: ClassVar[tuple[str, ...]] = ()  # checked properties, keys of PROPERTIES in ``multidelete.testing``
     requires: ClassVar[frozenset[str]] = frozenset()  # capabilities of the task ("labels", "vision"), or extra modules
     scopes: ClassVar[tuple[str, ...]] = get_args(Scope)

@@ -73,6 +73,7 @@ class Retrained(Method):
     title: ClassVar[str] = Retrain.title
     color: ClassVar[str] = Retrain.color
     seeded: ClassVar[bool] = False
+    timed: ClassVar[bool] = False
 
     model: str
 

@@ -98,6 +98,7 @@ def render(runs: Sequence[Run]) -> str:
         times=tables.TIMES,
         table=list(zip(groups, tables.cells(groups), strict=True)),
         several=any(len(group.rows) > 1 for group in groups),
+        plotted=any("test_score" in group.metrics for group in groups),
         scatter_wide=Markup(comparison.scatter(groups, ids="scatter-wide")),
         scatter_narrow=Markup(comparison.scatter(groups, ids="scatter-narrow", width=4.0, height=4.2)),
         gallery=_gallery(runs),

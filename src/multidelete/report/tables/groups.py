@@ -46,9 +46,8 @@ def _update_time(group: Group, retrain: Group | None) -> str:
 
 
 def share_of_retrain(group: Group, retrain: Group | None) -> str:
-    """Time of a group as a share of Retrain's, preparation included; unknown if Retrain was trained elsewhere."""
-    trained = retrain is not None and "update_seconds" in retrain.cost and retrain.cost["update_seconds"].mean > 0
-    own, total = group.seconds, retrain.seconds if retrain and trained else None
+    """Time of a group as a share of Retrain's, preparation included."""
+    own, total = group.seconds, retrain.seconds if retrain else None
     return NONE if group.method == "original" or own is None or not total else percent(own / total)
 
 
