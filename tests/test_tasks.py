@@ -86,11 +86,11 @@ def test_every_method_on_every_task_with_every_model(task: str, model: str, meth
     assert all(bool(tensor.isfinite().all()) for tensor in result.model.state_dict().values())
     predictions = data.task.predict(result.model, result.inputs, data.request, tiny.engine())
     metrics = data.task.metrics(predictions)
-    assert all(np.isfinite(value) and value >= 0 for value in metrics.values())
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert all(value >= 0 or name == "forget_cosine" for name, value in metrics.items())
     scores = {"test_score", "valid_score", "retain_score", "forget_score", "forget_auc", "forget_test_auc"}
     assert scores <= metrics.keys()
-    lowest = {"forget_cosine": -100}  # a mean cosine, times 100
-    assert all(lowest.get(name, 0) <= metrics[name] <= 100 for name in scores)
+    assert all(0 <= metrics[name] <= 100 for name in scores)
     for split, rows in data.request.splits().items():
         assert all(len(predictions[split][name]) == len(rows) for name in ("example", "text", "score"))
 
