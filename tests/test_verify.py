@@ -585,7 +585,7 @@ def test_the_page_of_the_record_is_compared_and_rendered_again(
         "deletion record": "deletion.html was changed; 'multidelete report' writes it again\n"
     }
     with monkeypatch.context() as patch:  # another version may have made another page of the same record
-        patch.setattr(multidelete.judgement.verify, "version", lambda _: "99.0")
+        patch.setattr(multidelete.judgement.verify, "own_version", lambda: "99.0")
         assert failing(here / "out") == {}
         assert any(
             "was made by another version, or changed" in line

@@ -236,7 +236,7 @@ def differences(before: Any, now: Any, name: str = "") -> dict[str, tuple[Any, A
 
 
 def own_version() -> str:
-    """Version of this package, which may be a source tree on the path that nobody installed."""
+    """Version of this package; "not installed" for a source tree on the path."""
     return _installed("multidelete") or "not installed"
 
 
