@@ -15,7 +15,7 @@ from PIL import Image
 
 from multidelete.data.columns import Examples, Facts, Strings
 from multidelete.data.equality import first_equal, hash_of_pairs
-from multidelete.data.examples import SPLITS, Example, example_problem, split_problem
+from multidelete.data.examples import ALL_SPLITS, SPLITS, Example, example_problem, split_problem
 from multidelete.data.images import (
     ImageFacts,
     ImageFile,
@@ -118,8 +118,7 @@ class Dataset:
         self.text_counts = np.diff(ends)
         self.text_starts = ends[:-1]
         self.text_examples = np.repeat(np.arange(len(self.examples), dtype=np.int64), self.text_counts)
-        splits = (*SPLITS, *HOLDOUTS)
-        self._splits = np.array([splits.index(each) for each in self.examples.column("split")], dtype=np.int8)
+        self._splits = np.array([ALL_SPLITS.index(each) for each in self.examples.column("split")], dtype=np.int8)
         self._images: dict[str, Pixels] = {}
         given = [label for example in self.examples for label in example.labels]
         self.classes = tuple(sorted(set(given)))
@@ -151,16 +150,15 @@ class Dataset:
         return len(self.examples)
 
     def __repr__(self) -> str:
-        sizes = {split: len(self.rows(split)) for split in (*SPLITS, *HOLDOUTS)}
+        sizes = {split: len(self.rows(split)) for split in ALL_SPLITS}
         counts = ", ".join(f"{split}={size:,}" for split, size in sizes.items() if size or split in SPLITS)
         return f"Dataset({self.name!r}, {counts}, texts={len(self.texts):,})"
 
     def rows(self, split: str) -> Rows:
         """Rows of the examples of a split, in dataset order, ``(n,)``."""
-        splits = (*SPLITS, *HOLDOUTS)
-        if split not in splits:
+        if split not in ALL_SPLITS:
             raise InputError(split_problem(split))
-        return np.flatnonzero(self._splits == splits.index(split)).astype(np.int64)
+        return np.flatnonzero(self._splits == ALL_SPLITS.index(split)).astype(np.int64)
 
     @cached_property
     def learned(self) -> Rows:

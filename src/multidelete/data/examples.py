@@ -14,6 +14,7 @@ from multidelete.utils.errors import did_you_mean
 Value = str | int | float | bool | None
 NO_METADATA: Mapping[str, Any] = {}
 SPLITS = ("train", "validation", "test")
+ALL_SPLITS = (*SPLITS, *HOLDOUTS)
 
 _KINDS = {str: "a string", list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
 
@@ -24,7 +25,7 @@ class Example:
 
     Args:
         id: Unique in the dataset.
-        split: One of ``SPLITS`` or ``HOLDOUTS``.
+        split: One of ``ALL_SPLITS``.
         texts: Captions, hypotheses, statements or sentences, at least one.
         images: Paths of the image files below the dataset's image root; empty for generated pixels and for a graph.
         labels: The label of each text; empty in retrieval.
@@ -73,7 +74,7 @@ def example_problem(example: Example) -> str | None:
     """The problem with the id, split, texts or labels of an example, or None."""
     if not example.id.strip():
         return "'id' is empty; expected a name that is unique in the dataset"
-    if example.split not in (*SPLITS, *HOLDOUTS):
+    if example.split not in ALL_SPLITS:
         return split_problem(example.split)
     if not example.texts:
         return f"example {example.id!r} has no texts; expected at least one"

@@ -115,14 +115,13 @@ class FileFinder:
         self.files = files
         self.folder = folder.absolute()
         self.tiers = [[self.folder], _subfolders(self.folder)]
-        # Folders next to it may hold another version of the data, whose pictures have the same names.
-        if not _has_pictures(self.folder):
-            self.tiers.append(_subfolders(self.folder.parent))
         if images is not None:
             named = [path for path in (self.folder / images, Path(images).absolute()) if path.is_dir()]
             if not named:
                 raise InputError(f"there is no folder {images!r} (data.images), neither as such nor in {folder}")
             self.tiers = [named[:1]]
+        elif not _has_pictures(self.folder):  # else folders next to it may hold another version of the data
+            self.tiers.append(_subfolders(self.folder.parent))
         self._last: tuple[str, tuple[str, str | None]] = ("", ("", None))
 
     def __call__(self, value: str) -> tuple[str, str | None]:
