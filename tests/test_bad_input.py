@@ -408,6 +408,19 @@ def test_a_run_is_continued_only_as_it_was(here: Path, terminal: Terminal) -> No
     assert terminal(f"{short} --resume").code == 0
 
 
+def test_what_a_killed_write_left_is_no_content(here: Path, terminal: Terminal) -> None:
+    """A process may be killed between the first byte of a file under its temporary name and its rename."""
+
+    for writing in ("new_file(Path('out/identity.json'))", "write_atomically(Path('out/model'))"):
+        code = f"import os\nfrom multidelete.utils.files import *\nwith {writing}: os._exit(9)"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    left = [path.name for path in (here / "out").rglob(".*.part")]
+    assert len(left) == 2
+    assert terminal(f"{BRING} method.epochs=1 method.evaluations=0 method.min_steps=2").code == 0
+    assert not list((here / "out").rglob(".*.part"))
+    assert terminal("verify out").code == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "fragments"),
     [

@@ -21,6 +21,7 @@ from multidelete.runs.bench_folder import CELLS, GRID_FILE, study_of
 from multidelete.runs.groups import BASELINES
 from multidelete.runs.record import RESULTS_FILE, check_same, check_writable
 from multidelete.utils.errors import InputError
+from multidelete.utils.files import is_empty
 
 RETRAIN = "retrain-all"  # variant of every grid
 
@@ -265,7 +266,7 @@ def _variants(
 def _check_out(out: Path, study: Study | None) -> None:
     """Check that the folder is empty or contains this bench or study."""
     check_writable(out)
-    if not out.is_dir() or not any(out.iterdir()):
+    if is_empty(out):
         return
     if not (out / GRID_FILE).is_file():
         raise InputError(f"--out '{out}' is not empty and holds no bench; expected a folder that is new or empty")

@@ -235,9 +235,10 @@ def push(
 def check_new(out: Path) -> None:
     """Check that a folder can be written and is new or empty."""
     from multidelete.runs.record import check_writable
+    from multidelete.utils.files import is_empty
 
     check_writable(out)
-    if out.exists() and any(out.iterdir()):
+    if not is_empty(out):
         raise InputError(f"--out '{out}' is not empty; choose a new folder for the model")
 
 

@@ -13,7 +13,7 @@ from multidelete.data.images import FORMATS, read_image
 from multidelete.data.manifest import write_manifest
 from multidelete.data.stores import Files, Folder
 from multidelete.utils.errors import InputError
-from multidelete.utils.files import write_atomically
+from multidelete.utils.files import is_empty, write_atomically
 
 if TYPE_CHECKING:
     from multidelete.data.dataset import Dataset
@@ -23,7 +23,7 @@ def save(dataset: Dataset, folder: Path) -> None:
     """See :meth:`Dataset.save`."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; expected a new or empty folder to write the dataset to")
-    if folder.exists() and any(folder.iterdir()):
+    if not is_empty(folder):
         raise InputError(f"{folder} is not empty; a dataset is written to a new or empty folder only")
     try:
         with write_atomically(folder.resolve()) as part:

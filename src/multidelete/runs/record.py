@@ -29,7 +29,7 @@ from multidelete.store.predictions import PredictionFolder
 from multidelete.tasks.base import Predictions
 from multidelete.training.loop import TrainingHistory
 from multidelete.utils.errors import InputError
-from multidelete.utils.files import write_atomically, write_file
+from multidelete.utils.files import is_empty, remove_parts, write_atomically, write_file
 
 RESULTS_FILE = "results.json"
 IDENTITY_FILE = "run.json"
@@ -84,6 +84,7 @@ class RunFolder:
         self.predictions = PredictionFolder(path / "predictions")
         check_out(path, resume=resume)
         check_same(path, identity)
+        remove_parts(path)
         if not (path / IDENTITY_FILE).exists():
             write_file(path / IDENTITY_FILE, json.dumps(identity, indent=2) + "\n")
         if not (path / WORK / BEGAN_FILE).exists():
@@ -157,7 +158,7 @@ def check_out(path: Path, *, resume: bool) -> None:
         InputError: The path is a file, or the folder contains other files or a run and ``resume`` is False.
     """
     check_writable(path)
-    if not path.exists() or not any(path.iterdir()):
+    if is_empty(path):
         return
     if read_identity(path) is None:
         raise InputError(f"--out '{path}' is not empty and holds no run; expected a folder that is new or empty")

@@ -9,12 +9,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+PART = ".part"  # end of the names of files and folders that are being written
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder is missing, empty, or contains only what a killed write left behind."""
+    return not folder.exists() or all(_is_part(path) for path in folder.iterdir())
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed writes left in a folder and below it; nothing else may be writing there."""
+    for path in [each for each in folder.rglob(f".*{PART}") if _is_part(each)]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_part(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(PART)
+
 
 @contextmanager
 def write_atomically(target: Path) -> Iterator[Path]:
     """Yield a temporary folder next to ``target``, which replaces it on success and is removed on failure."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=PART, dir=target.parent))
     try:
         yield part
         part.chmod(0o755)
@@ -31,7 +51,7 @@ def write_atomically(target: Path) -> Iterator[Path]:
 def new_file(path: Path) -> Iterator[Path]:
     """Yield the path of a temporary file next to ``path``, which replaces it on success and is removed on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
     os.close(handle)
     try:
         yield Path(name)
