@@ -459,11 +459,12 @@ def test_fused_representations_are_computed_once(model: Model, monkeypatch: pyte
     rows = dataset.text_rows(dataset.rows("train"))
     known = fused_once(engine, model, inputs, rows, batch_size=32)
     assert isinstance(known.values, np.memmap)
-    assert known.has.sum() == len(rows)
-    assert known.has[rows].all()
+    np.testing.assert_array_equal(known.rows, rows)
     for row in rows[::17]:
         plain = model.fused(inputs.batch(inputs.true_pairs(np.array([row])), CPU))
-        np.testing.assert_allclose(known.values[row], plain[0].numpy(), atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(
+            known.values[known.find(np.array([row]))[0][0]], plain[0].numpy(), atol=1e-5, rtol=1e-5
+        )
     monkeypatch.setattr(type(model), "fuse", lambda *_: pytest.fail("computed a second time"))
     again = fused_once(engine, copy.deepcopy(model), inputs, rows)
     np.testing.assert_array_equal(again.values, known.values)

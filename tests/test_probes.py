@@ -223,7 +223,9 @@ def dataset_of(task: str) -> tuple[Dataset, Model]:
 def test_features_are_those_of_the_encoders_one_by_one(task: str) -> None:
     dataset, model = dataset_of(task)
     inputs, request = PairInputs.of(dataset, model), resolve(dataset, count=6)
-    result = unimodal(model, inputs, request, tiny.engine(), count=20, affirms=TASKS[task].affirms)
+    result = unimodal(
+        model, inputs, TASKS[task]().splits(request), tiny.engine(), count=20, affirms=TASKS[task].affirms
+    )
     assert result.keys() == {"retain", "test"}
     kept = {dataset.examples[row].id for row in request.retain}
     assert set(result["retain"]["probed_example"]) <= kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from multidelete.data.dataset import Dataset
+from multidelete.data.images import Decoded
 from multidelete.models.base import Model
 from multidelete.models.graph import FEATURES
 from multidelete.models.inputs import Batch, Encoding, ModalityInput, Subgraphs, Tokens
 
 Rows = NDArray[np.int64]
+
+
+TOGETHER = 10_000  # rows of a collection up to which all are decoded, encoded and asked of the teacher in one go
 
 
 class Source(Protocol):
@@ -26,18 +30,43 @@ class Source(Protocol):
         """The inputs of these rows, in this order."""
 
 
+@runtime_checkable
+class OnDemand(Source, Protocol):
+    """Inputs that are computed when they are first asked for."""
+
+    def fetch(self, rows: Rows) -> None:
+        """Compute these rows now, at once, which is faster than in small batches."""
+
+
+@runtime_checkable
+class Encoded(OnDemand, Protocol):
+    """Encodings that are computed when they are first asked for."""
+
+    stage: str
+
+    def select(self, rows: Rows) -> Encodings:
+        """The encodings of these rows, in memory."""
+
+
 @dataclass(frozen=True)
 class Pixels:
-    """Prepared images, uint8 ``(N · per_example, H, W, C)`` or ``(N · per_example, R, P)``, usually memory-mapped."""
+    """Prepared images, uint8 ``(N · per_example, H, W, C)`` or ``(N · per_example, R, P)``, usually in the cache."""
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | Decoded
     per_example: int = 1
+
+    def fetch(self, rows: Rows) -> None:
+        """Decode the pictures of these examples."""
+        if isinstance(self.images, Decoded):
+            self.images.decode(self._indices(rows).ravel())
 
     def take(self, rows: Rows) -> torch.Tensor:
         """uint8 ``(B, C, H, W)``, or ``(B, n, C, H, W)`` where an example has n pictures."""
-        indices = rows if self.per_example == 1 else rows[:, None] * self.per_example + np.arange(self.per_example)
-        images = torch.from_numpy(self.images[indices])
+        images = torch.from_numpy(self.images[self._indices(rows)])
         return images.movedim(-1, -3) if self.images.ndim == 4 else images
+
+    def _indices(self, rows: Rows) -> Rows:
+        return rows if self.per_example == 1 else rows[:, None] * self.per_example + np.arange(self.per_example)
 
 
 @dataclass(frozen=True)
@@ -173,6 +202,20 @@ class Encodings:
         mask = None if self.mask is None else self.mask[rows]
         return Encodings(self.tokens.select(rows), self.pooled[rows], self.stage, mask)
 
+    @classmethod
+    def join(cls, parts: Sequence[Encodings]) -> Encodings:
+        """Encodings of one stage, one behind the other, in memory."""
+        offsets = np.concatenate(
+            [[0], np.cumsum([length for part in parts for length in np.diff(part.tokens.offsets)])]
+        )
+        masks = None
+        if any(part.mask is not None for part in parts):
+            length = next(part.mask.shape[1] for part in parts if part.mask is not None)
+            filled = [np.ones((len(p.pooled), length), np.int64) if p.mask is None else p.mask for p in parts]
+            masks = np.concatenate(filled)
+        tokens = Ragged(np.concatenate([part.tokens.flat for part in parts]), offsets.astype(np.int64))
+        return cls(tokens, np.concatenate([part.pooled for part in parts]), parts[0].stage, masks)
+
     def take(self, rows: Rows) -> Encoding:
         """Encodings of these rows."""
         tokens, mask = self.tokens.take(rows)
@@ -219,7 +262,9 @@ class PairInputs:
         texts = Texts(Ragged.of(model.tokenize(dataset.texts)), model.tokenizer.pad_token_id)
         if dataset.graph is not None:
             return cls(dataset, {"graph": Neighbourhoods.of(dataset, model.neighbourhood), "text": texts})
-        pixels = Pixels(dataset.images(model.preparation), dataset.images_per_example)
+        pixels = Pixels(dataset.pictures(model.preparation), dataset.images_per_example)
+        if len(dataset) <= TOGETHER:
+            pixels.fetch(np.arange(len(dataset)))  # a damaged picture stops the run here, not when it is reached
         return cls(dataset, {"vision": pixels, "text": texts})
 
     def blank(self, modality: str, model: Model) -> PairInputs:
@@ -251,6 +296,13 @@ class PairInputs:
     def with_sources(self, sources: Mapping[str, Source]) -> PairInputs:
         """The same dataset with some sources replaced."""
         return replace(self, sources={**self.sources, **sources})
+
+    def fetch(self, rows: Mapping[str, Rows]) -> None:
+        """Decode or encode these rows of each modality now, if that is done on demand."""
+        for modality, chosen in rows.items():
+            source = self.sources[modality]
+            if isinstance(source, OnDemand):
+                source.fetch(chosen)
 
     def count(self, modality: str) -> int:
         """Number of rows of a modality."""

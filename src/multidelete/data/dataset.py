@@ -17,12 +17,12 @@ from multidelete.data.columns import Examples, Facts, Strings
 from multidelete.data.equality import first_equal, hash_of_pairs
 from multidelete.data.examples import ALL_SPLITS, SPLITS, Example, example_problem, split_problem
 from multidelete.data.images import (
+    Decoded,
     ImageFacts,
     ImageFile,
     Pixels,
     ProgressCallback,
     changes,
-    decoded_images,
     file_facts,
 )
 from multidelete.data.stores import Folder, ImageStore
@@ -119,7 +119,7 @@ class Dataset:
         self.text_starts = ends[:-1]
         self.text_examples = np.repeat(np.arange(len(self.examples), dtype=np.int64), self.text_counts)
         self._splits = np.array([ALL_SPLITS.index(each) for each in self.examples.column("split")], dtype=np.int8)
-        self._images: dict[str, Pixels] = {}
+        self._pictures: dict[str, Pixels | Decoded] = {}
         given = [label for example in self.examples for label in example.labels]
         self.classes = tuple(sorted(set(given)))
         class_of = {label: number for number, label in enumerate(self.classes)}
@@ -208,12 +208,15 @@ class Dataset:
     def images(self, preparation: Preparation | int, progress: ProgressCallback | None = None) -> Pixels:
         """All images as a model reads them, in the order of the examples, ``(N · images_per_example, ...)``.
 
-        Image files are decoded once; later calls memory-map the cached result.
-
         Args:
             preparation: What is done to each picture; a number is the side of a square that it is stretched to.
-            progress: Called with (images done, images in all) while files are decoded.
+            progress: Called with (images done, images to do) while files are decoded.
         """
+        pictures = self.pictures(preparation)
+        return pictures.decode(progress=progress) if isinstance(pictures, Decoded) else pictures
+
+    def pictures(self, preparation: Preparation | int) -> Pixels | Decoded:
+        """As :meth:`images`, but image files are decoded when first asked for, then kept in the cache."""
         if isinstance(preparation, int | float | np.number | str | None):
             size: Any = preparation
             if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
@@ -224,14 +227,14 @@ class Dataset:
         if isinstance(preparation, Square) and self.pixels is not None and self.pixels.shape[2] == preparation.size:
             return self.pixels.reshape(-1, *preparation.shape)
         key = preparation.key
-        if key not in self._images:
+        if key not in self._pictures:
             if self.pixels is None:
                 files, panels = self.image_files(), self.examples[0].panels
-                self._images[key] = decoded_images(files, self._file_digests, preparation, panels, progress)
+                self._pictures[key] = Decoded(files, self._file_digests, preparation, panels)
             else:
                 flat = self.pixels.reshape(-1, *self.pixels.shape[2:])
-                self._images[key] = np.stack([preparation(Image.fromarray(image)) for image in flat])
-        return self._images[key]
+                self._pictures[key] = np.stack([preparation(Image.fromarray(image)) for image in flat])
+        return self._pictures[key]
 
     def image_digests(self) -> list[str]:
         """SHA-256 of each example's image files, of its pixels where they are generated, or of its nodes."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import re
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from multidelete.data.stores import ImageStore
 from multidelete.models.processor import Preparation
 from multidelete.utils.cache import cache_dir, cache_write
 from multidelete.utils.errors import InputError, raise_all, reason
+from multidelete.utils.files import new_file
 from multidelete.utils.keys import cache_key
 
 Pixels = NDArray[np.uint8]
@@ -99,47 +101,88 @@ class ImageFacts:
     fingerprint: int = 0
 
 
-def decoded_images(
-    files: Sequence[ImageFile],
-    digests: Sequence[str],
-    preparation: Preparation,
-    panels: int = 1,
-    progress: ProgressCallback | None = None,
-) -> Pixels:
-    """The prepared images, memory-mapped from the cache, ``(N · panels, ...)``.
+class Decoded:
+    """Prepared images of files, ``(N · panels, ...)`` uint8: decoded when first asked for, and kept in the cache.
+
+    It is indexed as an array. The file in the cache holds all images and, behind them, a byte for each file that says
+    whether it was decoded; parts that were not written take no space.
 
     Args:
         files: The images, in order.
         digests: SHA-256 of each file, as from :func:`file_facts`; the cache is keyed by them.
         preparation: What is done to each picture.
         panels: Pictures side by side in each file; each becomes a square of its own.
-        progress: Called with (images done, images in all) while files are decoded.
-
-    Raises:
-        InputError: Files cannot be decoded, or their content no longer has this digest; all of them are named.
     """
-    shape = (len(files) * panels, *preparation.shape)
-    key = cache_key("images", preparation.key, panels, list(digests), code=(__name__, type(preparation).__module__))
-    target = cache_dir() / f"images-{key}.npy"
-    if (cached := _mapped(target, shape)) is not None:
-        return cached
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    with cache_write(target.parent):
-        try:
-            # Written row by row, not through a writable map: a full disk is then an error, not a crash.
-            with temporary.open("wb") as file:
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                for done, image in enumerate(_decode_all(files, digests, preparation, panels), start=1):
-                    file.write(image.tobytes())
-                    if progress is not None:
-                        progress(done, len(files))
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    result = _mapped(target, shape)
-    assert result is not None
-    return result
+
+    def __init__(
+        self, files: Sequence[ImageFile], digests: Sequence[str], preparation: Preparation, panels: int = 1
+    ) -> None:
+        self._files, self._digests, self._preparation, self._panels = files, digests, preparation, panels
+        self.shape = (len(files) * panels, *preparation.shape)
+        self.ndim = len(self.shape)
+        key = cache_key("images", preparation.key, panels, list(digests), code=(__name__, type(preparation).__module__))
+        self._path = cache_dir() / f"images-{key}.npy"
+        self._array: Pixels = np.empty((0, *preparation.shape), dtype=np.uint8)
+        self._known = np.zeros(len(files), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Pixels:
+        rows = np.arange(len(self))[index]
+        result: Pixels = self.decode(np.unique(rows))[index]
+        return result
+
+    def decode(self, rows: NDArray[np.int64] | None = None, progress: ProgressCallback | None = None) -> Pixels:
+        """All images, memory-mapped, of which at least these rows are decoded.
+
+        Args:
+            rows: Rows of the result; all by default.
+            progress: Called with (images done, images to do) while files are decoded.
+
+        Raises:
+            InputError: Files cannot be decoded, or their content no longer has this digest; all of them are named.
+        """
+        asked = np.arange(len(self._files)) if rows is None else np.unique(rows // self._panels)
+        if len(self._array) and self._known[asked].all():
+            return self._array
+        with cache_write(self._path.parent):
+            if _mapped(self._path, self.shape) is None:
+                self._create()
+            with self._path.open("r+b") as file:
+                self._map(file)
+                missing = asked[self._known[asked] == 0]
+                self._fill(file, missing, progress)
+        return self._array
+
+    def _create(self) -> None:
+        with new_file(self._path) as part, part.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": self.shape})
+            file.truncate(file.seek(0, os.SEEK_CUR) + math.prod(self.shape) + len(self._files))
+
+    def _map(self, file: BinaryIO) -> None:
+        """Map the images and what is known of them, both from one file, which another process may have replaced."""
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        self._start = file.seek(0, os.SEEK_CUR)
+        size = math.prod(self.shape)
+        self._array = np.memmap(file, np.uint8, "r", self._start, self.shape)
+        self._known = np.memmap(file, np.uint8, "r", self._start + size, (len(self._files),))
+
+    def _fill(self, file: BinaryIO, missing: NDArray[np.int64], progress: ProgressCallback | None) -> None:
+        # Written row by row, not through a writable map: a full disk is then an error, not a crash.
+        files, digests = [self._files[n] for n in missing], [self._digests[n] for n in missing]
+        size = math.prod(self.shape)
+        for done, image in enumerate(_decode_all(files, digests, self._preparation, self._panels)):
+            number = int(missing[done])
+            file.seek(self._start + number * image.nbytes)
+            file.write(image.tobytes())
+            file.flush()  # before the byte that says so
+            file.seek(self._start + size + number)
+            file.write(b"\1")
+            file.flush()
+            if progress is not None:
+                progress(done + 1, len(files))
 
 
 def file_facts(files: Sequence[ImageFile], *, decoded: bool = False) -> list[ImageFacts]:

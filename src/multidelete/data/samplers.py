@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from multidelete.data.batches import PairInputs, Rows
+from multidelete.data.batches import TOGETHER, PairInputs, Rows
 from multidelete.models.inputs import Batch
 from multidelete.utils.randomness import derive, generator
+
+PARTNERS = 4096  # pairs of a large D_r from which mismatched pairs are drawn
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,19 @@ class ForgetRetainStream:
 
     def at(self, step: int, device: torch.device) -> tuple[Batch, RetainBatch]:
         """The batches of D_f and D_r of a step."""
+        forgotten, retained = self._rows(step)
+        forget = self.inputs.batch(forgotten, device, generator(self.seed, "forget negatives", step))
+        batch = self.inputs.batch(retained, device, generator(self.seed, "retain negatives", step))
+        return forget, RetainBatch(**vars(batch), stream=self, step=step)
+
+    def drawn(self, steps: int) -> dict[str, Rows]:
+        """All rows of each modality that the batches of these steps contain, sorted."""
+        both = [rows for step in range(steps) for rows in self._rows(step)]
+        return {modality: np.unique(np.concatenate([rows[modality] for rows in both])) for modality in both[0]}
+
+    def _rows(self, step: int) -> tuple[dict[str, Rows], dict[str, Rows]]:
+        """Rows of D_f and D_r of a step."""
         chosen = EpochSampler(self.forget, self.seed, "forget").take(step * self.forget_size, self.forget_size)
-        forget = self.inputs.batch(
-            self.inputs.true_pairs(chosen), device, generator(self.seed, "forget negatives", step)
-        )
         num_mismatched = self.num_mismatched
         num_near = round(self.near * (self.retain_size - num_mismatched)) if len(self.near_misses) else 0
         matched = self.retain_size - num_mismatched - num_near
@@ -161,18 +172,27 @@ class ForgetRetainStream:
         if num_mismatched:
             wrong = self.mismatched_rows(num_mismatched, step, "retain")
             rows = {modality: np.concatenate([true, wrong[modality]]) for modality, true in rows.items()}
-        batch = self.inputs.batch(rows, device, generator(self.seed, "retain negatives", step))
-        return forget, RetainBatch(**vars(batch), stream=self, step=step)
+        return self.inputs.true_pairs(chosen), rows
 
     def mismatched_rows(self, count: int, step: int, purpose: str) -> dict[str, Rows]:
-        """Rows of ``count`` pairs (I_p, T_q) of D_r whose examples differ."""
+        """Rows of ``count`` pairs (I_p, T_q) of D_r whose examples differ.
+
+        Of a large D_r, both are taken from a sample that the first steps draw too, so that few pictures are needed.
+        """
         randomness = np.random.default_rng(derive(self.seed, "mismatched", purpose, step))
         examples = self.inputs.dataset.text_examples
-        image = examples[randomness.choice(self.retain, count)]
-        text = randomness.choice(self.retain, count)
+        image = examples[randomness.choice(self._partners, count)]
+        text = randomness.choice(self._partners, count)
         while (same := self._match(image, text)).any():
-            text[same] = randomness.choice(self.retain, int(same.sum()))
+            text[same] = randomness.choice(self._partners, int(same.sum()))
         return {self.inputs.modalities[0]: image, "text": text}
+
+    @cached_property
+    def _partners(self) -> Rows:
+        """Text rows of D_r from which mismatched pairs are drawn."""
+        if len(self.retain) <= TOGETHER:
+            return self.retain
+        return np.sort(EpochSampler(self.retain, self.seed, "retain").take(0, PARTNERS))
 
     def _match(self, image: Rows, text: Rows) -> NDArray[np.bool_]:
         """Whether each text is one of its image, deleted or not, or equal to one of them."""

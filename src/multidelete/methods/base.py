@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, final, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
-from multidelete.data.batches import PairInputs, Rows
+from multidelete.data.batches import TOGETHER, PairInputs, Rows
 from multidelete.data.requests import Request
 from multidelete.data.samplers import ForgetRetainStream, RetainBatch
 from multidelete.methods.teacher import Teacher
@@ -303,14 +303,8 @@ class LossMethod(Method):
         began = time.perf_counter()
         if self.lora is not None:
             self.lora.add(student, self.scope, data.seed)
-        inputs = frozen_inputs(engine, original, data.inputs, self.scope)
+        inputs = frozen_inputs(engine, original, data.inputs, self.scope, on_demand=True)
         before = data.task.validation_metrics(student, inputs, data.request, engine) if self.needs_before() else {}
-        initial = teacher = None
-        if self.needs_initial:
-            untrained = data.initial_model(original).to(engine.device).eval().requires_grad_(False)
-            initial = Teacher(untrained, data.inputs, engine, data.forget_pairs)
-        if self.needs_teacher:
-            teacher = Teacher(original, encoded_inputs(engine, original, data.inputs), engine, None, initial, before)
         stream = ForgetRetainStream(
             inputs,
             data.forget_pairs,
@@ -322,8 +316,19 @@ class LossMethod(Method):
             data.request.near_misses,
             self.retain_near,
         )
+        steps = max(stream.steps(self.epochs), self.min_steps)
+        drawn, pairs = stream.drawn(steps), None
+        inputs.fetch(drawn)
+        if len(data.request.dataset.texts) > TOGETHER:
+            pairs = drawn["text"]
+        initial = teacher = None
+        if self.needs_initial:
+            untrained = data.initial_model(original).to(engine.device).eval().requires_grad_(False)
+            initial = Teacher(untrained, data.inputs, engine, data.forget_pairs)
+        if self.needs_teacher:
+            teacher = Teacher(original, encoded_inputs(engine, original, data.inputs), engine, pairs, initial, before)
         fit_settings = FitSettings(
-            steps=max(stream.steps(self.epochs), self.min_steps),
+            steps=steps,
             learning_rate=self.peak_rate(data),
             seed=data.seed,
             schedule=self.schedule,

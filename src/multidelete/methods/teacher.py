@@ -21,7 +21,7 @@ MEAN_OF = 2048  # number of mismatched pairs in an estimated mean
 class Teacher:
     """The original model: frozen, in eval mode, with cached outputs.
 
-    Encodings of the dataset and fused representations of all true training pairs are computed once and cached on disk.
+    Encodings and fused representations of the true pairs that are drawn are computed once and cached on disk.
     Mismatched pairs are drawn at every step, but known beforehand, so that :meth:`remember` can precompute them; other
     pairs cost a pass of the fusion module.
 
@@ -47,6 +47,7 @@ class Teacher:
         self.validation_metrics = validation_metrics or {}
         if pairs is None:
             pairs = inputs.dataset.text_rows(inputs.dataset.rows("train"))
+        pairs = np.unique(pairs)
         self._true = fused_once(engine, model, inputs, pairs)
         self._keys = np.empty(0, dtype=np.int64)
         self._fused = torch.empty(0, self._true.values.shape[1])
@@ -86,11 +87,12 @@ class Teacher:
             return self.model.encode(self.inputs.batch(rows, self._engine.device))
 
     def fused(self, batch: Batch) -> Tensor:
-        """``f(I, T)`` of the batch's pairs, ``(B, D)``, for true pairs of the training split and mismatched ones."""
+        """``f(I, T)`` of the batch's pairs, true or mismatched, ``(B, D)``."""
         examples, texts = (batch.rows[modality].numpy() for modality in self.inputs.modalities)
         fused = torch.empty(len(texts), self._fused.shape[1])
-        true = (self.inputs.dataset.text_examples[texts] == examples) & self._true.has[texts]
-        fused[true] = torch.from_numpy(self._true.values[texts[true]])
+        known, cached = self._true.find(texts)
+        true = (self.inputs.dataset.text_examples[texts] == examples) & cached
+        fused[true] = torch.from_numpy(self._true.values[known[true]])
         keys = self._key(examples, texts)
         index = np.searchsorted(self._keys, keys)
         remembered = ~true & (np.append(self._keys, -1)[index] == keys)
@@ -110,6 +112,7 @@ class Teacher:
 
     def _compute_all(self, examples: Rows, texts: Rows) -> Tensor:
         """:meth:`_compute` in large batches of texts of similar length."""
+        self.inputs.fetch(dict(zip(self.inputs.modalities, (examples, texts), strict=True)))
         order = by_length(self.inputs.sources["text"], texts)
         fused = torch.empty(len(order), self._true.values.shape[1])
         for part in iterate_rows(len(order), 512):

@@ -298,7 +298,7 @@ def write_gallery(path: Path, request: Request, size: int, *, count: int = 8) ->
     """Write pictures (or node names) and texts of the first deleted and some retained examples, for the report."""
     dataset: Dataset = request.dataset
     count_each = dataset.images_per_example
-    images = dataset.images(size) if count_each else None
+    images = dataset.pictures(size) if count_each else None
     picked = np.random.default_rng(len(request.retain)).permutation(request.retain)[:count]
     entries: list[dict[str, Any]] = []
     with write_atomically(path / "gallery") as part:

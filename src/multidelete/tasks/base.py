@@ -17,6 +17,7 @@ from multidelete.metrics.probes import probes
 from multidelete.metrics.registry import computed
 from multidelete.tasks.features import unimodal
 from multidelete.utils.errors import InputError
+from multidelete.utils.randomness import derive
 
 if TYPE_CHECKING:
     from multidelete.data.batches import PairInputs
@@ -48,6 +49,7 @@ class Task(BaseModel, ABC):
     Args:
         probed: Maximum number of examples of D_r to fit unimodal probes on, and of test to apply them to; 0 disables
             probes.
+        sample_retain: Maximum number of pairs of D_r that are evaluated, of a seeded sample of its examples.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -60,6 +62,7 @@ class Task(BaseModel, ABC):
     affirms: ClassVar[str] = ""  # label of texts that are true of their example; "" if all are
 
     probed: int = Field(default=500, ge=0)
+    sample_retain: int = Field(default=10_000, ge=2)
 
     @classmethod
     def provides(cls) -> frozenset[str]:
@@ -95,6 +98,18 @@ class Task(BaseModel, ABC):
                 f"dataset '{dataset.name}' has {dataset.images_per_example} in an example"
             )
 
+    def splits(self, request: Request) -> dict[str, Rows]:
+        """Text rows of the pairs that are evaluated: :meth:`Request.splits`, of D_r at most ``sample_retain`` pairs."""
+        result = request.splits()
+        pairs = result.get("retain", request.retain_pairs)
+        if len(pairs) > self.sample_retain:
+            owners = request.dataset.text_examples[pairs]
+            examples, counts = np.unique(owners, return_counts=True)
+            order = np.random.default_rng(derive(len(examples), "sample of D_r")).permutation(len(examples))
+            kept = order[np.cumsum(counts[order]) <= self.sample_retain]
+            result["retain"] = pairs[np.isin(owners, examples[kept])]
+        return result
+
     @abstractmethod
     def predict(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> Predictions:
         """Predict everything that metrics need, one pass per split."""
@@ -127,7 +142,7 @@ class Task(BaseModel, ABC):
         """Predictions extended by the unimodal features that :meth:`metrics` needs for probes."""
         if not self.probed:
             return predictions
-        alone = unimodal(model, inputs, request, engine, count=self.probed, affirms=self.affirms)
+        alone = unimodal(model, inputs, self.splits(request), engine, count=self.probed, affirms=self.affirms)
         return {split: arrays | alone.get(split, {}) for split, arrays in predictions.items()}
 
     @abstractmethod

@@ -34,7 +34,7 @@ class Classification(Task):
         """See :meth:`Task.predict`; adds ``logits`` ``(P, C)`` and the true ``label`` ``(P,)`` of each pair."""
         result = {
             split: self._predict_split(model, inputs, texts, engine, f"evaluating {split}")
-            for split, texts in request.splits().items()
+            for split, texts in self.splits(request).items()
         }
         return self.with_features(result, model, inputs, request, engine)
 

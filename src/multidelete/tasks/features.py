@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,7 @@ from multidelete.utils.randomness import derive
 
 if TYPE_CHECKING:
     from multidelete.data.batches import Encodings, PairInputs
-    from multidelete.data.dataset import Dataset
-    from multidelete.data.requests import Request
+    from multidelete.data.dataset import Dataset, Rows
     from multidelete.models.base import Model
     from multidelete.training.engine import Engine
 
@@ -26,7 +25,7 @@ LEAST = 5  # minimum number of positive and of negative examples of a candidate 
 
 
 def unimodal(
-    model: Model, inputs: PairInputs, request: Request, engine: Engine, *, count: int, affirms: str
+    model: Model, inputs: PairInputs, evaluated: Mapping[str, Rows], engine: Engine, *, count: int, affirms: str
 ) -> dict[str, dict[str, NDArray[Any]]]:
     """Unimodal features and attributes on a sample of D_r, to fit probes on, and of test, to apply them to.
 
@@ -39,7 +38,7 @@ def unimodal(
     Args:
         model: Model in eval mode.
         inputs: Inputs of the model.
-        request: The splits.
+        evaluated: Text rows of the pairs that are evaluated, by split.
         engine: Device and precision.
         count: Maximum number of examples in a sample; one text of each is taken.
         affirms: Label of the texts that are true of their example; "" if all are.
@@ -53,8 +52,10 @@ def unimodal(
     result: dict[str, dict[str, NDArray[Any]]] = {}
     asked: dict[str, list[str]] = {}
     # Of an example that is deleted in part, neither picture nor texts are plain examples of D_r.
-    splits = {"retain": np.setdiff1d(request.retain, request.forget), "test": request.test}
-    if not len(request.test):  # probes are applied to test
+    none = np.empty(0, dtype=np.int64)
+    retain, forget, test = (dataset.example_rows(evaluated.get(name, none)) for name in ("retain", "forget", "test"))
+    splits = {"retain": np.setdiff1d(retain, forget), "test": test}
+    if not len(test):  # probes are applied to test
         return {}
     for split, examples in splits.items():
         rng = np.random.default_rng(derive(len(examples), "probed", split))

@@ -81,7 +81,7 @@ class Retrieval(Task):
             split: self._predict_split(
                 model, inputs, texts, engine, self._sample(split, len(request.test)), candidates, f"evaluating {split}"
             )
-            for split, texts in request.splits().items()
+            for split, texts in self.splits(request).items()
         }
         return self.with_features(result, model, inputs, request, engine)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from multidelete.data.batches import Constant, Encodings, PairInputs, Ragged, Rows, by_length
+from multidelete.data.batches import Constant, Encoded, Encodings, PairInputs, Ragged, Rows, by_length
 from multidelete.models.base import Model
 from multidelete.models.inputs import Encoding, iterate_rows
 from multidelete.training.engine import Engine
@@ -46,7 +46,8 @@ def encode_all(
         single = inputs.with_sources({modality: source.inner})
         one = encode_all(engine, model, single, modality, np.zeros(1, np.int64), embedded=embedded)
         return one.select(np.zeros_like(chosen))
-    if isinstance(source, Encodings) and (source.stage == "encoded" or embedded):
+    inputs.fetch({modality: chosen})
+    if isinstance(source, Encodings | Encoded) and (source.stage == "encoded" or embedded):
         return source.select(chosen)
     # Texts of similar length share a batch, to reduce padding.
     order = by_length(source, chosen)
