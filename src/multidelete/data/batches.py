@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -81,16 +81,21 @@ class Ragged:
     flat: NDArray[np.generic]
     offsets: Rows
 
+    def lengths(self, rows: Rows) -> Rows:
+        """Length of each of these sequences."""
+        result: Rows = self.offsets[rows + 1] - self.offsets[rows]
+        return result
+
     def take(self, rows: Rows) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Padded sequences ``(B, L, ...)`` and their mask ``(B, L)``, padded with each sequence's last element."""
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        lengths = self.lengths(rows)
         indices = np.arange(lengths.max())
         index = self.offsets[rows, None] + np.minimum(indices, lengths[:, None] - 1)
         return self.flat[index], indices < lengths[:, None]
 
     def select(self, rows: Rows) -> Ragged:
         """The sequences of these rows, in memory."""
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        lengths = self.lengths(rows)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         index = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         return Ragged(self.flat[index], offsets)
@@ -114,10 +119,47 @@ class Texts:
     ids: Ragged
     padding: int
 
+    def lengths(self, rows: Rows) -> Rows:
+        """Number of tokens of these texts."""
+        return self.ids.lengths(rows)
+
     def take(self, rows: Rows) -> Tokens:
         """Token ids and mask, ``(B, L)`` with L the longest of the batch."""
         ids, mask = self.ids.take(rows)
         return Tokens(torch.from_numpy(np.where(mask, ids, self.padding)), torch.from_numpy(mask.astype(np.int64)))
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """Texts that are tokenised when they are first asked for, and then kept in memory.
+
+    Args:
+        texts: All texts.
+        tokenize: Function from texts to their token ids.
+        padding: Token id of padding.
+    """
+
+    texts: Sequence[str]
+    tokenize: Callable[[Sequence[str]], list[list[int]]]
+    padding: int
+    _known: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+
+    def fetch(self, rows: Rows) -> None:
+        """Tokenise these texts."""
+        missing = [row for row in np.unique(rows).tolist() if row not in self._known]
+        if missing:
+            done = self.tokenize([self.texts[row] for row in missing])
+            self._known.update(zip(missing, (np.array(ids, dtype=np.int64) for ids in done), strict=True))
+
+    def lengths(self, rows: Rows) -> Rows:
+        """Number of tokens of these texts."""
+        self.fetch(rows)
+        return np.array([len(self._known[row]) for row in rows.tolist()], dtype=np.int64)
+
+    def take(self, rows: Rows) -> Tokens:
+        """As :meth:`Texts.take`."""
+        self.fetch(rows)
+        return Texts(Ragged.join([self._known[row] for row in rows.tolist()]), self.padding).take(np.arange(len(rows)))
 
 
 @dataclass(frozen=True)
@@ -197,6 +239,10 @@ class Encodings:
     stage: str
     mask: NDArray[np.int64] | None = None
 
+    def lengths(self, rows: Rows) -> Rows:
+        """Number of tokens of these rows."""
+        return self.tokens.lengths(rows)
+
     def select(self, rows: Rows) -> Encodings:
         """The encodings of these rows, in memory."""
         mask = None if self.mask is None else self.mask[rows]
@@ -227,12 +273,10 @@ class Encodings:
         )
 
 
-def by_length(source: object, rows: Rows) -> Rows:
+def by_length(source: Source, rows: Rows) -> Rows:
     """Indices that sort the rows by sequence length, so that batches need little padding, ``(n,)``."""
-    ragged = getattr(source, "ids", None) or getattr(source, "tokens", None)
-    if not isinstance(ragged, Ragged):
-        return np.arange(len(rows))
-    return np.argsort(ragged.offsets[rows + 1] - ragged.offsets[rows], kind="stable")
+    lengths: Callable[[Rows], Rows] | None = getattr(source, "lengths", None)
+    return np.arange(len(rows)) if lengths is None else np.argsort(lengths(rows), kind="stable")
 
 
 @dataclass(frozen=True)
@@ -259,13 +303,15 @@ class PairInputs:
             InputError: The model cannot read this dataset.
         """
         model.check_dataset(dataset)
-        texts = Texts(Ragged.of(model.tokenize(dataset.texts)), model.tokenizer.pad_token_id)
+        padding, texts = model.tokenizer.pad_token_id, dataset.texts
+        few = len(texts) <= TOGETHER
+        tokens = Texts(Ragged.of(model.tokenize(texts)), padding) if few else TextRows(texts, model.tokenize, padding)
         if dataset.graph is not None:
-            return cls(dataset, {"graph": Neighbourhoods.of(dataset, model.neighbourhood), "text": texts})
+            return cls(dataset, {"graph": Neighbourhoods.of(dataset, model.neighbourhood), "text": tokens})
         pixels = Pixels(dataset.pictures(model.preparation), dataset.images_per_example)
         if len(dataset) <= TOGETHER:
             pixels.fetch(np.arange(len(dataset)))  # a damaged picture stops the run here, not when it is reached
-        return cls(dataset, {"vision": pixels, "text": texts})
+        return cls(dataset, {"vision": pixels, "text": tokens})
 
     def blank(self, modality: str, model: Model) -> PairInputs:
         """The same pairs with one modality blanked: grey pictures, empty texts, or nodes without neighbours."""

@@ -197,7 +197,10 @@ class ForgetRetainStream:
     def _match(self, image: Rows, text: Rows) -> NDArray[np.bool_]:
         """Whether each text is one of its image, deleted or not, or equal to one of them."""
         dataset = self.inputs.dataset
-        return np.isin(dataset.content[image] * len(dataset.texts) + dataset.equal_texts[text], self._true_pairs)
+        keys = dataset.content[image] * len(dataset.texts) + dataset.equal_texts[text]
+        index = np.searchsorted(self._true_pairs, keys).clip(max=len(self._true_pairs) - 1)
+        result: NDArray[np.bool_] = self._true_pairs[index] == keys
+        return result
 
     @cached_property
     def _true_pairs(self) -> Rows:

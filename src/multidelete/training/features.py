@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,6 @@ class EncodedRows:
         self._engine, self._model, self._inputs = engine, model, inputs
         self._modality, self._embedded, self._folder = modality, embedded, folder
         self.stage = "embedded" if embedded else "encoded"
-        self.ids = getattr(inputs.sources[modality], "ids", None)  # of texts, to sort them by length
         self._parts: dict[str, Encodings] = {}
         self._part = np.full(inputs.count(modality), -1)  # of each row, or -1
         self._index = np.zeros(inputs.count(modality), dtype=np.int64)  # of each row in its part
@@ -99,20 +99,30 @@ class EncodedRows:
             _write(path, done, missing)
             self._add(path)
 
+    def lengths(self, rows: Rows) -> Rows:
+        """Number of tokens of these rows."""
+        self.fetch(rows)
+        result = np.empty(len(rows), dtype=np.int64)
+        for part, own in self._by_part(rows):
+            result[own] = part.lengths(self._index[rows[own]])
+        return result
+
     def select(self, rows: Rows) -> Encodings:
         """The encodings of these rows, in memory."""
         self.fetch(rows)
-        parts, order = list(self._parts.values()), []
-        selected = []
-        for number in np.unique(self._part[rows]):
-            own = np.flatnonzero(self._part[rows] == number)
-            selected.append(parts[number].select(self._index[rows[own]]))
-            order.append(own)
-        return Encodings.join(selected).select(np.argsort(np.concatenate(order)))
+        selected = [(part.select(self._index[rows[own]]), own) for part, own in self._by_part(rows)]
+        order = np.argsort(np.concatenate([own for _, own in selected]))
+        return Encodings.join([part for part, _ in selected]).select(order)
 
     def take(self, rows: Rows) -> Encoding:
         """Encodings of these rows, padded to the longest."""
         return self.select(rows).take(np.arange(len(rows)))
+
+    def _by_part(self, rows: Rows) -> Iterator[tuple[Encodings, Rows]]:
+        """Each part that contains some of these rows, and where they are among them."""
+        parts = list(self._parts.values())
+        for number in np.unique(self._part[rows]):
+            yield parts[number], np.flatnonzero(self._part[rows] == number)
 
     def _add(self, path: Path) -> None:
         if path.name in self._parts:
