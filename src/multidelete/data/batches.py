@@ -251,15 +251,14 @@ class Encodings:
     @classmethod
     def join(cls, parts: Sequence[Encodings]) -> Encodings:
         """Encodings of one stage, one behind the other, in memory."""
-        offsets = np.concatenate(
-            [[0], np.cumsum([length for part in parts for length in np.diff(part.tokens.offsets)])]
-        )
+        lengths = np.concatenate([np.diff(part.tokens.offsets) for part in parts])
         masks = None
         if any(part.mask is not None for part in parts):
             length = next(part.mask.shape[1] for part in parts if part.mask is not None)
             filled = [np.ones((len(p.pooled), length), np.int64) if p.mask is None else p.mask for p in parts]
             masks = np.concatenate(filled)
-        tokens = Ragged(np.concatenate([part.tokens.flat for part in parts]), offsets.astype(np.int64))
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        tokens = Ragged(np.concatenate([part.tokens.flat for part in parts]), offsets)
         return cls(tokens, np.concatenate([part.pooled for part in parts]), parts[0].stage, masks)
 
     def take(self, rows: Rows) -> Encoding:
@@ -271,6 +270,14 @@ class Encodings:
             torch.from_numpy(self.pooled[rows]),
             self.stage,  # type: ignore[arg-type]
         )
+
+
+def find(values: Rows, wanted: Rows) -> tuple[Rows, NDArray[np.bool_]]:
+    """Index of each wanted value in sorted values, and whether it is there at all, ``(n,)`` both."""
+    index = np.searchsorted(values, wanted)
+    found = index < len(values)
+    found[found] = values[index[found]] == wanted[found]
+    return index, found
 
 
 def by_length(source: Source, rows: Rows) -> Rows:

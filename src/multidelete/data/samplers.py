@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from multidelete.data.batches import TOGETHER, PairInputs, Rows
+from multidelete.data.batches import TOGETHER, PairInputs, Rows, find
 from multidelete.models.inputs import Batch
 from multidelete.utils.randomness import derive, generator
 
@@ -198,9 +198,7 @@ class ForgetRetainStream:
         """Whether each text is one of its image, deleted or not, or equal to one of them."""
         dataset = self.inputs.dataset
         keys = dataset.content[image] * len(dataset.texts) + dataset.equal_texts[text]
-        index = np.searchsorted(self._true_pairs, keys).clip(max=len(self._true_pairs) - 1)
-        result: NDArray[np.bool_] = self._true_pairs[index] == keys
-        return result
+        return find(self._true_pairs, keys)[1]
 
     @cached_property
     def _true_pairs(self) -> Rows:

@@ -317,9 +317,10 @@ class LossMethod(Method):
             self.retain_near,
         )
         steps = max(stream.steps(self.epochs), self.min_steps)
-        drawn, pairs = stream.drawn(steps), None
-        inputs.fetch(drawn)
+        pairs = None
         if len(data.request.dataset.texts) > TOGETHER:
+            drawn = stream.drawn(steps)
+            inputs.fetch(drawn)
             pairs = drawn["text"]
         initial = teacher = None
         if self.needs_initial:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from multidelete.data.batches import PairInputs, Rows, by_length
+from multidelete.data.batches import PairInputs, Rows, by_length, find
 from multidelete.data.samplers import ForgetRetainStream
 from multidelete.models.base import Model
 from multidelete.models.inputs import Batch, Encoding, iterate_rows
@@ -90,12 +90,11 @@ class Teacher:
         """``f(I, T)`` of the batch's pairs, true or mismatched, ``(B, D)``."""
         examples, texts = (batch.rows[modality].numpy() for modality in self.inputs.modalities)
         fused = torch.empty(len(texts), self._fused.shape[1])
-        known, cached = self._true.find(texts)
+        known, cached = find(self._true.rows, texts)
         true = (self.inputs.dataset.text_examples[texts] == examples) & cached
         fused[true] = torch.from_numpy(self._true.values[known[true]])
-        keys = self._key(examples, texts)
-        index = np.searchsorted(self._keys, keys)
-        remembered = ~true & (np.append(self._keys, -1)[index] == keys)
+        index, remembered = find(self._keys, self._key(examples, texts))
+        remembered &= ~true
         fused[remembered] = self._fused[index[remembered]]
         unknown = ~true & ~remembered
         if unknown.any():

@@ -254,8 +254,3 @@ class Fused:
 
     values: np.ndarray[Any, np.dtype[np.float32]]
     rows: Rows
-
-    def find(self, texts: Rows) -> tuple[Rows, np.ndarray[Any, np.dtype[np.bool_]]]:
-        """Index of the pair of each of these text rows, and whether it is there at all, ``(B,)`` both."""
-        index = np.searchsorted(self.rows, texts)
-        return index, np.append(self.rows, -1)[index] == texts

@@ -46,9 +46,9 @@ def encode_all(
         single = inputs.with_sources({modality: source.inner})
         one = encode_all(engine, model, single, modality, np.zeros(1, np.int64), embedded=embedded)
         return one.select(np.zeros_like(chosen))
-    inputs.fetch({modality: chosen})
     if isinstance(source, Encodings | Encoded) and (source.stage == "encoded" or embedded):
         return source.select(chosen)
+    inputs.fetch({modality: chosen})
     # Texts of similar length share a batch, to reduce padding.
     order = by_length(source, chosen)
     tokens: list[Any] = [None] * len(chosen)
