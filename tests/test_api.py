@@ -26,7 +26,15 @@ IDS = ["train-00017", "train-00003"]
 
 def quick(**settings: Any) -> MultiDelete:
     return MultiDelete(
-        **{"scope": "fusion", "min_steps": 3, "epochs": 1, "batch_size": 8, "evaluations": 2, **settings}
+        **{
+            "scope": "fusion",
+            "stop": "lowest",
+            "min_steps": 3,
+            "epochs": 1,
+            "batch_size": 8,
+            "evaluations": 2,
+            **settings,
+        }
     )
 
 
@@ -176,7 +184,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[multidelete.Outc
     (folder / "recipe.toml").write_text(
         'precision = "fp32"\ncompare = [{name = "neggrad", epochs = 1, evaluations = 1}]\n'
         "train = {epochs = 1, batch_size = 32}\nforget = {count = 5}\n"
-        'method = {name = "multidelete", scope = "fusion", min_steps = 3, epochs = 1, evaluations = 2}\n'
+        'method = {name = "multidelete", scope = "fusion", min_steps = 3, epochs = 1, evaluations = 2, '
+        'stop = "lowest"}\n'
         f'original = "{folder / "model"}"\ndata = {{reader = "manifest", root = "{folder / "photos"}"}}\n'
     )
     recipe = load(folder / "recipe.toml")
@@ -208,9 +217,10 @@ def test_the_python_call_and_the_command_line_agree_on_every_metric(compared: An
 def test_an_outcome_is_short_to_read(compared: Any) -> None:
     outcome, rows = compared
     lines = repr(outcome).splitlines()
-    assert len(lines) == 2 + len(rows)
+    assert len(lines) == 3 + len(rows)
+    assert lines[-1] == outcome.sentence
     assert lines[0].startswith("MultiDelete-F: 5 of 40 training examples deleted")
-    assert all(len(line) < 120 for line in lines)
+    assert all(len(line) < 120 for line in lines[:-1])
     assert outcome._repr_html_().count("<tr>") == 1 + len(rows)
     assert outcome.metrics.test_score == outcome.metrics["test_score"] == rows[2]["metrics"]["test_score"]
     assert outcome.retrained is not None

@@ -58,6 +58,7 @@ name = "multidelete"
 scope = "fusion"
 epochs = 1
 evaluations = 1
+stop = "lowest"
 """
 BERT = {"architectures": ["BertModel"], "model_type": "bert", "hidden_size": 16, "num_attention_heads": 2}
 

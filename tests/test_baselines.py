@@ -611,3 +611,18 @@ def test_random_label_by_hand() -> None:
         torch.testing.assert_close(result["forget"], F.cross_entropy(logits, wrong.labels))  # type: ignore[arg-type]
         torch.testing.assert_close(result["retain"], 0.5 * start.model.losses(start.retain).mean())
     assert set(start.losses(RandomLabel(retain_weight=0))) == {"forget"}
+
+
+def test_ssd_squares_pairs_or_batches() -> None:
+    """The squared mean of a batch is at most the mean square of its pairs."""
+    original = tiny.original("albef")
+    data, engine = tiny.data_for(original), tiny.engine()
+    found = {
+        squares: SSD(squares=squares, batch_size=6).importance(  # type: ignore[arg-type]
+            original, data.inputs, data.forget_pairs, engine, 0, "D_f"
+        )
+        for squares in ("pair", "batch")
+    }
+    assert found["pair"].keys() == found["batch"].keys()
+    assert all(bool((found["batch"][name] <= found["pair"][name] * 1.001 + 1e-9).all()) for name in found["pair"])
+    assert sum(float(each.sum()) for each in found["batch"].values()) > 0

@@ -134,7 +134,12 @@ def test_every_command_is_the_cell_it_says(here: Path) -> None:
     of = {cell.name: cell.row["settings"] for cell in result.cells}
     plain = {name: METHODS[name]().model_dump(exclude={"scope"}) for name in ("multidelete", "neggrad")}
     # [method] names it at this scope; bench.settings lies over it; another scope runs at the defaults.
-    assert of["multidelete-fusion-3-seed0"] == plain["multidelete"] | {"epochs": 1, "evaluations": 1, "beta": 0.5}
+    assert of["multidelete-fusion-3-seed0"] == plain["multidelete"] | {
+        "epochs": 1,
+        "evaluations": 1,
+        "stop": "lowest",
+        "beta": 0.5,
+    }
     assert of["multidelete-all-3-seed0"] == plain["multidelete"] | {"beta": 0.5}
     assert of["neggrad-all-4-seed0"] == plain["neggrad"] | {"learning_rate": 1e-5}
     assert of["neggrad-fusion-4-seed0"] == plain["neggrad"]

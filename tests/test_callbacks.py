@@ -36,6 +36,7 @@ class Recorder(Callback):
 def run(*callbacks: Callback, method: str = "multidelete", **settings: Any) -> Any:
     if method == "multidelete":
         settings = {"scope": "fusion", "epochs": 1, "min_steps": 4, "batch_size": 8, "evaluations": 2, **settings}
+        settings = {"stop": "lowest", **settings}
     model = tiny.original("albef")
     engine = Engine(precision="fp32", callbacks=callbacks)
     return METHODS[method](**settings)(model, tiny.data_for(model), engine)

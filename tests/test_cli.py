@@ -54,6 +54,7 @@ COMMANDS = (
 )
 MAIN = [sys.executable, "-m", "multidelete"]
 QUICK = "method.epochs=1 method.min_steps=4 method.evaluations=2"
+LOWEST = "method.stop=lowest"  # nothing is memorised
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def finished(ground: Path) -> Path:
     """What ``unlearn`` left behind; the command is run in a process of its own, as a user would."""
     command = (
         "unlearn --model model --data photos --forget ids.txt --method multidelete --scope fusion --out out "
-        f"--precision fp32 train.epochs=1 {QUICK}"
+        f"--precision fp32 train.epochs=1 {QUICK} {LOWEST}"
     )
     before = contents(ground)
     ended = subprocess.run([*MAIN, *shlex.split(command)], capture_output=True, text=True, cwd=ground, check=False)
@@ -202,7 +203,7 @@ def test_results_have_the_keys_of_the_design(finished: Path) -> None:
     for row in results["rows"]:
         assert set(row) == {
             *("task", "data", "model", "method", "scope", "title", "color", "forget_examples", "seed", "seeds"),
-            *("settings", "metrics", "cost"),
+            *("settings", "metrics", "cost", "contrasts"),
         }
         assert {
             *("test_score", "i2t_mean_recall", "t2i_mean_recall", "valid_score", "retain_score", "forget_score"),
@@ -265,7 +266,7 @@ def test_a_finished_run_is_continued_without_work(ground: Path, finished: Path, 
     before = contents(ground)
     ended = terminal(
         "unlearn --model model --data photos --forget ids.txt --method multidelete --scope fusion --out out "
-        f"--precision fp32 train.epochs=1 {QUICK} --resume"
+        f"--precision fp32 train.epochs=1 {QUICK} {LOWEST} --resume"
     )
     assert ended.code == 0
     assert ended.err.count("already finished, skipped") == 3

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from multidelete.judgement import verdict
+from multidelete.judgement import findings, verdict
 from multidelete.metrics.forgetting import forget_auc
 from multidelete.report.figures import comparison
 from multidelete.report.figures.comparison import Scored, rates, roc, roc_note, scatter
@@ -20,7 +20,7 @@ from multidelete.report.pages.run import render
 from multidelete.report.tables import groups as tables
 from multidelete.runs.groups import Group, labels, summary
 from multidelete.runs.reader import Run
-from rows import display, seed_values
+from rows import display, seed_values, with_contrasts
 from test_report import PAPER, ROWS, TUNED, make_run, verdict_on, words_of
 
 METHODS = ("finetune", "neggrad", "descent_to_delete", "lcodec", "erm_ktp", "knowledge_unlearning", "scrub", "salun")
@@ -158,8 +158,8 @@ def groups_with(**metrics: tuple[float, float, float]) -> list[Group]:
             **seed_values(0),
         }
         row |= {"forget_examples": 4, "settings": {}, "cost": {}}
-        result.append(Group.of([{**row, "metrics": {key: values[position] for key, values in metrics.items()}}]))
-    return result
+        result.append({**row, "metrics": {key: values[position] for key, values in metrics.items()}})
+    return [Group.of([row]) for row in with_contrasts(result)]
 
 
 def test_what_was_not_measured_has_no_finding() -> None:
@@ -198,8 +198,10 @@ def test_what_a_new_probe_still_reads_has_moved() -> None:
     ("attack", "kept", "code", "tone"),
     [
         (52.0, 1.02, "membership_hidden", "good"),
-        (60.0, 1.02, "membership_shows", "bad"),
-        (40.0, 1.02, "membership_shows_below", "bad"),
+        (62.0, 1.02, "membership_shows", "bad"),
+        (39.0, 1.02, "membership_shows_below", "bad"),
+        (59.0, 1.02, "membership_shows", "bad"),
+        (57.0, 1.02, "membership_hidden", "good"),
         (50.0, 1.5, "membership_hidden_of_all", "fair"),
     ],
 )
@@ -210,22 +212,25 @@ def test_the_verdict_on_membership(attack: float, kept: float, code: str, tone: 
     result = verdict.verdicts(groups)[0].membership
     assert result is not None
     assert (result.code, result.tone) == (code, tone)
-    assert result.details.startswith(f"AUC of the attack by loss {attack} (Original 78.0, Retrain 50.5); MI ratio 1.27")
+    assert result.details.startswith(
+        f"AUC of the attack by loss {attack} (Original 78.0, Retrain 50.5), against Retrain"
+    )
+    assert "; MI ratio 1.27" in result.details
     alone = verdict.verdicts([groups[0], groups[2]])[0].membership
     assert alone is not None
     assert alone.code == "membership_unknown"
 
 
 def test_thresholds_of_all_verdicts_are_printed() -> None:
-    for number in (verdict.UNIMODAL_KEPT, verdict.UNIMODAL_LOST, verdict.HIDDEN, verdict.SPARED):
-        assert f"{number:g}" in verdict.THRESHOLDS
+    for number in (findings.UNIMODAL_KEPT, findings.UNIMODAL_LOST, findings.EQUAL, findings.SPARED):
+        assert f"{number:g}" in findings.THRESHOLDS
 
 
 def test_every_page_says_what_it_does_not_show(runs: list[Run]) -> None:
     words = words_of(render(runs[:1]))
     for limit in ("No test and no attack here proves absence", "pretrained elsewhere", "another split"):
         assert limit in words
-    assert json.dumps(verdict.THRESHOLDS)[1:40] in words
+    assert json.dumps(findings.THRESHOLDS)[1:40] in words
 
 
 # -- sizes --------------------------------------------------------------------------------------------------------
@@ -252,7 +257,7 @@ def test_sizes_are_curves_of_each_method(tmp_path: Path) -> None:
 
 
 def test_every_finding_has_a_tone_and_words_of_its_own() -> None:
-    assert {tone for tone, _ in verdict.ANSWERS.values()} == {"good", "fair", "bad", "open"}
-    texts = [text for _, text in verdict.ANSWERS.values()]
+    assert {tone for tone, _ in findings.ANSWERS.values()} == {"good", "fair", "bad", "open"}
+    texts = [text for _, text in findings.ANSWERS.values()]
     assert len(set(texts)) == len(texts)
-    assert verdict.Finding.of("forgot", "numbers") == verdict.Finding("forgot", "good", "Forgot", "numbers")
+    assert findings.Finding.of("forgot", "numbers") == findings.Finding("forgot", "good", "Forgot", "numbers")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import browser
-from multidelete.judgement import verdict
+from multidelete.judgement import findings
 from multidelete.judgement.deletion import (
     FORGETTING,
     ITEMS,
@@ -26,7 +26,7 @@ from multidelete.runs.reader import Run
 from multidelete.runs.seal import DELETION_FILE, digest_of, write_seal
 from multidelete.tasks import TASKS
 from multidelete.utils.errors import InputError
-from rows import display
+from rows import display, with_contrasts
 from test_report import TUNED, words_of
 
 Scores = tuple[float, float, float]  # test score, D_f AUC, D_f vs test AUC
@@ -45,6 +45,7 @@ def run_of(
     method: tuple[str, str] = ("multidelete", "fusion"),
     task: str = "retrieval",
     count: int = 3,
+    error: float = 0.8,
 ) -> Run:
     """A run about one method, with or without Retrain."""
     settings: dict[str, Any] = TUNED if method[0] == "multidelete" else {}
@@ -74,22 +75,25 @@ def run_of(
     }
     return Run(
         Path("run"),
-        tuple(
-            {
-                "task": task,
-                "data": "photos",
-                "model": "albef",
-                "forget_examples": count,
-                "seed": 0,
-                "seeds": {"train": 0, "forget": 0, "method": 0},
-                "method": name,
-                **display(name),
-                "scope": scope,
-                "settings": settings,
-                "cost": {"update_seconds": 3.0},
-                "metrics": dict(zip(("test_score", "forget_auc", "forget_test_auc"), scores, strict=True)),
-            }
-            for name, scope, settings, scores in rows
+        with_contrasts(
+            [
+                {
+                    "task": task,
+                    "data": "photos",
+                    "model": "albef",
+                    "forget_examples": count,
+                    "seed": 0,
+                    "seeds": {"train": 0, "forget": 0, "method": 0},
+                    "method": name,
+                    **display(name),
+                    "scope": scope,
+                    "settings": settings,
+                    "cost": {"update_seconds": 3.0},
+                    "metrics": dict(zip(("test_score", "forget_auc", "forget_test_auc"), scores, strict=True)),
+                }
+                for name, scope, settings, scores in rows
+            ],
+            error,
         ),
         raised,
     )
@@ -107,84 +111,91 @@ def made_record(ids: tuple[str, ...] = IDS, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "tone", "result", "details"),
     [
-        ({}, "good", "Forgotten, and the model still does its task.", "at least 80 % of the difference is gone"),
+        ({}, "good", "MultiDelete-F forgot the 3 deleted examples and kept its utility", "less than 10 points of 100"),
         (
             {"after": (71.3, 8.0, 20.0)},
-            "good",
-            "Forgotten (further than needed), and the model still does its task.",
+            "fair",
+            "MultiDelete-F forgot the 3 deleted examples (further than retraining would) but kept its utility",
             "This can itself reveal what was deleted",
         ),
         (
-            {"after": (71.3, 33.0, 62.0)},
+            {"after": (71.3, 33.0, 63.0)},
             "fair",
-            "Only partly forgotten, but the model still does its task.",
-            "between 40 % and 80 % of the difference",
+            "MultiDelete-F only partly forgot the 3 deleted examples but kept its utility",
+            "at least 40 % of the difference",
         ),
         (
             {"after": (71.3, 48.0, 78.0)},
             "bad",
-            "Not forgotten, but the model still does its task.",
+            "MultiDelete-F did not forget the 3 deleted examples but kept its utility",
             "still treats the deleted data as data that it was trained on",
         ),
         (
             {"after": (31.2, 20.0, 50.0)},
             "bad",
-            "Forgotten, but the model is no longer fit for its task.",
-            "at least 80 % of the difference is gone",
+            "MultiDelete-F forgot the 3 deleted examples but destroyed utility",
+            "less than 10 points of 100",
         ),
         (
             {"after": (31.2, 48.1, 78.0)},
             "bad",
-            "Not forgotten, and the model is no longer fit for its task.",
+            "MultiDelete-F did not forget the 3 deleted examples and destroyed utility",
             "still treats the deleted data",
         ),
         (
             {"after": (68.0, 20.0, 50.0)},
             "fair",
-            "Forgotten, but the model does its task less well.",
-            "at least 80 % of the difference is gone",
+            "MultiDelete-F forgot the 3 deleted examples but lost some utility",
+            "less than 10 points of 100",
         ),
         (
             {"retrained": None},
             "open",
-            "Whether it was forgotten cannot be evaluated, but the model still does its task.",
+            "MultiDelete-F was asked to forget the 3 deleted examples, which cannot be evaluated here, but kept its",
             "No model was retrained without the deleted data",
         ),
         (
             {"retrained": None, "after": (31.2, 20.0, 50.0)},
             "bad",
-            "Whether it was forgotten cannot be evaluated, and the model is no longer fit for its task.",
+            "which cannot be evaluated here, and destroyed utility",
             "No model was retrained without the deleted data",
         ),
         (
             {"before": (72.4, 23.0, 51.0)},
             "open",
-            "Whether it was forgotten cannot be evaluated, but the model still does its task.",
+            "MultiDelete-F had little to forget of the 3 deleted examples but kept its utility",
             "there was little to forget, and these tests cannot tell whether it is gone",
         ),
         (
             {"before": (72.4, 23.0, 51.0), "after": (71.3, 9.0, 30.0)},
             "fair",
-            "There was little to forget (the deleted data now stand out), but the model still does its task.",
+            "ranks the 3 deleted examples below unseen ones, though there was little to forget but kept its utility",
             "can itself reveal what was deleted",
+        ),
+        (
+            {"error": 8.0},
+            "open",
+            "was asked to forget the 3 deleted examples, too few to decide whether it did, and too few test pairs say",
+            "chance alone could explain a difference of more than 10 points",
         ),
         (
             {"method": ("retrain", "all"), "after": RETRAIN, "retrained": None},
             "good",
-            "Retrained without the deleted data, and the model still does its task.",
+            "Retrain was trained without the 3 deleted examples.",
             "It never read them in this training",
         ),
         (  # a part of it has seen D_f: it is judged as any other
             {"method": ("retrain", "fusion"), "after": (71.3, 48.0, 78.0)},
             "bad",
-            "Not forgotten, but the model still does its task.",
+            "Retrain did not forget the 3 deleted examples but kept its utility",
             "still treats the deleted data",
         ),
     ],
 )
 def test_the_words_for_every_verdict(changes: dict[str, Any], tone: str, result: str, details: str) -> None:
     results = made_record(**changes)
-    assert results["result"] == {"tone": tone, "answer": result}
+    assert results["result"]["tone"] == tone
+    assert result in results["result"]["answer"]
     assert details in results["findings"]["forgetting"]["details"]
     page = words_of(render(results, "d" * 64))
     assert result in page
@@ -205,13 +216,13 @@ def test_no_finding_of_the_verdict_is_without_plain_words() -> None:
     codes = {
         name: set(re.findall(r'"(\w+)"', " ".join(re.findall(r"Finding\.of\(([^,]*),", inspect.getsource(look)))))
         for name, look in (
-            ("forgetting", verdict.forgetting),
-            ("utility", verdict.utility),
-            ("membership", verdict.membership),
+            ("forgetting", findings.forgetting),
+            ("utility", findings.utility),
+            ("membership", findings.membership),
         )
     }
     assert len(codes["forgetting"]) >= 7
-    assert codes["forgetting"] == {*FORGETTING, "forgetting_unknown"}
+    assert codes["forgetting"] == {*FORGETTING, "forgetting_unknown", "little_to_forget"}
     assert codes["utility"] == UTILITY.keys()
     assert codes["membership"] == MEMBERSHIP.keys()
     assert NOTHING_TO_COMPARE[0] == LITTLE_TO_FORGET[0]
@@ -222,8 +233,9 @@ def test_no_measure_no_answer() -> None:
     rows = tuple({**row, "metrics": {}} for row in run.rows)
     result = record(Run(run.folder, rows, run.provenance), IDS)
     assert result is not None
-    answer = "Whether it was forgotten was not measured, and whether the model still does its task cannot be evaluated."
-    assert result["result"] == {"tone": "open", "answer": answer}
+    answer = "which cannot be evaluated here, and its utility cannot be evaluated here"
+    assert result["result"]["tone"] == "open"
+    assert answer in result["result"]["answer"]
     assert answer in words_of(render(result, None))
 
 
@@ -233,16 +245,13 @@ def test_a_control_deletes_nothing_and_has_no_record(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def with_attacks(run: Run, *aucs: tuple[float, float]) -> Run:
+def with_attacks(run: Run, *aucs: tuple[float, float], error: float = 0.8) -> Run:
     """The run with AUCs of two attacks, by loss and by entropy, on each row."""
     names = ("attack_loss_auc", "attack_entropy_auc")
     rows = zip(run.rows, aucs, strict=True)
     metrics = [{**row["metrics"], **dict(zip(names, values, strict=True))} for row, values in rows]
-    return Run(
-        run.folder,
-        tuple({**row, "metrics": each} for row, each in zip(run.rows, metrics, strict=True)),
-        run.provenance,
-    )
+    made = [{**row, "metrics": each} for row, each in zip(run.rows, metrics, strict=True)]
+    return Run(run.folder, with_contrasts(made, error), run.provenance)
 
 
 @pytest.mark.parametrize(
@@ -254,14 +263,14 @@ def with_attacks(run: Run, *aucs: tuple[float, float]) -> Run:
             "No better",
             "AUC of the attack by loss 54.0 (Original 80.0,",
         ),
-        (((80.0, 60.0), (50.0, 50.0), (51.0, 59.0)), "bad", "Yes", "AUC of the attack by entropy 59.0 (Original 60.0,"),
+        (((80.0, 60.0), (50.0, 50.0), (51.0, 61.0)), "bad", "Yes", "AUC of the attack by entropy 61.0 (Original 60.0,"),
         (
             ((80.0, 60.0), (50.0, 50.0), (30.0, 50.0)),
             "bad",
             "Yes",
             "AUC of the attack by loss 30.0",
         ),  # below betrays too
-        (((80.0, 60.0), (44.0, 50.0), (58.0, 50.0)), "good", "No better", "Retrain 44.0"),
+        (((80.0, 60.0), (46.0, 50.0), (52.0, 50.0)), "good", "No better", "Retrain 46.0"),
     ],
 )
 def test_the_words_for_membership(aucs: Any, tone: str, answer: str, details: str) -> None:
@@ -270,8 +279,15 @@ def test_the_words_for_membership(aucs: Any, tone: str, answer: str, details: st
     one = result["findings"]["membership"]
     assert (one["tone"], one["answer"].startswith(answer)) == (tone, True)
     assert details in one["details"]
-    raised = " An attack can tell which data were deleted." if tone == "bad" else ""
-    assert result["result"] == {"tone": tone, "answer": f"Forgotten, and the model still does its task.{raised}"}
+    assert result["result"]["tone"] == ("bad" if tone == "bad" else "good")
+    assert result["result"]["answer"].endswith("An attack can tell which examples were deleted.") == (tone == "bad")
+
+
+def test_of_few_deleted_examples_no_attack_says_anything() -> None:
+    found = record(with_attacks(run_of(), (80.0, 60.0), (50.0, 50.0), (54.0, 51.0), error=6.0), IDS)
+    assert found is not None
+    assert found["findings"]["membership"]["code"] == "membership_too_few"
+    assert found["findings"]["membership"]["answer"] == "Cannot be decided from so few data"
 
 
 def test_membership_is_not_claimed_where_it_was_not_tested() -> None:

@@ -30,7 +30,9 @@ def test_readme_python_block_runs(tmp_path, monkeypatch, capsys):
     names: dict[str, object] = {}
     exec(compile(block, "README.md", "exec"), names)
     assert (tmp_path / "unlearned" / "model.safetensors").is_file()
-    assert len(capsys.readouterr().out.split()) == 4
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines[0].split()) == 3
+    assert lines[1] == names["outcome"].sentence  # type: ignore[attr-defined]
     assert names["outcome"].request.ids == ("train-00003", "train-00017")  # type: ignore[attr-defined]
 
 

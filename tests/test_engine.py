@@ -289,7 +289,9 @@ def run_to_be_killed(kind: str, folder: Path | None, result: Path, *, slow: bool
         train(model, PairInputs.of(dataset, model), rows, settings, engine, seed=0, what="training", folder=folder)
     else:
         original = tiny.build(tiny.albef())
-        method = MultiDelete(min_steps=30, batch_size=12, retain_ratio=2, evaluations=6, retain_mismatched=0.25)
+        method = MultiDelete(
+            stop="lowest", min_steps=30, batch_size=12, retain_ratio=2, evaluations=6, retain_mismatched=0.25
+        )
         model = method(original, tiny.data_for(original, folder=folder), engine).model
     model.save_pretrained(result)
 
@@ -335,7 +337,7 @@ def test_checkpoint_holds_everything_a_step_depends_on(albef: Model, tmp_path: P
     checkpoint = Checkpoint(tmp_path, {}, resume=True)
     state = _FitState(albef.requires_grad_(True), albef.parameters_of("all"), fit_settings, checkpoint)
     loop._step(tiny.engine(), albef, task_loss(albef), fit_settings, state, "test")
-    state.keep_best(0.5)
+    state.validated({"criterion": 0.5})
     state.save()
     other = copy.deepcopy(tiny.original("albef"))
     restored = _FitState(other, other.parameters_of("all"), fit_settings, checkpoint)

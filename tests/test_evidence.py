@@ -17,7 +17,7 @@ import multidelete.pipeline
 import tiny
 from messages import logged
 from multidelete.data.dataset import Dataset, Example
-from multidelete.judgement.verify import recomputed
+from multidelete.judgement.recompute import recomputed
 from multidelete.membership.metrics import metrics_of
 from multidelete.membership.references import halves_of
 from multidelete.methods import METHODS, Method

@@ -258,7 +258,7 @@ def test_mismatched_pairs_never_use_another_text_of_the_picture() -> None:
 def test_a_run_that_deletes_single_texts(tmp_path: Path) -> None:
     model = tiny.original("albef")
     request = one_text("retrieval")
-    method = MultiDelete(epochs=1, min_steps=2, evaluations=1)
+    method = MultiDelete(stop="lowest", epochs=1, min_steps=2, evaluations=1)
     outcome = multidelete.unlearn(
         model,
         request.dataset,
@@ -337,7 +337,7 @@ def test_texts_of_a_picture_that_are_deleted_one_after_another(tmp_path: Path) -
     last = resolve(request.dataset, **given)
     assert last.all_ids == (*earlier, f"{name}#{count - 1}")
     assert row not in last.retain
-    method = MultiDelete(epochs=1, min_steps=2, evaluations=1)
+    method = MultiDelete(stop="lowest", epochs=1, min_steps=2, evaluations=1)
     multidelete.unlearn(tiny.original("albef"), request.dataset, given, method, out=tmp_path / "run")
     record = json.loads((tmp_path / "run/deletion.json").read_text())["deleted"]
     assert (record["ids"], record["earlier"]) == (given["ids"], earlier)

@@ -27,7 +27,7 @@ from multidelete.report.tables.sections import attacks
 from multidelete.runs.groups import Group, Spread, label, summary
 from multidelete.runs.reader import Run
 from multidelete.utils.errors import InputError
-from rows import display, seed_values
+from rows import display, seed_values, with_contrasts
 
 TUNED = {
     "alpha": 0.2,
@@ -138,7 +138,9 @@ def make_run(folder: Path, *, seed: int = 0, shift: float = 0.0, rows: Any = Non
         "command": "multidelete demo --seed 0",
         "warnings": ["the guarantee holds for <convex> losses only"],
     }
-    (folder / "results.json").write_text(json.dumps({"schema": 1, "rows": content, "provenance": provenance}))
+    (folder / "results.json").write_text(
+        json.dumps({"schema": 1, "rows": with_contrasts(content), "provenance": provenance})
+    )
     if "h" in parts:
         (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
     if "g" in parts:
@@ -409,28 +411,25 @@ def verdict_on(**changes: Any) -> verdict.Verdict:
     """The verdict on MultiDelete-F with other scores (test, AUC, test AUC) or seconds, or without Retrain."""
     scores = changes.get("scores", (71.3, 19.4, 48.9))
     rows = [*ROWS[:2], ("multidelete", "fusion", TUNED, scores, changes.get("seconds", 24.1), None)]
-    groups = [
-        Group.of(
-            [
-                {
-                    "task": "retrieval",
-                    "data": "scenes",
-                    "model": "albef",
-                    "forget_examples": 400,
-                    **seed_values(0),
-                    "method": method,
-                    **display(method),
-                    **display(method),
-                    "scope": scope,
-                    "settings": settings,
-                    "metrics": dict(zip(("test_score", "forget_auc", "forget_test_auc"), metrics, strict=True)),
-                    "cost": {"update_seconds": seconds},
-                }
-            ]
-        )
+    made = [
+        {
+            "task": "retrieval",
+            "data": "scenes",
+            "model": "albef",
+            "forget_examples": 400,
+            **seed_values(0),
+            "method": method,
+            **display(method),
+            "scope": scope,
+            "settings": settings,
+            "metrics": dict(zip(("test_score", "forget_auc", "forget_test_auc"), metrics, strict=True)),
+            "cost": {"update_seconds": seconds},
+            **({"unchanged": True, "note": changes["note"]} if "note" in changes and method == "multidelete" else {}),
+        }
         for method, scope, settings, metrics, seconds, _ in rows
         if method not in changes.get("without", ())
     ]
+    groups = [Group.of([row]) for row in with_contrasts(made, changes.get("error", 1.0), changes.get("clusters", 400))]
     return verdict.verdicts(groups)[0]
 
 
@@ -442,7 +441,7 @@ def test_a_method_that_forgot_well() -> None:
         "cheap",
     )
     assert result.forgetting.details.startswith("D_f AUC 19.4 (Original 50.3, Retrain 20.8); D_f vs test AUC 48.9")
-    assert result.utility.details == "test score 71.3, Retrain 71.9 (−0.6)."
+    assert result.utility.details == "test score 71.3; Original 72.4 (−1.1 ± 2.3), Retrain 71.9 (−0.6 ± 2.3)."
     assert result.cost.details == "24 s; 6.1 % of Retrain's 6.6 min."  # 24.1 / 398
 
 
@@ -451,9 +450,10 @@ def test_a_method_that_forgot_well() -> None:
     [
         ((71.3, 48.0, 78.0), "not_forgotten"),
         ((71.3, 21.0, 78.0), "not_forgotten"),  # one AUC alone does not make it forgotten
-        ((71.3, 33.0, 62.0), "partly_forgot"),  # 17.3 of 29.5 and 17.6 of 29.5
-        ((71.3, 15.9, 45.2), "forgot"),
-        ((71.3, 15.7, 48.9), "forgot_beyond_retrain"),
+        ((71.3, 33.0, 63.0), "partly_forgot"),  # 12.9 of 29.5 left
+        ((71.3, 33.0, 57.0), "forgot"),  # 6.9 ± 2.3 is within 10
+        ((71.3, 33.0, 59.0), "partly_forgot"),  # 8.9 ± 2.3 is not, and above
+        ((71.3, 15.9, 43.0), "forgot"),
         ((71.3, 8.0, 20.0), "forgot_beyond_retrain"),
     ],
 )
@@ -465,7 +465,8 @@ def test_the_verdict_on_forgetting(scores: tuple[float, float, float], code: str
     ("score", "code"),
     [
         (75.0, "utility_kept"),
-        (69.0, "utility_kept"),
+        (71.5, "utility_kept"),
+        (70.0, "utility_too_few"),  # -1.9 ± 2.3 may be more than 3
         (68.0, "utility_reduced"),
         (31.2, "utility_destroyed"),
     ],
@@ -483,7 +484,21 @@ def test_without_retrain_nothing_is_claimed() -> None:
     result = verdict_on(without=("retrain",))
     assert result.forgetting.code == "forgetting_unknown"
     assert "no Retrain" in result.forgetting.details
-    assert result.utility.details.startswith("test score 71.3, Original 72.4")
+    assert "changed by −30.7 ± 2.3 against Original" in result.forgetting.details
+    assert result.utility.details.startswith("test score 71.3; Original 72.4")
+
+
+def test_few_deleted_pairs_decide_nothing_and_it_says_how_many_would() -> None:
+    result = verdict_on(error=6.0, clusters=5).forgetting
+    assert result.code == "forgetting_too_few"
+    assert re.search(r"With 5 deleted this cannot be decided; about \d+ would be needed", result.details)
+    assert verdict_on(error=6.0, clusters=5, scores=(71.3, 48.0, 79.0)).forgetting.code == "not_forgotten"
+
+
+def test_of_a_model_that_was_left_as_it_was_nothing_is_claimed() -> None:
+    result = verdict_on(note="Nothing was done.", scores=ROWS[0][3])
+    assert (result.forgetting.code, result.utility.code) == ("left_as_it_was", "utility_kept")
+    assert result.forgetting.details.endswith("Nothing was done.")
 
 
 def test_the_report_does_without_torch() -> None:
@@ -502,7 +517,7 @@ def test_the_page_says_it_in_words_and_numbers(html: str) -> None:
         "MultiDelete-F forgot the 400 deleted examples and kept its utility, in 6.9 % of Retrain" in words
     )  # 27.6 / 398
     assert "Did not forget: Df AUC 44.6 (Original 50.3, Retrain 20.8)" in words
-    assert "Destroyed utility: test score 31.2, Retrain 71.9 (−40.7)." in words
+    assert "Original 72.4 (−41.2 ± 2.3), Retrain 71.9 (−40.7 ± 2.3)." in words
     assert "The value to aim at is Retrain&#39;s 20.8, not 50" in words
     for number in (f"{score}" for row in ROWS for score in row[3]):
         assert f"<td>{number}</td>" in html

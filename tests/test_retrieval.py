@@ -131,7 +131,9 @@ def test_predictions_are_those_of_the_slow_twin(model: Model, uneven: Dataset) -
         texts = sum(len(uneven.examples[example].texts) for example in examples)
         shapes = {name: values.shape for name, values in predictions[split].items()}
         assert shapes == {
-            **dict.fromkeys(("example", "text", "score", "cosine", "i2t_loss", "t2i_loss", "t2i_rank"), (texts,)),
+            **dict.fromkeys(
+                ("example", "text", "cluster", "score", "cosine", "i2t_loss", "t2i_loss", "t2i_rank"), (texts,)
+            ),
             **dict.fromkeys(("ranked_example", "i2t_rank"), (len(examples),)),
         }
 

@@ -66,7 +66,7 @@ def test_unlearning_in_every_layout(name: str, tmp_path: Path) -> None:
     ended = CliRunner().invoke(app, ["check", "--data", str(root), "--forget-count", "2"])
     assert ended.exit_code == 0, ended.output
     assert "forget 10 pairs of 2 examples, retain " in ended.output
-    model, method = tiny.original("albef"), MultiDelete(epochs=1, min_steps=1)
+    model, method = tiny.original("albef"), MultiDelete(stop="lowest", epochs=1, min_steps=1)
     outcome = multidelete.unlearn(model, loaded(root), {"count": 2}, method, engine=tiny.engine())
     assert tiny.changed(tiny.weights(model), outcome.model.state_dict())
     assert ("test_score" in outcome.rows[-1]["metrics"]) == (name in KEEPS_SPLITS)

@@ -25,7 +25,7 @@ SETTINGS = {
     "descent_to_delete": {"steps": 2},
     "lcodec": {"perturbations": 40, "batch_size": 9, "damping": 1.0, "largest_drop": 100},
     "erm_ktp": {},
-    "multidelete": {"epochs": 1, "evaluations": 1, "min_steps": 2},
+    "multidelete": {"stop": "lowest", "epochs": 1, "evaluations": 1, "min_steps": 2},
     "finetune": {"epochs": 1, "evaluations": 1, "min_steps": 2},
     "neggrad": {"epochs": 1, "evaluations": 1, "min_steps": 2},
     "knowledge_unlearning": {"epochs": 1, "evaluations": 1, "min_steps": 2},

@@ -25,7 +25,8 @@ import multidelete.pipeline
 import multidelete.report.pages.run
 import tiny
 from conftest import Ended
-from multidelete.judgement.verify import Check, recomputed, verify
+from multidelete.judgement.recompute import recomputed
+from multidelete.judgement.verify import Check, verify
 from multidelete.report.pages.deletion import DELETION_PAGE, PAGE_CHECKS, write_deletion
 from multidelete.runs import record
 from multidelete.runs.reader import Run
@@ -375,7 +376,8 @@ TAMPERINGS = {
         {"metrics of 01-retrain-all": "retain_score recorded ", f"metrics of {MAIN_ROW}": "gap_to_retrain recorded "},
     ),
     "a metric that is no number": Tampering(
-        results("rows", 2, "metrics", "test_score", to="99"), {f"metrics of {MAIN_ROW}": "cannot be read"}
+        results("rows", 2, "metrics", "test_score", to="99"),
+        {f"metrics of {MAIN_ROW}": "test_score recorded 99, found "},
     ),
     "a metric more": Tampering(
         results("rows", 2, "metrics", "mi_ratio", to=1.5),
@@ -383,8 +385,7 @@ TAMPERINGS = {
     ),
     "a cost": Tampering(
         results("rows", 2, "cost", "update_seconds"),
-        {**RESULTS, "results": "rows.2.cost.update_seconds is "},
-        resealed=False,
+        {**RESULTS, "results": "rows.2.cost.update_seconds is ", "deletion record": "result.answer is "},
     ),
     "a seed": Tampering(
         results("rows", 2, "seed"), {**RESULTS, "results": "rows.2.seed is 1 in results.json, but 0 in its recipe"}

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multidelete.data.requests import Request
+from multidelete.judgement.verdict import Verdict, sentence, verdicts
 from multidelete.metrics.registry import SUMMARY
 from multidelete.models.base import Model
-from multidelete.runs.groups import label
+from multidelete.runs.groups import BASELINES, Group, label
 from multidelete.runs.row import Row, values_of
 from multidelete.tasks import Predictions
 from multidelete.training.loop import TrainingHistory
@@ -84,6 +85,18 @@ class Outcome:
         """Metrics of Retrain; None if it was not trained."""
         return next((Metrics(row["metrics"]) for row in self.rows if row["method"] == "retrain"), None)
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """Findings on the unlearned model, each a decision on intervals; None for a control, which unlearns nothing."""
+        groups = [Group.of([row]) for row in self.rows]
+        unlearned = [i for i, group in enumerate(groups) if group.method not in BASELINES]
+        return verdicts(groups)[unlearned.index(self.index)] if self.index in unlearned else None
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in a sentence, as the terminal, the record and the page say it."""
+        return sentence(self.rows, self.index)
+
     def to_dataframe(self) -> pandas.DataFrame:
         """One line for each model: settings, all metrics, and the cost.
 
@@ -131,13 +144,13 @@ class Outcome:
             "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(cells))
             for cells in (list(zip(line, widths, strict=True)) for line in (header, *lines))
         ]
-        return "\n".join([self._summary(), *text])
+        return "\n".join([self._summary(), *text, self.sentence])
 
     def _repr_html_(self) -> str:
         header, *lines = self._table()
         rows = [f"<tr>{''.join(f'<th>{escape(cell)}</th>' for cell in header)}</tr>"]
         rows += [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines]
-        return f"<p>{escape(self._summary())}</p><table>{''.join(rows)}</table>"
+        return f"<p>{escape(self._summary())}</p><table>{''.join(rows)}</table><p>{escape(self.sentence)}</p>"
 
     def _summary(self) -> str:
         row, request = self.rows[self.index], self.request

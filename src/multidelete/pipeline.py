@@ -18,13 +18,14 @@ from multidelete.data.batches import PairInputs
 from multidelete.data.dataset import Dataset
 from multidelete.data.requests import Request
 from multidelete.judgement.card import card
+from multidelete.judgement.contrasts import contrasts
 from multidelete.judgement.deletion import record
 from multidelete.membership.metrics import get_or_measure, metrics_of
 from multidelete.membership.references import get_or_train, get_or_unlearn_references, halves_of
 from multidelete.methods import Method, Original, Unlearned, UnlearningData
 from multidelete.metrics.cost import peak_memory_mb, reset_peak_memory
 from multidelete.metrics.forgetting import gap_to_retrain
-from multidelete.models.base import Model
+from multidelete.models.base import Model, same_weights
 from multidelete.models.wrapped import Wrapped
 from multidelete.outcome import Outcome
 from multidelete.recipe import Recipe, as_values
@@ -211,6 +212,11 @@ def run_method(prepared: Prepared, key: str, method: Method) -> tuple[Unlearned,
             "peak_memory_mb": memory,
         },
     }
+    if not method.stored and same_weights(result.model, original.model):
+        row["unchanged"] = True
+    if result.note:
+        row["note"] = result.note
+        logger.warning("%s (%s): %s", method.name, method.scope, result.note)
     if method is recipe.method:
         if recipe.merge and isinstance(result.model, Wrapped):
             result.model = result.model.merged()
@@ -249,8 +255,10 @@ def finish(prepared: Prepared, rows: Mapping[str, Row], command: str, unlearned:
     """Compare every row with Retrain, write and seal the record, and return the outcome."""
     recipe, request, original, folder = prepared.recipe, prepared.request, prepared.original, prepared.folder
     retrain = next((row["metrics"] for row in rows.values() if row["method"] == "retrain"), None)
-    if retrain is not None:
-        for row in rows.values():
+    found = contrasts(rows, recipe.task, folder.predictions.read, list(prepared.references))
+    for key, row in rows.items():
+        row["contrasts"] = found[key]
+        if retrain is not None:
             row["metrics"]["gap_to_retrain"] = gap_to_retrain(row["metrics"], retrain)
     if not folder.sealed:
         write_gallery(folder.path, request, max(original.model.config.image_size, 96))

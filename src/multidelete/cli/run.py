@@ -255,7 +255,7 @@ def _run(recipe: Recipe, out: Path, resume: bool, tracker: str | None) -> None:
 
     check_out(out, resume=resume)  # check before slow imports and reading data
     with open_engine(recipe, resume, tracker, out) as engine:
-        run(recipe, out, engine, resume=resume)
+        outcome = run(recipe, out, engine, resume=resume)
     write_report([Run.load(out)], out)
     write_deletion(out)
     Console().print(rows_table(Run.load(out)))
@@ -263,6 +263,7 @@ def _run(recipe: Recipe, out: Path, resume: bool, tracker: str | None) -> None:
     if (out / DELETION_PAGE).is_file():
         typer.echo(f"record:  {out / DELETION_PAGE}")
     typer.echo(f"digest:  {digest_of(out)}  (keep it: multidelete verify {shlex.quote(str(out))} --digest ...)")
+    typer.echo(outcome.sentence)
 
 
 def _make_room(recipe: Recipe, out: Path) -> None:

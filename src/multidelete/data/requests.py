@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from multidelete.data.clusters import clusters, groups_by_row, members
 from multidelete.data.conditions import groups_of, matching
 from multidelete.data.copies import copy_notes
 from multidelete.data.dataset import Dataset, Rows
@@ -165,8 +165,9 @@ def resolve(
     """Split the training pairs into D_f and D_r: what is named, a group, a condition, or a seeded sample.
 
     With one seed, a smaller sample is a prefix of a larger one. Training examples that share an image file, a pair of
-    nodes or a group are sampled together, so that no forgotten image stays in the retain set under another id. The
-    sample can exceed the requested size by the copies of its last example.
+    nodes or a group are sampled together, so that no forgotten image stays in the retain set under another id. Each
+    such cluster is as likely as any other, however many examples it has. The sample can exceed the requested size by
+    the copies of its last example.
 
     Args:
         dataset: The dataset.
@@ -267,7 +268,7 @@ def _check_copies(dataset: Dataset, source: str, deleted: Rows) -> None:
     named = set(forget.tolist())
     for keys, why, rows in (
         (dataset.image_digests(), f"{same}; delete both, or name single pairs (ID#0)", forget[complete]),
-        (_groups(dataset), "belongs to the same group; delete both", forget),
+        (groups_by_row(dataset), "belongs to the same group; delete both", forget),
     ):
         forgotten = {keys[row]: row for row in rows.tolist()}
         problems += [
@@ -277,31 +278,6 @@ def _check_copies(dataset: Dataset, source: str, deleted: Rows) -> None:
             if row not in named and keys[row] in forgotten
         ]
     raise_all(problems, "copies")
-
-
-def _groups(dataset: Dataset) -> list[str]:
-    """The group of each example; an example without a group gets its own."""
-    return [example.group or f"\0{row}" for row, example in enumerate(dataset.examples)]
-
-
-def _drawn_together(dataset: Dataset, rows: Rows) -> dict[int, list[int]]:
-    """For each row, all rows connected to it by a shared image, pair of nodes or group (union-find)."""
-    parent = {row: row for row in rows.tolist()}
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
-    for keys in (dataset.image_digests(), _groups(dataset)):
-        first: dict[str, int] = {}
-        for row in rows.tolist():
-            parent[root(row)] = root(first.setdefault(keys[row], row))
-    members: defaultdict[int, list[int]] = defaultdict(list)
-    for row in rows.tolist():
-        members[root(row)].append(row)
-    return {row: members[root(row)] for row in rows.tolist()}
 
 
 def _sample_size(count: int | None, fraction: float | None, total: int, name: str) -> tuple[str, int]:
@@ -325,13 +301,14 @@ def _sample_size(count: int | None, fraction: float | None, total: int, name: st
 
 
 def _sample(dataset: Dataset, train: Rows, number: int, seed: int) -> Rows:
-    together = _drawn_together(dataset, train)
-    drawn: dict[int, None] = {}
-    for row in np.random.default_rng(seed).permutation(train).tolist():
+    """Rows of clusters, each as likely as any other, until there are enough examples."""
+    together = members(clusters(dataset, train))
+    drawn: list[int] = []
+    for each in np.random.default_rng(seed).permutation(len(together)).tolist():
         if len(drawn) >= number:
             break
-        drawn.update(dict.fromkeys(together[row]))
-    return np.array(list(drawn), dtype=np.int64)
+        drawn += train[together[each]].tolist()
+    return np.array(drawn, dtype=np.int64)
 
 
 def _one_text_each(dataset: Dataset, examples: Rows, seed: int) -> Rows:
@@ -347,12 +324,11 @@ def _parts(dataset: Dataset, forget: Rows, part: Sequence[int]) -> list[Rows]:
         raise InputError(f"part = {list(part)} is not a part of a request; expected [2, 5] for the second of five")
     count = part[1]
     examples = dataset.example_rows(forget)
-    together = _drawn_together(dataset, examples)
     parts: list[list[int]] = [[] for _ in range(count)]
     taken = 0
-    for rows in dict.fromkeys(tuple(together[row]) for row in examples.tolist()):
-        parts[taken * count // len(examples)] += rows
-        taken += len(rows)
+    for each in members(clusters(dataset, examples)):
+        parts[taken * count // len(examples)] += examples[each].tolist()
+        taken += len(each)
     if not all(parts):
         raise InputError(
             f"part = {list(part)}: {len(examples):,} examples cannot be deleted in {count} parts; use fewer"

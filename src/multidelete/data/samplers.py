@@ -153,6 +153,11 @@ class ForgetRetainStream:
         batch = self.inputs.batch(retained, device, generator(self.seed, "retain negatives", step))
         return forget, RetainBatch(**vars(batch), stream=self, step=step)
 
+    def first_kept(self, count: int) -> Rows:
+        """Text rows of the first kept pairs, at most ``count`` and two steps of them; the steps draw them too."""
+        size = min(count, 2 * self.retain_size, len(self.retain))
+        return np.sort(EpochSampler(self.retain, self.seed, "retain").take(0, size))
+
     def drawn(self, steps: int) -> dict[str, Rows]:
         """All rows of each modality that the batches of these steps contain, sorted."""
         both = [rows for step in range(steps) for rows in self._rows(step)]

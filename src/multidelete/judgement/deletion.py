@@ -10,8 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from multidelete.judgement import verdict
-from multidelete.judgement.verdict import Finding
+from multidelete.judgement import findings
+from multidelete.judgement.findings import Finding
+from multidelete.judgement.verdict import sentence
 from multidelete.runs.groups import BASELINES, Group, label, reference
 from multidelete.runs.reader import Run, read_json
 from multidelete.runs.seal import DELETION_FILE
@@ -32,29 +33,38 @@ ITEMS = {
 FORGETTING = {
     "forgot": (
         "Forgotten",
-        "The model now treats the deleted data much like a model that was retrained without them: "
-        f"at least {percent(verdict.FORGOT)} of the difference is gone.",
+        "In no comparison is the model clearly different from one that was retrained without the deleted data: the "
+        f"difference is less than {findings.EQUAL:g} points of 100, with 98 % confidence.",
     ),
     "forgot_beyond_retrain": (
         "Forgotten (further than needed)",
-        f"At least {percent(verdict.FORGOT)} of the difference to a model that was retrained without the deleted data "
-        "is gone, but now they score clearly lower than in that model. This can itself reveal what was deleted.",
+        "The deleted data now score clearly lower than in a model that was retrained without them. This can itself "
+        "reveal what was deleted.",
     ),
     "partly_forgot": (
         "Only partly forgotten",
-        "The model still treats the deleted data in part as data that it was trained on: between "
-        f"{percent(verdict.PARTLY)} and {percent(verdict.FORGOT)} of the difference to a model that was retrained "
-        "without them is gone.",
+        "The model still treats the deleted data in part as data that it was trained on: at least "
+        f"{percent(findings.PARTLY)} of the difference to a model that was retrained without them is gone, not all.",
     ),
     "not_forgotten": (
         "Not forgotten",
         "The model still treats the deleted data as data that it was trained on: in at least one comparison less than "
-        f"{percent(verdict.PARTLY)} of the difference to a model that was retrained without them is gone.",
+        f"{percent(findings.PARTLY)} of the difference to a model that was retrained without them is gone.",
     ),
     "ranked_below": (
         "There was little to forget (the deleted data now stand out)",
         "Before the deletion the model already treated these data much like a model retrained without them. "
         "Now they score clearly lower than in that model, which can itself reveal what was deleted.",
+    ),
+    "left_as_it_was": (
+        "The model was left as it was",
+        "Before the deletion it treated these data as data that it was never trained on, or no change was found that "
+        "leaves it fit for its task. The note of the run says which.",
+    ),
+    "forgetting_too_few": (
+        "Whether it was forgotten cannot be decided from so few data",
+        "The comparison with a model that was retrained without the deleted data is too uncertain: chance alone could "
+        f"explain a difference of more than {findings.EQUAL:g} points of 100.",
     ),
     "forgetting_not_measured": (
         "Whether it was forgotten was not measured",
@@ -91,6 +101,10 @@ UTILITY = {
         "It does its task far worse than the {other} model. Damage to the whole model is not the deletion "
         "that was requested.",
     ),
+    "utility_too_few": (
+        "whether the model still does its task cannot be decided from so few test data",
+        "There are too few test data to decide its test score from that of the {other} model.",
+    ),
     "utility_unknown": (
         "whether the model still does its task cannot be evaluated",
         "There is no test score to compare with.",
@@ -109,6 +123,12 @@ SHOWS = (
     "than on the retrained model.",
 )
 
+TOO_FEW = (
+    "Cannot be decided from so few data",
+    "Attacks tried to distinguish the deleted data from data not used in training. With so few deleted data, neither "
+    "success nor failure can be distinguished from chance.",
+)
+
 CHANGED = (
     "Cannot be evaluated",
     "The result of the attack has changed for kept data as well, so it says nothing about the deleted data.",
@@ -119,6 +139,11 @@ MEMBERSHIP = {
     "membership_hidden_of_all": HIDDEN,
     "membership_shows": SHOWS,
     "membership_shows_below": SHOWS,
+    "membership_too_few": TOO_FEW,
+    "membership_as_before": (
+        "As before",
+        "The model was left as it was, so attacks succeed as often as before.",
+    ),
     "membership_unknown": (
         "Cannot be evaluated",
         "Attacks were run, but there is no retrained model to compare with.",
@@ -159,7 +184,8 @@ LIMITS = (
     "each half alone is meant to stay.",
     "This is about one model and these items. The data themselves, the model before the deletion, copies of either, "
     "and other models that learned from them are not changed by it.",
-    "This is one run: differences of a few points can be chance.",
+    "This is one run. Its answers allow for the chance of which data were deleted and tested, but not for that of "
+    "training and unlearning again.",
 )
 
 
@@ -183,7 +209,7 @@ def record(run: Run, ids: Sequence[str], earlier: Sequence[str] = ()) -> dict[st
     after, before = groups[index], reference(groups, "original")
     retrained = next((group for group in groups if group is not after and _is_retrain(group)), None)
     forgetting = _forgetting(after, before, retrained)
-    kept = verdict.utility(after, before, retrained)
+    kept = findings.utility(after, before, retrained)
     phrase, words = UTILITY[kept.code]
     utility = Finding(kept.code, kept.tone, phrase, words.format(other="retrained" if retrained else "original"))
     membership = _membership(after, before, retrained)
@@ -191,7 +217,7 @@ def record(run: Run, ids: Sequence[str], earlier: Sequence[str] = ()) -> dict[st
     models = {"before": before, "after": after, "retrained": retrained}
     return {
         "schema": SCHEMA,
-        "result": _result(forgetting, utility, membership),
+        "result": {"tone": _tone(forgetting, utility, membership), "answer": sentence(run.rows, index)},
         "deleted": {
             "count": len(ids),
             "what": one if len(ids) == 1 else many,
@@ -252,8 +278,8 @@ def _forgetting(after: Group, before: Group | None, retrained: Group | None) -> 
     """Verdict on forgetting in plain English."""
     if _is_retrain(after):
         return RETRAINED
-    result = verdict.forgetting(after, before, retrained)
-    missing = NOTHING_TO_COMPARE if retrained is None else LITTLE_TO_FORGET
+    result = findings.forgetting(after, before, retrained)
+    missing = LITTLE_TO_FORGET if result.code == "little_to_forget" else NOTHING_TO_COMPARE
     return Finding(result.code, result.tone, *FORGETTING.get(result.code, missing))
 
 
@@ -261,7 +287,7 @@ def _membership(after: Group, before: Group | None, retrained: Group | None) -> 
     """Verdict on membership in plain English, with the numbers of the strongest attack."""
     if _is_retrain(after):
         return RETRAINED_MEMBERSHIP
-    result = verdict.membership(after, before, retrained)
+    result = findings.membership(after, before, retrained)
     if result is None:
         return NOT_TESTED
     answer, words = MEMBERSHIP[result.code]
@@ -278,11 +304,8 @@ def _is_retrain(group: Group) -> bool:
     return group.method == "retrain" and group.first["scope"] == "all"
 
 
-def _result(forgetting: Finding, utility: Finding, membership: Finding) -> dict[str, str]:
-    """Summary in one sentence, or two if an attack succeeds, with the tone of the worst finding."""
-    tone = max(forgetting.tone, utility.tone, key=("good", "fair", "open", "bad").index)
-    joined = "but" if (forgetting.tone == "good") != (utility.tone == "good") else "and"
-    answer = f"{forgetting.answer}, {joined} {utility.answer}."
+def _tone(forgetting: Finding, utility: Finding, membership: Finding) -> str:
+    """Tone of the worst finding."""
     if membership.tone == "bad":
-        tone, answer = "bad", f"{answer} An attack can tell which data were deleted."
-    return {"tone": tone, "answer": answer}
+        return "bad"
+    return max(forgetting.tone, utility.tone, key=("good", "fair", "open", "bad").index)

@@ -16,9 +16,7 @@ from multidelete.data.dataset import Dataset
 from multidelete.data.readers import read
 from multidelete.data.requests import hash_of_ids, resolve
 from multidelete.judgement.deletion import read_record, record
-from multidelete.membership.metrics import metrics_of
-from multidelete.metrics.forgetting import gap_to_retrain
-from multidelete.recipe import MembershipSettings
+from multidelete.judgement.recompute import GAP, recomputed, recomputed_contrasts
 from multidelete.runs.bench_folder import cell_folders, is_bench
 from multidelete.runs.reader import Run
 from multidelete.runs.record import (
@@ -34,14 +32,12 @@ from multidelete.runs.row import values_of
 from multidelete.runs.seal import DELETION_FILE, SUMS_FILE, WORK, digest_of, read_seal, sums
 from multidelete.store.models import hash_of
 from multidelete.store.predictions import read_predictions
-from multidelete.tasks import TASKS, Predictions
+from multidelete.tasks import Predictions
 from multidelete.utils.errors import InputError
-from multidelete.utils.registry import choose
 
 Answers = Iterator[tuple[bool | None, str]]  # holds, message
 Look = Callable[..., Answers]
 
-GAP = "gap_to_retrain"
 ROUNDING = 1e-12  # relative tolerance; the order of sums may differ between processors and numpy versions
 
 
@@ -182,10 +178,11 @@ def _copies(run: Run) -> Iterator[tuple[str, Any, Any]]:
         kept = run.folder / WORK / f"{run.key(index)}.json"
         if kept.is_file():  # not part of the record (only for --resume), but shows which value was changed
             metrics = {key: value for key, value in row["metrics"].items() if key != GAP}
+            compared = {key: value for key, value in row.items() if key != "contrasts"}
             yield (
                 f"{WORK}/{kept.name}",
                 {location: json.loads(kept.read_text())},
-                {location: {**row, "metrics": metrics}},
+                {location: {**compared, "metrics": metrics}},
             )
 
 
@@ -213,24 +210,17 @@ def _metrics(run: Run, index: int) -> Answers:
         yield True, f"{len(result)} values follow from the stored predictions"
 
 
-def recomputed(run: Run, index: int) -> dict[str, float]:
-    """Metrics of a row, recomputed from its stored predictions."""
-    recipe = run.provenance["recipe"]
-    settings = dict(recipe["task"])
-    task = choose(TASKS, settings.pop("name"), "task").model_validate(settings)
-    rows, key = [run.key(each) for each in range(len(run.rows))], run.key(index)
-    stored = sorted(path.name for path in (run.folder / "predictions").iterdir())
-    common = {name: name for name in stored if not name.startswith(tuple(rows))}
-    own = {name.removeprefix(f"{key}-"): name for name in stored if name.startswith(f"{key}-")}
-    references, unlearned = (
-        {name: read_predictions(run.folder / "predictions" / location) for name, location in each.items()}
-        for each in (common, own)
-    )
-    membership = MembershipSettings.model_validate(recipe["membership"])
-    before, after = _predictions(run, 0), _predictions(run, index)
-    metrics = metrics_of(task, after, before, references, unlearned, membership, run.rows[index]["seeds"]["train"])
-    retrain = next((row["metrics"] for row in run.rows if row["method"] == "retrain"), None)
-    return metrics if retrain is None else {**metrics, GAP: gap_to_retrain(metrics, retrain)}
+def _contrasts(run: Run) -> Answers:
+    """Check that the differences between models follow from the stored predictions."""
+    wrong = {
+        f"{run.key(index)}: {name}": each
+        for index, found in enumerate(recomputed_contrasts(run))
+        for name, each in differences(run.rows[index].get("contrasts", {}), json.loads(json.dumps(found))).items()
+        if not _same(*each)
+    }
+    yield from ((False, f"{name} recorded {was}, found {now}") for name, (was, now) in wrong.items())
+    if not wrong:
+        yield True, f"the differences of {len(run.rows)} models to Original and Retrain follow from the predictions"
 
 
 def _request(run: Run) -> Answers:
@@ -333,6 +323,7 @@ def is_same_version(run: Run) -> bool:
 
 
 PARTS: dict[str, Look] = {
+    "contrasts": _contrasts,
     "request": _request,
     "data": _data,
     "model": _model,
@@ -372,8 +363,8 @@ def _other_ids(recorded: Iterable[str], result: Iterable[str]) -> str:
     return " and ".join(parts)
 
 
-def _same(recorded: float | None, result: float | None) -> bool:
-    if recorded is None or result is None:
+def _same(recorded: Any, result: Any) -> bool:
+    if not isinstance(recorded, int | float) or not isinstance(result, int | float):
         return False
     return math.isclose(recorded, result, rel_tol=ROUNDING, abs_tol=ROUNDING)
 

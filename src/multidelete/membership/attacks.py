@@ -25,7 +25,7 @@ from sklearn.svm import SVC
 
 from multidelete.metrics.classification import head_logits
 from multidelete.metrics.forgetting import forget_auc
-from multidelete.metrics.intervals import Resamples, interval, resampled_rates
+from multidelete.metrics.intervals import Resamples, bounds, interval, resampled_rates
 from multidelete.utils.randomness import derive
 
 Floats = NDArray[np.floating[Any]]
@@ -72,7 +72,7 @@ def membership(
         for name, values in signals(predictions[split]).items():
             if not np.isfinite(values).all():
                 return {f"attack_{name}_auc": math.nan}
-    members, others = (predictions[split]["example"] for split in ("forget", "test"))
+    members, others = (predictions[split]["cluster"] for split in ("forget", "test"))
     draws = Resamples.of(members, resamples, seed, "members"), Resamples.of(others, resamples, seed, "non-members")
     metrics: dict[str, float] = {}
     for name, scores in attacks(predictions, references, unlearned, seed).items():
@@ -81,7 +81,7 @@ def membership(
         attacker = presence_attacker(references[SHADOW])
         for key, split in (("mi_ratio", "forget"), ("mi_ratio_retain", "retain")):
             before, after = (presence(attacker, each[split]) for each in (original, predictions))
-            drawn = Resamples.of(predictions[split]["example"], resamples, seed, key)
+            drawn = Resamples.of(predictions[split]["cluster"], resamples, seed, key)
             metrics[key] = float(before.mean() / after.mean())
             metrics[f"{key}_low"], metrics[f"{key}_high"] = interval(drawn.means(before) / drawn.means(after))
     return metrics
@@ -345,22 +345,30 @@ def _names(pairs: Arrays) -> Iterator[tuple[str, int]]:
 # -- success of an attack -------------------------------------------------------------------------------------------
 
 
-def true_positive_rate(members: Floats, others: Floats, one_in: int) -> float:
-    """True-positive rate at a false-positive rate of at most ``1 / one_in``, in points.
+def hits(members: Floats, others: Floats, one_in: int) -> NDArray[np.bool_]:
+    """Members that an attack names at a false-positive rate of at most ``1 / one_in``, ``(F,)``.
 
-    Positives lie strictly above a threshold that is a non-member's score. Without interpolation the false-positive
-    rate never exceeds the allowed one.
+    Half of the allowed false positives are the highest of the others and half the lowest, since a pair that was deleted
+    too far stands out below. Positives lie strictly beyond a score of the others; without interpolation the
+    false-positive rate never exceeds the allowed one.
 
     Args:
         members: Scores of members, ``(F,)``.
         others: Scores of non-members, ``(O,)``, at least ``one_in``.
         one_in: 100 for a false-positive rate of 1 %.
 
-    >>> true_positive_rate(np.array([1.0, 3.0, 3.5, 5.0]), np.array([0.0, 1.0, 2.0, 3.0, 4.0]), one_in=5)
-    50.0
+    >>> hits(np.array([-1.0, 3.0, 3.5, 5.0]), np.arange(10.0), one_in=5).tolist()
+    [True, False, False, False]
     """
-    allowed = len(others) // one_in
-    return float(100 * np.mean(members > np.sort(others)[::-1][allowed]))
+    low, high = bounds(len(others), one_in)
+    ordered = np.sort(others)
+    named: NDArray[np.bool_] = (members > ordered[len(others) - 1 - high]) | (members < ordered[low])
+    return named
+
+
+def true_positive_rate(members: Floats, others: Floats, one_in: int) -> float:
+    """Share of the members that are :func:`hits`, in points."""
+    return float(100 * hits(members, others, one_in).mean())
 
 
 def _rates(members: Floats, others: Floats, member_draws: Resamples, other_draws: Resamples) -> dict[str, float]:

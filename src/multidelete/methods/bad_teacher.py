@@ -23,7 +23,8 @@ class BadTeacher(LossMethod):
     The incompetent teacher b has the original's configuration and initial weights (pretrained encoders included). p is
     the softmax of the head's logits over the temperature. The paper deletes classes and examples of image
     classification. In retrieval the classes are "no match" and "match"; all pairs of D_r match, so only
-    ``retain_mismatched`` provides pairs that do not.
+    ``retain_mismatched`` provides pairs that do not. Each divergence is a mean over its own pairs here; the paper's is
+    over all pairs of a batch, where D_r weighs as much more as it has more pairs: ``retain_kl = retain_ratio``.
 
     Args:
         forget_kl: Weight of the divergence from the incompetent teacher.

@@ -19,6 +19,7 @@ from multidelete.data.batches import TOGETHER, PairInputs, Rows
 from multidelete.data.requests import Request
 from multidelete.data.samplers import ForgetRetainStream, RetainBatch
 from multidelete.methods.teacher import Teacher
+from multidelete.methods.unseen import Unseen
 from multidelete.models.base import Model
 from multidelete.models.extras import EXTRAS
 from multidelete.models.inputs import Batch
@@ -84,12 +85,14 @@ class Unlearned:
         history: Loss terms of each step, validated checkpoints, seconds of updates.
         prepare_seconds: Seconds before the first update (teacher outputs, encodings).
         inputs: Model inputs with precomputed encodings of frozen parts, for evaluation.
+        note: What a reader of the result must know, as a sentence.
     """
 
     model: Model
     history: TrainingHistory
     prepare_seconds: float
     inputs: PairInputs
+    note: str = ""
 
 
 class Method(BaseModel, ABC):
@@ -292,6 +295,15 @@ class LossMethod(Method):
         """Criterion value at which training stops."""
         return math.inf
 
+    def unseen(
+        self, student: Model, inputs: PairInputs, stream: ForgetRetainStream, data: UnlearningData, engine: Engine
+    ) -> Unseen | None:
+        """Signals of unseen pairs, if the method stops there; then the original is the first checkpoint.
+
+        Validation metrics get a ``distance`` then, see :meth:`Unseen.distance`.
+        """
+        return None
+
     @final
     def unlearn(self, student: Model, original: Model, data: UnlearningData, engine: Engine) -> Unlearned:
         """See :meth:`Method.unlearn`."""
@@ -322,12 +334,13 @@ class LossMethod(Method):
             drawn = stream.drawn(steps)
             inputs.fetch(drawn)
             pairs = drawn["text"]
+        unseen = self.unseen(student, inputs, stream, data, engine)
         initial = teacher = None
         if self.needs_initial:
             untrained = data.initial_model(original).to(engine.device).eval().requires_grad_(False)
             initial = Teacher(untrained, data.inputs, engine, data.forget_pairs)
         if self.needs_teacher:
-            teacher = Teacher(original, encoded_inputs(engine, original, data.inputs), engine, pairs, initial, before)
+            teacher = Teacher(original, encoded_inputs(engine, original, data.inputs), engine, pairs, initial, unseen)
         fit_settings = FitSettings(
             steps=steps,
             learning_rate=self.peak_rate(data),
@@ -346,8 +359,11 @@ class LossMethod(Method):
             return self.losses(student, teacher, forget, retain)  # type: ignore[arg-type]
 
         def validate() -> dict[str, float]:
-            result = data.task.validation_metrics(student, inputs, data.request, engine)
-            return {**result, "criterion": self.criterion(result, before)}
+            return checked(data.task.validation_metrics(student, inputs, data.request, engine))
+
+        def checked(metrics: dict[str, float]) -> dict[str, float]:
+            known = metrics if unseen is None else metrics | {"distance": unseen.distance(metrics)}
+            return {**known, "criterion": self.criterion(known, before)}
 
         with masked(student, masks):
             history = fit(
@@ -359,11 +375,13 @@ class LossMethod(Method):
                 what=f"{self.title} ({self.scope})",
                 training=False,
                 validate=validate if self.evaluations else None,
+                start=None if unseen is None else checked(before),
                 folder=data.folder,
             )
         if self.lora is not None:
             merge(student)
-        return Unlearned(student, history, prepared, inputs)
+        note = "" if unseen is None else unseen.note(history)
+        return Unlearned(student, history, prepared, inputs, note)
 
 
 @contextmanager

@@ -62,9 +62,10 @@ class Lcodec(Method):
     pairs not yet deleted. Copies pass through frozen encoders too, since inputs are perturbed, not encodings; gradients
     start at the first trainable layer. All computations are in fp32, because the differences are small.
 
-    The noise decreases with :math:`n^2`: at n = 12,000 pairs it is 0.1, the size of a weight, and at 1,000 it is 15, so
-    that every step is reverted; a larger ``epsilon`` or ``damping`` then helps. An interrupted run resumes at the last
-    saved batch.
+    The noise is that for one deleted pair, as in the authors' code; the bound for m pairs is larger by a factor of
+    :math:`m^2`. It decreases with :math:`n^2`: at n = 12,000 pairs it is 0.1, the size of a weight, and at 1,000 it is
+    15, so that every step is reverted; a larger ``epsilon`` or ``damping`` then helps. An interrupted run resumes at
+    the last saved batch.
 
     Args:
         perturbations: P.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,14 +11,23 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from multidelete.data.batches import PairInputs
 from multidelete.data.requests import Request
 from multidelete.data.samplers import ForgetRetainStream, RetainBatch
-from multidelete.methods.base import LossMethod
+from multidelete.methods.base import LossMethod, UnlearningData
+from multidelete.methods.pairs import label_log_odds
 from multidelete.methods.teacher import Teacher
+from multidelete.methods.unseen import Unseen
 from multidelete.models.base import Model
-from multidelete.models.image_text import similarities
+from multidelete.models.image_text import cosines_of, similarities
 from multidelete.models.inputs import Batch, Encoding
+from multidelete.training.engine import Engine
 from multidelete.utils.errors import InputError
+
+KEPT = 1000  # kept pairs whose signals are compared with those of validation pairs
+UNFIT = -1000.0  # criterion below which no checkpoint that is fit can be
+BISECTIONS = 20
+FULL_RATE = 16
 
 
 class MultiDelete(LossMethod):
@@ -33,43 +43,33 @@ class MultiDelete(LossMethod):
     Dis is the mean squared error. With scope ``fusion`` (MultiDelete-F) the encoders do not change and
     :math:`L_{UKR}` is 0 by construction, so it is left out. A weight of 0 is the ablation "− MD", "− MKR", "− UKR".
 
-    These terms do not constrain the contrastive embeddings of ALBEF and BLIP, whose cosine still reveals deleted pairs
-    that the original memorised. ``similarity`` (ours) is the weight of two more terms. With s the cosine of a pair,
-    they are
-
-    .. math:: \overline{(s'(D_f) - (s(D_f) - \bar s(D_f) + \bar s(D_{validation})))^2} + \overline{(s'(D_r) - s(D_r))^2}
-
-    The first lowers the similarity of all deleted pairs by the mean gap to unseen pairs. The second keeps the
-    similarity of every picture with every text in the D_r batch.
+    Retrieval relates the modalities in a second space, the contrastive similarities s of all pictures with all texts of
+    a step. The paper defines the terms on fused representations, its released code on similarities; ``space`` selects
+    one or both. There L_MD is the squared error of the deleted pairs, and L_MKR that of the kept pairs plus that of all
+    wrong partners, of kept and of deleted pairs, in both directions.
 
     ``stop`` sets how far to unlearn. The paper goes as far as possible (``"lowest"``), but deleted pairs that score
-    below all unseen pairs can be identified by that. ``"unseen"`` (ours) stops as soon as deleted pairs look like
-    unseen pairs: on validation, no signal available to a membership attack distinguishes D_f from unseen pairs, in
-    either direction. The signals are the pair score, the certainty of the head and, if a term changes it, the
-    contrastive cosine. Utility must also have recovered from the first steps (``largest_drop``). If no checkpoint meets
-    these criteria, the closest one is kept; ties go to the higher utility.
-    Unseen pairs are those of validation, so D_f must follow the same distribution: if deleted pairs are inherently
-    easier or harder, Retrain's AUC is not 50 either, and its value would be the right target. If the original memorised
-    nothing, training stops at the first checkpoint with sufficient utility.
+    lower than any unseen pair are conspicuous too. By default (``"unseen"``, ours) each deleted pair goes only as far
+    as an equally hard pair that was not trained on (:class:`Unseen`): the target of L_MD is on the line from its own
+    fused representation to the mismatched one, where the original's head gives it the score of that unseen pair, and
+    the similarity of the unseen pair. It stops when no signal distinguishes deleted pairs from unseen ones. The
+    original is the first checkpoint: it is left as it is if it never distinguished them, and if no checkpoint is fit.
 
     Args:
-        alpha: Weight of modality decoupling.
-        beta: Weight of multimodal knowledge retention.
-        gamma: Weight of unimodal knowledge retention.
-        target: Target of the fused representation of deleted pairs: ``drawn``, one mismatched pair each, drawn at every
-            step (the paper); ``mean``, the mean of many mismatched pairs, which drawn ones approximate with noise;
-            ``undecided``, a mix of class means for which the head is undecided. In tasks with classes most mismatched
+        alpha: Weight of L_MD.
+        beta: Weight of L_MKR.
+        gamma: Weight of L_UKR.
+        space: ``fused`` (paper), ``similarity`` (released code), or ``both`` where the model has both.
+        target: Target of L_MD: ``drawn``, one mismatched pair for each deleted pair and step (paper); ``mean``, their
+            mean; ``undecided``, a mixture of class means for which the original's head cannot decide. Mismatched
             pairs belong to one class (a statement about other pictures is false), so the first two targets leave
             deleted pairs of that class correctly classified. The last two targets are ours.
         retain_mismatched: Share of mismatched pairs in the D_r batch, so that retention also covers pairs that do not
             match. Ours; 0 is the paper.
-        similarity: Weight of both terms on contrastive embeddings; 0 is the paper. An error if the scope does not
-            change them.
-        stop: ``lowest`` takes all steps, and ``forget_weight`` selects the checkpoint (the paper); ``unseen`` stops
-            when deleted pairs look unseen, checked ``evaluations`` times.
-        tolerance: With ``unseen``, allowed distance of a signal's AUC from 50, in points. By chance it is within
-            100 · √((1/F + 1/V) / 3) of 50 for F deleted and V validation pairs, with 95 % probability.
-        largest_drop: With ``unseen``, allowed loss of utility on validation, in points.
+        stop: ``unseen`` stops when deleted pairs look unseen; ``lowest`` takes all steps, and ``forget_weight`` selects
+            the checkpoint (the paper).
+        tolerance: With ``unseen``, distance of a signal's AUC from its aim that does not count, in points.
+        largest_drop: With ``unseen``, largest loss of utility on validation of a fit model, in points.
 
     References:
         .. [1] Cheng and Amiri, "MultiDelete for Multimodal Machine Unlearning", ECCV 2024, arXiv 2311.12047
@@ -83,54 +83,83 @@ class MultiDelete(LossMethod):
     alpha: float = Field(default=1.0, ge=0)
     beta: float = Field(default=1.0, ge=0)
     gamma: float = Field(default=1.0, ge=0)
-    similarity: float = Field(default=0.0, ge=0)
+    space: Literal["both", "fused", "similarity"] = "both"
     target: Literal["drawn", "mean", "undecided"] = "drawn"
     retain_mismatched: float = Field(default=0.0, ge=0, lt=1)
-    stop: Literal["lowest", "unseen"] = "lowest"
+    stop: Literal["lowest", "unseen"] = "unseen"
     tolerance: float = Field(default=5.0, ge=0, lt=50)
     largest_drop: float = Field(default=1.0, ge=0, le=100)
+    min_steps: int = Field(default=10, ge=1)
+    evaluations: int = Field(default=10, ge=0)
 
     def model_post_init(self, _: Any) -> None:
         """Check that some loss term is active, and that there are checkpoints at which to stop."""
         if not (self.alpha or self.beta or (self.gamma and self.scope != "fusion")):
             raise ValueError("nothing to minimise: alpha or beta must be positive, or gamma outside scope fusion")
-        if self.stop == "unseen" and not self.evaluations:
-            raise ValueError("stop = 'unseen' is decided at checkpoints, but evaluations = 0; set it to 10 or so")
 
     def check(self, model: Model, request: Request | None = None) -> None:
-        """See :meth:`Method.check`; ``similarity`` needs contrastive embeddings and a validation split."""
+        """See :meth:`Method.check`; the model must have the space."""
         super().check(model, request)
-        if not self.similarity:
-            return
-        if not model.contrastive:
+        if self.space == "similarity" and not has_similarities(model):
             raise InputError(
-                f"method.similarity needs contrastive embeddings, which this {model.name} model does not have; "
-                "leave it out"
+                f"method.space = 'similarity' needs contrastive embeddings, which this {model.name} model does not "
+                "have; leave it out"
             )
-        if request is not None and not len(request.validation):
-            raise InputError(
-                f"dataset '{request.dataset.name}' has no validation split, "
-                "which method.similarity needs for the similarity of unseen pairs; add one, or leave it out"
-            )
+
+    def spaces(self, model: Model) -> tuple[bool, bool]:
+        """Whether the terms act on fused representations, and on similarities.
+
+        Without a matching head the fused representation of a dual encoder is the product of the embeddings, and the
+        similarities are all there is.
+        """
+        similar = self.space != "fused" and has_similarities(model)
+        return self.space == "fused" or (self.space == "both" and (model.matching or not similar)), similar
+
+    def stops(self) -> bool:
+        """Whether it stops where deleted pairs look unseen; without checkpoints it cannot."""
+        return self.stop == "unseen" and self.evaluations > 0
 
     def needs_before(self) -> bool:
-        """See :meth:`LossMethod.needs_before`; needed for mean similarities and the utility before unlearning."""
-        return self.similarity > 0 or self.stop == "unseen"
+        """See :meth:`LossMethod.needs_before`; the original is the first checkpoint."""
+        return self.stops()
+
+    def unseen(
+        self, student: Model, inputs: PairInputs, stream: ForgetRetainStream, data: UnlearningData, engine: Engine
+    ) -> Unseen | None:
+        """See :meth:`LossMethod.unseen`."""
+        if not self.stops():
+            return None
+        rows = {**data.task.validation_pairs(data.request), "kept": stream.first_kept(KEPT)}
+        found = {
+            name: data.task.predict_pairs(student, inputs, texts, data.request, engine) for name, texts in rows.items()
+        }
+        fused, similar = self.spaces(student)
+        return Unseen.of(**found, tolerance=self.tolerance, fused=fused, similarities=similar)
 
     def criterion(self, metrics: Mapping[str, float], before: Mapping[str, float]) -> float:
-        """See :meth:`LossMethod.criterion`; with ``unseen``, the margin of signals and utility to their bounds."""
-        if self.stop == "lowest":
+        """See :meth:`LossMethod.criterion`; with ``unseen``, minus the distance, and any fit model before an unfit one.
+
+        The original is fit, so that it is kept if no other is.
+        """
+        if not self.stops():
             return super().criterion(metrics, before)
-        # In scope fusion only similarity moves contrastive embeddings, unless the score is their cosine.
-        signals = {name for name in metrics if name.startswith("forget_auc")}
-        signals -= {"forget_auc_cosine"} if self.scope == "fusion" and not self.similarity else set()
-        distance = max(abs(metrics[name] - 50) for name in signals)
-        beyond = max(distance - self.tolerance, before["utility"] - metrics["utility"] - self.largest_drop)
-        return 1e-6 * metrics["utility"] - beyond  # utility breaks ties
+        drop = before["utility"] - metrics["utility"] - self.largest_drop
+        if drop > 0:
+            return UNFIT - drop
+        return 1e-6 * metrics["utility"] - max(0.0, metrics["distance"])  # utility breaks ties
 
     def stop_at(self) -> float:
         """See :meth:`LossMethod.stop_at`."""
-        return 0.0 if self.stop == "unseen" else super().stop_at()
+        return 0.0 if self.stops() else super().stop_at()
+
+    def peak_rate(self, data: UnlearningData) -> float:
+        """See :meth:`LossMethod.peak_rate`; smaller for a small D_f, with the root of its size.
+
+        A step of Adam is as large for one pair as for many, and takes a single pair far beyond its aim. From
+        ``FULL_RATE`` batches on, ``learning_rate`` is taken as it is.
+        """
+        share = len(data.forget_pairs) / (FULL_RATE * self.batch_size) if self.stops() else 1.0
+        return self.learning_rate * math.sqrt(min(1.0, share))
 
     def mismatched_share(self) -> float:
         """See :meth:`LossMethod.mismatched_share`."""
@@ -138,6 +167,8 @@ class MultiDelete(LossMethod):
 
     def prepare(self, student: Model, teacher: Teacher, stream: ForgetRetainStream, steps: int) -> None:
         """Cache the original's outputs for the mismatched pairs that the steps will draw."""
+        if not self.spaces(student)[0]:
+            return
         drawn = self.alpha and self.target == "drawn"
         sizes = {"retain": stream.num_mismatched, "target": stream.forget_size if drawn else 0}
         teacher.remember(
@@ -148,41 +179,126 @@ class MultiDelete(LossMethod):
 
     def losses(self, student: Model, teacher: Teacher, forget: Batch, retain: RetainBatch) -> dict[str, Tensor]:
         """Weighted loss terms; those with weight 0 are not computed."""
+        fused, similar = self.spaces(student)
         encoded = student.encode(forget)
+        kept = student.encode(retain) if self.beta or similar else {}
         terms: dict[str, Tensor] = {}
-        if self.alpha:
-            # The paper draws the mismatched pairs from D_r; its released code re-pairs D_f. We follow the paper.
-            if self.target == "drawn":
-                target = teacher.fused(retain.mismatched(len(forget)))  # (B_f, D)
-            else:
-                assert retain.stream is not None
-                mean = teacher.mismatched_mean(retain.stream, by_class=self.target == "undecided")
-                target = mean.expand(len(forget), -1)
-            terms["md"] = self.alpha * F.mse_loss(student.fuse(encoded).float(), target.float())
-        kept = student.encode(retain) if self.beta or self.similarity else {}
-        if self.beta:
+        if self.alpha and fused:
+            target = self._fused_target(teacher, forget, retain)
+            terms["md"] = self.alpha * F.mse_loss(student.fuse(encoded).float(), target)
+        if self.beta and fused:
             terms["mkr"] = self.beta * F.mse_loss(student.fuse(kept).float(), teacher.fused(retain).float())
         moving = [modality for modality in student.modalities if encoded[modality].tokens.requires_grad]
-        before = teacher.encode(forget) if self.similarity or (self.gamma and moving) else {}
+        before = teacher.encode(forget) if similar or (self.gamma and moving) else {}
         if self.gamma and moving:
             drift = [token_drift(encoded[modality], before[modality]) for modality in student.modalities]
             terms["ukr"] = self.gamma * torch.stack(drift).mean()
-        if self.similarity:
-            own = similarities(student, encoded).diagonal()
-            known = similarities(teacher.model, before).diagonal()
-            if not own.requires_grad:
-                raise InputError(
-                    f"method.similarity has no effect in scope '{self.scope}', which does not move the contrastive "
-                    "embeddings of this model; leave it out or choose scope all"
-                )
-            gap = teacher.validation_metrics["cosine_forget"] - teacher.validation_metrics["cosine_validation"]
-            terms["md_similarity"] = self.similarity * F.mse_loss(own, known - gap)
-            terms["mkr_similarity"] = self.similarity * F.mse_loss(
-                similarities(student, kept), similarities(teacher.model, teacher.encode(retain))
-            )
+        if similar:
+            terms |= self._similarity_terms(student, teacher, (forget, retain), (encoded, kept), before)
         if not terms:
             raise InputError("nothing to minimise: the encoders are frozen, so alpha or beta must be positive")
         return terms
+
+    @torch.no_grad()
+    def _fused_target(self, teacher: Teacher, forget: Batch, retain: RetainBatch) -> Tensor:
+        """Target of L_MD on fused representations, ``(B_f, D)``."""
+        # The paper draws the mismatched pairs from D_r; its released code re-pairs D_f. We follow the paper.
+        if self.target == "drawn":
+            mismatched = teacher.fused(retain.mismatched(len(forget))).float()
+        else:
+            assert retain.stream is not None
+            mean = teacher.mismatched_mean(retain.stream, by_class=self.target == "undecided").float()
+            mismatched = mean.expand(len(forget), -1)
+        if teacher.unseen is None:
+            return mismatched
+        own, head = teacher.fused(forget).float(), teacher.model.head
+
+        def score(fused: Tensor) -> Tensor:
+            return label_log_odds(teacher.model, head(fused), forget)
+
+        return part_of_the_way(own, mismatched, score, lowered(teacher.unseen, "score", score(own)))
+
+    def _similarity_terms(
+        self,
+        student: Model,
+        teacher: Teacher,
+        batches: tuple[Batch, RetainBatch],
+        encoded: tuple[Mapping[str, Encoding], Mapping[str, Encoding]],
+        before: Mapping[str, Encoding],
+    ) -> dict[str, Tensor]:
+        """L_MD and L_MKR on the similarities of all pictures with all texts of a step, those of D_f first."""
+        forget, retain = batches
+        now = table(student, encoded)
+        if not now.requires_grad:  # the scope does not move the embeddings
+            if not self.spaces(student)[0]:
+                raise InputError(
+                    f"the loss depends on no parameter of this scope: '{self.scope}' does not move the contrastive "
+                    "embeddings of this model; choose another scope"
+                )
+            return {}
+        with torch.no_grad():
+            target = table(teacher.model, (before, teacher.encode(retain)))
+            own = target.diagonal()[: len(forget)]
+            if teacher.unseen is not None:
+                aim = lowered(teacher.unseen, "cosine", own)
+            elif self.target == "drawn":
+                mismatched = retain.mismatched(len(forget))
+                aim = similarities(teacher.model, teacher.encode(mismatched)).diagonal()
+            else:
+                aim = target[len(forget) :, len(forget) :][~true_pairs(retain, retain)].mean().expand(len(forget))
+        count = len(forget)
+        deleted, matched = (torch.cat([true_pairs(each, texts) for each in batches]) for texts in batches)
+        drift = (now - target).square()
+        md = (now[:, :count] - aim)[deleted].square().mean()
+        # The few true pairs that are kept weigh as much as the many wrong ones: else they are what is lost.
+        mkr = drift[:, count:][matched].mean() + drift[~torch.cat([deleted, matched], dim=1)].mean()
+        weighted = {"md_similarity": (self.alpha, md), "mkr_similarity": (self.beta, mkr)}
+        return {name: weight * term for name, (weight, term) in weighted.items() if weight}
+
+
+def has_similarities(model: Model) -> bool:
+    """Whether the task of the model relates the modalities by contrastive similarities."""
+    return model.contrastive and not model.config.labels
+
+
+def table(model: Model, encoded: tuple[Mapping[str, Encoding], ...]) -> Tensor:
+    """Cosines of all pictures with all texts of several batches, ``(B, B)``."""
+    vision, text = (
+        torch.cat([model.embedding(modality, each[modality]).float() for each in encoded])
+        for modality in ("vision", "text")
+    )
+    return cosines_of(vision, text)
+
+
+def true_pairs(pictures: Batch, texts: Batch) -> Tensor:
+    """Whether each text belongs to the example of each picture, ``(B_p, B_t)``."""
+    return pictures.examples["vision"][:, None] == texts.examples["text"][None, :]
+
+
+def lowered(unseen: Unseen, name: str, values: Tensor) -> Tensor:
+    """:meth:`Unseen.lowered` of a tensor."""
+    found = unseen.lowered(name, values.double().cpu().numpy())
+    return torch.from_numpy(found).to(values.device, values.dtype)
+
+
+def part_of_the_way(own: Tensor, other: Tensor, score: Callable[[Tensor], Tensor], aim: Tensor) -> Tensor:
+    """The point on the line from ``own`` to ``other`` whose score is the aim, ``(B, D)``, by bisection.
+
+    The other end where none is found, and ``own`` where it scores no more than the aim.
+
+    Args:
+        own: Fused representations, ``(B, D)``.
+        other: Fused representations, ``(B, D)``.
+        score: Function from representations to scores, ``(B,)``.
+        aim: Scores, ``(B,)``.
+    """
+    low, high = torch.zeros_like(aim), torch.ones_like(aim)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        above = score(torch.lerp(own, other, middle[:, None])) > aim
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    share = torch.where(score(own) > aim, high, torch.zeros_like(high))
+    return torch.lerp(own, other, share[:, None])
 
 
 def token_drift(now: Encoding, before: Encoding) -> Tensor:

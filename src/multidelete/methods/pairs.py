@@ -40,6 +40,21 @@ def label_log_probabilities(model: Model, logits: Tensor, batch: Batch) -> Tenso
     return logarithms.gather(1, batch.labels[:, None]).squeeze(1)
 
 
+def label_log_odds(model: Model, logits: Tensor, batch: Batch) -> Tensor:
+    """Log-odds of the true label of each true pair, ``(B,)``; in retrieval of a match. See :func:`true_label_log_odds`.
+
+    Args:
+        model: Model that computed the logits.
+        logits: Logits of the classes, or of "no match" and "match", ``(B, C)``.
+        batch: The pairs.
+    """
+    wide = logits.float()
+    own = batch.labels if model.config.labels else torch.ones(len(wide), dtype=torch.long, device=wide.device)
+    assert own is not None
+    true = F.one_hot(own, wide.shape[1]).bool()
+    return wide[true] - wide.masked_fill(true, -torch.inf).logsumexp(-1)
+
+
 def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     r"""Mean over the pairs of :math:`\tau^2 \, KL(p_{teacher} \| p_{student})`, p the softmax of logits over tau.
 

@@ -28,6 +28,8 @@ class Scrub(LossMethod):
     a max epoch; we alternate after each step, and ``ascent`` replaces its number of max epochs. The first step is a min
     step: a student that equals its teacher has zero gradient, and Adam would amplify rounding errors to a full step.
 
+    Alpha, gamma and the temperature were set by the paper for each of its tasks; 1 is our default for all of them.
+
     Args:
         alpha: Weight of the divergence on D_r.
         gamma: Weight of the task loss on D_r.

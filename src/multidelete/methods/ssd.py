@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from multidelete.data.batches import PairInputs, Rows
 from multidelete.methods.base import Method, Unlearned, UnlearningData
 from multidelete.methods.pairs import chunked_losses
 from multidelete.models.base import Model
-from multidelete.numerics.gradients import mean_squared_gradient
+from multidelete.numerics.gradients import mean_squared_batch_gradient, mean_squared_gradient
 from multidelete.training.engine import Engine
 from multidelete.training.features import frozen_inputs
 from multidelete.training.loop import TrainingHistory
@@ -31,14 +31,16 @@ class SSD(Method):
         \theta_i \leftarrow \beta_i \theta_i \;\text{ where }\; I_{D_f,i} > \alpha I_{D,i}, \qquad
         \beta_i = \min\Big( \frac{\lambda I_{D,i}}{I_{D_f,i}}, 1 \Big)
 
-    I is the diagonal of the empirical Fisher information, the mean squared per-sample gradient of the task loss. D is
-    D_train, the union of D_f and D_r, weighted by their sizes. Since D_f is part of D, :math:`I_{D_f} / I_D` is at most
+    I is the diagonal of the empirical Fisher information: the mean squared gradient of the task loss of single pairs
+    (``squares = "pair"``, the definition), or of batches (``"batch"``, the authors' code). D is D_train; its I is the
+    mean of those of D_f and D_r, weighted by their sizes, each over a sample. So :math:`I_{D_f} / I_D` is at most
     |D| / |D_f|: the paper's alpha of 10, for deletions of 1 % or less, selects nothing if 10 % are deleted, hence our
     default. In retrieval the loss of a pair, and so its gradient, depends on the other pairs of its batch.
 
     Args:
         alpha: Ratio of importance to D_f and to D_train above which an entry is dampened; should exceed 1.
         dampening: Lambda; larger values dampen less.
+        squares: Whether gradients are squared for each ``pair`` or for each ``batch``.
         samples: Maximum number of pairs of D_f, and of D_r, for the mean importance, drawn with the seed; each costs a
             backward pass.
         batch_size: Pairs in a forward pass.
@@ -54,6 +56,7 @@ class SSD(Method):
 
     alpha: float = Field(default=2.0, gt=0)
     dampening: float = Field(default=1.0, gt=0)
+    squares: Literal["pair", "batch"] = "pair"
     samples: int = Field(default=1000, ge=1)
     batch_size: int = Field(default=16, ge=2)
 
@@ -91,7 +94,10 @@ class SSD(Method):
             chosen = np.random.default_rng(derive(seed, "importance sample", of)).choice
             pairs = np.sort(chosen(pairs, self.samples, replace=False))
         losses, chunks = chunked_losses(model, inputs, pairs, self.batch_size, engine, seed, f"importance {of}")
-        return mean_squared_gradient(losses, chunks, model.parameters_of(self.scope), len(pairs))
+        parameters = model.parameters_of(self.scope)
+        if self.squares == "batch":
+            return mean_squared_batch_gradient(losses, chunks, parameters)
+        return mean_squared_gradient(losses, chunks, parameters, len(pairs))
 
     @torch.no_grad()
     def dampen(self, student: Model, forget: Mapping[str, Tensor], train: Mapping[str, Tensor]) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from multidelete.data.batches import PairInputs, Rows, by_length, find
 from multidelete.data.samplers import ForgetRetainStream
+from multidelete.methods.unseen import Unseen
 from multidelete.models.base import Model
 from multidelete.models.inputs import Batch, Encoding, iterate_rows
 from multidelete.training.engine import Engine
@@ -31,7 +32,7 @@ class Teacher:
         engine: Device and precision.
         pairs: Text rows of the true pairs to cache; by default all of the training split.
         initial: The original before its training, if the method needs it.
-        validation_metrics: Validation metrics of the original, if the method needs them.
+        unseen: Signals of unseen pairs, if the method aims at them.
     """
 
     def __init__(
@@ -41,10 +42,10 @@ class Teacher:
         engine: Engine,
         pairs: Rows | None = None,
         initial: Teacher | None = None,
-        validation_metrics: Mapping[str, float] | None = None,
+        unseen: Unseen | None = None,
     ) -> None:
         self.model, self.inputs, self._engine, self.initial = model, inputs, engine, initial
-        self.validation_metrics = validation_metrics or {}
+        self.unseen = unseen
         if pairs is None:
             pairs = inputs.dataset.text_rows(inputs.dataset.rows("train"))
         pairs = np.unique(pairs)

@@ -1,4 +1,4 @@
-"""Bootstrap confidence intervals, resampled over examples."""
+"""Bootstrap confidence intervals, resampled over clusters."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ AT_A_TIME = 100  # resamples per block; bounds the memory of arrays (resamples, 
 
 @dataclass(frozen=True)
 class Resamples:
-    """Bootstrap counts: how often each of U examples is in each of R samples drawn with replacement.
+    """Bootstrap counts: how often each of U clusters is in each of R samples drawn with replacement.
 
-    Examples are drawn together with all their pairs: pairs of one image are not independent, and intervals that
-    assume independence are too narrow.
+    Clusters are drawn together with all their pairs: pairs of one image or of the same two nodes are not independent,
+    and intervals that assume independence are too narrow.
 
     Args:
-        own: Index of each pair's example, ``(P,)``.
+        own: Index of each pair's cluster, ``(P,)``.
         counts: ``(R, U)``.
     """
 
@@ -32,15 +32,15 @@ class Resamples:
     counts: NDArray[np.int32]
 
     @classmethod
-    def of(cls, examples: NDArray[Any], resamples: int, *purpose: int | str) -> Resamples:
-        """Draw resamples; they depend only on the examples and the purpose.
+    def of(cls, clusters: NDArray[Any], resamples: int, *purpose: int | str) -> Resamples:
+        """Draw resamples; they depend only on the clusters and the purpose.
 
         Args:
-            examples: Example id of each pair, ``(P,)``.
+            clusters: Unit of each pair, ``(P,)``.
             resamples: R.
             purpose: Seed and names for :func:`derive`.
         """
-        ids, own = np.unique(examples, return_inverse=True)
+        ids, own = np.unique(clusters, return_inverse=True)
         randomness = np.random.default_rng(derive(*purpose))
         counts = np.empty((resamples, len(ids)), dtype=np.int32)
         for row in counts:
@@ -53,9 +53,9 @@ class Resamples:
 
     def means(self, values: Floats) -> Floats:
         """Mean over pairs in each sample, ``(R,)``."""
-        examples = self.counts.shape[1]
-        sums = np.bincount(self.own, values, minlength=examples)
-        result: Floats = self.counts @ sums / (self.counts @ np.bincount(self.own, minlength=examples))
+        count = self.counts.shape[1]
+        sums = np.bincount(self.own, values, minlength=count)
+        result: Floats = self.counts @ sums / (self.counts @ np.bincount(self.own, minlength=count))
         return result
 
 
@@ -66,6 +66,16 @@ def interval(values: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def bounds(total: Any, one_in: int) -> tuple[Any, Any]:
+    """Allowed false positives among the lowest and among the highest of ``total`` non-members.
+
+    >>> bounds(500, 100)
+    (2, 3)
+    """
+    allowed = total // one_in
+    return allowed // 2, (allowed + 1) // 2
+
+
 def resampled_rates(
     members: Floats, others: Floats, member_draws: Resamples, other_draws: Resamples, one_in: tuple[int, ...]
 ) -> tuple[Floats, list[Floats]]:
@@ -74,8 +84,8 @@ def resampled_rates(
     Args:
         members: Scores of members, ``(F,)``; higher means "member".
         others: Scores of non-members, ``(O,)``.
-        member_draws: R resamples of the members' examples.
-        other_draws: R resamples of the non-members' examples.
+        member_draws: R resamples of the members' clusters.
+        other_draws: R resamples of the non-members' clusters.
         one_in: Allowed false-positive rates as reciprocals: 100 for 1 %.
 
     Returns:
@@ -98,7 +108,13 @@ def resampled_rates(
         total, other_total = result[:, -1:], passed[:, -1:]
         wins = np.einsum("ro,ro->r", weight, result[:, above] + result[:, reached]) / 2
         aucs.append(100 * wins / (total * other_total)[:, 0])
+        risen = np.cumsum(weight[:, ::-1], axis=1)
         for rate, kept in zip(one_in, rates, strict=True):
-            threshold = (passed <= other_total // rate).sum(1)  # first non-member that exceeds the rate
-            kept.append(100 * np.take_along_axis(result, above[threshold][:, None], axis=1)[:, 0] / total[:, 0])
+            low, high = bounds(other_total, rate)
+            top = above[(passed <= high).sum(1)]  # members above the first non-member that exceeds the rate
+            bottom = reached[len(others) - 1 - (risen <= low).sum(1)]  # all but the members below the last one
+            beyond = (
+                total + np.take_along_axis(result, top[:, None], 1) - np.take_along_axis(result, bottom[:, None], 1)
+            )
+            kept.append(100 * (beyond / total)[:, 0])
     return np.concatenate(aucs), [np.concatenate(kept) for kept in rates]

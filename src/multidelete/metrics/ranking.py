@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 
+CUTS = (1, 5, 10)
+
 
 def first_true_ranks(scores: Floats, true: NDArray[np.bool_]) -> Ints:
     """Rank of each query's best true candidate, counted from 0: the number of wrong candidates ranked above it.
@@ -44,8 +46,8 @@ def recalls(i2t: Ints, t2i: Ints) -> dict[str, float]:
         i2t: For each image the rank of its best true text, ``(I,)``.
         t2i: For each text the rank of its image, ``(T,)``.
     """
-    metrics = {f"{name}_r{k}": recall_at(ranks, k) for name, ranks in (("i2t", i2t), ("t2i", t2i)) for k in (1, 5, 10)}
-    metrics["i2t_mean_recall"] = float(np.mean([metrics[f"i2t_r{k}"] for k in (1, 5, 10)]))
-    metrics["t2i_mean_recall"] = float(np.mean([metrics[f"t2i_r{k}"] for k in (1, 5, 10)]))
+    metrics = {f"{name}_r{k}": recall_at(ranks, k) for name, ranks in (("i2t", i2t), ("t2i", t2i)) for k in CUTS}
+    metrics["i2t_mean_recall"] = float(np.mean([metrics[f"i2t_r{k}"] for k in CUTS]))
+    metrics["t2i_mean_recall"] = float(np.mean([metrics[f"t2i_r{k}"] for k in CUTS]))
     metrics["mean_recall"] = (metrics["i2t_mean_recall"] + metrics["t2i_mean_recall"]) / 2
     return metrics

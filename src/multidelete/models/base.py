@@ -338,3 +338,9 @@ class Model(nn.Module, ABC):
             seed: Seed of the random weights.
             tokenizer: Tokenizer to use instead.
         """
+
+
+def same_weights(first: Model, second: Model) -> bool:
+    """Whether two models of one kind have bit-equal weights and buffers."""
+    one, other = first.state_dict(), second.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(one[name].cpu(), other[name].cpu()) for name in one)

@@ -152,7 +152,12 @@ class ClassHead(nn.Sequential):
 def similarities(model: Model, encoded: Mapping[str, Encoding]) -> Tensor:
     """Cosines of every image with every text, ``(B, B)``; with several vectors of an image the largest."""
     vision, text = (model.embedding(modality, encoded[modality]).float() for modality in ("vision", "text"))
-    cosines = vision @ text.T  # (B, B), or (B, Q, B)
+    return cosines_of(vision, text)
+
+
+def cosines_of(vision: Tensor, text: Tensor) -> Tensor:
+    """Cosines of embeddings of images, ``(B, P)`` or ``(B, Q, P)``, and of texts, ``(C, P)``; ``(B, C)``."""
+    cosines = vision @ text.T  # (B, C), or (B, Q, C)
     return cosines.amax(1) if cosines.dim() == 3 else cosines
 
 

@@ -38,6 +38,26 @@ def mean_gradient(losses: Losses, chunks: int, parameters: Mapping[str, nn.Param
     return total
 
 
+def mean_squared_batch_gradient(losses: Losses, chunks: int, parameters: Mapping[str, nn.Parameter]) -> Gradients:
+    """Mean over the chunks of the squared gradient of their mean loss; one backward pass each.
+
+    Within a chunk gradients of opposite sign cancel, so it is smaller than :func:`mean_squared_gradient`, by up to the
+    size of the chunks.
+
+    Args:
+        losses: Losses of chunk 0, 1, ..., ``(b,)``, not reduced.
+        chunks: Number of chunks.
+        parameters: Parameters to differentiate by; unused ones get zeros.
+    """
+    total = zeros_like(parameters)
+    with differentiable(parameters):
+        for chunk in range(chunks):
+            for gradients in _each(losses(chunk).mean()[None], parameters):
+                for name, gradient in gradients.items():
+                    total[name].addcmul_(gradient, gradient, value=1 / chunks)
+    return total
+
+
 def mean_squared_gradient(losses: Losses, chunks: int, parameters: Mapping[str, nn.Parameter], count: int) -> Gradients:
     """Mean squared per-sample gradient over ``count`` examples: the diagonal of the empirical Fisher information.
 

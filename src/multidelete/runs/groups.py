@@ -139,6 +139,16 @@ class Group:
         return str(self.first["method"])
 
     @property
+    def unchanged(self) -> bool:
+        """Whether the method left every model as it was."""
+        return all(row.get("unchanged", False) for row in self.rows)
+
+    @property
+    def note(self) -> str:
+        """Why, in a sentence; of the first run."""
+        return str(self.first.get("note", ""))
+
+    @property
     def color(self) -> str:
         """Color of the method in figures."""
         return str(self.first["color"])

@@ -26,7 +26,9 @@ class Row(TypedDict):
     """One model of a run.
 
     ``settings`` are those of the method; ``metrics`` are in points unless their name says otherwise; ``cost`` has
-    seconds and megabytes. Rows of cells that have not finished have no metrics, and say whether the cell ``failed``.
+    seconds and megabytes; ``contrasts`` are differences to Original and Retrain with their standard errors.
+    ``unchanged`` is true of a method that left the model as it was, and ``note`` says why. Rows of cells that have not
+    finished have no metrics, and say whether the cell ``failed``.
     """
 
     task: str
@@ -42,6 +44,9 @@ class Row(TypedDict):
     settings: dict[str, Any]
     metrics: dict[str, Any]
     cost: dict[str, Any]
+    contrasts: NotRequired[dict[str, Any]]
+    unchanged: NotRequired[bool]
+    note: NotRequired[str]
     failed: NotRequired[bool]
 
 

@@ -192,7 +192,9 @@ def get_or_train_original(recipe: Recipe, dataset: Dataset, engine: Engine, mode
     )
 
     def make() -> tuple[Model, TrainingHistory]:
-        model = initial_model(architecture, config, dataset.texts, seed, training.start)
+        # The vocabulary of a word-level tokenizer holds no word that only validation or test has.
+        texts = [dataset.texts[row] for row in dataset.learned.tolist()]
+        model = initial_model(architecture, config, texts, seed, training.start)
         check_scopes(model, recipe.methods())
         inputs = PairInputs.of(dataset, model)
         pairs = dataset.learned

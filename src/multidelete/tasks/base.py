@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
 import numpy as np
@@ -10,11 +11,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import expit
 
-from multidelete.metrics.classification import certainty, head_logits
+from multidelete.data.clusters import clusters
 from multidelete.metrics.forgetting import forget_auc
 from multidelete.metrics.holdouts import HOLDOUTS
 from multidelete.metrics.probes import probes
 from multidelete.metrics.registry import computed
+from multidelete.metrics.signals import check_signals
 from multidelete.tasks.features import unimodal
 from multidelete.utils.errors import InputError
 from multidelete.utils.randomness import derive
@@ -42,14 +44,15 @@ class Task(BaseModel, ABC):
     """Base class of tasks; the fields are the settings.
 
     Predictions are ``{split: {name: array}}`` with splits forget, retain, near_miss, validation, test and holdouts,
-    without empty ones. Each pair has its ``example``, its ``text`` within the example, and ``score``: s(x) as log-odds,
-    which order pairs as probabilities do but do not saturate. Retain and test also hold samples for probes, see
-    :func:`unimodal`.
+    without empty ones. Each pair has its ``example``, its ``text`` within it, its ``cluster``, and ``score``: s(x) as
+    log-odds, which order pairs as probabilities do but do not saturate. Retain and test also hold samples for probes,
+    see :func:`unimodal`.
 
     Args:
         probed: Maximum number of examples of D_r to fit unimodal probes on, and of test to apply them to; 0 disables
             probes.
         sample_retain: Maximum number of pairs of D_r that are evaluated, of a seeded sample of its examples.
+        validation_sample: Maximum number of examples of validation and of D_f that are read while a method runs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -63,6 +66,7 @@ class Task(BaseModel, ABC):
 
     probed: int = Field(default=500, ge=0)
     sample_retain: int = Field(default=10_000, ge=2)
+    validation_sample: int = Field(default=500, ge=2)
 
     @classmethod
     def provides(cls) -> frozenset[str]:
@@ -122,8 +126,21 @@ class Task(BaseModel, ABC):
         return self.model_copy(update={"probed": 0})
 
     @abstractmethod
+    def predict_pairs(
+        self, model: Model, inputs: PairInputs, texts: Rows, request: Request, engine: Engine
+    ) -> dict[str, NDArray[Any]]:
+        """Predictions of true pairs, by their text rows, with the signals of validation and without ranking."""
+
+    @abstractmethod
     def scores(self, predictions: Predictions) -> dict[str, float]:
         """Metrics of one model's predictions: ``test_score``, ``retain_score``, ``forget_auc`` ..."""
+
+    def contributions(self, arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """What each row of a split contributes to its score: values whose mean is the score, and their clusters.
+
+        None if the split is not scored; without them, verdicts on scores have no interval.
+        """
+        return None
 
     @final
     def metrics(self, predictions: Predictions, original: Predictions | None = None) -> dict[str, float]:
@@ -145,6 +162,10 @@ class Task(BaseModel, ABC):
         alone = unimodal(model, inputs, self.splits(request), engine, count=self.probed, affirms=self.affirms)
         return {split: arrays | alone.get(split, {}) for split, arrays in predictions.items()}
 
+    def validation_pairs(self, request: Request) -> dict[str, Rows]:
+        """Text rows of the pairs of validation and D_f that :meth:`validation_metrics` reads."""
+        return {split: request.first(split, self.validation_sample) for split in ("validation", "forget")}
+
     @abstractmethod
     def validation_metrics(
         self, model: Model, inputs: PairInputs, request: Request, engine: Engine
@@ -154,19 +175,16 @@ class Task(BaseModel, ABC):
         Returns:
             ``utility`` (validation score); ``forget_auc`` (D_f against validation: do deleted pairs look unseen?) and
             the same AUC of other signals, ``forget_auc_certainty`` and, with contrastive embeddings,
-            ``forget_auc_cosine``; mean probabilities of the true label (or of a match), ``confidence_forget`` and
-            ``confidence_validation``; and mean cosines, ``cosine_forget`` and ``cosine_validation``.
+            ``forget_auc_cosine``, ``forget_auc_i2t`` and ``forget_auc_t2i``; mean probabilities of the true label (or
+            of a match), ``confidence_forget`` and ``confidence_validation``; and mean cosines, ``cosine_forget`` and
+            ``cosine_validation``.
         """
 
     @staticmethod
     def validation_metrics_of(predictions: Predictions, utility: float) -> dict[str, float]:
         """Result of :meth:`validation_metrics`, from predictions of validation and D_f."""
-        forget, validation = (
-            {**each, "certainty": certainty(head_logits(each))}
-            for each in (predictions["forget"], predictions["validation"])
-        )
-        names = [name for name in ("score", "certainty", "cosine") if name in forget]
-        aucs = {f"forget_auc_{name}": forget_auc(forget[name], validation[name]) for name in names}
+        forget, validation = (check_signals(predictions[split]) for split in ("forget", "validation"))
+        aucs = {f"forget_auc_{name}": forget_auc(forget[name], validation[name]) for name in forget}
         means: dict[str, float] = {}
         for name, each in (("forget", forget), ("validation", validation)):
             means[f"confidence_{name}"] = float(100 * expit(each["score"].astype(np.float64)).mean())
@@ -184,7 +202,7 @@ def true_pairs(dataset: Dataset, texts: Rows) -> tuple[Rows, Rows, dict[str, NDA
 
     Returns:
         Rows of their examples, ``(E,)``; for each pair the index into these, ``(P,)``; and for the predictions
-        ``example`` (id) and ``text`` (index within the example) of each pair.
+        ``example`` (id), ``text`` (index within the example) and ``cluster`` (see :func:`clusters`) of each pair.
     """
     examples, of_pairs = dataset.example_rows(texts), dataset.text_examples[texts]
     index = np.empty(len(dataset), dtype=np.int64)
@@ -192,5 +210,6 @@ def true_pairs(dataset: Dataset, texts: Rows) -> tuple[Rows, Rows, dict[str, NDA
     named = {
         "example": np.array([dataset.examples[row].id for row in of_pairs]),
         "text": (texts - dataset.text_starts[of_pairs]).astype(np.int32),
+        "cluster": clusters(dataset, examples)[index[of_pairs]].astype(np.int32),
     }
     return examples, index[of_pairs], named

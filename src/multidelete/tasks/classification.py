@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from multidelete.metrics.classification import accuracy, true_label_log_odds
 from multidelete.tasks.base import SCORE_KEYS, Predictions, Task, true_pairs
@@ -20,15 +20,9 @@ if TYPE_CHECKING:
 
 
 class Classification(Task):
-    """Classification of pairs; the score of a pair is the log-odds of its true label.
-
-    Args:
-        validation_sample: Maximum number of examples of validation and of D_f used for checkpoint selection.
-    """
+    """Classification of pairs; the score of a pair is the log-odds of its true label."""
 
     labelled: ClassVar[bool] = True
-
-    validation_sample: int = Field(default=500, ge=2)
 
     def predict(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> Predictions:
         """See :meth:`Task.predict`; adds ``logits`` ``(P, C)`` and the true ``label`` ``(P,)`` of each pair."""
@@ -46,17 +40,28 @@ class Classification(Task):
         first = {"test_score": result["test_score"]} if "test_score" in result else {}
         return {**first, **result}
 
+    def contributions(self, arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """See :meth:`Task.contributions`; of each pair whether it is classified correctly."""
+        right = true_label_log_odds(arrays["logits"], arrays["label"], against_best=True) > 0
+        return 100.0 * right, arrays["cluster"]
+
     def validation_metrics(
         self, model: Model, inputs: PairInputs, request: Request, engine: Engine
     ) -> dict[str, float]:
         """See :meth:`Task.validation_metrics`."""
         result = {
-            split: self._predict_split(model, inputs, request.first(split, self.validation_sample), engine)
-            for split in ("validation", "forget")
+            split: self._predict_split(model, inputs, texts, engine)
+            for split, texts in self.validation_pairs(request).items()
         }
         return self.validation_metrics_of(
             result, accuracy(result["validation"]["logits"], result["validation"]["label"])
         )
+
+    def predict_pairs(
+        self, model: Model, inputs: PairInputs, texts: Rows, request: Request, engine: Engine
+    ) -> dict[str, NDArray[Any]]:
+        """See :meth:`Task.predict_pairs`."""
+        return self._predict_split(model, inputs, texts, engine)
 
     def _predict_split(
         self, model: Model, inputs: PairInputs, texts: Rows, engine: Engine, what: str | None = None

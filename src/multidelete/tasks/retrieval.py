@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 
 from multidelete.data.batches import Encodings, Rows
 from multidelete.metrics.classification import true_label_log_odds
-from multidelete.metrics.ranking import first_true_ranks, recalls
+from multidelete.metrics.ranking import CUTS, first_true_ranks, recalls
 from multidelete.models.inputs import iterate_rows
 from multidelete.tasks.base import SCORE_KEYS, Predictions, Task, true_pairs
 from multidelete.training.inference import embeddings, encode_all, pair_logits
@@ -69,6 +69,7 @@ class Retrieval(Task):
     rerank: int = Field(default=128, ge=1)
     similarity_weight: float = Field(default=0.0, ge=0)
     sample: int = Field(default=1000, ge=2)
+    validation_sample: int = Field(default=200, ge=2)
 
     def predict(self, model: Model, inputs: PairInputs, request: Request, engine: Engine) -> Predictions:
         """See :meth:`Task.predict`; adds ``i2t_rank`` ``(I,)`` and ``t2i_rank`` ``(T,)`` of the ranked examples.
@@ -105,14 +106,39 @@ class Retrieval(Task):
         }
         return result
 
+    def contributions(self, arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """See :meth:`Task.contributions`; of each ranked picture the hits of it and of its texts."""
+        if "i2t_rank" not in arrays:
+            return None
+        positions = {name: i for i, name in enumerate(arrays["ranked_example"].tolist())}
+        of_pairs = np.array([positions.get(name, -1) for name in arrays["example"].tolist()])
+        of_texts, found = of_pairs[of_pairs >= 0], np.zeros(len(positions), dtype=np.int64)
+        found[of_pairs[of_pairs >= 0]] = arrays["cluster"][of_pairs >= 0]
+        of_pictures, hits = (
+            np.mean([100.0 * (ranks < k) for k in CUTS], axis=0) for ranks in (arrays["i2t_rank"], arrays["t2i_rank"])
+        )
+        share = np.bincount(of_texts, hits, minlength=len(positions)) * len(positions) / len(of_texts)
+        return (of_pictures + share) / 2, found
+
     def validation_metrics(
         self, model: Model, inputs: PairInputs, request: Request, engine: Engine
     ) -> dict[str, float]:
-        """See :meth:`Task.validation_metrics`; uses at most 200 examples of validation and of D_f."""
-        validation = self._predict_split(model, inputs, request.first("validation", 200), engine, 200)
-        forget = self._predict_split(model, inputs, request.first("forget", 200), engine, 0)
-        utility = recalls(validation["i2t_rank"], validation["t2i_rank"])["mean_recall"]
-        return self.validation_metrics_of({"validation": validation, "forget": forget}, utility)
+        """See :meth:`Task.validation_metrics`."""
+        candidates = self._candidates(model, inputs, request.validation[:CANDIDATES], engine)
+        ranked = {"validation": self.validation_sample, "forget": 0}
+        found = {
+            split: self._predict_split(model, inputs, texts, engine, ranked[split], candidates)
+            for split, texts in self.validation_pairs(request).items()
+        }
+        utility = recalls(found["validation"]["i2t_rank"], found["validation"]["t2i_rank"])["mean_recall"]
+        return self.validation_metrics_of(found, utility)
+
+    def predict_pairs(
+        self, model: Model, inputs: PairInputs, texts: Rows, request: Request, engine: Engine
+    ) -> dict[str, NDArray[Any]]:
+        """See :meth:`Task.predict_pairs`."""
+        candidates = self._candidates(model, inputs, request.validation[:CANDIDATES], engine)
+        return self._predict_split(model, inputs, texts, engine, 0, candidates)
 
     def _predict_split(
         self,

@@ -29,7 +29,7 @@ from multidelete.utils.errors import InputError
 PIXELS = 24
 
 
-QUICK = {"epochs": 1, "min_steps": 4, "batch_size": 8, "retain_ratio": 2, "evaluations": 2}
+QUICK = {"stop": "lowest", "epochs": 1, "min_steps": 4, "batch_size": 8, "retain_ratio": 2, "evaluations": 2}
 
 
 class CheckError(AssertionError):

@@ -91,6 +91,7 @@ def fit(
     what: str,
     training: bool,
     validate: Callable[[], dict[str, float]] | None = None,
+    start: dict[str, float] | None = None,
     folder: Path | None = None,
 ) -> TrainingHistory:
     """Take optimiser steps on the sum of the named losses, until ``fit_settings.steps`` or ``stop_at``.
@@ -104,6 +105,7 @@ def fit(
         what: Name for progress, callbacks and messages.
         training: Whether to use training mode (dropout, running statistics); unlearning uses eval mode.
         validate: Function that returns validation metrics, with the key ``criterion``, higher is better.
+        start: The same of the model as it is, if it may be selected too; no step is taken if it needs none.
         folder: Folder of checkpoints; without it an interrupted run starts again.
 
     Returns:
@@ -120,6 +122,8 @@ def fit(
     if state.restore(engine.device):
         logger.info("%s: continues at step %d of %d", what, state.step, fit_settings.steps)
     validation_steps = fit_settings.validation_steps() if validate else set()
+    if start is not None and not state.history.lines:
+        state.validated(start)
     advance = engine.progress.start(what, fit_settings.steps)
     advance(state.step)
     with _deferred_interrupt() as interrupted:
@@ -186,9 +190,7 @@ def _validate(validate: Callable[[], dict[str, float]], state: _FitState, *, las
     began = time.perf_counter()
     state.model.eval()
     scores = validate()
-    if scores["criterion"] > state.best_criterion:
-        state.keep_best(scores["criterion"], copy=not last)
-    state.history.lines.append({"step": state.step, "validation": scores})
+    state.validated(scores, copy=not last)
     state.history.selection_seconds += time.perf_counter() - began
 
 
@@ -251,10 +253,12 @@ class _FitState:
         """Trained parameters and buffers (running statistics)."""
         return {**{n: p.detach() for n, p in self.parameters.items()}, **dict(self.model.named_buffers())}
 
-    def keep_best(self, criterion: float, *, copy: bool = True) -> None:
-        """Remember the current weights; after the last step the model itself holds them."""
-        self.best_criterion, self.best_step = criterion, self.step
-        self.best = {name: tensor.clone() for name, tensor in self.moving().items()} if copy else {}
+    def validated(self, scores: dict[str, float], *, copy: bool = True) -> None:
+        """Log a checkpoint, and remember its weights if it is the best; after the last step the model holds them."""
+        if scores["criterion"] > self.best_criterion:
+            self.best_criterion, self.best_step = scores["criterion"], self.step
+            self.best = {name: tensor.clone() for name, tensor in self.moving().items()} if copy else {}
+        self.history.lines.append({"step": self.step, "validation": scores})
 
     @torch.no_grad()
     def take_best(self) -> None:

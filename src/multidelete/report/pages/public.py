@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from multidelete.judgement import verdict
+from multidelete.judgement import findings, verdict
 from multidelete.report.figures import comparison
 from multidelete.report.pages.run import comparable, scored
 from multidelete.report.pages.study import WIDE, headings, table, to_csv
@@ -57,7 +57,7 @@ def write_public(runs: Sequence[Run], out: Path, notes: Iterable[str] = (), comm
             f"- **{each.label}.** " + " ".join(f"{finding.answer}: {finding.details}" for finding in each.findings)
             for each in verdict.verdicts(groups)
         ),
-        verdict.THRESHOLDS,
+        findings.THRESHOLDS,
         "## Cost",
         "![Time of preparation, updates and evaluation](cost.svg)",
         "## Made by",

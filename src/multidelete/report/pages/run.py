@@ -17,7 +17,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from multidelete.judgement import verdict
+from multidelete.judgement import findings, verdict
 from multidelete.metrics.registry import METRICS
 from multidelete.report.figures import comparison
 from multidelete.report.figures import run as figures
@@ -93,7 +93,7 @@ def render(runs: Sequence[Run]) -> str:
         headline=verdict.lead(groups),
         retrain_meaning=verdict.meaning_of_retrain(retrain),
         verdicts=verdict.verdicts(groups),
-        thresholds=verdict.THRESHOLDS,
+        thresholds=findings.THRESHOLDS,
         headings=tables.headings(groups),
         times=tables.TIMES,
         table=list(zip(groups, tables.cells(groups), strict=True)),
