@@ -74,10 +74,12 @@ def unseen(scope: Any = "fusion", **settings: Any) -> MultiDelete:
 
 
 @pytest.mark.usefixtures("at_50")
-def test_it_ends_where_no_signal_detects_deleted_pairs() -> None:
-    assert validated(unseen(), signals(90), signals(70), signals(55)) == ([0, 1, 2, 3], [3])
-    assert validated(unseen(), signals(45.1)) == ([0, 1], [1])
-    assert validated(unseen(tolerance=1.0), signals(55), signals(49.5)) == ([0, 1, 2], [2])
+def test_it_keeps_what_no_signal_distinguishes() -> None:
+    assert validated(unseen(), signals(90), signals(70), signals(55), signals(40)) == ([0, 1, 2, 3, 4], [3])
+    assert validated(unseen(evaluations=1), signals(45.1)) == ([0, 4], [4])
+    assert validated(unseen(tolerance=1.0), *map(signals, (55, 49.5, 48, 47)))[1] == [2]
+    useful = [signals(52, utility=59.5), signals(48, utility=61), signals(50, utility=60.5), signals(80, utility=70)]
+    assert validated(unseen(), *useful)[1] == [2]  # of those, the most useful
 
 
 @pytest.mark.usefixtures("at_50")
@@ -89,13 +91,13 @@ def test_too_low_is_as_far_as_too_high() -> None:
 
 
 @pytest.mark.usefixtures("at_50")
-def test_a_second_signal_keeps_it_from_ending() -> None:
+def test_every_signal_counts() -> None:
     conspicuous = signals(50, certainty=30)
-    assert validated(unseen(), conspicuous, signals(50, certainty=52)) == ([0, 1, 2], [2])
+    assert validated(unseen(evaluations=2), conspicuous, signals(50, certainty=52))[1] == [4]
     remembered = signals(50, cosine=90)
     for scope in ("all", "fusion"):
-        assert validated(unseen(scope), remembered, signals(52, cosine=54)) == ([0, 1, 2], [2])
-    assert validated(unseen(space="fused"), remembered) == ([0, 1], [1])  # it does not move it
+        assert validated(unseen(scope, evaluations=2), remembered, signals(52, cosine=54))[1] == [4]
+    assert validated(unseen(space="fused", evaluations=2), remembered, signals(60))[1] == [2]  # it does not move it
     assert validated(unseen(space="similarity"), signals(90)) == ([0], [0])  # nor this one
 
 
@@ -106,10 +108,10 @@ def test_of_equals_the_more_useful_one_is_kept() -> None:
 
 
 @pytest.mark.usefixtures("at_50")
-def test_it_does_not_end_before_utility_has_come_back() -> None:
+def test_it_does_not_keep_what_has_lost_utility() -> None:
     fallen, back = signals(50, utility=58.9), signals(52, utility=59.1)
-    assert validated(unseen(), fallen, back) == ([0, 1, 2], [2])
-    assert validated(unseen(largest_drop=2.0), fallen) == ([0, 1], [1])
+    assert validated(unseen(evaluations=2), fallen, back)[1] == [4]
+    assert validated(unseen(largest_drop=2.0, evaluations=2), fallen, signals(60))[1] == [2]
 
 
 @pytest.mark.usefixtures("at_50")
@@ -135,19 +137,20 @@ def test_what_was_never_memorised_is_left_as_it_was() -> None:
 def test_where_it_ends_too_early_it_says_so() -> None:
     result = run_of(unseen(), signals(80), signals(75), signals(70), signals(65))
     assert result.note.startswith("After 4 steps the deleted pairs are still 10.0 points from looking unseen")
-    assert run_of(unseen(), signals(52)).note == ""
+    assert run_of(unseen(), *[signals(52)] * 4).note == ""
 
 
 @pytest.mark.usefixtures("at_50")
-def test_what_has_stopped_stays_stopped_when_it_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_finished_stays_finished_when_it_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(checkpoint, "CHECKPOINT_SECONDS", -1.0)  # a checkpoint after every step
-    monkeypatch.setattr(Scripted, "script", iter([BEFORE, signals(90), signals(52), BEFORE, signals(10)]))
+    script = [*map(signals, (90, 52, 40, 30))]
+    monkeypatch.setattr(Scripted, "script", iter([BEFORE, *script, BEFORE]))
     original = tiny.original("albef")
     data = tiny.data_for(original, task=Scripted(), folder=tmp_path)
     first = unseen()(original, data, Engine(precision="fp32"))
     again = unseen()(original, data, Engine(precision="fp32", resume=True))
     assert again.history.lines == first.history.lines
-    assert again.history.lines[-1]["step"] == 2
+    assert [line["step"] for line in again.history.lines if line.get("selected")] == [2]
     assert tiny.changed(tiny.weights(first.model), tiny.weights(again.model)) == set()
 
 

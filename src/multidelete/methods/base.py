@@ -298,10 +298,7 @@ class LossMethod(Method):
     def unseen(
         self, student: Model, inputs: PairInputs, stream: ForgetRetainStream, data: UnlearningData, engine: Engine
     ) -> Unseen | None:
-        """Signals of unseen pairs, if the method stops there; then the original is the first checkpoint.
-
-        Validation metrics get a ``distance`` then, see :meth:`Unseen.distance`.
-        """
+        """Signals of unseen pairs, if the method aims there; the original is then the first checkpoint."""
         return None
 
     @final
@@ -313,8 +310,6 @@ class LossMethod(Method):
                 f"on which {self.name} selects its checkpoint; add one, or set method.evaluations=0 to keep the last"
             )
         began = time.perf_counter()
-        if self.lora is not None:
-            self.lora.add(student, self.scope, data.seed)
         inputs = frozen_inputs(engine, original, data.inputs, self.scope, on_demand=True)
         before = data.task.validation_metrics(student, inputs, data.request, engine) if self.needs_before() else {}
         stream = ForgetRetainStream(
@@ -335,12 +330,24 @@ class LossMethod(Method):
             inputs.fetch(drawn)
             pairs = drawn["text"]
         unseen = self.unseen(student, inputs, stream, data, engine)
+
+        def checked(metrics: dict[str, float]) -> dict[str, float]:
+            known = metrics if unseen is None else metrics | {"distance": unseen.distance(metrics)}
+            return {**known, "criterion": self.criterion(known, before)}
+
+        start = None if unseen is None else checked(before)
+        if unseen is not None and start is not None and start["distance"] <= 0:  # the original needs no change
+            history, seconds = unseen.untouched(start), time.perf_counter() - began
+            return Unlearned(student.requires_grad_(False), history, seconds, inputs, unseen.note(history))
+        if self.lora is not None:
+            self.lora.add(student, self.scope, data.seed)
         initial = teacher = None
         if self.needs_initial:
             untrained = data.initial_model(original).to(engine.device).eval().requires_grad_(False)
             initial = Teacher(untrained, data.inputs, engine, data.forget_pairs)
         if self.needs_teacher:
             teacher = Teacher(original, encoded_inputs(engine, original, data.inputs), engine, pairs, initial, unseen)
+
         fit_settings = FitSettings(
             steps=steps,
             learning_rate=self.peak_rate(data),
@@ -361,10 +368,6 @@ class LossMethod(Method):
         def validate() -> dict[str, float]:
             return checked(data.task.validation_metrics(student, inputs, data.request, engine))
 
-        def checked(metrics: dict[str, float]) -> dict[str, float]:
-            known = metrics if unseen is None else metrics | {"distance": unseen.distance(metrics)}
-            return {**known, "criterion": self.criterion(known, before)}
-
         with masked(student, masks):
             history = fit(
                 engine,
@@ -375,7 +378,7 @@ class LossMethod(Method):
                 what=f"{self.title} ({self.scope})",
                 training=False,
                 validate=validate if self.evaluations else None,
-                start=None if unseen is None else checked(before),
+                start=start,
                 folder=data.folder,
             )
         if self.lora is not None:

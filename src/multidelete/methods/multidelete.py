@@ -52,8 +52,9 @@ class MultiDelete(LossMethod):
     lower than any unseen pair are conspicuous too. By default (``"unseen"``, ours) each deleted pair goes only as far
     as an equally hard pair that was not trained on (:class:`Unseen`): the target of L_MD is on the line from its own
     fused representation to the mismatched one, where the original's head gives it the score of that unseen pair, and
-    the similarity of the unseen pair. It stops when no signal distinguishes deleted pairs from unseen ones. The
-    original is the first checkpoint: it is left as it is if it never distinguished them, and if no checkpoint is fit.
+    the similarity of the unseen pair. Of the checkpoints at which no signal distinguishes deleted pairs from unseen
+    ones, the most useful is kept. The original is the first checkpoint: it is left as it is if it never distinguished
+    them, and if no checkpoint is fit.
 
     Args:
         alpha: Weight of L_MD.
@@ -66,8 +67,8 @@ class MultiDelete(LossMethod):
             deleted pairs of that class correctly classified. The last two targets are ours.
         retain_mismatched: Share of mismatched pairs in the D_r batch, so that retention also covers pairs that do not
             match. Ours; 0 is the paper.
-        stop: ``unseen`` stops when deleted pairs look unseen; ``lowest`` takes all steps, and ``forget_weight`` selects
-            the checkpoint (the paper).
+        stop: ``unseen`` goes until deleted pairs look unseen; with ``lowest``, ``forget_weight`` selects the
+            checkpoint (the paper).
         tolerance: With ``unseen``, distance of a signal's AUC from its aim that does not count, in points.
         largest_drop: With ``unseen``, largest loss of utility on validation of a fit model, in points.
 
@@ -137,20 +138,19 @@ class MultiDelete(LossMethod):
         return Unseen.of(**found, tolerance=self.tolerance, fused=fused, similarities=similar)
 
     def criterion(self, metrics: Mapping[str, float], before: Mapping[str, float]) -> float:
-        """See :meth:`LossMethod.criterion`; with ``unseen``, minus the distance, and any fit model before an unfit one.
+        """See :meth:`LossMethod.criterion`; with ``unseen``, the utility where deleted pairs look unseen.
 
-        The original is fit, so that it is kept if no other is.
+        Else minus their distance; and any fit model comes before an unfit one. The original is fit, so that it is kept
+        if no other is.
         """
         if not self.stops():
             return super().criterion(metrics, before)
         drop = before["utility"] - metrics["utility"] - self.largest_drop
         if drop > 0:
             return UNFIT - drop
-        return 1e-6 * metrics["utility"] - max(0.0, metrics["distance"])  # utility breaks ties
-
-    def stop_at(self) -> float:
-        """See :meth:`LossMethod.stop_at`."""
-        return 0.0 if self.stops() else super().stop_at()
+        if metrics["distance"] > 0:
+            return 1e-6 * metrics["utility"] - metrics["distance"]  # utility breaks ties
+        return 1.0 + metrics["utility"]
 
     def peak_rate(self, data: UnlearningData) -> float:
         """See :meth:`LossMethod.peak_rate`; smaller for a small D_f, with the root of its size.
