@@ -22,7 +22,7 @@ def groups_by_row(dataset: Dataset) -> list[str]:
 
 
 def clusters(dataset: Dataset, rows: Rows) -> Rows:
-    """Unit of each of these examples, ``(E,)``: numbers from 0 in the order in which the clusters appear.
+    """Cluster of each of these examples, ``(E,)``: numbers from 0 in the order in which the clusters appear.
 
     Args:
         dataset: The dataset.

@@ -103,7 +103,7 @@ UTILITY = {
     ),
     "utility_too_few": (
         "whether the model still does its task cannot be decided from so few test data",
-        "There are too few test data to decide its test score from that of the {other} model.",
+        "There are too few test data to distinguish its test score from that of the {other} model.",
     ),
     "utility_unknown": (
         "whether the model still does its task cannot be evaluated",

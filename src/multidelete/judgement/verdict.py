@@ -89,7 +89,6 @@ FORGOT = {
     "not_forgotten": "did not forget the {examples}",
     "ranked_below": "ranks the {examples} below unseen ones, though there was little to forget",
     "little_to_forget": "had little to forget of the {examples}",
-    "left_as_it_was": "left the model as it was",
     "forgetting_too_few": "was asked to forget the {examples}, too few to decide whether it did,",
 }
 KEPT = {

@@ -26,6 +26,7 @@ from sklearn.svm import SVC
 from multidelete.metrics.classification import head_logits
 from multidelete.metrics.forgetting import forget_auc
 from multidelete.metrics.intervals import Resamples, bounds, interval, resampled_rates
+from multidelete.metrics.signals import contrastive_signals
 from multidelete.utils.randomness import derive
 
 Floats = NDArray[np.floating[Any]]
@@ -146,10 +147,7 @@ def signals(arrays: Arrays) -> dict[str, Floats]:
             "entropy": (np.exp(sure) * sure).sum(1),
             "modified_entropy": -modified_entropy(sure, unsure, label),
         }
-    for name, key, sign in (("cosine", "cosine", 1), ("i2t", "i2t_loss", -1), ("t2i", "t2i_loss", -1)):
-        if key in arrays:
-            result[name] = sign * np.asarray(arrays[key], dtype=np.float64)
-    return result
+    return result | contrastive_signals(arrays)
 
 
 def modified_entropy(sure: Floats, unsure: Floats, label: NDArray[np.integer[Any]]) -> Floats:

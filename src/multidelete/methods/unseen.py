@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multidelete.metrics.forgetting import forget_auc, standard_error
+from multidelete.metrics.contrasts import standard_error
+from multidelete.metrics.forgetting import forget_auc
 from multidelete.metrics.signals import check_signals
 from multidelete.training.loop import TrainingHistory
 

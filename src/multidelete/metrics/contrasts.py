@@ -118,13 +118,22 @@ def _below(scores: Floats, at: Floats) -> Floats:
     return result
 
 
+def standard_error(forget: Floats, others: Floats, clusters: Clusters) -> float:
+    """Standard error of the AUC of D_f due to the choice of the others, in points; D_f is taken as given.
+
+    Args:
+        forget: Scores of D_f, ``(F,)``.
+        others: Scores of the other pairs, ``(O,)``.
+        clusters: Cluster of each of the others, ``(O,)``.
+    """
+    sums = cluster_sums(placements(forget, others)[1][None], clusters)[0]
+    count = len(sums)
+    return math.sqrt(count / (count - 1) * float((sums**2).sum())) / len(others) if count > 1 else 50.0
+
+
 def _error(values: Floats, clusters: Clusters) -> tuple[float, int]:
     """Standard error of the mean over clusters, and their number."""
-    sums = cluster_sums(values[None], clusters)[0]
-    count, size = len(sums), len(values) / len(sums)
-    spread = float((sums**2).sum()) / size**2  # squared sum of the clusters' deviations
-    variance = (spread + PRIOR**2) / count if count > 1 else (2 * PRIOR) ** 2
-    return math.sqrt(variance / count), count
+    return math.sqrt(covariance(values[None], clusters)[0, 0]), len(np.unique(clusters))
 
 
 def cluster_sums(values: Floats, clusters: Clusters) -> Floats:

@@ -30,26 +30,6 @@ def forget_auc(forget: Floats, others: Floats) -> float:
     return float(100 * wins / (len(forget) * len(others)))
 
 
-def standard_error(forget: Floats, others: Floats, clusters: NDArray[Any]) -> float:
-    """Standard error of :func:`forget_auc` due to the choice of the others, in points; D_f is taken as given.
-
-    The part of DeLong et al. 1988 that is due to one sample, over clusters, whose pairs are not independent.
-
-    Args:
-        forget: Scores of D_f, ``(F,)``.
-        others: Scores of the other pairs, ``(O,)``.
-        clusters: Unit of each of the others, ``(O,)``.
-    """
-    ordered = np.sort(forget)
-    below = np.searchsorted(ordered, others, "left") + np.searchsorted(ordered, others, "right")
-    above = 1 - below / (2 * len(forget))  # share of D_f above each
-    _, own, counts = np.unique(clusters, return_inverse=True, return_counts=True)
-    if len(counts) < 2:
-        return 50.0
-    sums = np.bincount(own, above - above.mean())
-    return float(100 * np.sqrt(len(counts) / (len(counts) - 1) * (sums**2).sum()) / len(others))
-
-
 GAP_METRICS = ("test_score", "forget_score", "retain_score", "forget_test_auc")
 
 

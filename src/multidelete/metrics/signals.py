@@ -18,7 +18,12 @@ def check_signals(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.fl
     and the negative rank losses in both directions, ``i2t`` and ``t2i``.
     """
     found = {"score": arrays["score"], "certainty": certainty(head_logits(arrays))}
-    for name, key, sign in (("cosine", "cosine", 1), ("i2t", "i2t_loss", -1), ("t2i", "t2i_loss", -1)):
-        if key in arrays:
-            found[name] = sign * arrays[key]
-    return found
+    return found | contrastive_signals(arrays)
+
+
+def contrastive_signals(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.floating[Any]]]:
+    """``cosine``, ``i2t`` and ``t2i`` of :func:`check_signals`; empty without contrastive embeddings."""
+    signs = {"cosine": ("cosine", 1), "i2t": ("i2t_loss", -1), "t2i": ("t2i_loss", -1)}
+    return {
+        name: sign * np.asarray(arrays[key], dtype=np.float64) for name, (key, sign) in signs.items() if key in arrays
+    }
