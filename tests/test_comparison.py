@@ -144,8 +144,8 @@ def test_the_ablation_is_a_table_of_its_own(tmp_path: Path) -> None:
 # -- verdicts of more tests ---------------------------------------------------------------------------------------
 
 
-def groups_with(**metrics: tuple[float, float, float]) -> list[Group]:
-    """Original, Retrain and MultiDelete with these metrics, in this order."""
+def groups_with(error: float = 1.0, **metrics: tuple[float, float, float]) -> list[Group]:
+    """Original, Retrain and MultiDelete with these metrics, in this order; differences have this standard error."""
     result = []
     for position, method in enumerate(("original", "retrain", "multidelete")):
         row = {
@@ -159,7 +159,7 @@ def groups_with(**metrics: tuple[float, float, float]) -> list[Group]:
         }
         row |= {"forget_examples": 4, "settings": {}, "cost": {}}
         result.append({**row, "metrics": {key: values[position] for key, values in metrics.items()}})
-    return [Group.of([row]) for row in with_contrasts(result)]
+    return [Group.of([row]) for row in with_contrasts(result, error)]
 
 
 def test_what_was_not_measured_has_no_finding() -> None:
@@ -169,15 +169,17 @@ def test_what_was_not_measured_has_no_finding() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vision", "text", "code", "tone"),
+    ("vision", "text", "error", "code", "tone"),
     [
-        (82.0, 90.0, "halves_kept", "good"),
-        (84.0, 87.0, "halves_reduced", "fair"),
-        (77.9, 90.0, "halves_lost", "bad"),
+        (82.5, 90.0, 0.3, "halves_kept", "good"),
+        (82.5, 90.0, 1.0, "halves_too_few", "open"),  # -1.1 ± 2.6
+        (82.0, 90.0, 0.3, "halves_reduced", "fair"),  # -1.6 ± 0.8
+        (84.0, 87.0, 0.3, "halves_reduced", "fair"),
+        (77.9, 90.0, 0.3, "halves_lost", "bad"),
     ],
 )
-def test_the_verdict_on_unimodal_knowledge(vision: float, text: float, code: str, tone: str) -> None:
-    groups = groups_with(probe_vision=(83.6, 83.0, vision), probe_text=(90.0, 90.0, text))
+def test_the_verdict_on_unimodal_knowledge(vision: float, text: float, error: float, code: str, tone: str) -> None:
+    groups = groups_with(error, probe_vision=(83.6, 83.0, vision), probe_text=(90.0, 90.0, text))
     result = verdict.verdicts(groups)[0].unimodal
     assert result is not None
     assert (result.code, result.tone) == (code, tone)
@@ -189,7 +191,7 @@ def test_what_a_new_probe_still_reads_has_moved() -> None:
     result = verdict.verdicts(groups)[0].unimodal
     assert result is not None
     assert (result.code, result.tone) == ("halves_moved", "fair")
-    assert "vision probe refitted 83.0, Original 83.6 (−0.6)" in result.details
+    assert "vision probe refitted 83.0, Original 83.6 (−0.6 ± 2.6)" in result.details
     groups = groups_with(probe_vision=(83.6, 83.0, 60.0), probe_vision_refitted=(83.6, 83.0, 70.0))
     assert verdict.verdicts(groups)[0].unimodal.tone == "bad"  # type: ignore[union-attr]
 

@@ -98,10 +98,10 @@ def test_normalisation_by_hand() -> None:
     torch.testing.assert_close(mask.weight, torch.tensor([[0.25, 0.25, 0.0], [1.0, 1.0, 0.0]]))
 
 
-def test_a_channel_belongs_to_who_uses_it_most() -> None:
-    mask = mask_with([1.0, 0.9, 0.2, 0.0], [0.1, 1.0, 0.2, 0.0], [0.4, 0.3, 1.0, 0.0])
-    owned = [mask.owned(row).tolist() for row in range(3)]
-    assert owned == [[True, False, False, False], [False, True, False, False], [False, False, True, False]]
+def test_a_channel_is_used_by_all_whose_entry_is_positive() -> None:
+    mask = mask_with([1.0, 0.9, 0.0, 0.0], [0.1, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0])
+    used = [mask.used(row).tolist() for row in range(3)]
+    assert used == [[True, True, False, False], [True, True, False, False], [False, False, True, False]]
 
 
 def test_groups_are_the_request_and_a_hash_of_ids() -> None:
@@ -129,8 +129,8 @@ def test_training_with_a_mask_separates_the_classes() -> None:
     assert set(mask.amax(0).tolist()) == {1.0}
     unlike = [(mask[2] - mask[row]).abs().mean() for row in (0, 1)]
     assert min(unlike) > 0.02
-    assert mask_of(model).owned(2).any()
-    assert not mask_of(model).owned(2).all()
+    assert mask_of(model).used(2).any()
+    assert not mask_of(model).used(2).all()
     assert float(mask.mean()) < 0.95
     assert bool((mask_of(model).open == 1).all())
 
@@ -317,7 +317,8 @@ def with_closed(name: str, count: int = 3) -> ImageTextModel:
     model = copy.deepcopy(original(name))
     mask_of(model).weight.fill_(0.5)
     mask_of(model).weight[:, -1] = 1.0
-    mask_of(model).weight[-1, :count] = 1.0
+    mask_of(model).weight[-1] = 0.0
+    mask_of(model).weight[-1, :count] = 0.1
     return model
 
 
@@ -369,15 +370,13 @@ def test_loss_terms_by_hand() -> None:
     images = data.inputs.sources["vision"].take(rows)
     with torch.no_grad():
         own, aim = (each.encode_one("vision", images) for each in (fresh, model))
-    kept = torch.ones(16)
-    kept[:3] = 0
     mask = mask_of(model).weight[torch.from_numpy(groups_of(tiny.dataset(), 3)[rows])]
 
     def share(one: Tensor, other: Tensor) -> float:
         return float((one - other).square().sum() / other.square().sum())
 
-    assert raised["map"] == pytest.approx(share(own.tokens * kept, aim.tokens * kept), rel=1e-4)
-    pooled = [(each.tokens * kept).mean(1) * mask for each in (own, aim)]
+    assert raised["map"] == pytest.approx(share(own.tokens, aim.tokens), rel=1e-4)
+    pooled = [each.tokens.mean(1) * mask for each in (own, aim)]
     assert raised["pooled"] == pytest.approx(0.5 * share(*pooled), rel=1e-4)
     with torch.no_grad():
         embedded = [model.embedding("vision", encoding) for encoding in (own, aim)]
@@ -500,6 +499,12 @@ def test_it_says_how_many_channels_are_closed() -> None:
     with logged() as messages:
         ErmKtp()(model, tiny.data_for(model), Engine("fp32"))
     assert "ERM-KTP: 5 of 16 visual channels belong to D_f" in messages
+
+
+def test_a_mask_that_closes_every_channel_is_refused() -> None:
+    model = with_closed("albef", 16)
+    with pytest.raises(InputError, match="D_f uses every visual channel"):
+        ErmKtp()(model, tiny.data_for(model), Engine("fp32"))
 
 
 def test_rates_of_their_own() -> None:

@@ -497,7 +497,7 @@ def test_few_deleted_pairs_decide_nothing_and_it_says_how_many_would() -> None:
 
 def test_of_a_model_that_was_left_as_it_was_nothing_is_claimed() -> None:
     result = verdict_on(note="Nothing was done.", scores=ROWS[0][3])
-    assert (result.forgetting.code, result.utility.code) == ("left_as_it_was", "utility_kept")
+    assert (result.forgetting.code, result.utility.code) == ("left_as_it_was", "utility_as_before")
     assert result.forgetting.details.endswith("Nothing was done.")
 
 

@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from multidelete.membership.attacks import attacks
 from multidelete.membership.contrasts import Scores, family
 from multidelete.metrics.contrasts import Change, auc_change, mean_change
+from multidelete.metrics.probes import probe_contributions
 from multidelete.runs.row import Row
 from multidelete.tasks.base import SCORE_KEYS, Predictions, Task
+
+Floats = NDArray[np.floating[Any]]
 
 REFERENCES = ("original", "retrain")
 FORGETTING = {"forget_test_auc": "score", "forget_test_auc_cosine": "cosine"}  # metric: array
@@ -25,22 +29,25 @@ class Seen:
     Args:
         predictions: Its predictions.
         scores: Scores of D_f and test by each attack; empty without a test split.
+        probed: Contribution of each probed example to the accuracy of each probe of the original's features.
     """
 
     predictions: Predictions
     scores: Scores
+    probed: Mapping[str, Floats]
 
     @classmethod
     def of(
         cls,
         predictions: Predictions,
+        original: Predictions,
         references: Mapping[str, Predictions],
         unlearned: Mapping[str, Predictions],
         seed: int,
     ) -> Seen:
         """Of a model in a run; see :func:`~multidelete.membership.attacks.membership` for the arguments."""
         found = attacks(predictions, references, unlearned, seed) if "test" in predictions else {}
-        return cls(predictions, found)
+        return cls(predictions, found, probe_contributions(predictions, original))
 
 
 def contrasts(
@@ -59,14 +66,15 @@ def contrasts(
         :class:`Family`, as values. A model is not compared with itself.
     """
     stored = {name: read(name) for name in references}
-    seen = {}
-    for key, row in rows.items():
-        unlearned = {name: each for name in references if (each := read(f"{key}-{name}"))}
-        seen[key] = Seen.of(read(key), stored, unlearned, row["seeds"]["train"])
     named: dict[str, str] = {}
     for key, row in rows.items():
         if row["method"] in REFERENCES:
             named.setdefault(row["method"], key)
+    original = read(named["original"]) if "original" in named else {}
+    seen = {}
+    for key, row in rows.items():
+        unlearned = {name: each for name in references if (each := read(f"{key}-{name}"))}
+        seen[key] = Seen.of(read(key), original, stored, unlearned, row["seeds"]["train"])
     return {
         key: {name: compare(task, seen[key], seen[other]) for name, other in named.items() if other != key}
         for key in rows
@@ -87,11 +95,19 @@ def compare(task: Task, own: Seen, other: Seen) -> dict[str, Any]:
         change = _score_change(task, first.get(split), second.get(split))
         if change is not None:
             changes[metric] = change
+    for metric in own.probed.keys() & other.probed.keys():
+        changes[metric] = mean_change(own.probed[metric], other.probed[metric], probed_clusters(first["test"]))
     result: dict[str, Any] = {"changes": {name: asdict(change) for name, change in changes.items()}}
     if own.scores and other.scores:
         found = family(own.scores, other.scores, first["forget"]["cluster"], first["test"]["cluster"])
         result["attacks"] = asdict(found)
     return result
+
+
+def probed_clusters(arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Cluster of each probed example, that of its pairs; an example without pairs in this split is its own."""
+    known = dict(zip(arrays["example"].tolist(), arrays["cluster"].tolist(), strict=True))
+    return np.array([str(known.get(each, f"example {each}")) for each in arrays["probed_example"].tolist()])
 
 
 def _score_change(

@@ -105,6 +105,7 @@ UTILITY = {
         "whether the model still does its task cannot be decided from so few test data",
         "There are too few test data to distinguish its test score from that of the {other} model.",
     ),
+    "utility_as_before": ("the model does its task as before", "The model was left as it was."),
     "utility_unknown": (
         "whether the model still does its task cannot be evaluated",
         "There is no test score to compare with.",

@@ -25,16 +25,16 @@ SPARED = 0.1  # allowed difference of the MI ratio of kept pairs from 1
 SIGNALS = ("forget_test_auc", "forget_test_auc_cosine", "forget_score")  # all of them must be Retrain's
 
 THRESHOLDS = (
-    "All answers are decisions on 98 % intervals over clusters (examples that share a picture or a pair of nodes), and "
-    "hold for all questions of one answer together. "
+    "All answers but the cost are decisions on 98 % intervals over clusters (examples that share a picture or a pair of "
+    "nodes), and hold for all questions of one answer together. "
     f"Forgot: D_f vs test AUC, its cosine AUC and the D_f score are all within {EQUAL:g} points of Retrain's. Partly: "
     f"one is still above Retrain's, but at least {percent(PARTLY)} of the way from Original to Retrain is gone. Beyond "
     "Retrain: one is below Retrain's. "
     f"Kept its utility: at most {KEPT_POINTS:g} points and {percent(KEPT_SHARE)} of the test score lost against the "
     f"lower of Original and Retrain; destroyed it: more than {DESTROYED_POINTS:g} points or "
     f"{percent(DESTROYED_SHARE)}. "
-    f"Kept each half: no linear probe lost more than {UNIMODAL_KEPT:g} points against Original (lost it: more than "
-    f"{UNIMODAL_LOST:g}; moved it: a refitted one did not). "
+    f"Kept each half: every linear probe lost at most {UNIMODAL_KEPT:g} points against Original; lost it: a refitted "
+    f"one lost more than {UNIMODAL_LOST:g}; moved it: only one that was not refitted lost anything. "
     f"Membership hidden: the AUC of every attack, and its true-positive rate at 1 % false positives on both sides, are "
     f"within {EQUAL:g} points of Retrain's, and the MI ratio of the kept pairs at most {SPARED:g} from 1. "
     f"Cheap: at most {percent(CHEAP)} of Retrain's time, preparation included."
@@ -57,11 +57,14 @@ ANSWERS = {
     "utility_reduced": ("fair", "Lost some utility"),
     "utility_destroyed": ("bad", "Destroyed utility"),
     "utility_too_few": ("open", "Too few test pairs to tell whether it kept its utility"),
+    "utility_as_before": ("open", "Utility is as before"),
     "utility_unknown": ("open", "Utility cannot be evaluated"),
     "halves_kept": ("good", "Kept what it knew of each half"),
     "halves_moved": ("fair", "Moved what it knew of each half"),
     "halves_reduced": ("fair", "Lost some of what it knew of each half"),
     "halves_lost": ("bad", "Lost what it knew of each half"),
+    "halves_too_few": ("open", "Too few test pairs to tell whether it kept what it knew of each half"),
+    "halves_as_before": ("open", "What it knew of each half is as before"),
     "membership_hidden": ("good", "Membership hidden"),
     "membership_hidden_of_all": ("fair", "Membership hidden, of kept pairs too"),
     "membership_shows": ("bad", "Membership shows"),
@@ -164,7 +167,7 @@ def utility(group: Group, original: Group | None, retrain: Group | None) -> Find
     name = min(named, key=lambda each: named[each].metrics[key].mean)
     expected, moved = named[name].metrics[key].mean, changes[name]
     if group.unchanged:
-        return Finding.of("utility_kept", details)
+        return Finding.of("utility_as_before", details)
     if moved is None:
         return Finding.of("utility_unknown", f"{details} Without the differences of single pairs there is no interval.")
     loss, half = -moved.value, moved.half()
@@ -181,28 +184,33 @@ def utility(group: Group, original: Group | None, retrain: Group | None) -> Find
 def unimodal(group: Group, original: Group | None) -> Finding | None:
     """Finding on unimodal knowledge: accuracy lost by linear probes fitted on the original's features.
 
-    If a refitted probe lost nothing, the features have changed but the information is not lost.
+    If refitted probes clearly lost nothing, the features have changed but the information is not lost.
     """
     probes = [key for key in group.metrics if key.startswith("probe_") and original and key in original.metrics]
     if original is None or not probes:
         return None
-    drops = {key: original.metrics[key].mean - group.metrics[key].mean for key in probes}
-    refitted = [drop for key, drop in drops.items() if key.endswith(REFITTED)]
-    moved, lost = max(drops.values()), max(refitted or drops.values())
+    changes = {key: each for key in probes if (each := change(group, "original", key)) is not None}
     parts = (
         f"{key.removeprefix('probe_').removesuffix(REFITTED)} probe{' refitted' * key.endswith(REFITTED)} "
-        f"{group.metrics[key]}, "
-        f"Original {original.metrics[key]} ({signed(-drops[key], plus=True)})"
+        f"{group.metrics[key]}, Original {original.metrics[key]}"
+        f"{f' ({_interval(changes[key], len(changes))})' if key in changes else ''}"
         for key in probes
     )
     details = "; ".join(parts) + "."
-    if lost > UNIMODAL_LOST:
+    if group.unchanged:
+        return Finding.of("halves_as_before", details)
+    if not changes:
+        return None
+    half = {key: each.half(len(changes)) for key, each in changes.items()}
+    if all(-each.value + half[key] <= UNIMODAL_KEPT for key, each in changes.items()):
+        return Finding.of("halves_kept", details)
+    fallen = {key: -each.value for key, each in changes.items() if -each.value > half[key]}
+    refitted = [key for key in fallen if key.endswith(REFITTED) or key + REFITTED not in changes]
+    if any(fallen[key] > UNIMODAL_LOST and fallen[key] - half[key] > UNIMODAL_KEPT for key in refitted):
         return Finding.of("halves_lost", details)
-    if lost > UNIMODAL_KEPT:
+    if refitted:
         return Finding.of("halves_reduced", details)
-    if moved > UNIMODAL_KEPT:
-        return Finding.of("halves_moved", details)
-    return Finding.of("halves_kept", details)
+    return Finding.of("halves_moved" if fallen else "halves_too_few", details)
 
 
 def membership(group: Group, original: Group | None, retrain: Group | None) -> Finding | None:

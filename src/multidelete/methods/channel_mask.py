@@ -86,10 +86,9 @@ class ChannelMask(nn.Module):
         largest = self.weight.amax(0, keepdim=True).clamp_min(1e-6)
         self.weight.copy_((self.weight / largest).clamp(0, 1))
 
-    def owned(self, row: int) -> Tensor:
-        """Channels that this class uses more than any other class, ``(K,)``."""
-        others = torch.cat([self.weight[:row], self.weight[row + 1 :]])
-        return self.weight[row] > others.amax(0)
+    def used(self, row: int) -> Tensor:
+        """Channels that this class uses, however little, ``(K,)``."""
+        return self.weight[row] > 0
 
 
 class ChannelMaskSettings(Extra):

@@ -30,15 +30,14 @@ logger = logging.getLogger(__name__)
 class ErmKtp(Method):
     r"""Knowledge transfer that excludes the channels assigned to D_f by an entanglement-reduced mask [1]_.
 
-    .. math:: L = Dis(F'(I_r), c \odot F(I_r)) + \lambda \, Dis(\bar{F'}_y(I_r), c \odot \bar{F}_y(I_r)),
+    .. math:: L = Dis(F'(I_r), F(I_r)) + \lambda \, Dis(\bar{F'}_y(I_r), \bar{F}_y(I_r)),
        \qquad \bar{F}_y = \text{mean of the tokens of } M_y \odot F
 
     The original is trained with a mask M (:class:`ChannelMaskSettings`, ``[train.extra]`` in a recipe), which measures
     how much each class uses each channel of the last visual feature map F. Classes are groups of examples; the last one
-    is D_f. c is 0 for channels that D_f uses more than any other class, and 1 elsewhere. The student is the original
-    with a new vision encoder in which those channels are always 0; everything after F (the paper's head) keeps the
+    is D_f. The student is the original with a new vision encoder; everything after F (the paper's head) keeps the
     original's weights. It learns F' from the original's feature maps of images of D_r, without texts and labels; y is
-    the group of the example. D_f is never read.
+    the group of the example. Then the channels that D_f uses, those with M > 0, are closed: always 0. D_f is never read.
 
     F is what the fusion reads of an image: the token states after the adapter (albef), of the vision tower (blip) or
     of the patch embeddings (vilt), or the tower's pooled vector (dual_encoder). The only scope is ``vision``.
@@ -85,9 +84,14 @@ class ErmKtp(Method):
         began = time.perf_counter()
         mask = mask_of(original)
         classes = len(mask.weight)
-        kept = (~mask.owned(classes - 1)).float()  # c, (K,)
-        logger.info("%s: %d of %d visual channels belong to D_f", self.title, int((1 - kept).sum()), len(kept))
-        self._renew(student, data.initial_model(original).to(engine.device), kept)
+        closed = mask.used(classes - 1)
+        logger.info("%s: %d of %d visual channels belong to D_f", self.title, int(closed.sum()), len(closed))
+        if closed.all():
+            raise InputError(
+                "D_f uses every visual channel of the mask, so that closing them would leave nothing; train the "
+                "original longer, or with a larger extra.learning_rate, so that the mask becomes sparse"
+            )
+        self._renew(student, data.initial_model(original).to(engine.device))
         inputs = frozen_inputs(engine, student, data.inputs, self.scope)
         encoded = encode_once(engine, original, data.inputs, "vision", what="encoding vision")
         lessons = data.inputs if encoded is None else data.inputs.with_sources({"vision": encoded})
@@ -104,7 +108,7 @@ class ErmKtp(Method):
             rows = pictures.take(step * size, size)
             own = pictures_of(inputs, student, rows)
             with torch.no_grad():
-                aim = mask.gated(pictures_of(lessons, original, rows), kept)
+                aim = pictures_of(lessons, original, rows)
             seen = mask.weight[groups[rows]][:, None]  # (B, 1, K)
             mine, theirs = mask.feature_map(own), mask.feature_map(aim)  # (B, L, K)
             pooled = distance((mine * seen).mean(1), (theirs * seen).mean(1))
@@ -133,16 +137,16 @@ class ErmKtp(Method):
             training=True,
             folder=data.folder,
         )
+        mask_of(student).open.copy_(~closed)
         return Unlearned(student, history, prepared, inputs)
 
     @torch.no_grad()
-    def _renew(self, student: Model, fresh: Model, kept: Tensor) -> None:
-        """Reset everything in scope, including running statistics and mask, and close D_f's channels."""
+    def _renew(self, student: Model, fresh: Model) -> None:
+        """Reset everything in scope, including running statistics and mask."""
         begun = fresh.state_dict()
         for name, tensor in student.state_dict().items():
             if within(name, (*student.parts[self.scope], EXTRA)):
                 tensor.copy_(begun[name])
-        mask_of(student).open.copy_(kept)
 
 
 def distance(own: Tensor, aim: Tensor) -> Tensor:

@@ -69,8 +69,17 @@ class Probe:
         Returns:
             None without any such attribute.
         """
-        result = balanced_accuracy(_numbers(features) @ self.weights.T > self.thresholds, shows[:, self.read])
-        return float(np.mean(result[~np.isnan(result)])) if not np.isnan(result).all() else None
+        values = self.contributions(features, shows)
+        return None if values is None else float(values.mean())
+
+    def contributions(self, features: Floats, shows: Bools) -> Floats | None:
+        """Contribution of each example to :meth:`accuracy`, which is their mean, ``(N,)``."""
+        truth = shows[:, self.read]
+        hits = (_numbers(features) @ self.weights.T > self.thresholds) == truth
+        with np.errstate(divide="ignore", invalid="ignore"):
+            each = 50 * hits * np.where(truth, 1 / truth.mean(0), 1 / (~truth).mean(0))
+        usable = truth.any(0) & ~truth.all(0)
+        return each[:, usable].mean(1) if usable.any() else None
 
 
 def balanced_accuracy(result: Bools, shows: Bools) -> Floats:
@@ -108,9 +117,16 @@ def probes(
         .. [1] Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016; Cheng and
            Amiri, "MultiDelete for Multimodal Machine Unlearning", ECCV 2024 (image classification after unlearning)
     """
+    return {name: float(values.mean()) for name, values in probe_contributions(predictions, original).items()}
+
+
+def probe_contributions(
+    predictions: Mapping[str, Mapping[str, NDArray[Any]]], original: Mapping[str, Mapping[str, NDArray[Any]]]
+) -> dict[str, Floats]:
+    """Contribution of each probed test example to each of :func:`probes`, which are their means, ``(N,)`` each."""
     test = predictions.get("test", {})
-    metrics: dict[str, float] = {}
-    for modality in (name.removesuffix(FEATURES) for name in original["retain"] if name.endswith(FEATURES)):
+    found: dict[str, Floats] = {}
+    for modality in (name.removesuffix(FEATURES) for name in original.get("retain", {}) if name.endswith(FEATURES)):
         features, shows = modality + FEATURES, modality + SHOWS
         if features not in test:
             continue
@@ -118,10 +134,10 @@ def probes(
         first = Probe.fit(original["retain"][features], original["retain"][shows])
         own = Probe.fit(predictions["retain"][features], predictions["retain"][shows], first.read)
         for name, probe in ((f"probe_{modality}", first), (f"probe_{modality}_refitted", own)):
-            accuracy = probe.accuracy(test[features], test[shows])
-            if accuracy is not None:
-                metrics[name] = accuracy
-    return metrics
+            values = probe.contributions(test[features], test[shows])
+            if values is not None:
+                found[name] = values
+    return found
 
 
 def _numbers(features: Floats) -> NDArray[np.float64]:
