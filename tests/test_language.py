@@ -48,7 +48,6 @@ PARTS = {
 NAMES = {
     "find_or_make": "get_or_train",
     "rate_at": "lr_at",
-    "factors": "lr_multipliers",
     "Plan": "FitSettings",
     "Cycle": "EpochSampler",
     "pairs_alone": "what it does",
@@ -95,6 +94,6 @@ def test_prose(path: Path) -> None:
 
 def test_the_checks_find_something(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
-    path.write_text("judged_whole = 1\nFitSettings = 2\nfactors = 3\n")
-    assert [mistake.split(" (")[0] for mistake in mistakes(path)] == ["line 1: 'judged_whole'", "line 3: 'factors'"]
+    path.write_text("judged_whole = 1\nFitSettings = 2\nrate_at = 3\n")
+    assert [mistake.split(" (")[0] for mistake in mistakes(path)] == ["line 1: 'judged_whole'", "line 3: 'rate_at'"]
     assert re.search(rf"\b({WORDS})(?!\w)", "it tells classes apart")

@@ -32,7 +32,7 @@ from multidelete.training.original import TrainSettings, initial_model, train
 
 PIXELS = 24
 TRAINING = TrainSettings(epochs=4, batch_size=32, learning_rate=2e-3)
-MASKED = TRAINING.model_copy(update={"extra": ChannelMaskSettings(classes=3, every=2)})
+MASKED = TRAINING.model_copy(update={"extra": ChannelMaskSettings(classes=3, every=2, learning_rate=300.0)})
 
 
 class KillAfter(Callback):

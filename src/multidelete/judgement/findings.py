@@ -25,8 +25,8 @@ SPARED = 0.1  # allowed difference of the MI ratio of kept pairs from 1
 SIGNALS = ("forget_test_auc", "forget_test_auc_cosine", "forget_score")  # all of them must be Retrain's
 
 THRESHOLDS = (
-    "All answers but the cost are decisions on 98 % intervals over clusters (examples that share a picture or a pair of "
-    "nodes), and hold for all questions of one answer together. "
+    "All answers but that on cost are decisions on 98 % intervals over clusters (examples that share a picture or a "
+    "pair of nodes), and hold for all questions of one answer together. "
     f"Forgot: D_f vs test AUC, its cosine AUC and the D_f score are all within {EQUAL:g} points of Retrain's. Partly: "
     f"one is still above Retrain's, but at least {percent(PARTLY)} of the way from Original to Retrain is gone. Beyond "
     "Retrain: one is below Retrain's. "

@@ -86,9 +86,9 @@ class ChannelMask(nn.Module):
         largest = self.weight.amax(0, keepdim=True).clamp_min(1e-6)
         self.weight.copy_((self.weight / largest).clamp(0, 1))
 
-    def used(self, row: int) -> Tensor:
-        """Channels that this class uses, however little, ``(K,)``."""
-        return self.weight[row] > 0
+    def used(self, row: int, least: float) -> Tensor:
+        """Channels that this class uses by more than ``least``, ``(K,)``."""
+        return self.weight[row] > least
 
 
 class ChannelMaskSettings(Extra):
@@ -112,9 +112,9 @@ class ChannelMaskSettings(Extra):
         weight: Weight of the entire term.
         share: Mask density allowed before the penalty applies.
         overlap: Weight of the inner products of rows.
-        learning_rate: Peak learning rate of M. The largest entries are scaled to 1 after every step, so that only
-            differences between entries persist: at the learning rate of the weights M would stay dense. (The paper uses
-            SGD with 0.1 for everything.) M needs about 500 steps to reach the density ``share``.
+        learning_rate: Learning rate of M, by plain gradient descent. The penalty alone lowers an entry by this times
+            ``weight`` in a step, so that M becomes sparse only if this times the steps is a few thousand (the paper has
+            0.1 and many epochs).
 
     References:
         .. [1] Lin et al., "ERM-KTP: Knowledge-Level Machine Unlearning via Knowledge Transfer", CVPR 2023
@@ -130,7 +130,7 @@ class ChannelMaskSettings(Extra):
     weight: float = Field(default=1e-3, ge=0)
     share: float = Field(default=0.1, ge=0, le=1)
     overlap: float = Field(default=0.1, ge=0)
-    learning_rate: float = Field(default=0.1, gt=0)
+    learning_rate: float = Field(default=30.0, gt=0)
 
     def check(self, epochs: float) -> None:
         """See :meth:`Extra.check`; the mask must be applied at least once."""
@@ -160,13 +160,19 @@ class _MaskTraining(ExtraTraining):
         self.settings, self.mask = settings, mask_of(model)
         groups = groups_of(dataset, settings.classes, forget)
         self.groups = torch.from_numpy(groups).to(self.mask.weight.device)
-        self.parameters = {f"{EXTRA}.weight": self.mask.weight.requires_grad_(True)}
-        self.learning_rate = settings.learning_rate
+        weight = self.mask.weight.requires_grad_(True)
+        self.hook = weight.register_post_accumulate_grad_hook(self._descend)
+
+    @torch.no_grad()
+    def _descend(self, weight: Tensor) -> None:
+        """Step of plain gradient descent, as soon as the gradient is known; then normalise."""
+        assert weight.grad is not None
+        weight -= self.settings.learning_rate * weight.grad
+        weight.grad = None
+        self.mask.normalise_()
 
     def losses(self, model: Model, batch: Batch, step: int, epoch: int) -> dict[str, Tensor]:
         """See :meth:`ExtraTraining.losses`."""
-        if step:
-            self.mask.normalise_()  # the paper normalises after a step; we do it before the next one
         if (epoch + 1) % self.settings.every == 0:
             with self.mask.seen_through(self.groups[batch.examples["vision"]]):
                 task = model.losses(batch).mean()
@@ -177,8 +183,8 @@ class _MaskTraining(ExtraTraining):
 
     def finish(self) -> None:
         """See :meth:`ExtraTraining.finish`."""
-        self.mask.weight.requires_grad_(False).grad = None
-        self.mask.normalise_()
+        self.hook.remove()
+        self.mask.weight.requires_grad_(False)
 
 
 def mask_of(model: Model) -> ChannelMask:

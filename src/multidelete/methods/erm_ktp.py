@@ -37,7 +37,8 @@ class ErmKtp(Method):
     how much each class uses each channel of the last visual feature map F. Classes are groups of examples; the last one
     is D_f. The student is the original with a new vision encoder; everything after F (the paper's head) keeps the
     original's weights. It learns F' from the original's feature maps of images of D_r, without texts and labels; y is
-    the group of the example. Then the channels that D_f uses, those with M > 0, are closed: always 0. D_f is never read.
+    the group of the example. Then the channels that D_f uses, those with M > ``least``, are closed: always 0. D_f is
+    never read.
 
     F is what the fusion reads of an image: the token states after the adapter (albef), of the vision tower (blip) or
     of the patch embeddings (vilt), or the tower's pooled vector (dual_encoder). The only scope is ``vision``.
@@ -50,6 +51,8 @@ class ErmKtp(Method):
     Args:
         epochs_factor: Number of epochs, relative to the original's training.
         pooled_weight: Weight of the masked pooled feature.
+        least: Entry of M above which a channel is used. The authors' is 0, for masks that many epochs have made sparse;
+            after some hundred steps nearly all entries are a little above it.
 
     References:
         .. [1] Lin et al., "ERM-KTP: Knowledge-Level Machine Unlearning via Knowledge Transfer", CVPR 2023
@@ -67,6 +70,7 @@ class ErmKtp(Method):
     scope: Scope = "vision"
     epochs_factor: float = Field(default=1.0, gt=0)
     pooled_weight: float = Field(default=1.0, ge=0)
+    least: float = Field(default=0.5, ge=0, lt=1)
 
     def check(self, model: Model, request: Request | None = None) -> None:
         """See :meth:`Method.check`; there must be a mask for this request, and a trainable feature map."""
@@ -84,12 +88,12 @@ class ErmKtp(Method):
         began = time.perf_counter()
         mask = mask_of(original)
         classes = len(mask.weight)
-        closed = mask.used(classes - 1)
+        closed = mask.used(classes - 1, self.least)
         logger.info("%s: %d of %d visual channels belong to D_f", self.title, int(closed.sum()), len(closed))
         if closed.all():
             raise InputError(
-                "D_f uses every visual channel of the mask, so that closing them would leave nothing; train the "
-                "original longer, or with a larger extra.learning_rate, so that the mask becomes sparse"
+                "D_f uses every visual channel of the mask, so that closing them would leave nothing; raise "
+                "method.least, or train the original longer so that the mask becomes sparse"
             )
         self._renew(student, data.initial_model(original).to(engine.device))
         inputs = frozen_inputs(engine, student, data.inputs, self.scope)

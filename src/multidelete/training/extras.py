@@ -62,13 +62,8 @@ class Extra(BaseModel, ABC):
 class ExtraTraining(ABC):
     """Training of an extra module together with its model.
 
-    Args:
-        parameters: Further tensors for the optimiser, by name in the model.
-        learning_rate: Peak learning rate of these tensors.
+    The optimiser moves the model alone; the module moves its own tensors, once each has its gradient.
     """
-
-    parameters: dict[str, Tensor]
-    learning_rate: float
 
     @abstractmethod
     def losses(self, model: Model, batch: Batch, step: int, epoch: int) -> dict[str, Tensor]:

@@ -43,7 +43,6 @@ class FitSettings:
         evaluations: Number of evenly spaced checkpoints to validate; the best is kept. 0 keeps the last step.
         stop_at: Training stops early at a checkpoint whose criterion reaches this value.
         seed: Seed of dropout.
-        lr_multipliers: Factors of the learning rate by parameter; these parameters have no weight decay.
     """
 
     steps: int
@@ -55,7 +54,6 @@ class FitSettings:
     evaluations: int = 0
     stop_at: float = math.inf
     seed: int = 0
-    lr_multipliers: dict[str, float] = field(default_factory=dict)
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step."""
@@ -162,7 +160,7 @@ def _step(engine: Engine, model: Model, losses: Losses, fit_settings: FitSetting
     began = time.perf_counter()
     rate = fit_settings.lr_at(state.step)
     for group in state.optimiser.param_groups:
-        group["lr"] = rate * group["lr_multiplier"]
+        group["lr"] = rate
     with seeded(fit_settings.seed, "step", state.step), engine.autocast():
         terms = losses(state.step)
     total = torch.stack([term.float() for term in terms.values()]).sum()
@@ -220,14 +218,12 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 def _optimiser(parameters: Mapping[str, Tensor], fit_settings: FitSettings) -> torch.optim.AdamW:
-    plain = [p for name, p in parameters.items() if name not in fit_settings.lr_multipliers]
-    matrices, others = [p for p in plain if p.dim() > 1], [p for p in plain if p.dim() <= 1]
+    every = parameters.values()
+    matrices, others = [p for p in every if p.dim() > 1], [p for p in every if p.dim() <= 1]
     groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": fit_settings.weight_decay, "lr_multiplier": 1.0},
-        {"params": others, "weight_decay": 0.0, "lr_multiplier": 1.0},
+        {"params": matrices, "weight_decay": fit_settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
-    for name, lr_multiplier in fit_settings.lr_multipliers.items():
-        groups.append({"params": [parameters[name]], "weight_decay": 0.0, "lr_multiplier": lr_multiplier})
     # fused avoids a slow Python loop over many small weights.
     fused = all(parameter.device.type == "cpu" for parameter in parameters.values())
     return torch.optim.AdamW(

@@ -113,15 +113,7 @@ def train(
     model.to(engine.device)
     inputs = frozen_inputs(engine, model, inputs, scope)
     stream = TrainStream(inputs, text_rows, settings.batch_size, seed)
-    moving: dict[str, Tensor] = {**model.parameters_of(scope)}
-    lr_multipliers: dict[str, float] = {}
-
-    extra_training = None
-    if extra is not None:
-        extra_training = extra.training(model, inputs.dataset, forget)
-        moving |= extra_training.parameters
-        multiplier = extra_training.learning_rate / settings.learning_rate
-        lr_multipliers = dict.fromkeys(extra_training.parameters, multiplier)
+    extra_training = None if extra is None else extra.training(model, inputs.dataset, forget)
 
     def losses(step: int) -> dict[str, Tensor]:
         batch = stream.at(step, engine.device)
@@ -132,9 +124,9 @@ def train(
     fit_settings = FitSettings(
         steps=stream.steps(settings.epochs),
         seed=seed,
-        lr_multipliers=lr_multipliers,
         **settings.model_dump(include={"learning_rate", "weight_decay", "warmup", "clip"}),
     )
+    moving = model.parameters_of(scope)
     history = fit(engine, model, moving, losses, fit_settings, what=what, training=True, folder=folder)
     if extra_training is not None:
         extra_training.finish()
