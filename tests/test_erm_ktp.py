@@ -316,7 +316,7 @@ def with_closed(name: str, count: int = 3) -> ImageTextModel:
     mask_of(model).weight.fill_(0.5)
     mask_of(model).weight[:, -1] = 1.0
     mask_of(model).weight[-1] = 0.0
-    mask_of(model).weight[-1, :count] = 0.6
+    mask_of(model).weight[-1, :count] = 0.95
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -19,7 +20,7 @@ from multidelete.data.requests import resolve
 from multidelete.data.samplers import ForgetRetainStream, RetainBatch
 from multidelete.methods import METHODS, FineTune, Method, MultiDelete, NegGrad, Retrain, Teacher, UnlearningData
 from multidelete.methods.base import LossMethod
-from multidelete.methods.multidelete import token_drift
+from multidelete.methods.multidelete import hard_pairs, token_drift
 from multidelete.methods.teacher import MEAN_OF, undecided_mixture
 from multidelete.models import Batch, Encoding, Model
 from multidelete.models.image_text import similarities
@@ -185,7 +186,7 @@ def terms_at_start(
 def test_multidelete_at_the_start(name: str, share: float) -> None:
     """With f' = f both retention terms are 0, and MD is the distance of deleted pairs from mismatched ones."""
     model = tiny.original(name)
-    terms, forget, retain = terms_at_start(model, retain_mismatched=share)
+    terms, forget, retain = terms_at_start(model, target="drawn", retain_mismatched=share)
     assert set(terms) == {"md", "mkr", "ukr"}
     assert float(terms["mkr"].detach()) < 1e-10
     assert float(terms["ukr"].detach()) < 1e-10
@@ -204,7 +205,7 @@ def test_multidelete_of_another_student_by_hand(name: str) -> None:
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
-    terms, forget, retain = terms_at_start(model, student=student, alpha=0.5, beta=2.0, gamma=3.0)
+    terms, forget, retain = terms_at_start(model, student=student, target="drawn", alpha=0.5, beta=2.0, gamma=3.0)
     with torch.no_grad():
         wrong = model.fused(retain.mismatched(len(forget)))
         expected = {
@@ -470,7 +471,7 @@ def test_the_similarity_of_deleted_pairs_becomes_that_of_mismatched_ones() -> No
 def test_terms_of_each_space() -> None:
     model, clip = tiny.original("albef"), tiny.original("dual_encoder")
     for each, space, terms in (
-        (model, "both", {"md", "mkr", "md_similarity", "mkr_similarity"}),
+        (model, "both", {"md", "mkr", "mkr_hard", "md_similarity", "mkr_similarity"}),
         (model, "fused", {"md", "mkr"}),
         (model, "similarity", {"md_similarity", "mkr_similarity"}),
         (clip, "both", {"md_similarity", "mkr_similarity"}),  # similarities are all there is
@@ -482,6 +483,24 @@ def test_terms_of_each_space() -> None:
         if "mkr_similarity" in terms:
             moved = tiny.changed(tiny.weights(each), tiny.weights(result.model))
             assert any(name.endswith("text_projection.weight") for name in moved)
+
+
+def test_hard_pairs_are_wrong_and_those_that_the_original_finds_most_similar() -> None:
+    model = tiny.original("albef")
+    batch = replace(tiny.first_pairs(model, 12), generator=None)
+    encoded = model.encode(batch)
+    found = hard_pairs(model, encoded, batch)
+    examples = {modality: batch.examples[modality][rows] for modality, rows in found.items()}
+    assert len(found["text"]) == 12
+    assert bool((examples["vision"] != examples["text"]).all())
+    cosines = similarities(model, encoded)
+    wrong = batch.examples["vision"][:, None] != batch.examples["text"][None, :]
+    for row in range(6):
+        assert cosines[row][wrong[row]].max() == cosines[found["vision"][row], found["text"][row]]
+        assert cosines[:, row][wrong[:, row]].max() == cosines[found["vision"][6 + row], found["text"][6 + row]]
+    alone = tiny.first_pairs(model, 2)
+    assert len(set(alone.examples["vision"].tolist())) == 1
+    assert hard_pairs(model, model.encode(alone), alone) == {}
 
 
 def test_similarity_where_there_is_none_or_it_does_not_move() -> None:
@@ -530,7 +549,7 @@ def test_teacher_computes_no_mismatched_pair_twice(monkeypatch: pytest.MonkeyPat
     stream = ForgetRetainStream(data.inputs, data.forget_pairs, data.retain_pairs, 8, 2, 0.5, seed=0)
     plain = Teacher(model, data.inputs, engine)
     teacher = Teacher(model, data.inputs, engine)
-    MultiDelete(retain_mismatched=0.5).prepare(model, teacher, stream, 3)
+    MultiDelete(target="drawn", retain_mismatched=0.5).prepare(model, teacher, stream, 3)
     monkeypatch.setattr(teacher, "_compute", lambda rows: pytest.fail("computed again"))
     for step in range(3):
         forget, retain = stream.at(step, engine.device)

@@ -112,9 +112,9 @@ class ChannelMaskSettings(Extra):
         weight: Weight of the entire term.
         share: Mask density allowed before the penalty applies.
         overlap: Weight of the inner products of rows.
-        learning_rate: Learning rate of M, by plain gradient descent. The penalty alone lowers an entry by this times
-            ``weight`` in a step, so that M becomes sparse only if this times the steps is a few thousand (the paper has
-            0.1 and many epochs).
+        learning_rate: Learning rate of M, by plain gradient descent (paper: 0.1, for many more steps). The penalty
+            alone lowers an entry by this times ``weight`` in a step. On scenes, 562 steps at 5, 10 and 30 leave a
+            density of 0.77, 0.48 and 0.32, and the original a test score of 95, 86 and 77 of 97.
 
     References:
         .. [1] Lin et al., "ERM-KTP: Knowledge-Level Machine Unlearning via Knowledge Transfer", CVPR 2023
@@ -130,7 +130,7 @@ class ChannelMaskSettings(Extra):
     weight: float = Field(default=1e-3, ge=0)
     share: float = Field(default=0.1, ge=0, le=1)
     overlap: float = Field(default=0.1, ge=0)
-    learning_rate: float = Field(default=30.0, gt=0)
+    learning_rate: float = Field(default=5.0, gt=0)
 
     def check(self, epochs: float) -> None:
         """See :meth:`Extra.check`; the mask must be applied at least once."""

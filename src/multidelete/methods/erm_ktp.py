@@ -70,7 +70,7 @@ class ErmKtp(Method):
     scope: Scope = "vision"
     epochs_factor: float = Field(default=1.0, gt=0)
     pooled_weight: float = Field(default=1.0, ge=0)
-    least: float = Field(default=0.5, ge=0, lt=1)
+    least: float = Field(default=0.9, ge=0, lt=1)
 
     def check(self, model: Model, request: Request | None = None) -> None:
         """See :meth:`Method.check`; there must be a mask for this request, and a trainable feature map."""

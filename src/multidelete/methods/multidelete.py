@@ -19,7 +19,7 @@ from multidelete.methods.pairs import label_log_odds
 from multidelete.methods.teacher import Teacher
 from multidelete.methods.unseen import Unseen
 from multidelete.models.base import Model
-from multidelete.models.image_text import cosines_of, similarities
+from multidelete.models.image_text import cosines_of, hard_negatives, similarities
 from multidelete.models.inputs import Batch, Encoding
 from multidelete.training.engine import Engine
 from multidelete.utils.errors import InputError
@@ -28,6 +28,7 @@ KEPT = 1000  # kept pairs whose signals are compared with those of validation pa
 UNFIT = -1000.0  # criterion below which no checkpoint that is fit can be
 BISECTIONS = 20
 FULL_RATE = 16
+HARD = 0.5  # share of the kept pairs of a step whose hard negatives are kept too
 
 
 class MultiDelete(LossMethod):
@@ -46,15 +47,17 @@ class MultiDelete(LossMethod):
     Retrieval relates the modalities in a second space, the contrastive similarities s of all pictures with all texts of
     a step. The paper defines the terms on fused representations, its released code on similarities; ``space`` selects
     one or both. There L_MD is the squared error of the deleted pairs, and L_MKR that of the kept pairs plus that of all
-    wrong partners, of kept and of deleted pairs, in both directions.
+    wrong partners, of kept and of deleted pairs, in both directions. With both, L_MKR also keeps the fused
+    representation of hard negatives (ours): pictures with a wrong text that the original finds similar, and texts with
+    a wrong picture. A ranking depends on them as much as on the true pairs.
 
     ``stop`` sets how far to unlearn. The paper goes as far as possible (``"lowest"``), but deleted pairs that score
     lower than any unseen pair are conspicuous too. By default (``"unseen"``, ours) each deleted pair goes only as far
     as an equally hard pair that was not trained on (:class:`Unseen`): the target of L_MD is on the line from its own
     fused representation to the mismatched one, where the original's head gives it the score of that unseen pair, and
-    the similarity of the unseen pair. Of the checkpoints at which no signal distinguishes deleted pairs from unseen
-    ones, the most useful is kept. The original is the first checkpoint: it is left as it is if it never distinguished
-    them, and if no checkpoint is fit.
+    the similarity of the unseen pair. Of the checkpoints that are fit, that with the highest utility minus the points
+    by which a signal still distinguishes deleted pairs from unseen ones is kept. The original is the first checkpoint:
+    it is left as it is if it never distinguished them, and if no checkpoint is fit.
 
     Args:
         alpha: Weight of L_MD.
@@ -62,9 +65,10 @@ class MultiDelete(LossMethod):
         gamma: Weight of L_UKR.
         space: ``fused`` (paper), ``similarity`` (released code), or ``both`` where the model has both.
         target: Target of L_MD: ``drawn``, one mismatched pair for each deleted pair and step (paper); ``mean``, their
-            mean; ``undecided``, a mixture of class means for which the original's head cannot decide. Mismatched
-            pairs belong to one class (a statement about other pictures is false), so the first two targets leave
-            deleted pairs of that class correctly classified. The last two targets are ours.
+            mean, which the squared error to draws pulls to as well, but with noise; ``undecided``, a mixture of class
+            means for which the original's head cannot decide. Mismatched pairs belong to one class (a statement about
+            other pictures is false), so the first two targets leave deleted pairs of that class correctly classified.
+            The last two targets are ours.
         retain_mismatched: Share of mismatched pairs in the D_r batch, so that retention also covers pairs that do not
             match. Ours; 0 is the paper.
         stop: ``unseen`` goes until deleted pairs look unseen; with ``lowest``, ``forget_weight`` selects the
@@ -85,7 +89,7 @@ class MultiDelete(LossMethod):
     beta: float = Field(default=1.0, ge=0)
     gamma: float = Field(default=1.0, ge=0)
     space: Literal["both", "fused", "similarity"] = "both"
-    target: Literal["drawn", "mean", "undecided"] = "drawn"
+    target: Literal["drawn", "mean", "undecided"] = "mean"
     retain_mismatched: float = Field(default=0.0, ge=0, lt=1)
     stop: Literal["lowest", "unseen"] = "unseen"
     tolerance: float = Field(default=5.0, ge=0, lt=50)
@@ -138,19 +142,16 @@ class MultiDelete(LossMethod):
         return Unseen.of(**found, tolerance=self.tolerance, fused=fused, similarities=similar)
 
     def criterion(self, metrics: Mapping[str, float], before: Mapping[str, float]) -> float:
-        """See :meth:`LossMethod.criterion`; with ``unseen``, the utility where deleted pairs look unseen.
+        """See :meth:`LossMethod.criterion`; with ``unseen``, utility minus the distance from looking unseen.
 
-        Else minus their distance; and any fit model comes before an unfit one. The original is fit, so that it is kept
-        if no other is.
+        Any fit model comes before an unfit one. The original is fit, so that it is kept if no other is.
         """
         if not self.stops():
             return super().criterion(metrics, before)
         drop = before["utility"] - metrics["utility"] - self.largest_drop
         if drop > 0:
             return UNFIT - drop
-        if metrics["distance"] > 0:
-            return 1e-6 * metrics["utility"] - metrics["distance"]  # utility breaks ties
-        return 1.0 + metrics["utility"]
+        return metrics["utility"] - max(metrics["distance"], 0.0)
 
     def peak_rate(self, data: UnlearningData) -> float:
         """See :meth:`LossMethod.peak_rate`; smaller for a small D_f, with the root of its size.
@@ -190,11 +191,16 @@ class MultiDelete(LossMethod):
             terms["mkr"] = self.beta * F.mse_loss(student.fuse(kept).float(), teacher.fused(retain).float())
         moving = [modality for modality in student.modalities if encoded[modality].tokens.requires_grad]
         before = teacher.encode(forget) if similar or (self.gamma and moving) else {}
+        kept_before = teacher.encode(retain) if similar else {}
+        if self.beta and fused and similar and (hard := hard_pairs(teacher.model, kept_before, retain)):
+            with torch.no_grad():
+                known = teacher.model.fuse_pairs(kept_before, hard).float()
+            terms["mkr_hard"] = self.beta * F.mse_loss(student.fuse_pairs(kept, hard).float(), known)
         if self.gamma and moving:
             drift = [token_drift(encoded[modality], before[modality]) for modality in student.modalities]
             terms["ukr"] = self.gamma * torch.stack(drift).mean()
         if similar:
-            terms |= self._similarity_terms(student, teacher, (forget, retain), (encoded, kept), before)
+            terms |= self._similarity_terms(student, teacher, (forget, retain), (encoded, kept), (before, kept_before))
         if not terms:
             raise InputError("nothing to minimise: the encoders are frozen, so alpha or beta must be positive")
         return terms
@@ -224,7 +230,7 @@ class MultiDelete(LossMethod):
         teacher: Teacher,
         batches: tuple[Batch, RetainBatch],
         encoded: tuple[Mapping[str, Encoding], Mapping[str, Encoding]],
-        before: Mapping[str, Encoding],
+        before: tuple[Mapping[str, Encoding], Mapping[str, Encoding]],
     ) -> dict[str, Tensor]:
         """L_MD and L_MKR on the similarities of all pictures with all texts of a step, those of D_f first."""
         forget, retain = batches
@@ -237,7 +243,7 @@ class MultiDelete(LossMethod):
                 )
             return {}
         with torch.no_grad():
-            target = table(teacher.model, (before, teacher.encode(retain)))
+            target = table(teacher.model, before)
             own = target.diagonal()[: len(forget)]
             if teacher.unseen is not None:
                 aim = lowered(teacher.unseen, "cosine", own)
@@ -268,6 +274,24 @@ def table(model: Model, encoded: tuple[Mapping[str, Encoding], ...]) -> Tensor:
         for modality in ("vision", "text")
     )
     return cosines_of(vision, text)
+
+
+@torch.no_grad()
+def hard_pairs(model: Model, encoded: Mapping[str, Encoding], batch: Batch) -> dict[str, Tensor]:
+    """Rows of wrong pairs of a batch that the model finds similar, ``(2 · HARD · B,)`` each; empty for one example.
+
+    For some of the pictures a wrong text, and for their texts a wrong picture, drawn as in training.
+    """
+    own = torch.arange(max(1, round(HARD * len(batch))))
+    similarity, same = model.contrastive_scale() * similarities(model, encoded), true_pairs(batch, batch)
+    text, vision = (
+        hard_negatives(values[own], known[own], batch.generator)
+        for values, known in ((similarity, same), (similarity.T, same.T))
+    )
+    if text is None or vision is None:
+        return {}
+    own = own.to(text.device)
+    return {"vision": torch.cat([own, vision]), "text": torch.cat([text, own])}
 
 
 def true_pairs(pictures: Batch, texts: Batch) -> Tensor:

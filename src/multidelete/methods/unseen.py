@@ -20,7 +20,6 @@ Floats = NDArray[np.floating[Any]]
 
 HEAD = frozenset({"score", "certainty"})  # signals of the fused representation; all others are of the similarities
 SURE = 1.96  # standard errors of a 95 % interval
-FURTHER = 1.05
 
 
 @dataclass(frozen=True)
@@ -89,13 +88,10 @@ class Unseen:
         return max(beyond)
 
     def lowered(self, name: str, values: Floats) -> Floats:
-        """Signal of each deleted pair had it not been trained on; never more than it is, ``(F,)``.
-
-        Slightly further, since a squared error falls short of its target; checkpoints say where to stop.
-        """
+        """Signal of each deleted pair had it not been trained on; never more than it is, ``(F,)``."""
         rank = np.searchsorted(self.kept[name], values, "left") + np.searchsorted(self.kept[name], values, "right")
         unseen = np.quantile(self.validation[name], rank / (2 * len(self.kept[name])))
-        result: Floats = values - FURTHER * np.maximum(values - unseen, 0)
+        result: Floats = np.minimum(values, unseen)
         return result
 
     @staticmethod
