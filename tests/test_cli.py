@@ -438,8 +438,13 @@ def test_a_run_of_another_command_is_never_replaced(here: Path, terminal: Termin
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["training the original (retrieval)", "MultiDelete (fusion)"])
-def test_ctrl_c_stops_with_a_sentence_and_resume_finishes(stage: str, here: Path) -> None:
+@pytest.mark.parametrize(
+    ("stage", "number", "expected"),
+    [("training the original (retrieval)", signal.SIGINT, 130), ("MultiDelete (fusion)", signal.SIGTERM, 143)],
+)
+def test_a_signal_stops_with_a_sentence_and_resume_finishes(
+    stage: str, number: signal.Signals, expected: int, here: Path
+) -> None:
     long = "train.epochs=60" if stage.startswith("training") else "method.epochs=1 method.min_steps=500"
     words = [*MAIN, *shlex.split(f"unlearn recipe.toml --out out {long}")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -451,10 +456,10 @@ def test_ctrl_c_stops_with_a_sentence_and_resume_finishes(stage: str, here: Path
     for line in process.stderr:
         messages += line
         if line.strip() == stage:
-            threading.Timer(0.5, process.send_signal, [signal.SIGINT]).start()
+            threading.Timer(0.5, process.send_signal, [number]).start()
     code = process.wait()
     killer.cancel()
-    assert code == 130, messages
+    assert code == expected, messages
     assert messages.splitlines()[-1] == "stopped; progress is saved: the same command with --resume continues"
     assert "Traceback" not in messages
     assert not (here / "out/results.json").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -45,6 +46,20 @@ class KillAfter(Callback):
         self.steps -= 1
         if self.steps == 0:
             raise KeyboardInterrupt
+
+
+class SignalAfter(KillAfter):
+    """A real signal after so many steps."""
+
+    def __init__(self, steps: int, number: int) -> None:
+        super().__init__(steps)
+        self.number = number
+
+    def on_step(self, what: str, line: Mapping[str, Any]) -> None:
+        try:
+            super().on_step(what, line)
+        except KeyboardInterrupt:
+            signal.raise_signal(self.number)
 
 
 def albef(*, width: int = 16, dropout: float = 0.0, **changes: Any) -> AlbefConfig:

@@ -29,6 +29,7 @@ from multidelete.training.progress import LOGGER, Bars
 from multidelete.utils.errors import InputError
 from multidelete.utils.files import write_file
 from multidelete.utils.format import duration
+from multidelete.utils.signals import STOPPED, exit_on_terminate
 
 Runner = Callable[[Cell], str | None]  # runs a cell and returns the reason if it failed
 
@@ -77,6 +78,7 @@ def _unpacked(line: str) -> Cell:
 
 def _serve() -> None:
     """Run cells read from standard input; write one line for each to standard output."""
+    exit_on_terminate()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # redirect output of libraries to the log
     asked: list[str] = []
@@ -95,7 +97,7 @@ def _serve() -> None:
             answers.write(json.dumps(run_alone(_unpacked(asked.pop(0)))) + "\n")
             answers.flush()
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(STOPPED)
 
 
 class _Worker:
@@ -302,7 +304,7 @@ def _side_by_side(schedule: _Schedule, runners: Sequence[_Worker | _Cluster]) ->
         for thread in threads:
             thread.start()
         _join(threads)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         schedule.stop()
         for runner in runners:
             runner.interrupt()

@@ -9,6 +9,7 @@ import typer
 
 from multidelete.cli import bench, inspect, report, run
 from multidelete.utils.errors import InputError
+from multidelete.utils.signals import STOPPED, TERMINATED, exit_on_terminate
 
 app = typer.Typer(
     name="multidelete",
@@ -23,7 +24,7 @@ for commands in (run, bench, report, inspect):
     app.add_typer(commands.app)
 
 
-# Messages after Ctrl-C, for commands that save their progress.
+# Messages after Ctrl-C or SIGTERM, for commands that save their progress.
 CONTINUES = {
     "bench": "; progress is saved: the same command continues",
     "study": "; progress is saved: the same command continues",
@@ -52,6 +53,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; errors that the user can correct are shown without a traceback."""
+    exit_on_terminate()
     try:
         app(prog_name="multidelete")
     except InputError as error:
@@ -59,6 +61,6 @@ def main() -> None:
             typer.secho(f"error: {line}", fg="red", err=True)
         sys.exit(2)
     except SystemExit as end:
-        if end.code == 130:  # typer's exit code for Ctrl-C
-            typer.secho(f"stopped{CONTINUES.get(sys.argv[1], '')}", fg="yellow", err=True)
+        if end.code in (STOPPED, TERMINATED):
+            typer.secho(f"stopped{CONTINUES.get(sys.argv[1] if sys.argv[1:] else '', '')}", fg="yellow", err=True)
         raise

@@ -97,7 +97,7 @@ class DescentToDelete(Method):
 
         advance = engine.progress.start(what, self.steps * len(chunks))
         advance(state.done * len(chunks))
-        while state.done < self.steps:
+        for _ in state.remaining(self.steps):
             engine.synchronise()
             began = time.perf_counter()
             total = 0.0

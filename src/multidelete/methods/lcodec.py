@@ -139,7 +139,7 @@ class Lcodec(Method):
 
         advance = engine.progress.start(what, len(forget))
         advance(sum(map(len, batches[: state.done])))
-        for number in range(state.done, len(batches)):
+        for number in state.remaining(len(batches)):
             engine.synchronise()
             began = time.perf_counter()
             line: dict[str, Any] = {"step": number + 1}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 from multidelete.training.checkpoint import Checkpoint
 from multidelete.training.engine import Engine
 from multidelete.training.loop import TrainingHistory
+from multidelete.utils.signals import deferred_signals
 
 
 class Steps:
@@ -36,6 +37,15 @@ class Steps:
         self.history = TrainingHistory()
         if stored := self.checkpoint.read(parameters):
             self.done, self.history = stored[1]["done"], TrainingHistory(**stored[1]["history"])
+
+    def remaining(self, count: int) -> Iterator[int]:
+        """Numbers of the steps still to do, of ``count``; a signal that ends the program waits for the current one."""
+        with deferred_signals() as pending:
+            while self.done < count:
+                yield self.done
+                if pending.arrived:
+                    self.save()
+                    pending.deliver()
 
     def finished(self, line: dict[str, Any]) -> None:
         """Record one step, and write a checkpoint if one is due."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +20,7 @@ from multidelete.training.checkpoint import Checkpoint
 from multidelete.training.engine import Engine
 from multidelete.utils.errors import InputError
 from multidelete.utils.randomness import seeded
+from multidelete.utils.signals import deferred_signals
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +122,7 @@ def fit(
         state.validated(start)
     advance = engine.progress.start(what, fit_settings.steps)
     advance(state.step)
-    with _deferred_interrupt() as interrupted:
+    with deferred_signals() as pending:
         while state.step < fit_settings.steps and state.best_criterion < fit_settings.stop_at:
             _step(engine, model, losses, fit_settings, state, what)
             advance(1)
@@ -135,10 +133,10 @@ def fit(
                 for callback in engine.callbacks:
                     callback.on_validation(what, state.history.lines[-1])
                 _set_mode(model, parameters, training)
-            if checkpoint.due or interrupted():
+            if checkpoint.due or pending.arrived:
                 state.save()
-            if interrupted():
-                raise KeyboardInterrupt
+            if pending.arrived:
+                pending.deliver()
     engine.progress.finish()
     state.take_best()
     for callback in engine.callbacks:
@@ -201,20 +199,6 @@ def _set_mode(model: Model, parameters: Mapping[str, Tensor], training: bool) ->
             for part in parts:
                 if isinstance(module := modules.get(part), nn.Module):
                     module.eval()
-
-
-@contextlib.contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Delay Ctrl-C to the end of the current step, so that a checkpoint can be written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    seen = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda *_: seen.set())
-    try:
-        yield seen.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _optimiser(parameters: Mapping[str, Tensor], fit_settings: FitSettings) -> torch.optim.AdamW:
