@@ -409,6 +409,23 @@ def test_a_run_is_continued_only_as_it_was(here: Path, terminal: Terminal) -> No
     assert terminal(f"{short} --resume").code == 0
 
 
+def test_one_process_at_a_time_writes_to_a_folder(here: Path, terminal: Terminal) -> None:
+    holds = "import sys; from pathlib import Path; from multidelete.utils.files import locked"
+    holds += "\nwith locked(Path('out')): print('here', flush=True); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=here
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "here\n"
+    short = f"{BRING} method.epochs=1 method.evaluations=0 method.min_steps=2"
+    for command in (short, f"{short} --resume", "bench recipe.toml --methods neggrad --seeds 0 --out out"):
+        (error,) = terminal(command).errors
+        assert error.endswith("another process is writing to 'out'; wait until it ends, or choose another --out")
+    other.kill()
+    other.communicate()
+    assert terminal(short).code == 0
+
+
 def test_what_a_killed_write_left_is_no_content(here: Path, terminal: Terminal) -> None:
     """A process may be killed between the first byte of a file under its temporary name and its rename."""
 

@@ -53,7 +53,7 @@ from multidelete.store.models import (
 from multidelete.tasks import Predictions
 from multidelete.training.engine import Engine
 from multidelete.utils.errors import InputError
-from multidelete.utils.files import write_file
+from multidelete.utils.files import locked, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -111,21 +111,22 @@ def run(
     Raises:
         InputError: Recipe, data and folder are inconsistent, or a loss is not finite.
     """
-    prepared = prepare(recipe, out, engine, resume=resume, dataset=dataset, model=model)
-    recipe = prepared.recipe
-    rows: dict[str, Row] = {}
-    unlearned: Unlearned | None = None
-    for index, method in enumerate([Original(), *recipe.methods()]):
-        key = row_key(index, method.name, method.scope)
-        row = prepared.folder.finished(key)
-        if row is not None:
-            logger.info("%s (%s): already finished, skipped", method.name, method.scope)
-        else:
-            result, row = run_method(prepared, key, method)
-            if method is recipe.method:
-                unlearned = result
-        rows[key] = row
-    return finish(prepared, rows, command or command_line(), unlearned)
+    with locked(out):
+        prepared = prepare(recipe, out, engine, resume=resume, dataset=dataset, model=model)
+        recipe = prepared.recipe
+        rows: dict[str, Row] = {}
+        unlearned: Unlearned | None = None
+        for index, method in enumerate([Original(), *recipe.methods()]):
+            key = row_key(index, method.name, method.scope)
+            row = prepared.folder.finished(key)
+            if row is not None:
+                logger.info("%s (%s): already finished, skipped", method.name, method.scope)
+            else:
+                result, row = run_method(prepared, key, method)
+                if method is recipe.method:
+                    unlearned = result
+            rows[key] = row
+        return finish(prepared, rows, command or command_line(), unlearned)
 
 
 def prepare(

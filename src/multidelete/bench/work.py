@@ -27,7 +27,7 @@ from multidelete.runs.record import command_line
 from multidelete.training.engine import Engine
 from multidelete.training.progress import LOGGER, Bars
 from multidelete.utils.errors import InputError
-from multidelete.utils.files import write_file
+from multidelete.utils.files import locked, write_file
 from multidelete.utils.format import duration
 from multidelete.utils.signals import STOPPED, exit_on_terminate
 
@@ -261,24 +261,24 @@ def run_grid(result: Grid, out: Path, *, workers: int | None = None, launcher: s
         if launcher == "processes" and Engine().device.type != "cpu":
             workers = 1
     workers = min(workers, max(1, sum(not cell.finished for cell in result.cells)))
-    out.mkdir(parents=True, exist_ok=True)
-    runners: list[_Worker | _Cluster] = []
-    if launcher == "submitit":
-        runners = [_Cluster(out / "jobs", result.recipe.bench.cluster)] * workers
-    elif workers > 1:
-        runners = [_Worker(out / "bench.log", max(1, cores // workers)) for _ in range(workers)]
-    cells = [cell.facts() for cell in result.cells]
-    content = {"cells": cells, "notes": result.notes, "study": result.study, "command": command_line()}
-    for folder in result.stale:
-        shutil.rmtree(folder)
-    write_file(out / GRID_FILE, json.dumps(content, indent=2) + "\n")
-    with Bars() as bars:
-        schedule = _Schedule(result.cells, out, bars)
-        if runners:
-            _side_by_side(schedule, runners)
-        else:
-            _one_after_another(schedule, lambda cell: run_cell(cell, bars))
-    return schedule.failed
+    with locked(out):
+        runners: list[_Worker | _Cluster] = []
+        if launcher == "submitit":
+            runners = [_Cluster(out / "jobs", result.recipe.bench.cluster)] * workers
+        elif workers > 1:
+            runners = [_Worker(out / "bench.log", max(1, cores // workers)) for _ in range(workers)]
+        cells = [cell.facts() for cell in result.cells]
+        content = {"cells": cells, "notes": result.notes, "study": result.study, "command": command_line()}
+        for folder in result.stale:
+            shutil.rmtree(folder)
+        write_file(out / GRID_FILE, json.dumps(content, indent=2) + "\n")
+        with Bars() as bars:
+            schedule = _Schedule(result.cells, out, bars)
+            if runners:
+                _side_by_side(schedule, runners)
+            else:
+                _one_after_another(schedule, lambda cell: run_cell(cell, bars))
+        return schedule.failed
 
 
 def _one_after_another(schedule: _Schedule, runner: Runner) -> None:

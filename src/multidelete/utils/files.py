@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from multidelete.utils.errors import InputError
+
+if sys.platform != "win32":
+    import fcntl
 
 PART = ".part"  # end of the names of files and folders that are being written
 
@@ -65,3 +71,40 @@ def write_file(path: Path, content: bytes | str) -> None:
     """Write a file under a temporary name in the same folder, then rename it."""
     with new_file(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, which is created if it is missing, and removed again if it stays empty.
+
+    The lock ends with the process, however it ends. Without such locks (Windows, some network file systems) nothing is
+    kept out; a folder that cannot be created is left to the checks of whoever writes there.
+
+    Raises:
+        InputError: Another process works in the folder.
+    """
+    new = [each for each in (folder, *folder.absolute().parents) if not each.exists()]
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY) if sys.platform != "win32" and folder.is_dir() else None
+    try:
+        if handle is not None:
+            _lock(handle, folder)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+        with suppress(OSError):
+            for each in new:
+                each.rmdir()
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(
+            f"another process is writing to '{folder}'; wait until it ends, or choose another --out"
+        ) from error
+    except OSError:  # a file system without locks
+        return
