@@ -221,6 +221,7 @@ def test_results_have_the_keys_of_the_design(finished: Path) -> None:
     provenance = results["provenance"]
     assert {
         *("version", "commit", "dirty", "device", "data_hash", "forget_hash", "packages", "python", "began", "created"),
+        *("cpu", "threads"),
         *("command", "account", "recipe", "original", "original_hash", "model_hash", "image_changes"),
     } == set(provenance)
     assert provenance["forget_hash"] == hashlib.sha256(b"train-00001\ntrain-00003\n").hexdigest()

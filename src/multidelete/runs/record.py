@@ -252,6 +252,7 @@ def provenance(request: Request, device: torch.device, command: str, **more: Any
     """Information needed to repeat a run."""
     at, dirty = commit()
     packages = {name: known for name in PACKAGES if (known := _installed(name)) is not None}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     return {
         "version": own_version(),
         "commit": at,
@@ -262,7 +263,9 @@ def provenance(request: Request, device: torch.device, command: str, **more: Any
         "forget_hash": request.hash,
         "packages": packages,
         "python": platform.python_version(),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "created": max(now, more.get("began", now)),  # a clock that was set back does not end a run before it began
         "command": command,
         "account": _account(),
         **more,

@@ -46,9 +46,11 @@ def write_atomically(target: Path) -> Iterator[Path]:
         part.chmod(0o755)
         for path in part.rglob("*"):  # some writers create private files, which others could not read
             path.chmod(0o755 if path.is_dir() else 0o644)
+            _flush(path)
         if target.exists():
             shutil.rmtree(target)
         part.rename(target)
+        _flush(target.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -62,7 +64,9 @@ def new_file(path: Path) -> Iterator[Path]:
     try:
         yield Path(name)
         Path(name).chmod(0o644)
+        _flush(Path(name))
         os.replace(name, path)
+        _flush(path.parent)
     finally:
         Path(name).unlink(missing_ok=True)
 
@@ -71,6 +75,17 @@ def write_file(path: Path, content: bytes | str) -> None:
     """Write a file under a temporary name in the same folder, then rename it."""
     with new_file(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk: a rename must not survive a power cut alone."""
+    if path.is_dir() and sys.platform == "win32":  # which cannot open a folder
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
