@@ -112,7 +112,7 @@ def test_a_run_on_demand_gives_the_same_model(scope: str, monkeypatch: pytest.Mo
         original, dataset = copy.deepcopy(tiny.original("albef")), tiny.dataset()
         inputs = PairInputs.of(dataset, original)
         data = UnlearningData(resolve(dataset, count=2), inputs, Retrieval(), tiny.TRAINING, 0)
-        method = MultiDelete(scope=scope, stop="lowest", batch_size=4, min_steps=4, evaluations=2)
+        method = MultiDelete(scope=scope, stop="lowest", target="drawn", batch_size=4, min_steps=4, evaluations=2)
         return method.unlearn(copy.deepcopy(original), original, data, tiny.engine()).model.state_dict()
 
     on_demand = unlearned()

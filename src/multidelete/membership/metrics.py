@@ -10,9 +10,10 @@ from multidelete.membership.attacks import membership
 from multidelete.metrics.registry import METRICS
 from multidelete.recipe import MembershipSettings
 from multidelete.tasks import Predictions, Task
-from multidelete.utils.cache import cache_dir
-from multidelete.utils.files import write_file
+from multidelete.utils.cache import cache_dir, has_entry, new_entry
 from multidelete.utils.keys import cache_key
+
+METRICS_FILE = "metrics.json"
 
 
 def metrics_of(
@@ -59,10 +60,12 @@ def get_or_measure(
         *(f"{name} {_hash_of(each)}" for name, each in references.items()),
         code=(__name__, type(task).__module__, *(each.compute.__module__ for each in METRICS.values() if each.compute)),
     )
-    path = cache_dir() / "metrics" / f"{key}.json"
-    if not path.is_file():
-        write_file(path, json.dumps(metrics_of(task, predictions, original, references, {}, settings, seed)))
-    metrics: dict[str, float] = json.loads(path.read_text())
+    folder = cache_dir() / "metrics" / key
+    if not has_entry(folder):
+        found = metrics_of(task, predictions, original, references, {}, settings, seed)
+        with new_entry(folder) as part:
+            (part / METRICS_FILE).write_text(json.dumps(found))
+    metrics: dict[str, float] = json.loads((folder / METRICS_FILE).read_text())
     return metrics
 
 

@@ -31,9 +31,9 @@ from multidelete.training.extras import check_extra
 from multidelete.training.features import encoded_inputs, frozen_inputs
 from multidelete.training.loop import TrainingHistory
 from multidelete.training.original import TrainSettings, initial_model, train
-from multidelete.utils.cache import cache_dir
+from multidelete.utils.cache import cache_dir, has_entry, new_entry
 from multidelete.utils.errors import InputError
-from multidelete.utils.files import write_atomically, write_file
+from multidelete.utils.files import write_file
 from multidelete.utils.keys import cache_key, folder_hash, weights_hash
 
 logger = logging.getLogger(__name__)
@@ -273,7 +273,7 @@ def outcome_key(method: Method, original: Trained, data: UnlearningData, engine:
 
 def is_stored(key: str) -> bool:
     """Whether the store has a trained model with this key."""
-    return (cache_dir() / "models" / key / HISTORY_FILE).is_file()
+    return has_entry(cache_dir() / "models" / key)
 
 
 def stored(
@@ -287,8 +287,9 @@ def stored(
             history = TrainingHistory(**json.loads((folder / HISTORY_FILE).read_text()))
         else:
             model, history = make()
-            model.save_pretrained(folder)
-            write_file(folder / HISTORY_FILE, json.dumps(asdict(history)))
+            with new_entry(folder) as part:
+                model.save_pretrained(part)
+                (part / HISTORY_FILE).write_text(json.dumps(asdict(history)))
             for left in work(key).glob("*"):
                 left.unlink()
     # Always use the saved model, so that the first run equals later ones.
@@ -337,10 +338,10 @@ def get_or_predict(
         code=(__name__, type(task).__module__, type(result.model).__module__),
     )
     folder = cache_dir() / "predictions" / key
-    if not folder.is_dir():
+    if not has_entry(folder):
         began = time.perf_counter()
         predictions = task.predict(result.model, result.inputs, request, engine)
-        with write_atomically(folder) as part:
+        with new_entry(folder) as part:
             for split, arrays in predictions.items():
                 np.savez(part / f"{split}.npz", **arrays)  # type: ignore[arg-type]
             (part / SECONDS_FILE).write_text(json.dumps(time.perf_counter() - began))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,7 @@ from multidelete.models.extras import EXTRA
 from multidelete.models.inputs import Encoding, iterate_rows, within
 from multidelete.training.engine import Engine
 from multidelete.training.inference import encode_all
-from multidelete.utils.cache import cache_dir
-from multidelete.utils.files import write_atomically, write_file
+from multidelete.utils.cache import cache_dir, has_entry, new_entry
 from multidelete.utils.keys import cache_key, weights_hash
 
 
@@ -52,7 +50,7 @@ def encode_once(
         return Constant(encode_all(engine, model, inputs, modality, first, embedded=embedded))
     key = _encoding_key(engine, model, inputs, modality, embedded)
     folder = cache_dir() / "encodings" / key
-    if not folder.is_dir():
+    if not has_entry(folder):
         if not embedded and model.backbone_frozen(modality):  # the backbone's outputs may be cached already
             backbone = encode_once(engine, model, inputs, modality, embedded=True, what=what, on_demand=on_demand)
             inputs = inputs if backbone is None else inputs.with_sources({modality: backbone})
@@ -125,7 +123,7 @@ class EncodedRows:
             yield parts[number], np.flatnonzero(self._part[rows] == number)
 
     def _add(self, path: Path) -> None:
-        if path.name in self._parts:
+        if path.name in self._parts or not has_entry(path):
             return
         rows = np.load(path / "rows.npy")
         self._part[rows], self._index[rows] = len(self._parts), np.arange(len(rows))
@@ -133,7 +131,7 @@ class EncodedRows:
 
 
 def _write(folder: Path, done: Encodings, rows: Rows | None = None) -> None:
-    with write_atomically(folder) as part:
+    with new_entry(folder) as part:
         np.save(part / "tokens.npy", done.tokens.flat)
         np.save(part / "offsets.npy", done.tokens.offsets)
         np.save(part / "pooled.npy", done.pooled)
@@ -194,8 +192,8 @@ def fused_once(engine: Engine, model: Model, inputs: PairInputs, text_rows: Rows
     key = cache_key(
         "fused", weights, config, inputs.hash, rows_hash, engine.device_key(), code=(__name__, type(model).__module__)
     )
-    path = cache_dir() / "fused" / f"{key}.npy"
-    if not path.is_file():
+    folder = cache_dir() / "fused" / key
+    if not has_entry(folder):
         inputs.fetch(inputs.true_pairs(text_rows))
         order = by_length(inputs.sources["text"], text_rows)
         values = None
@@ -212,10 +210,9 @@ def fused_once(engine: Engine, model: Model, inputs: PairInputs, text_rows: Rows
             advance(len(index))
         engine.progress.finish()
         assert values is not None
-        buffer = io.BytesIO()
-        np.save(buffer, values)
-        write_file(path, buffer.getvalue())
-    return Fused(np.load(path, mmap_mode="r"), text_rows)
+        with new_entry(folder) as entry:
+            np.save(entry / "fused.npy", values)
+    return Fused(np.load(folder / "fused.npy", mmap_mode="r"), text_rows)
 
 
 def _encoding_key(engine: Engine, model: Model, inputs: PairInputs, modality: str, embedded: bool) -> str:

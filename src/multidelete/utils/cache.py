@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
+import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from multidelete.utils.errors import InputError
+from multidelete.utils.files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+CHECKSUMS = "checksums.json"
+READ_BYTES = 2**24
+
+_read: dict[Path, list[tuple[str, int, int]]] = {}  # entries that this process has read, with their state then
 
 
 def cache_dir() -> Path:
@@ -28,3 +40,55 @@ def cache_write(folder: Path) -> Iterator[None]:
         raise InputError(
             f"cannot write to the cache folder {folder}: {why}; set MULTIDELETE_CACHE to a folder with free space"
         ) from error
+
+
+@contextmanager
+def new_entry(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes an entry of the cache, with checksums of its files."""
+    with cache_write(cache_dir()), write_atomically(folder) as part:
+        yield part
+        (part / CHECKSUMS).write_text(json.dumps(_checksums(part)))
+
+
+def has_entry(folder: Path) -> bool:
+    """Whether the cache has this entry as it was written; a damaged one is removed, so that it is computed again."""
+    if not folder.is_dir():
+        return False
+    state = _state(folder)
+    if _read.get(folder) == state:
+        return True
+    try:
+        intact = json.loads((folder / CHECKSUMS).read_text()) == _checksums(folder)
+    except (OSError, ValueError):
+        intact = False
+    if intact:
+        _read[folder] = state
+        return True
+    logger.warning("%s is damaged; it is computed again", folder)
+    with cache_write(folder.parent):
+        shutil.rmtree(folder)
+    return False
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _state(folder: Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the files."""
+    facts = [(path, path.stat()) for path in _files(folder)]
+    return [(str(path), each.st_size, each.st_mtime_ns) for path, each in facts]
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    """Checksum of each other file, by its path in the folder; against damage, not against forgery."""
+    result = {}
+    for path in _files(folder):
+        if path == folder / CHECKSUMS:
+            continue
+        value = 0
+        with path.open("rb") as file:
+            while block := file.read(READ_BYTES):
+                value = zlib.crc32(block, value)
+        result[path.relative_to(folder).as_posix()] = value
+    return result
