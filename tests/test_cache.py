@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import tiny
 from messages import logged
 from multidelete.pipeline import run
 from multidelete.recipe import validate
-from multidelete.utils.cache import CHECKSUMS, has_entry, new_entry
+from multidelete.utils.cache import CHECKSUMS, DAY, has_entry, new_entry
 from multidelete.utils.errors import InputError
 
 VALUES: dict[str, Any] = {
@@ -86,6 +88,30 @@ def test_what_is_incomplete_or_has_more_is_no_entry(tmp_path: Path, monkeypatch:
         assert not has_entry(tmp_path / name)
         assert not (tmp_path / name).exists()
     assert not has_entry(tmp_path / "never")
+
+
+def test_the_command_lists_and_removes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: Callable[[str], Any]
+) -> None:
+    monkeypatch.setenv("MULTIDELETE_CACHE", str(tmp_path))
+    for name, age in (("models/old", 40), ("models/new", 1), ("fused/old", 40)):
+        with new_entry(tmp_path / name) as part:
+            (part / "weights").write_bytes(bytes(2_000_000))
+        for path in (tmp_path / name).iterdir():
+            os.utime(path, (time.time() - age * DAY,) * 2)
+    (tmp_path / "locks").mkdir()
+    listed = terminal("cache").out.splitlines()
+    assert listed[0] == str(tmp_path)
+    assert listed[2].split() == ["models", "2", "4.0", "MB", "last", "used", "1", "days", "ago"]
+    assert listed[3].split() == ["in", "all", "3", "6.0", "MB"]
+    assert terminal("cache --unused 30 --dry-run").out.splitlines()[-1].split()[-3:] == ["2", "4.0", "MB"]
+    assert len(entries(tmp_path)) == 3
+    terminal("cache --unused 30")
+    assert entries(tmp_path) == [tmp_path / "models" / "new"]
+    terminal("cache --unused 0")
+    assert entries(tmp_path) == []
+    assert (tmp_path / "locks").is_dir()
+    assert terminal("cache --dry-run").errors == ["--dry-run says what --unused DAYS would remove; expected both"]
 
 
 def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

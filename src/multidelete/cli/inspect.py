@@ -1,4 +1,4 @@
-"""Commands that do not write files: evaluate, verify, list, check."""
+"""Commands that write no files: evaluate, verify, list, check, cache."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from multidelete.utils.errors import InputError
 
 if TYPE_CHECKING:
     from multidelete.data.requests import Request
+    from multidelete.utils.cache import Stored
 
 app = typer.Typer()
 
@@ -140,6 +141,34 @@ def list_(
             summary = (inspect.getdoc(entry) or name).splitlines()[0].split(" [1]_")[0].rstrip(".")
             typer.echo(f"  {name:<{width}}{summary}")
             typer.secho(f"  {'':<{width}}{', '.join(settings)}", dim=True)
+
+
+@app.command(epilog="Examples:\n\n`multidelete cache`\n\n`multidelete cache --unused 30 --dry-run`")
+def cache(
+    unused: Annotated[
+        float | None, typer.Option(min=0, help="Remove what was not used for this many days; 0 removes everything.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
+) -> None:
+    """Show what the cache holds, or remove what was not used lately; all of it can be computed again."""
+    import time
+
+    from multidelete.utils.cache import DAY, cache_dir, contents, prune
+
+    if dry_run and unused is None:
+        raise InputError("--dry-run says what --unused DAYS would remove; expected both")
+    typer.secho(f"{cache_dir()}", bold=True)
+    found = contents() if unused is None else prune(unused, dry_run=dry_run)
+    for kind in sorted({each.kind for each in found}):
+        own = [each for each in found if each.kind == kind]
+        days = (time.time() - max(each.used for each in own)) / DAY
+        typer.echo(f"  {kind:<13}{len(own):>6,}  {_megabytes(own):>12}  last used {days:.0f} days ago")
+    what = "in all" if unused is None else "would be removed" if dry_run else "removed"
+    typer.echo(f"  {what:<13}{len(found):>6,}  {_megabytes(found):>12}")
+
+
+def _megabytes(found: list[Stored]) -> str:
+    return f"{sum(each.size for each in found) / 1e6:,.1f} MB"
 
 
 @app.command(

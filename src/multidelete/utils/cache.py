@@ -6,9 +6,11 @@ import json
 import logging
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from multidelete.utils.errors import InputError
@@ -18,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 CHECKSUMS = "checksums.json"
 READ_BYTES = 2**24
+LOCKS = "locks"  # in use while something is computed, and empty
+DAY = 24 * 3600
 
 _read: dict[Path, list[tuple[str, int, int]]] = {}  # entries that this process has read, with their state then
 
@@ -92,3 +96,56 @@ def _checksums(folder: Path) -> dict[str, int]:
                 value = zlib.crc32(block, value)
         result[path.relative_to(folder).as_posix()] = value
     return result
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One thing in the cache.
+
+    Args:
+        kind: What it is: images, encodings, fused, models, predictions, metrics, work (an interrupted training).
+        path: File or folder.
+        size: Bytes.
+        used: When it was last read or written, in seconds since 1970; some disks remember only writing.
+    """
+
+    kind: str
+    path: Path
+    size: int
+    used: float
+
+    @classmethod
+    def of(cls, kind: str, path: Path) -> Stored:
+        """What is at a path."""
+        files = [each.stat() for each in ([path] if path.is_file() else _files(path))]
+        used = max((max(each.st_atime, each.st_mtime) for each in files), default=path.stat().st_mtime)
+        return cls(kind, path, sum(each.st_size for each in files), used)
+
+
+def contents() -> list[Stored]:
+    """All that the cache holds, but for locks."""
+    result = []
+    for path in sorted(cache_dir().iterdir()):
+        if path.is_file():
+            result.append(Stored.of(path.name.split("-")[0], path))
+        elif path.name != LOCKS:
+            result += [Stored.of(path.name, each) for each in sorted(path.iterdir())]
+    return result
+
+
+def prune(unused_days: float, *, dry_run: bool = False) -> list[Stored]:
+    """Remove what was not used for this many days, and return it; all of it can be computed again.
+
+    Args:
+        unused_days: Days since the last use; 0 removes everything.
+        dry_run: Remove nothing.
+    """
+    latest = time.time() - unused_days * DAY
+    found = [each for each in contents() if each.used <= latest]
+    with cache_write(cache_dir()):
+        for each in () if dry_run else found:
+            if each.path.is_dir():
+                shutil.rmtree(each.path)
+            else:
+                each.path.unlink(missing_ok=True)
+    return found
