@@ -253,7 +253,7 @@ CASES: dict[str, Bad] = {
     ),
     "model-weights-not-finite": Bad(BRING, ("'log_scale'", "not finite"), weights_that_are_not_finite),
     "model-without-tokenizer": Bad(BRING, ("has no tokenizer.json",), remove("model/tokenizer.json")),
-    "model-tokenizer-damaged": Bad(BRING, ("the tokenizer in 'model' is damaged",), damaged_tokenizer),
+    "model-tokenizer-damaged": Bad(BRING, ("the tokenizer in 'model' cannot be used",), damaged_tokenizer),
     "evaluate-model-missing": Bad("evaluate modell --data photos", ("there is no model folder 'modell'",)),
     "evaluate-without-data": Bad("evaluate model", ("evaluate needs --data",)),
     "evaluate-setting": Bad("evaluate model --data photos --set rerank=0", ("'task.rerank'", "got 0")),

@@ -15,7 +15,8 @@ import tiny
 from multidelete.data.batches import PairInputs
 from multidelete.models import MODELS, Albef, Batch, Encoding, Model, Tokens
 from multidelete.models.config import EncoderConfig
-from multidelete.models.encoders import normalise
+from multidelete.models.encoders import load_pretrained, normalise
+from multidelete.models.folder import read_tokenizer
 from multidelete.models.image_text import contrastive_losses, hard_negatives
 from multidelete.tasks.retrieval import match_log_odds
 from multidelete.utils.errors import InputError
@@ -451,3 +452,18 @@ def test_clips_fused_mean_is_the_cosine() -> None:
         encodings = model.encode(tiny.first_pairs(model, 4))
         vision, text = (model.embedding(modality, encodings[modality]) for modality in ("vision", "text"))
         torch.testing.assert_close(model.fuse(encodings).mean(-1), (vision * text).sum(-1))
+
+
+@pytest.mark.parametrize("what", ["model", "tokenizer"])
+def test_code_that_a_folder_brings_along_is_never_run(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers asks on a terminal
+    (tmp_path / "foreign.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Foreign: pass\n")
+    code = {"AutoConfig": "foreign.Foreign", "AutoModel": "foreign.Foreign", "AutoTokenizer": ["foreign.Foreign", None]}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "foreign", "auto_map": code}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Foreign", "auto_map": code}))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match="code that it brings along, and such code is never run"):
+        load_pretrained(str(tmp_path), "model.vision") if what == "model" else read_tokenizer(tmp_path)
+    assert not (tmp_path / "ran").exists()

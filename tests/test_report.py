@@ -369,6 +369,22 @@ def test_damaged_scores_and_pictures_are_named(tmp_path: Path) -> None:
         page_of(folder)
 
 
+def test_a_gallery_brings_no_other_file_into_the_page(tmp_path: Path) -> None:
+    """A record that someone else wrote may name any path of the machine that reads it."""
+    folder = make_run(tmp_path / "run")
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "private.png")
+    gallery = json.loads((folder / "gallery.json").read_text())
+    for path in ("../private.png", str(tmp_path / "private.png")):
+        gallery[0]["image"] = path
+        (folder / "gallery.json").write_text(json.dumps(gallery))
+        assert page_of(folder).count('src="data:image/') == 15
+    Image.new("RGB", (8, 8)).save(folder / "gallery" / "000.png", format="EPS")
+    gallery[0]["image"] = "gallery/000.png"
+    (folder / "gallery.json").write_text(json.dumps(gallery))
+    with pytest.raises(InputError, match=r"000.png cannot be read as a picture"):
+        page_of(folder)
+
+
 def test_copies_make_no_other_size(tmp_path: Path) -> None:
     """Seeds whose D_f is larger by some, because copies go together, answer the same question."""
     folders = [make_run(tmp_path / str(seed), seed=seed, parts="") for seed in (0, 1)]

@@ -51,8 +51,9 @@ def load_pretrained(source: str, where: str) -> nn.Module:
 
     with loading(source, where) as path:
         # Training and unlearning need fp32 weights, even if they are stored in half precision.
-        config = AutoConfig.from_pretrained(path)
-        model: nn.Module = AutoModel.from_pretrained(path, dtype=torch.float32, **_without_pooler(config))
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        fields = {"dtype": torch.float32, "trust_remote_code": False, **_without_pooler(config)}
+        model: nn.Module = AutoModel.from_pretrained(path, **fields)
     return model
 
 
@@ -210,8 +211,9 @@ def build_tokenizer(encoder: EncoderConfig, texts: Sequence[str], where: str) ->
     if encoder.pretrained is None:
         return word_tokenizer(texts)
     source = encoder.pretrained
+    path = str(Path(source).resolve()) if Path(source).is_dir() else source
     try:
-        return AutoTokenizer.from_pretrained(str(Path(source).resolve()) if Path(source).is_dir() else source)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
         raise InputError(f"{where}.pretrained: '{source}' has no tokenizer: {reason(error)}") from error
 

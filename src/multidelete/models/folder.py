@@ -99,9 +99,9 @@ def read_tokenizer(folder: Path) -> Any:
     if not (folder / "tokenizer.json").is_file():
         raise InputError(f"'{folder}' has no tokenizer.json: the model folder is incomplete")
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
-        raise InputError(f"the tokenizer in '{folder}' is damaged: {error}") from error
+        raise InputError(f"the tokenizer in '{folder}' cannot be used: {reason(error)}") from error
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

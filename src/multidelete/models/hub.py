@@ -86,7 +86,7 @@ def read_processor(folder: Path) -> Processor:
     parts = []
     for auto, what in ((AutoImageProcessor, "image processor"), (AutoTokenizer, "tokenizer")):
         with quiet(f"'{folder}' has no usable {what}"):
-            parts.append(auto.from_pretrained(folder, local_files_only=True))
+            parts.append(auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     return Processor(*parts)
 
 

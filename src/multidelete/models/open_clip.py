@@ -146,7 +146,7 @@ def convert_clip(
     model.load_state_dict(weights, strict=False)
     folder = model_folder(tokenizer or TOKENIZER)
     with quiet(f"'{folder}' has no usable tokenizer"):
-        words = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        words = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     words.model_max_length = config.text_config.max_position_embeddings
     size = config.vision_config.image_size
     images = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})

@@ -43,6 +43,8 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 def reason(error: Exception) -> str:
     """Message of an error of another library, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if "trust_remote_code" in str(error):
+        return "it needs code that it brings along, and such code is never run"
     if len(lines) > 1 and lines[0].startswith("Validation error"):
         return lines[1].removeprefix("TypeError: ")
     informative = lines and not isinstance(error, KeyError)  # the text of a KeyError is only the key

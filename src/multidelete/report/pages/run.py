@@ -188,13 +188,15 @@ def _card(run: Run, entry: Mapping[str, Any], stored: Mapping[int, Mapping[tuple
         for k, text in enumerate(entry.get("texts") or [])
     ]
     picture = run.folder / str(entry["image"]) if entry.get("image") else None
-    return Card(example, _embedded(picture) if picture and picture.is_file() else "", captions)
+    # A record may come from elsewhere: a path in it must not bring other files of this machine into a page.
+    inside = picture is not None and picture.resolve().is_relative_to(run.folder.resolve())
+    return Card(example, _embedded(picture) if picture and inside and picture.is_file() else "", captions)
 
 
 def _embedded(path: Path) -> str:
     """Scaled picture as a data URI, as PNG or JPEG, whichever is smaller."""
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=("PNG",)) as opened:
             rgba = opened.convert("RGBA")
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a picture: {error}") from error
