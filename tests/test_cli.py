@@ -45,6 +45,7 @@ COMMANDS = (
     "evaluate",
     "report",
     "verify",
+    "cache",
     "list",
     "check",
     "convert",

@@ -87,8 +87,9 @@ class ChannelMask(nn.Module):
         self.weight.copy_((self.weight / largest).clamp(0, 1))
 
     def used(self, row: int, least: float) -> Tensor:
-        """Channels that this class uses by more than ``least``, ``(K,)``."""
-        return self.weight[row] > least
+        """Channels that this class uses by more than ``least``, and not all classes do, ``(K,)``."""
+        above = self.weight > least
+        return above[row] & ~above.all(0)
 
 
 class ChannelMaskSettings(Extra):

@@ -51,8 +51,8 @@ class ErmKtp(Method):
     Args:
         epochs_factor: Number of epochs, relative to the original's training.
         pooled_weight: Weight of the masked pooled feature.
-        least: Entry of M above which a channel is used. The authors' is 0, for masks that many epochs have made sparse;
-            after some hundred steps nearly all entries are a little above it.
+        least: Entry of M above which a channel is used; what all classes use belongs to none. The authors' is 0, for
+            masks that many epochs have made sparse; after some hundred steps nearly all entries are a little above it.
 
     References:
         .. [1] Lin et al., "ERM-KTP: Knowledge-Level Machine Unlearning via Knowledge Transfer", CVPR 2023
