@@ -488,19 +488,18 @@ def test_terms_of_each_space() -> None:
 def test_hard_pairs_are_wrong_and_those_that_the_original_finds_most_similar() -> None:
     model = tiny.original("albef")
     batch = replace(tiny.first_pairs(model, 12), generator=None)
-    encoded = model.encode(batch)
-    found = hard_pairs(model, encoded, batch)
+    cosines = similarities(model, model.encode(batch))
+    found = hard_pairs(model, cosines, batch)
     examples = {modality: batch.examples[modality][rows] for modality, rows in found.items()}
     assert len(found["text"]) == 12
     assert bool((examples["vision"] != examples["text"]).all())
-    cosines = similarities(model, encoded)
     wrong = batch.examples["vision"][:, None] != batch.examples["text"][None, :]
     for row in range(6):
         assert cosines[row][wrong[row]].max() == cosines[found["vision"][row], found["text"][row]]
         assert cosines[:, row][wrong[:, row]].max() == cosines[found["vision"][6 + row], found["text"][6 + row]]
     alone = tiny.first_pairs(model, 2)
     assert len(set(alone.examples["vision"].tolist())) == 1
-    assert hard_pairs(model, model.encode(alone), alone) == {}
+    assert hard_pairs(model, similarities(model, model.encode(alone)), alone) == {}
 
 
 def test_similarity_where_there_is_none_or_it_does_not_move() -> None:

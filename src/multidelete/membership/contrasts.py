@@ -24,8 +24,8 @@ def family(first: Scores, second: Scores, clusters: NDArray[Any], other_clusters
     Args:
         first: Scores of D_f and of test by each attack on the first model, see :func:`attacks`.
         second: The same on the second model; attacks that it lacks are left out.
-        clusters: Unit of each pair of D_f.
-        other_clusters: Unit of each test pair.
+        clusters: Cluster of each pair of D_f.
+        other_clusters: Cluster of each test pair.
     """
     names = [name for name in first if name in second]
     changes = {f"{name}_auc": auc_change(first[name], second[name], clusters, other_clusters) for name in names}

@@ -27,7 +27,7 @@ from multidelete.utils.errors import InputError
 KEPT = 1000  # kept pairs whose signals are compared with those of validation pairs
 UNFIT = -1000.0  # criterion below which no checkpoint that is fit can be
 BISECTIONS = 20
-FULL_RATE = 16
+FULL_RATE = 16  # batches of D_f from which on the learning rate is taken as it is
 HARD = 0.5  # share of the kept pairs of a step whose hard negatives are kept too
 
 
@@ -191,16 +191,22 @@ class MultiDelete(LossMethod):
             terms["mkr"] = self.beta * F.mse_loss(student.fuse(kept).float(), teacher.fused(retain).float())
         moving = [modality for modality in student.modalities if encoded[modality].tokens.requires_grad]
         before = teacher.encode(forget) if similar or (self.gamma and moving) else {}
-        kept_before = teacher.encode(retain) if similar else {}
-        if self.beta and fused and similar and (hard := hard_pairs(teacher.model, kept_before, retain)):
-            with torch.no_grad():
-                known = teacher.model.fuse_pairs(kept_before, hard).float()
-            terms["mkr_hard"] = self.beta * F.mse_loss(student.fuse_pairs(kept, hard).float(), known)
         if self.gamma and moving:
             drift = [token_drift(encoded[modality], before[modality]) for modality in student.modalities]
             terms["ukr"] = self.gamma * torch.stack(drift).mean()
         if similar:
-            terms |= self._similarity_terms(student, teacher, (forget, retain), (encoded, kept), (before, kept_before))
+            kept_before = teacher.encode(retain)
+            with torch.no_grad():
+                cosines = table(teacher.model, (before, kept_before))
+            if (
+                self.beta
+                and fused
+                and (hard := hard_pairs(teacher.model, cosines[len(forget) :, len(forget) :], retain))
+            ):
+                with torch.no_grad():
+                    known = teacher.model.fuse_pairs(kept_before, hard).float()
+                terms["mkr_hard"] = self.beta * F.mse_loss(student.fuse_pairs(kept, hard).float(), known)
+            terms |= self._similarity_terms(teacher, (forget, retain), table(student, (encoded, kept)), cosines)
         if not terms:
             raise InputError("nothing to minimise: the encoders are frozen, so alpha or beta must be positive")
         return terms
@@ -225,25 +231,25 @@ class MultiDelete(LossMethod):
         return part_of_the_way(own, mismatched, score, lowered(teacher.unseen, "score", score(own)))
 
     def _similarity_terms(
-        self,
-        student: Model,
-        teacher: Teacher,
-        batches: tuple[Batch, RetainBatch],
-        encoded: tuple[Mapping[str, Encoding], Mapping[str, Encoding]],
-        before: tuple[Mapping[str, Encoding], Mapping[str, Encoding]],
+        self, teacher: Teacher, batches: tuple[Batch, RetainBatch], now: Tensor, target: Tensor
     ) -> dict[str, Tensor]:
-        """L_MD and L_MKR on the similarities of all pictures with all texts of a step, those of D_f first."""
+        """L_MD and L_MKR on the similarities of all pictures with all texts of a step, those of D_f first.
+
+        Args:
+            teacher: The original.
+            batches: Pairs of D_f and of D_r.
+            now: Similarities under the student, ``(B, B)``; there are no terms if the scope does not move them.
+            target: The same under the original.
+        """
         forget, retain = batches
-        now = table(student, encoded)
-        if not now.requires_grad:  # the scope does not move the embeddings
-            if not self.spaces(student)[0]:
+        if not now.requires_grad:
+            if not self.spaces(teacher.model)[0]:
                 raise InputError(
                     f"the loss depends on no parameter of this scope: '{self.scope}' does not move the contrastive "
                     "embeddings of this model; choose another scope"
                 )
             return {}
         with torch.no_grad():
-            target = table(teacher.model, before)
             own = target.diagonal()[: len(forget)]
             if teacher.unseen is not None:
                 aim = lowered(teacher.unseen, "cosine", own)
@@ -276,14 +282,18 @@ def table(model: Model, encoded: tuple[Mapping[str, Encoding], ...]) -> Tensor:
     return cosines_of(vision, text)
 
 
-@torch.no_grad()
-def hard_pairs(model: Model, encoded: Mapping[str, Encoding], batch: Batch) -> dict[str, Tensor]:
+def hard_pairs(model: Model, cosines: Tensor, batch: Batch) -> dict[str, Tensor]:
     """Rows of wrong pairs of a batch that the model finds similar, ``(2 · HARD · B,)`` each; empty for one example.
 
     For some of the pictures a wrong text, and for their texts a wrong picture, drawn as in training.
+
+    Args:
+        model: The model.
+        cosines: Its similarities of all pictures with all texts of the batch, ``(B, B)``.
+        batch: The pairs.
     """
     own = torch.arange(max(1, round(HARD * len(batch))))
-    similarity, same = model.contrastive_scale() * similarities(model, encoded), true_pairs(batch, batch)
+    similarity, same = model.contrastive_scale() * cosines, true_pairs(batch, batch)
     text, vision = (
         hard_negatives(values[own], known[own], batch.generator)
         for values, known in ((similarity, same), (similarity.T, same.T))

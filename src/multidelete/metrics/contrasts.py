@@ -79,7 +79,7 @@ def mean_change(first: Floats, second: Floats, clusters: Clusters) -> Change:
     Args:
         first: Values under the first model, in points, ``(P,)``.
         second: Values under the second model, ``(P,)``.
-        clusters: Unit of each row, ``(P,)``.
+        clusters: Cluster of each row, ``(P,)``.
     """
     difference = np.asarray(first, dtype=np.float64) - second
     error, count = _error(difference, clusters)
@@ -94,8 +94,8 @@ def auc_change(
     Args:
         first: Scores of D_f, ``(F,)``, and of the others, ``(O,)``, under the first model.
         second: The same under the second model.
-        clusters: Unit of each pair of D_f, ``(F,)``.
-        other_clusters: Unit of each other pair, ``(O,)``.
+        clusters: Cluster of each pair of D_f, ``(F,)``.
+        other_clusters: Cluster of each other pair, ``(O,)``.
     """
     of_forget, of_others = (a - b for a, b in zip(placements(*first), placements(*second), strict=True))
     (error, count), (others, other_count) = _error(of_forget, clusters), _error(of_others, other_clusters)

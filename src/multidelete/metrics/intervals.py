@@ -36,7 +36,7 @@ class Resamples:
         """Draw resamples; they depend only on the clusters and the purpose.
 
         Args:
-            clusters: Unit of each pair, ``(P,)``.
+            clusters: Cluster of each pair, ``(P,)``.
             resamples: R.
             purpose: Seed and names for :func:`derive`.
         """

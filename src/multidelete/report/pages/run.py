@@ -187,10 +187,10 @@ def _card(run: Run, entry: Mapping[str, Any], stored: Mapping[int, Mapping[tuple
         Caption(str(text), {i: result[example, k] for i, result in stored.items() if (example, k) in result})
         for k, text in enumerate(entry.get("texts") or [])
     ]
-    picture = run.folder / str(entry["image"]) if entry.get("image") else None
     # A record may come from elsewhere: a path in it must not bring other files of this machine into a page.
-    inside = picture is not None and picture.resolve().is_relative_to(run.folder.resolve())
-    return Card(example, _embedded(picture) if picture and inside and picture.is_file() else "", captions)
+    picture = (run.folder / str(entry.get("image") or "")).resolve()
+    inside = picture.is_relative_to(run.folder.resolve())
+    return Card(example, _embedded(picture) if inside and picture.is_file() else "", captions)
 
 
 def _embedded(path: Path) -> str:
